@@ -1,0 +1,323 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"unicode/utf8"
+)
+
+// maxLinkHops bounds the symbolic links followed in one path, as Linux does.
+const maxLinkHops = 40
+
+// secretPrefix begins the names of the daemon's own files: credentials and
+// configuration. No method reads, lists or writes them by a caller's path.
+const secretPrefix = ".git-daemon."
+
+// access knows the directories that a daemon may read. It is the one place
+// that turns a path from the wire into a file.
+type access struct {
+	workDir string  // absolute, links resolved; "" without one
+	roots   []*root // longest real path first
+
+	mu      sync.Mutex
+	secrets []string // under mu: absolute paths of files that nobody may read
+}
+
+// root is one allowed directory, held open: a directory that is renamed and
+// replaced later does not change what is allowed.
+type root struct {
+	dir   *os.Root
+	given string // absolute and clean, as the operator wrote it
+	real  string // the same with links resolved
+}
+
+// openAccess opens the allowed directories; the work dir, if any, is one of
+// them. They must exist.
+func openAccess(allowed []string, workDir string) (*access, error) {
+	a := &access{}
+	if workDir != "" {
+		real, err := a.add(workDir)
+		if err != nil {
+			return nil, fmt.Errorf("opening the work dir: %w", err)
+		}
+		a.workDir = real
+	}
+	for _, dir := range allowed {
+		if _, err := a.add(dir); err != nil {
+			a.close()
+			return nil, fmt.Errorf("opening an allowed directory: %w", err)
+		}
+	}
+	slices.SortStableFunc(a.roots, func(x, y *root) int { return len(y.real) - len(x.real) })
+	return a, nil
+}
+
+func (a *access) add(path string) (string, error) {
+	given, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(given)
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.OpenRoot(real)
+	if err != nil {
+		return "", err
+	}
+	a.roots = append(a.roots, &root{dir: dir, given: given, real: real})
+	return real, nil
+}
+
+func (a *access) close() {
+	for _, r := range a.roots {
+		_ = r.dir.Close() // nothing was written through it
+	}
+}
+
+// allowed lists the real paths of the allowed directories.
+func (a *access) allowed() []string {
+	var paths []string
+	for _, r := range a.roots {
+		paths = append(paths, r.real)
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+// keepSecret denies the file at path to every method, by whatever name or link
+// it is reached.
+func (a *access) keepSecret(path string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.secrets = append(a.secrets, path)
+}
+
+// pathParam is a path from the wire: absolute, or relative to the work dir. A
+// path that is not UTF-8 comes as path_base64.
+type pathParam struct {
+	Path       string `json:"path,omitempty"`
+	PathBase64 string `json:"path_base64,omitempty"`
+}
+
+// text is the path's bytes, checked: -32602 when it is empty, has a NUL or is
+// not decodable. name is the parameter's.
+func (p pathParam) text(name string) (string, error) {
+	path := p.Path
+	if p.PathBase64 != "" {
+		if path != "" {
+			return "", invalidParam(name, "give %s or %s_base64, not both", name, name)
+		}
+		raw, err := base64.StdEncoding.DecodeString(p.PathBase64)
+		if err != nil {
+			return "", invalidParam(name+"_base64", "is not base64")
+		}
+		path, name = string(raw), name+"_base64"
+	}
+	switch {
+	case path == "":
+		return "", invalidParam(name, "must not be empty")
+	case strings.IndexByte(path, 0) >= 0:
+		return "", invalidParam(name, "must not hold a NUL byte")
+	}
+	return path, nil
+}
+
+// place is a path inside an allowed directory with its links followed.
+type place struct {
+	root *root
+	rel  string // relative to the root, "." for the root itself
+	abs  string // absolute, links resolved
+}
+
+// denied is the one answer for every path outside the allowed directories and
+// for every secret: it does not tell whether the path exists.
+func denied() *rpcError {
+	return failure(codeAccessDenied, "the path is outside the directories that this daemon may read (see config/get, allowed_paths)")
+}
+
+// notFound is the answer for a path that is allowed and not there.
+func notFound(path string) *rpcError {
+	return failure(codeSourceNotFound, "%s: no such file or directory", showName(path))
+}
+
+// resolve finds the place of a path from the wire: inside an allowed directory
+// after every symbolic link in it is followed, an absolute one included. What
+// is missing at its end is kept as it is; nothing outside is ever looked at.
+func (a *access) resolve(p pathParam) (place, error) {
+	path, err := p.text("path")
+	if err != nil {
+		return place{}, err
+	}
+	return a.resolvePath(path)
+}
+
+// resolvePath is resolve for a path that was checked already.
+func (a *access) resolvePath(path string) (place, error) {
+	if !filepath.IsAbs(path) {
+		if a.workDir == "" {
+			return place{}, failure(codeNotConfigured, "the path is relative and the daemon has no work dir: give an absolute path or start it with --work-dir")
+		}
+		path = filepath.Join(a.workDir, path)
+	}
+	return a.follow(filepath.Clean(path))
+}
+
+// follow walks the components of an absolute, clean path inside its root and
+// starts again at the target of each link it meets.
+func (a *access) follow(path string) (place, error) {
+next:
+	for range maxLinkHops {
+		r, rel := a.find(path)
+		if r == nil || hasSecretName(rel) {
+			return place{}, denied()
+		}
+		parts := strings.Split(rel, string(filepath.Separator))
+		for i := range parts {
+			head := filepath.Join(parts[:i+1]...)
+			info, err := r.dir.Lstat(head)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return place{root: r, rel: rel, abs: filepath.Join(r.real, rel)}, nil
+			case err != nil:
+				return place{}, a.wireError(err, path)
+			case info.Mode()&fs.ModeSymlink == 0:
+				continue
+			}
+			target, err := r.dir.Readlink(head)
+			if err != nil {
+				return place{}, a.wireError(err, path)
+			}
+			if !filepath.IsAbs(target) {
+				target = filepath.Join(r.real, filepath.Dir(head), target)
+			}
+			path = filepath.Join(append([]string{target}, parts[i+1:]...)...)
+			continue next
+		}
+		return place{root: r, rel: rel, abs: filepath.Join(r.real, rel)}, nil
+	}
+	return place{}, invalidParam("path", "has more than %d symbolic links, or a loop of them", maxLinkHops)
+}
+
+// find is the innermost allowed directory that holds path, and the rest of the
+// path. It looks at the text alone.
+func (a *access) find(path string) (*root, string) {
+	for _, r := range a.roots {
+		for _, base := range []string{r.real, r.given} {
+			if rel, err := filepath.Rel(base, path); err == nil && filepath.IsLocal(rel) {
+				return r, rel
+			}
+		}
+	}
+	return nil, ""
+}
+
+// within is the place of an existing absolute path whose links are resolved
+// already, as git prints them; an error when it is not allowed.
+func (a *access) within(abs string) (place, error) { return a.follow(filepath.Clean(abs)) }
+
+// hasSecretName tells whether a component names one of the daemon's own files.
+func hasSecretName(path string) bool {
+	for part := range strings.SplitSeq(filepath.ToSlash(path), "/") {
+		// Equal under the case folding of macOS and Windows too.
+		if len(part) >= len(secretPrefix) && strings.EqualFold(part[:len(secretPrefix)], secretPrefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// isSecret tells whether info is one of the daemon's own files, hard links to
+// them included.
+func (a *access) isSecret(info fs.FileInfo) bool {
+	if !info.Mode().IsRegular() {
+		return false
+	}
+	a.mu.Lock()
+	secrets := slices.Clone(a.secrets)
+	a.mu.Unlock()
+	for _, path := range secrets {
+		// Looked up anew each time: the file is replaced when it changes.
+		if s, err := os.Stat(path); err == nil && os.SameFile(s, info) {
+			return true
+		}
+	}
+	return false
+}
+
+// stat describes what is at p.
+func (a *access) stat(p place) (fs.FileInfo, error) {
+	info, err := p.root.dir.Stat(p.rel)
+	if err != nil {
+		return nil, a.wireError(err, p.abs)
+	}
+	if a.isSecret(info) {
+		return nil, denied()
+	}
+	return info, nil
+}
+
+// openFile opens the regular file or directory at p for reading, never a
+// device, socket or pipe: those could block, and reading can have effects.
+func (a *access) openFile(p place) (*os.File, fs.FileInfo, error) {
+	f, err := p.root.dir.OpenFile(p.rel, os.O_RDONLY|openNonblock, 0)
+	if err != nil {
+		return nil, nil, a.wireError(err, p.abs)
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		err = a.wireError(err, p.abs)
+	case a.isSecret(info) || isKernelFile(f):
+		err = denied()
+	case !info.Mode().IsRegular() && !info.IsDir():
+		err = invalidParam("path", "is neither a regular file nor a directory")
+	default:
+		return f, info, nil
+	}
+	_ = f.Close() // nothing was written
+	return nil, nil, err
+}
+
+// wireError turns an error of the file system into the answer for the caller.
+func (a *access) wireError(err error, path string) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), isNotDirectory(err):
+		return notFound(path)
+	case errors.Is(err, fs.ErrPermission):
+		return failure(codeAccessDenied, "%s: the daemon's user may not read it", showName(path))
+	case isEscape(err):
+		return denied()
+	case isNameTooLong(err):
+		return invalidParam("path", "a name in it is too long")
+	case isLinkLoop(err):
+		return invalidParam("path", "has more than %d symbolic links, or a loop of them", maxLinkHops)
+	case isNoDevice(err):
+		return invalidParam("path", "is neither a regular file nor a directory")
+	}
+	return fmt.Errorf("reading %s: %w", path, err)
+}
+
+// isEscape tells of os.Root's refusal, whose error is not exported.
+func isEscape(err error) bool {
+	e, ok := errors.AsType[*fs.PathError](err)
+	return ok && strings.Contains(e.Err.Error(), "escapes from parent")
+}
+
+// showName is a file name fit for JSON: what is not UTF-8 becomes U+FFFD.
+func showName(name string) string { return strings.ToValidUTF8(name, string(utf8.RuneError)) }
+
+// nameBase64 is the exact name where showName could not keep it, else "".
+func nameBase64(name string) string {
+	if utf8.ValidString(name) {
+		return ""
+	}
+	return base64.StdEncoding.EncodeToString([]byte(name))
+}

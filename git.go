@@ -1,0 +1,437 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+)
+
+// This file is the only one that starts git. The environment is built from
+// empty: an inherited GIT_DIR shows another repository, GIT_EXTERNAL_DIFF and
+// GIT_CONFIG_COUNT run programs, ~/.netrc and /etc/gitconfig hold credentials.
+
+const (
+	// gitStopGrace is how long git may clean up after SIGTERM; it removes its
+	// temporaries within milliseconds.
+	gitStopGrace = 1200 * time.Millisecond
+	// maxGitOutput bounds what is kept of a command's standard output; more
+	// must be streamed.
+	maxGitOutput = 32 << 20
+	// maxGitStderr is the end of git's standard error that goes into an error
+	// (PROTOCOL 3).
+	maxGitStderr = 4 << 10
+	// maxGitLine bounds one line of standard error: a server can send one
+	// without end.
+	maxGitLine = 64 << 10
+)
+
+var (
+	errGitOutput = errors.New("git's output is too long")
+	errGitStall  = errors.New("the remote sent nothing for too long")
+)
+
+// gitRunner runs the system's git.
+type gitRunner struct {
+	path         string // absolute; "" when no git was found
+	version      string // such as "2.39.5"
+	caFile       string // --ca-file or SSL_CERT_FILE; "" for the system's
+	passed       []string
+	globalConfig string // what commands that talk to a remote get as GIT_CONFIG_GLOBAL
+	knownHosts   string // ssh host keys beside the user's own; "" without a work dir
+}
+
+// newGitRunner looks for git in the PATH. Without one the runner still exists,
+// and each run says what to do.
+func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
+	g := &gitRunner{caFile: caFile, globalConfig: os.DevNull}
+	if g.caFile == "" {
+		g.caFile = getenv("SSL_CERT_FILE")
+	}
+	for _, name := range []string{
+		"PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", // the link's own proxies
+		"SSH_AUTH_SOCK",                       // the user's keys, for ssh URLs
+		"TMPDIR", "SYSTEMROOT", "TEMP", "TMP", // Windows programs do not start without the last three
+	} {
+		if value := getenv(name); value != "" {
+			g.passed = append(g.passed, name+"="+value)
+		}
+	}
+	path, err := exec.LookPath("git")
+	if err != nil {
+		return g
+	}
+	if g.path, err = filepath.Abs(path); err != nil {
+		g.path = path
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if out, err := g.run(ctx, gitCommand{args: []string{"version"}}); err == nil {
+		g.version = strings.TrimPrefix(strings.TrimSpace(string(out)), "git version ")
+	}
+	return g
+}
+
+// gitCommand is one run of git.
+type gitCommand struct {
+	args     []string // the subcommand and its arguments: never a secret
+	dir      string   // working directory; "" is the temporary folder
+	gitDir   string   // GIT_DIR, which also turns off discovery and git's ownership check
+	workTree string   // GIT_WORK_TREE
+	config   []string // further "-c" values, key=value
+	env      []string // further environment, key=value
+
+	// protocols that may be spoken, as GIT_ALLOW_PROTOCOL: "https:http:ssh" or
+	// "file"; "" for a command that must not leave the machine.
+	protocols string
+	// redact cleans what git says; nil knows no secret but any URL's.
+	redact *redactor
+
+	stdin  io.Reader
+	stdout io.Writer         // nil keeps the output and returns it, up to maxGitOutput
+	line   func(line string) // gets each line of standard error, CR or LF ended, redacted
+	stall  time.Duration     // ends a run that writes nothing for so long; 0 never
+}
+
+// baseConfig holds for every command: nothing in a repository's own
+// configuration runs a program, changes the output or works in the background.
+func baseConfig() []string {
+	return []string{
+		"core.fsmonitor=false",
+		"core.hooksPath=" + os.DevNull,
+		"core.attributesFile=" + os.DevNull,
+		"core.excludesFile=",
+		"core.alternateRefsCommand=",
+		"core.untrackedCache=false",
+		"core.quotePath=false",
+		"log.showSignature=false",
+		"submodule.recurse=false",
+		"diff.submodule=short",
+		"status.submoduleSummary=false",
+		"diff.renameLimit=1000",
+		"safe.bareRepository=explicit",
+		"gc.auto=0",
+		"maintenance.auto=false",
+	}
+}
+
+func (g *gitRunner) environment(c gitCommand) []string {
+	protocols, config := c.protocols, os.DevNull
+	if protocols == "" {
+		protocols = "none"
+	} else {
+		config = g.globalConfig
+	}
+	knownHosts := "~/.ssh/known_hosts"
+	if g.knownHosts != "" {
+		knownHosts = shellQuote(g.knownHosts) + " " + knownHosts
+	}
+	env := append([]string{
+		"HOME=" + os.DevNull, // no ~/.gitconfig, no ~/.netrc; ssh takes its home from the password database
+		"XDG_CONFIG_HOME=" + os.DevNull,
+		"GIT_CONFIG_NOSYSTEM=1",
+		"GIT_ATTR_NOSYSTEM=1",
+		"GIT_CONFIG_GLOBAL=" + config,
+		"GIT_TERMINAL_PROMPT=0",
+		"GIT_ASKPASS=", // empty, not "true": that would send empty credentials
+		"LC_ALL=C",
+		"GIT_OPTIONAL_LOCKS=0",
+		"GIT_NO_REPLACE_OBJECTS=1",
+		"GIT_LITERAL_PATHSPECS=1",
+		"GIT_ALLOW_PROTOCOL=" + protocols,
+		"GIT_PROTOCOL_FROM_USER=0",
+		"GIT_SSH_COMMAND=ssh -F " + os.DevNull + " -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=15" +
+			" -o ServerAliveCountMax=4 -o StrictHostKeyChecking=yes -o UserKnownHostsFile=" + shellQuote(knownHosts) +
+			" -o ForwardAgent=no -o ClearAllForwardings=yes -o ControlMaster=no -o ControlPath=none",
+		"GIT_PAGER=cat",
+		"GIT_EDITOR=false",
+		"GIT_LFS_SKIP_SMUDGE=1",
+		"COLUMNS=200", // git splits progress lines that are longer
+	}, g.passed...)
+	if g.caFile != "" {
+		env = append(env, "GIT_SSL_CAINFO="+g.caFile)
+	}
+	if c.protocols == "" {
+		env = append(env, "GIT_NO_LAZY_FETCH=1") // a partial clone must not dial for a missing blob
+	}
+	if c.gitDir != "" {
+		env = append(env, "GIT_DIR="+c.gitDir)
+	}
+	if c.workTree != "" {
+		env = append(env, "GIT_WORK_TREE="+c.workTree)
+	}
+	return append(env, c.env...) // the last of two wins
+}
+
+// run runs git and returns its standard output, unless the command streams it.
+// The error is a *gitError when git said no; when ctx ended the run, it is the
+// cause of that. Whatever git started is gone when run returns.
+func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
+	if g.path == "" {
+		return nil, failure(codeGitFailed, "git was not found in the PATH of the daemon: install git and restart it").with("reason", gitOther)
+	}
+	if c.redact == nil {
+		c.redact = newRedactor()
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	alive := func() {}
+	if c.stall > 0 {
+		timer := time.AfterFunc(c.stall, func() { cancel(errGitStall) })
+		defer timer.Stop()
+		alive = func() { timer.Reset(c.stall) }
+	}
+
+	args := []string{"--no-pager"}
+	for _, value := range append(baseConfig(), c.config...) {
+		args = append(args, "-c", value)
+	}
+	cmd := exec.Command(g.path, append(args, c.args...)...)
+	cmd.Env = g.environment(c)
+	cmd.Dir = c.dir
+	if cmd.Dir == "" {
+		cmd.Dir = os.TempDir()
+	}
+	cmd.Stdin = c.stdin
+	var kept cappedBuffer
+	if c.stdout == nil {
+		c.stdout = &kept
+	}
+	stderr := &lineWriter{each: c.line, redact: c.redact}
+	cmd.Stdout = writerFunc(func(p []byte) (int, error) { alive(); return c.stdout.Write(p) })
+	cmd.Stderr = writerFunc(func(p []byte) (int, error) { alive(); return stderr.Write(p) })
+
+	p, err := startProcess(cmd)
+	if err != nil {
+		return nil, fmt.Errorf("running git %s: %w", c.args[0], err)
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		p.stop(gitStopGrace)
+	}
+	stderr.flush()
+	switch err := p.err; {
+	case errors.Is(context.Cause(ctx), errGitStall):
+		return nil, &gitError{command: c.args[0], exit: -1, stderr: stderr.tail(), reason: gitNetwork,
+			summary: fmt.Sprintf("the remote sent nothing for %v", c.stall)}
+	case ctx.Err() != nil && err != nil:
+		// The kill shows as "signal: terminated"; why is what counts.
+		return nil, context.Cause(ctx)
+	case err == nil, errors.Is(err, exec.ErrWaitDelay):
+		return kept.Bytes(), nil
+	case cmd.ProcessState.Success():
+		// Git did its part; writing its output did not work.
+		return nil, fmt.Errorf("reading the output of git %s: %w", c.args[0], err)
+	case kept.full:
+		return nil, fmt.Errorf("running git %s: %w", c.args[0], errGitOutput)
+	default:
+		text := stderr.tail()
+		return nil, &gitError{command: c.args[0], exit: cmd.ProcessState.ExitCode(), stderr: text, reason: classifyGit(text), summary: summarizeGit(text)}
+	}
+}
+
+// gitReason is why git failed (data.reason).
+type gitReason string
+
+const (
+	gitAuth      gitReason = "auth"
+	gitForbidden gitReason = "forbidden"
+	gitNotFound  gitReason = "not_found"
+	gitMoved     gitReason = "moved"
+	gitNetwork   gitReason = "network"
+	gitTimeout   gitReason = "timeout"
+	gitDiskFull  gitReason = "disk_full"
+	gitTooLarge  gitReason = "too_large"
+	gitCorrupt   gitReason = "corrupt"
+	gitOther     gitReason = "other"
+)
+
+// gitError is git's no. Its texts are redacted.
+type gitError struct {
+	command string
+	exit    int    // -1 when a signal ended it
+	stderr  string // the end of it
+	reason  gitReason
+	summary string // one line for people
+}
+
+func (e *gitError) Error() string { return "git " + e.command + ": " + e.summary }
+
+// rpc is the error as the caller gets it.
+func (e *gitError) rpc() *rpcError {
+	return failure(codeGitFailed, "%s", e.Error()).with("exit_code", e.exit).with("stderr", e.stderr).with("reason", e.reason)
+}
+
+// gitFailure is a failure of a git operation that no exit status told.
+func gitFailure(reason gitReason, format string, args ...any) *rpcError {
+	return failure(codeGitFailed, format, args...).with("exit_code", -1).with("stderr", "").with("reason", reason)
+}
+
+// classifyGit reads the reason from git's English standard error. The first
+// that fits counts; a server's own words ("remote: …") never do.
+func classifyGit(stderr string) gitReason {
+	var own strings.Builder
+	for line := range strings.Lines(stderr) {
+		if !strings.HasPrefix(line, "remote: ") {
+			own.WriteString(line)
+		}
+	}
+	text := own.String()
+	for _, class := range []struct {
+		reason gitReason
+		signs  []string
+	}{
+		{gitDiskFull, []string{"No space left on device", "Disk quota exceeded"}},
+		{gitTooLarge, []string{"File too large"}},
+		{gitAuth, []string{"Authentication failed", "could not read Username", "could not read Password", "Permission denied (", "error: 401", "Host key verification failed"}},
+		{gitForbidden, []string{"error: 403"}},
+		{gitMoved, []string{"error: 301", "error: 302", "error: 303", "error: 307", "error: 308"}},
+		{gitNotFound, []string{"error: 404", "not found", "does not appear to be a git repository", "couldn't find remote ref", "not our ref", "unadvertised object"}},
+		{gitTimeout, []string{"Operation too slow", "timed out", "Timeout"}},
+		{gitNetwork, []string{"Could not resolve", "Couldn't resolve", "Failed to connect", "Couldn't connect", "Connection ", "unable to access", "early EOF", "RPC failed", "hung up", "unexpected disconnect", "the remote end"}},
+		{gitCorrupt, []string{"not a git repository", "index file", "unable to read", "bad object", "Could not read", "is corrupt", "fsck", "invalid index-pack output", "bad signature", "loose object", "inflate", "error: object", "broken"}},
+	} {
+		for _, sign := range class.signs {
+			if strings.Contains(text, sign) {
+				return class.reason
+			}
+		}
+	}
+	return gitOther
+}
+
+// summarizeGit is the first fatal or error line of stderr, at most 500 bytes.
+func summarizeGit(stderr string) string {
+	summary := ""
+	for line := range strings.Lines(stderr) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "fatal: ") || strings.HasPrefix(line, "error: ") {
+			summary = line
+			break
+		}
+		if line != "" {
+			summary = line
+		}
+	}
+	if summary == "" {
+		return "failed without a word"
+	}
+	const most = 500
+	return strings.ToValidUTF8(summary[:min(len(summary), most)], "")
+}
+
+// isObjectID tells a full object id, SHA-1 or SHA-256.
+func isObjectID(s string) bool {
+	if len(s) != 40 && len(s) != 64 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// shellQuote makes s one word for a POSIX shell.
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// cappedBuffer keeps up to maxGitOutput bytes and refuses more.
+type cappedBuffer struct {
+	bytes.Buffer
+	full bool
+}
+
+func (b *cappedBuffer) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > maxGitOutput {
+		b.full = true
+		return 0, errGitOutput
+	}
+	return b.Buffer.Write(p)
+}
+
+// lineWriter cuts standard error into lines at CR or LF, hands each on and
+// keeps the end of what is no progress.
+type lineWriter struct {
+	each   func(string)
+	redact *redactor
+
+	mu      sync.Mutex
+	partial []byte
+	kept    []byte
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range p {
+		if c == '\r' || c == '\n' {
+			w.line()
+		} else if len(w.partial) < maxGitLine {
+			w.partial = append(w.partial, c)
+		}
+	}
+	return len(p), nil
+}
+
+func (w *lineWriter) flush() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.line()
+}
+
+func (w *lineWriter) line() {
+	text := strings.TrimRight(cleanText(string(w.partial)), " ")
+	w.partial = w.partial[:0]
+	if text == "" {
+		return
+	}
+	text = w.redact.text(text)
+	if w.each != nil {
+		w.each(text)
+	}
+	if isProgressLine(text) {
+		return
+	}
+	w.kept = append(append(w.kept, text...), '\n')
+	if extra := len(w.kept) - maxGitStderr; extra > 0 {
+		w.kept = w.kept[extra:]
+	}
+}
+
+func (w *lineWriter) tail() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.ToValidUTF8(string(w.kept), "")
+}
+
+// cleanText takes out control characters: what a remote says may end up on
+// somebody's terminal.
+func cleanText(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 && r != '\t' || r >= 0x7f && r < 0xa0 {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\uFFFD"))
+}
+
+// isProgressLine tells a counter ("…: 12% (49/402)") from a message.
+func isProgressLine(s string) bool {
+	return progressCount.MatchString(s)
+}
+
+var progressCount = regexp.MustCompile(`:\s+\d{1,3}% \(\d+/\d+\)|^remote: Enumerating objects: \d+`)

@@ -1,0 +1,5 @@
+//go:build !scheduler
+
+package main
+
+func main() {}

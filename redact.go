@@ -1,0 +1,101 @@
+package main
+
+import (
+	"encoding/base64"
+	"log/slog"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+const redacted = "[redacted]"
+
+// secret is a text that must not be shown: every way of printing it gives
+// "[redacted]". Convert it to string only where it is used.
+type secret string
+
+func (secret) String() string               { return redacted }
+func (secret) GoString() string             { return redacted }
+func (secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
+func (secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// forms are the ways a secret travels: as it is, percent-encoded as url and as
+// git do it, and in base64 as in an Authorization header, alone or behind the
+// user name.
+func (s secret) forms(username string) []string {
+	t := string(s)
+	forms := []string{
+		t,
+		url.QueryEscape(t),
+		url.PathEscape(t),
+		percentEncode(t),
+		base64.StdEncoding.EncodeToString([]byte(t)),
+		base64.StdEncoding.EncodeToString([]byte(username + ":" + t)),
+		base64.StdEncoding.EncodeToString([]byte(":" + t)),
+		base64.StdEncoding.EncodeToString([]byte(t + ":")),
+	}
+	for _, f := range forms[:4] {
+		forms = append(forms, strings.ToLower(f))
+	}
+	// The longest first, so that no tail of it stays behind a shorter one.
+	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
+	return slices.Compact(forms)
+}
+
+// percentEncode writes every byte outside RFC 3986's unreserved set as %xx in
+// lower case, as git's credential store does.
+func percentEncode(s string) string {
+	const hex = "0123456789abcdef"
+	var b strings.Builder
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', strings.IndexByte("-._~", c) >= 0:
+			b.WriteByte(c)
+		default:
+			b.WriteByte('%')
+			b.WriteByte(hex[c>>4])
+			b.WriteByte(hex[c&15])
+		}
+	}
+	return b.String()
+}
+
+// redactor takes secrets out of texts that somebody else wrote: git's errors,
+// a server's words.
+type redactor struct {
+	userinfo *regexp.Regexp
+	header   *regexp.Regexp
+	forms    []string
+}
+
+// newRedactor also knows the given secrets, each by its user name ("" if it
+// has none).
+func newRedactor() *redactor {
+	return &redactor{
+		// Whatever stands between the scheme and the last @ before a space, quote
+		// or slash: with a user alone it is a token as well.
+		userinfo: regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^\s'"<>/]*@`),
+		header:   regexp.MustCompile(`(?i)\b(basic|bearer)\s+[A-Za-z0-9+/_.~=-]{8,}`),
+	}
+}
+
+// knowing returns a redactor that also takes out s in all its forms.
+func (r *redactor) knowing(username string, s secret) *redactor {
+	if s == "" {
+		return r
+	}
+	more := *r
+	more.forms = append(slices.Clip(r.forms), s.forms(username)...)
+	return &more
+}
+
+// text returns s without credentials.
+func (r *redactor) text(s string) string {
+	for _, f := range r.forms {
+		s = strings.ReplaceAll(s, f, redacted)
+	}
+	s = r.userinfo.ReplaceAllString(s, "${1}")
+	return r.header.ReplaceAllString(s, "$1 "+redacted)
+}

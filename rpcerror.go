@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Codes of JSON-RPC 2.0, section 5.1.
+const (
+	codeParseError     = -32700
+	codeInvalidRequest = -32600
+	codeMethodNotFound = -32601
+	codeInvalidParams  = -32602
+	codeInternal       = -32603
+)
+
+// errorCode is the stable name of a failure, sent as data.code. Several names
+// share one number.
+type errorCode string
+
+const (
+	codeCancelled          errorCode = "REQUEST_CANCELLED"
+	codeAccessDenied       errorCode = "SOURCE_ACCESS_DENIED"
+	codeRepoNotFound       errorCode = "REPO_PATH_NOT_FOUND"
+	codeSourceNotFound     errorCode = "SOURCE_NOT_FOUND"
+	codeCommitNotFound     errorCode = "COMMIT_NOT_FOUND"
+	codeCommitNotAvailable errorCode = "COMMIT_NOT_AVAILABLE"
+	codeGitFailed          errorCode = "GIT_FAILED"
+	codeServerBusy         errorCode = "SERVER_BUSY"
+	codeTimeout            errorCode = "TIMEOUT"
+	codeResultTooLarge     errorCode = "RESULT_TOO_LARGE"
+	codeNotConfigured      errorCode = "NOT_CONFIGURED"
+	codeConflict           errorCode = "CONFLICT"
+	codeDaemonOffline      errorCode = "DAEMON_OFFLINE"
+	codeAutoStartFailed    errorCode = "DAEMON_AUTO_START_FAILED"
+	codeCapacity           errorCode = "CAPACITY"
+	codeDraining           errorCode = "DRAINING"
+)
+
+// number is the JSON-RPC error code that goes with the name.
+func (c errorCode) number() int {
+	switch c {
+	case codeCancelled:
+		return -32800 // the Language Server Protocol's RequestCancelled
+	case codeAccessDenied:
+		return -32001
+	case codeRepoNotFound, codeSourceNotFound:
+		return -32002
+	case codeCommitNotFound, codeCommitNotAvailable:
+		return -32003
+	case codeGitFailed:
+		return -32004
+	case codeServerBusy:
+		return -32005
+	case codeTimeout:
+		return -32006
+	case codeResultTooLarge:
+		return -32007
+	case codeNotConfigured:
+		return -32008
+	case codeConflict:
+		return -32009
+	case codeDaemonOffline, codeAutoStartFailed, codeCapacity:
+		return -32010
+	case codeDraining:
+		return -32011
+	}
+	return codeInternal
+}
+
+// rpcError is an error that may cross the wire as it is: its message is one
+// sentence for the caller and holds no secret.
+type rpcError struct {
+	Code    int            `json:"code"`
+	Message string         `json:"message"`
+	Data    map[string]any `json:"data,omitempty"`
+}
+
+func (e *rpcError) Error() string { return e.Message }
+
+// name is data.code, "" for the codes of JSON-RPC itself.
+func (e *rpcError) name() errorCode {
+	switch name := e.Data["code"].(type) {
+	case errorCode:
+		return name
+	case string: // as decoded from JSON
+		return errorCode(name)
+	}
+	return ""
+}
+
+// failure makes the error for a named code.
+func failure(code errorCode, format string, args ...any) *rpcError {
+	return &rpcError{
+		Code:    code.number(),
+		Message: fmt.Sprintf(format, args...),
+		Data:    map[string]any{"code": code},
+	}
+}
+
+// with adds one fact to the error's data.
+func (e *rpcError) with(key string, value any) *rpcError {
+	data := map[string]any{key: value}
+	for k, v := range e.Data {
+		data[k] = v
+	}
+	return &rpcError{Code: e.Code, Message: e.Message, Data: data}
+}
+
+// invalidParam is -32602; it names the parameter, in the text and in data.
+func invalidParam(name, format string, args ...any) *rpcError {
+	return &rpcError{
+		Code:    codeInvalidParams,
+		Message: "invalid params: " + name + ": " + fmt.Sprintf(format, args...),
+		Data:    map[string]any{"param": name},
+	}
+}
+
+// asRPCError turns any error into the one that goes out. An error that is no
+// *rpcError becomes -32603 without its text, which may name a path or a
+// secret; the caller logs it.
+func asRPCError(err error) *rpcError {
+	if e, ok := errors.AsType[*rpcError](err); ok {
+		return e
+	}
+	if e, ok := errors.AsType[*gitError](err); ok {
+		return e.rpc()
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return failure(codeTimeout, "the request took longer than its time limit")
+	case errors.Is(err, context.Canceled):
+		return failure(codeCancelled, "the request was cancelled")
+	}
+	return &rpcError{Code: codeInternal, Message: "internal error: see the daemon's log"}
+}
+
+// decodeParams reads params by name into v. Absent params mean {}; an array or
+// a wrong type is -32602 with the parameter's name.
+func decodeParams(params json.RawMessage, v any) error {
+	if len(params) == 0 {
+		params = json.RawMessage("{}")
+	}
+	if params[0] != '{' {
+		return &rpcError{Code: codeInvalidParams, Message: "invalid params: params must be an object, by name"}
+	}
+	err := json.Unmarshal(params, v)
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return invalidParam(e.Field, "must be %s, not %s", jsonTypeName(e.Type), e.Value)
+	}
+	if e, ok := errors.AsType[*rpcError](err); ok {
+		return e
+	}
+	return &rpcError{Code: codeInvalidParams, Message: "invalid params: " + err.Error()}
+}
