@@ -117,13 +117,16 @@ func (f *flights) board(me *asker, key, print string, run func(context.Context) 
 // fly runs the work and files its outcome.
 func (f *flights) fly(ctx context.Context, fl *flight, run func(context.Context) (any, error)) {
 	defer fl.cancel(nil)
-	fl.value, fl.err = run(ctx)
+	func() {
+		defer recoverAs(&fl.err)
+		fl.value, fl.err = run(ctx)
+	}()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	defer close(fl.done)
+	defer close(fl.done) // under the lock: who sees it sees the key free
 	size := 0
-	if kept, ok := fl.value.([]byte); ok {
-		size = len(kept)
+	if value, ok := fl.value.(interface{ size() int }); ok {
+		size = value.size()
 	}
 	if f.keep == 0 || fl.stopping || fl.err != nil || size > f.maxKept {
 		delete(f.byKey, fl.key)
@@ -133,6 +136,15 @@ func (f *flights) fly(ctx context.Context, fl *flight, run func(context.Context)
 	f.kept = append(f.kept, fl)
 	f.keptLen += size
 	f.forgetLocked(fl.ended)
+	// Not waited for: it only lets go of memory.
+	time.AfterFunc(f.keep, f.forget)
+}
+
+// forget drops what is remembered for too long.
+func (f *flights) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.forgetLocked(time.Now())
 }
 
 // forgetLocked drops remembered outcomes that are too old or too much.

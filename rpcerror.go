@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime/debug"
 )
 
 // Codes of JSON-RPC 2.0, section 5.1.
@@ -157,4 +158,12 @@ func decodeParams(params json.RawMessage, v any) error {
 		return e
 	}
 	return &rpcError{Code: codeInvalidParams, Message: "invalid params: " + err.Error()}
+}
+
+// recoverAs turns a panic into an error for the log: one bad repository must
+// not end the daemon. Deferred by what runs a method.
+func recoverAs(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+	}
 }
