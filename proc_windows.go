@@ -14,6 +14,9 @@ func setProcessGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: windows.CREATE_NEW_PROCESS_GROUP}
 }
 
+// setSession is setProcessGroup: there are no sessions to lead.
+func setSession(cmd *exec.Cmd) { setProcessGroup(cmd) }
+
 // awaitExit returns when the process has ended. The open handle of os/exec
 // keeps its id from being given away.
 func awaitExit(pid int) {

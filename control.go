@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// This file is the talk between a scheduler and its daemon: JSON lines over
+// the daemon's standard input and output. The first line of the input is the
+// daemon's token (it may be empty), then come ops; the output carries events.
+// A daemon ends when its input does, so it never outlives its scheduler.
+
+const (
+	// maxControlLine bounds one line. The longest real one has some 200 bytes;
+	// the rest is room for later fields.
+	maxControlLine = 64 << 10
+	// maxRubbishLogged is how many unreadable lines of one reader are logged: a
+	// program that prints without end must not fill the log.
+	maxRubbishLogged = 10
+)
+
+// Ops, from the scheduler down.
+const (
+	opQuiesce = "quiesce" // refuse requests from now on if idle; answered by a status event
+	opResume  = "resume"  // take requests again; answered by a status event
+	opStatus  = "status"  // answered by a status event
+)
+
+// Events, from the daemon up.
+const (
+	eventReady  = "ready"  // once, after the handshake was accepted
+	eventStatus = "status" // the answer to an op; unasked when the number of running requests changes
+)
+
+// controlOp is one line down. IdleMS belongs to quiesce: the daemon agrees
+// only when nothing is in flight and its last request ended at least so many
+// milliseconds ago.
+type controlOp struct {
+	Op     string `json:"op"`
+	IdleMS int64  `json:"idle_ms,omitempty"`
+}
+
+// controlEvent is one line up. PID and InstanceID belong to ready, the others
+// to status: requests in flight, milliseconds since the last one ended, and
+// whether the daemon refuses requests.
+type controlEvent struct {
+	Event      string
+	PID        int
+	InstanceID string
+	Active     int
+	IdleMS     int64
+	Quiesced   bool
+}
+
+// readyLine and statusLine are the two shapes of a controlEvent.
+type readyLine struct {
+	Event      string `json:"event"`
+	PID        int    `json:"pid"`
+	InstanceID string `json:"instance_id"`
+}
+
+type statusLine struct {
+	Event    string `json:"event"`
+	Active   int    `json:"active"`
+	IdleMS   int64  `json:"idle_ms"`
+	Quiesced bool   `json:"quiesced"`
+}
+
+// MarshalJSON writes the keys of the event's kind and no others.
+func (e controlEvent) MarshalJSON() ([]byte, error) {
+	if e.Event == eventReady {
+		return json.Marshal(readyLine{e.Event, e.PID, e.InstanceID})
+	}
+	return json.Marshal(statusLine{e.Event, e.Active, e.IdleMS, e.Quiesced})
+}
+
+// UnmarshalJSON reads either kind and refuses what no daemon would say.
+func (e *controlEvent) UnmarshalJSON(data []byte) error {
+	var line struct {
+		Event      string `json:"event"`
+		PID        int    `json:"pid"`
+		InstanceID string `json:"instance_id"`
+		Active     int    `json:"active"`
+		IdleMS     int64  `json:"idle_ms"`
+		Quiesced   bool   `json:"quiesced"`
+	}
+	if err := json.Unmarshal(data, &line); err != nil {
+		return err
+	}
+	if line.Event == "" {
+		return errors.New("no event")
+	}
+	if line.Active < 0 || line.IdleMS < 0 {
+		return errors.New("a count below zero")
+	}
+	*e = controlEvent(line)
+	return nil
+}
+
+// errControlLine tells of a line over maxControlLine.
+var errControlLine = errors.New("the line is too long")
+
+// controlReader cuts one side's words into lines. One goroutine uses it.
+type controlReader struct {
+	r       *bufio.Reader
+	log     *slog.Logger
+	rubbish int // lines that could not be read
+}
+
+func newControlReader(r io.Reader, log *slog.Logger) *controlReader {
+	return &controlReader{r: bufio.NewReaderSize(r, maxControlLine), log: log}
+}
+
+// line returns the next line without its end, valid until the next call. A line
+// that is too long is skipped and told by errControlLine; a last line without
+// an end counts.
+func (c *controlReader) line() ([]byte, error) {
+	line, err := c.r.ReadSlice('\n')
+	switch {
+	case err == nil:
+		line = line[:len(line)-1]
+	case errors.Is(err, bufio.ErrBufferFull):
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = c.r.ReadSlice('\n')
+		}
+		return nil, errControlLine
+	case !errors.Is(err, io.EOF) || len(line) == 0:
+		return nil, err
+	}
+	if n := len(line); n > 0 && line[n-1] == '\r' {
+		line = line[:n-1]
+	}
+	return line, nil
+}
+
+// token reads the first line of a daemon's input.
+func (c *controlReader) token() (secret, error) {
+	line, err := c.line()
+	if err != nil {
+		return "", fmt.Errorf("reading the token from the scheduler: %w", err)
+	}
+	return secret(line), nil
+}
+
+// ops hands each op on until the input ends; then it returns nil, or what
+// else ended the reading. Unknown ops are handed on too.
+func (c *controlReader) ops(each func(controlOp)) error {
+	return c.values(func(line []byte) error {
+		var op controlOp
+		if err := json.Unmarshal(line, &op); err != nil {
+			return err
+		}
+		if op.Op == "" || op.IdleMS < 0 {
+			return errors.New("no op")
+		}
+		each(op)
+		return nil
+	})
+}
+
+// events hands each event on until the output ends; then it returns nil, or
+// what else ended the reading.
+func (c *controlReader) events(each func(controlEvent)) error {
+	return c.values(func(line []byte) error {
+		var event controlEvent
+		if err := json.Unmarshal(line, &event); err != nil {
+			return err
+		}
+		each(event)
+		return nil
+	})
+}
+
+// values hands on each line. Rubbish is logged without its content, which may
+// be anything, and ignored.
+func (c *controlReader) values(each func([]byte) error) error {
+	for {
+		line, err := c.line()
+		if err == nil && len(line) > 0 {
+			err = each(line)
+			if err == nil {
+				continue
+			}
+		} else if err != nil && !errors.Is(err, errControlLine) {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		if err == nil {
+			continue // an empty line
+		}
+		c.rubbish++
+		if c.rubbish <= maxRubbishLogged {
+			c.log.Warn("ignoring an unreadable control line", "bytes", len(line), "error", controlFault(err), "last_logged", c.rubbish == maxRubbishLogged)
+		}
+	}
+}
+
+// controlFault is the reason of a line's rejection without the line's content.
+func controlFault(err error) string {
+	if errors.Is(err, errControlLine) {
+		return errControlLine.Error()
+	}
+	return "not a control message"
+}
+
+// writeControl writes v as one line in one write.
+func writeControl(w io.Writer, v any) error {
+	line, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("writing a control line: %w", err)
+	}
+	if _, err := w.Write(append(line, '\n')); err != nil {
+		return fmt.Errorf("writing a control line: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestControlLines(t *testing.T) {
+	long := `{"event":"status","x":"` + strings.Repeat("x", maxControlLine) + `"}`
+	for _, test := range []struct {
+		name, in string
+		want     []controlEvent
+		rubbish  int
+	}{
+		{"ready", `{"event":"ready","pid":7,"instance_id":"a"}` + "\n", []controlEvent{{Event: "ready", PID: 7, InstanceID: "a"}}, 0},
+		{"status, later keys ignored", `{"event":"status","active":2,"idle_ms":5,"quiesced":true,"new":1}` + "\n",
+			[]controlEvent{{Event: "status", Active: 2, IdleMS: 5, Quiesced: true}}, 0},
+		{"last line without an end", `{"event":"status"}`, []controlEvent{{Event: "status"}}, 0},
+		{"carriage return and empty lines", "\n\r\n{\"event\":\"status\"}\r\n", []controlEvent{{Event: "status"}}, 0},
+		{"text is rubbish", "hello\n{\"event\":\"status\"}\n", []controlEvent{{Event: "status"}}, 1},
+		{"an array is rubbish", "[1]\n", nil, 1},
+		{"no event", "{}\n", nil, 1},
+		{"a negative count", `{"event":"status","active":-1}` + "\n", nil, 1},
+		{"a line too long is skipped whole", long + "\n{\"event\":\"status\"}\n", []controlEvent{{Event: "status"}}, 1},
+		{"a line too long without an end", long, nil, 1},
+		{"nothing", "", nil, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got []controlEvent
+			r := newControlReader(strings.NewReader(test.in), slog.New(slog.DiscardHandler))
+			if err := r.events(func(e controlEvent) { got = append(got, e) }); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(got, test.want) || r.rubbish != test.rubbish {
+				t.Errorf("got %v with %d of rubbish, want %v with %d", got, r.rubbish, test.want, test.rubbish)
+			}
+		})
+	}
+}
+
+func TestControlTokenThenOps(t *testing.T) {
+	r := newControlReader(strings.NewReader("s3cret\n"+`{"op":"quiesce","idle_ms":10}`+"\n"+`{"op":"resume"}`+"\n"), slog.New(slog.DiscardHandler))
+	token, err := r.token()
+	if err != nil || string(token) != "s3cret" {
+		t.Fatalf("token %q, %v", string(token), err)
+	}
+	var got []controlOp
+	if err := r.ops(func(op controlOp) { got = append(got, op) }); err != nil {
+		t.Fatal(err)
+	}
+	if want := []controlOp{{opQuiesce, 10}, {Op: opResume}}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if _, err := newControlReader(strings.NewReader(""), slog.New(slog.DiscardHandler)).token(); !errors.Is(err, io.EOF) {
+		t.Errorf("no token at all: %v, want EOF", err)
+	}
+}
+
+func TestControlEventHasTheKeysOfItsKind(t *testing.T) {
+	for want, event := range map[string]controlEvent{
+		`{"event":"ready","pid":4711,"instance_id":"x"}` + "\n":              {Event: eventReady, PID: 4711, InstanceID: "x"},
+		`{"event":"status","active":0,"idle_ms":0,"quiesced":false}` + "\n": {Event: eventStatus},
+	} {
+		var out bytes.Buffer
+		if err := writeControl(&out, event); err != nil || out.String() != want {
+			t.Errorf("wrote %q, %v, want %q", out.String(), err, want)
+		}
+	}
+}
+
+// A program that prints without end must not fill the scheduler's log, and its
+// words must not reach it.
+func TestControlRubbishIsLoggedABoundedNumberOfTimes(t *testing.T) {
+	var out bytes.Buffer
+	r := newControlReader(strings.NewReader(strings.Repeat("my secret\n", 1000)), slog.New(slog.NewTextHandler(&out, nil)))
+	if err := r.events(func(controlEvent) {}); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out.String(), "\n"); n != maxRubbishLogged {
+		t.Errorf("%d lines logged, want %d", n, maxRubbishLogged)
+	}
+	if strings.Contains(out.String(), "my secret") {
+		t.Error("the content was logged")
+	}
+}
+
+func FuzzControlEvents(f *testing.F) {
+	for _, seed := range []string{`{"event":"ready","pid":1,"instance_id":""}`, "x\n{\"event\":\"status\",\"active\":1}\n", "\r\n", "{", "\x00\xff\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		err := newControlReader(bytes.NewReader(data), slog.New(slog.DiscardHandler)).events(func(e controlEvent) {
+			if e.Event == "" || e.Active < 0 || e.IdleMS < 0 {
+				t.Fatalf("let through: %+v", e)
+			}
+			line, err := json.Marshal(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var again controlEvent
+			if err := json.Unmarshal(line, &again); err != nil {
+				t.Fatalf("cannot read what was written, %s: %v", line, err)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -1,0 +1,328 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+const (
+	// probeLimit is how long a child may take to answer a quiesce.
+	probeLimit = time.Second
+	// housekeeping is how often an owner looks after its child's log.
+	housekeeping = time.Second
+)
+
+type entryStatus string
+
+const (
+	statusStarting entryStatus = "starting"
+	statusReady    entryStatus = "ready"
+	statusStopping entryStatus = "stopping"
+	statusExited   entryStatus = "exited"
+)
+
+// poolEntry is a daemon of the pool as the HTTP API shows it.
+type poolEntry struct {
+	LibID          string      `json:"lib_id"`
+	MachineID      string      `json:"machine_id"`
+	Status         entryStatus `json:"status"`
+	PID            int         `json:"pid,omitempty"`
+	WorkDir        string      `json:"work_dir"`
+	StartedAt      time.Time   `json:"started_at,omitzero"`
+	LastUsedAt     time.Time   `json:"last_used_at,omitzero"`
+	Busy           bool        `json:"busy"`
+	ActiveRequests int         `json:"active_requests"`
+	Restarts       int         `json:"restarts"` // respawns after a death
+	LastError      string      `json:"last_error,omitempty"`
+}
+
+// entry is one lib_id with a child, or on the way to or from one. Its owner,
+// the goroutine in pool.run, alone starts, signals, reaps and clears; everybody
+// else writes a wish under the pool's lock and wakes it.
+type entry struct {
+	libID   string
+	wake    chan struct{} // 1-buffered
+	settled chan struct{} // closed when ready, or when that will not be
+	gone    chan struct{} // closed when all is cleared and the entry has left the pool
+
+	// Guarded by pool.mu.
+	status    entryStatus
+	place     bool // holds one of the pool's places: until its process is reaped
+	pid       int
+	started   time.Time
+	lastUsed  time.Time // the last ensure, or the end of the last request
+	active    int
+	wasReady  bool
+	isSettled bool
+	died      bool       // ended unasked, or not ready in time
+	failed    *poolError // why those who wait for ready do not get it
+	remove    bool       // DELETE: the directory goes too
+	removeErr error
+	history   deaths
+	probe     *probe
+}
+
+// probe is one question to a child whether it can go.
+type probe struct {
+	idle   time.Duration
+	sent   bool
+	wanted bool          // an ensure came meanwhile: the child stays
+	done   chan struct{} // closed with the answer
+	leaves bool          // the answer, written before done is closed
+}
+
+func newEntry(libID string, status entryStatus, now time.Time) *entry {
+	return &entry{
+		libID:    libID,
+		wake:     make(chan struct{}, 1),
+		settled:  make(chan struct{}),
+		gone:     make(chan struct{}),
+		status:   status,
+		lastUsed: now,
+	}
+}
+
+func (e *entry) notify() {
+	select {
+	case e.wake <- struct{}{}:
+	default: // the owner has not yet looked at the last one
+	}
+}
+
+func (e *entry) settleLocked() {
+	if !e.isSettled {
+		e.isSettled = true
+		close(e.settled)
+	}
+}
+
+// run owns e from its reserved place to the end. It ends when the child is
+// reaped and everything is cleared.
+func (p *pool) run(e *entry) {
+	c, err := p.launch(e)
+	if err != nil {
+		p.finish(e, err.Error())
+		return
+	}
+	p.supervise(e, c)
+	exit, lines := c.close()
+	p.finish(e, exit+indented(lines))
+}
+
+// launch makes the work dir and starts the child in it.
+func (p *pool) launch(e *entry) (child, error) {
+	if err := p.makeWorkDir(e.libID); err != nil {
+		return nil, err
+	}
+	c, err := p.start(p.spec(e.libID))
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e.pid, e.started = c.pid(), time.Now()
+	p.tellLocked(e)
+	return c, nil
+}
+
+// supervise carries wishes to the child and its words to the pool until it is
+// reaped.
+func (p *pool) supervise(e *entry, c child) {
+	spawnLimit := time.NewTimer(p.spawnTimeout)
+	defer spawnLimit.Stop()
+	chores := time.NewTicker(housekeeping)
+	defer chores.Stop()
+	events, hurry := c.events(), (<-chan struct{})(p.hurry)
+	var grace, answer <-chan time.Time
+	stopping := false
+	for {
+		p.mu.Lock()
+		stop, question := e.status == statusStopping, e.probe
+		ask := question != nil && !question.sent
+		if ask {
+			question.sent = true
+		}
+		p.mu.Unlock()
+		switch {
+		case stop && !stopping:
+			stopping = true
+			c.terminate()
+			grace = time.After(p.stopTimeout)
+		case ask && !stop:
+			answer = time.After(probeLimit)
+			p.say(e, c, controlOp{Op: opQuiesce, IdleMS: question.idle.Milliseconds()})
+		}
+
+		select {
+		case <-c.done():
+			return
+		case <-e.wake:
+		case event, ok := <-events:
+			if !ok {
+				events = nil // its output alone: the child may still be alive
+				continue
+			}
+			if p.heard(e, event) {
+				p.say(e, c, controlOp{Op: opResume})
+			}
+		case <-spawnLimit.C:
+			p.mu.Lock()
+			if e.status == statusStarting {
+				e.died = true
+				p.stopLocked(e, &poolError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
+					message: fmt.Sprintf("the daemon for %s was not ready within %v: see its %s", e.libID, p.spawnTimeout, logFileName)})
+			}
+			p.mu.Unlock()
+		case <-answer:
+			answer = nil
+			p.mu.Lock()
+			if e.probe != nil {
+				p.log.Warn("a daemon does not answer", "lib_id", e.libID, "limit", probeLimit)
+				p.endProbeLocked(e, false)
+			}
+			p.mu.Unlock()
+		case <-grace:
+			p.log.Warn("a daemon did not stop in time and is killed", "lib_id", e.libID, "limit", p.stopTimeout)
+			grace = nil
+			c.kill()
+		case <-hurry:
+			hurry = nil
+			c.kill()
+		case <-chores.C:
+			c.trimLog()
+		}
+	}
+}
+
+func (p *pool) say(e *entry, c child, op controlOp) {
+	if err := c.send(op); err != nil {
+		p.log.Warn("telling a daemon", "lib_id", e.libID, "op", op.Op, "error", err)
+	}
+}
+
+// heard takes in what the child said. It tells whether the child must be told
+// to resume: it refuses requests, and nobody wants that (any more).
+func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	switch event.Event {
+	case eventReady:
+		if e.status != statusStarting {
+			return false
+		}
+		e.status, e.wasReady, e.lastUsed = statusReady, true, now
+		e.settleLocked()
+		p.log.Info("a daemon is ready", "lib_id", e.libID, "pid", e.pid, "after", now.Sub(e.started))
+	case eventStatus:
+		was := e.active
+		e.active = event.Active
+		used := now
+		if event.Active == 0 {
+			used = now.Add(-min(time.Duration(event.IdleMS)*time.Millisecond, now.Sub(e.started)))
+		}
+		if used.After(e.lastUsed) {
+			e.lastUsed = used
+		}
+		if e.status != statusReady {
+			return false
+		}
+		switch {
+		case event.Quiesced && e.probe != nil && !e.probe.wanted:
+			// From here on it refuses requests: nothing can be lost by ending it.
+			p.stopLocked(e, nil)
+			return false
+		case event.Quiesced:
+			// An answer that came too late, or an ensure that came meanwhile.
+			p.endProbeLocked(e, false)
+			return true
+		case e.probe != nil && e.probe.sent && (event.Active > 0 || event.IdleMS < e.probe.idle.Milliseconds()):
+			p.endProbeLocked(e, false)
+		}
+		if e.active == was {
+			return false // nothing that a view would show
+		}
+	default:
+		return false // a later version's word
+	}
+	p.tellLocked(e)
+	return false
+}
+
+// stopLocked asks the owner to end the child; why is what those get who wait
+// for it to be ready. A nil why is an eviction.
+func (p *pool) stopLocked(e *entry, why *poolError) {
+	if e.status == statusStopping || e.status == statusExited {
+		return
+	}
+	e.status = statusStopping
+	if !e.wasReady {
+		e.failed = why
+	}
+	e.settleLocked()
+	p.endProbeLocked(e, why == nil)
+	p.tellLocked(e)
+	e.notify()
+}
+
+func (p *pool) endProbeLocked(e *entry, leaves bool) {
+	if e.probe == nil {
+		return
+	}
+	e.probe.leaves = leaves
+	close(e.probe.done)
+	e.probe = nil
+}
+
+// finish clears what an ended child leaves and takes e out of the pool. how
+// tells its end, for the case that nobody asked for it.
+func (p *pool) finish(e *entry, how string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	had := e.place // not so when there was but a directory to delete
+	if e.place {
+		e.place = false
+		p.places--
+		close(p.freed)
+		p.freed = make(chan struct{})
+	}
+	if e.status == statusStarting || e.status == statusReady {
+		e.died = true
+	}
+	if e.died {
+		p.log.Error("a daemon died", "lib_id", e.libID, "pid", e.pid, "ready", e.wasReady, "error", how)
+		if e.status == statusStarting {
+			e.failed = &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable,
+				message: fmt.Sprintf("starting the daemon for %s: %s", e.libID, how)}
+		}
+	} else if had {
+		p.log.Info("a daemon was stopped", "lib_id", e.libID, "pid", e.pid)
+	}
+	e.status, e.pid, e.active = statusStopping, 0, 0
+	p.endProbeLocked(e, false)
+	e.settleLocked()
+	removed := false
+	for e.remove && !removed { // a DELETE may still arrive while another's is carried out
+		removed = true
+		p.mu.Unlock()
+		err := p.removeWorkDir(e.libID)
+		p.mu.Lock()
+		e.removeErr = err
+	}
+	e.status = statusExited
+	delete(p.entries, e.libID)
+	if e.died && !removed {
+		p.buryLocked(e, how)
+	} else {
+		delete(p.graves, e.libID)
+	}
+	if had {
+		p.tellLocked(e)
+	}
+	close(e.gone)
+}
+
+// errRemoved is a directory that is not there.
+var errRemoved = errors.New("there is no such directory")

@@ -1,0 +1,228 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestParsePIDRecord(t *testing.T) {
+	good := pidRecord{pid: 4711, identity: identity{start: "99", boot: "b-1", group: 4711}}
+	for _, test := range []struct {
+		text string
+		ok   bool
+	}{
+		{good.text(), true},
+		{"4711\nstart=99 boot=b-1 pgid=4711 later=x\nmore\n", true},
+		{"", false},
+		{"4711\n", false}, // proves nothing
+		{"4711\nstart=99 boot=b-1 pgid=1\n", false},
+		{"4711\nstart=99 boot=b-1 pgid=x\n", false},
+		{"-1\nstart=99 boot=b-1 pgid=-1\n", false},
+		{"0\nstart=99 boot=b-1 pgid=0\n", false},
+		{"1\nstart=99 boot=b-1 pgid=1\n", false},
+		{"99999999999999999999\nstart=99 boot=b-1 pgid=1\n", false},
+		{"garbage\x00\xff", false},
+	} {
+		got, err := parsePIDRecord(test.text)
+		if (err == nil) != test.ok || (test.ok && got != good) {
+			t.Errorf("%q: %+v, %v", test.text, got, err)
+		}
+	}
+}
+
+func FuzzParsePIDRecord(f *testing.F) {
+	f.Add("4711\nstart=99 boot=b pgid=4711\n")
+	f.Add("-1\n\n")
+	f.Add("1\nstart=1 boot=1 pgid=1")
+	f.Fuzz(func(t *testing.T, text string) {
+		r, err := parsePIDRecord(text)
+		if err != nil {
+			return
+		}
+		if r.pid <= 1 || r.group != r.pid || r.start == "" || r.boot == "" {
+			t.Fatalf("let through: %+v", r)
+		}
+		if again, err := parsePIDRecord(r.text()); err != nil || again != r {
+			t.Fatalf("%+v came back as %+v, %v", r, again, err)
+		}
+	})
+}
+
+// startOrphan starts a session leader that is nobody's child in the pool, and
+// records it as an earlier scheduler would have. It is ready when it says so.
+func startOrphan(t *testing.T, workspace, libID, script string) *process {
+	t.Helper()
+	dir := filepath.Join(workspace, libID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd := exec.Command("/bin/sh", "-c", script)
+	cmd.Stdout = in
+	setSession(cmd)
+	p, err := startProcess(cmd)
+	_ = in.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.kill(); <-p.done })
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("the orphan is not ready: %v", err)
+	}
+	if err := writePIDFile(dir, p.pid()); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func hasEnded(p *process) bool {
+	select {
+	case <-p.done:
+		return true
+	case <-time.After(eventually):
+		return false
+	}
+}
+
+func TestOrphansOfAKilledSchedulerAreEnded(t *testing.T) {
+	workspace := t.TempDir()
+	polite := startOrphan(t, workspace, "polite", "echo; exec sleep 1000")
+	var stubborn []*process
+	for i := range 5 {
+		stubborn = append(stubborn, startOrphan(t, workspace, fmt.Sprint("stubborn", i), "trap '' TERM; echo; while :; do sleep 1000; done"))
+	}
+	begin := time.Now()
+	p := testPoolIn(t, workspace)
+	if took := time.Since(begin); took > 3*orphanGrace {
+		t.Errorf("it took %v: not side by side", took)
+	}
+	for _, orphan := range append(stubborn, polite) {
+		if !hasEnded(orphan) {
+			t.Fatalf("process %d lives", orphan.pid())
+		}
+	}
+	if _, err := p.root.Lstat(filepath.Join("polite", pidFileName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the record is still there: %v", err)
+	}
+}
+
+// The record names a live process that is not the one recorded: its pid was
+// reused.
+func TestOrphanPIDReusedByAStranger(t *testing.T) {
+	for name, change := range map[string]func(*pidRecord){
+		"started at another time":  func(r *pidRecord) { r.start = "1" },
+		"recorded in another boot": func(r *pidRecord) { r.boot = "0-0" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			workspace := t.TempDir()
+			stranger := startOrphan(t, workspace, "x", "echo; exec sleep 1000")
+			path := filepath.Join(workspace, "x", pidFileName)
+			id, err := identify(stranger.pid())
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := pidRecord{stranger.pid(), id}
+			change(&r)
+			if err := os.WriteFile(path, []byte(r.text()), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			testPoolIn(t, workspace)
+			if !alive(t, stranger.pid()) {
+				t.Error("a stranger was killed")
+			}
+			if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the record is still there: %v", err)
+			}
+		})
+	}
+}
+
+func TestOrphanRecordIsGarbage(t *testing.T) {
+	for name, text := range map[string]string{
+		"empty": "", "text": "hello", "every process": "-1\nstart=1 boot=1 pgid=-1\n", "own group": "0\n", "huge": strings.Repeat("9", 1<<20),
+	} {
+		t.Run(name, func(t *testing.T) {
+			workspace := t.TempDir()
+			if err := os.MkdirAll(filepath.Join(workspace, "x"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(workspace, "x", pidFileName), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			testPoolIn(t, workspace)
+		})
+	}
+}
+
+func TestOrphanThatIsAZombie(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	setSession(cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	id, err := identify(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	awaitExit(cmd.Process.Pid)
+	if fate, err := endOrphan(pidRecord{cmd.Process.Pid, id}); fate != orphanGone || err != nil {
+		t.Errorf("fate %q, %v", fate, err)
+	}
+}
+
+func TestTwoSchedulersOneWorkspace(t *testing.T) {
+	workspace := t.TempDir()
+	first := testPoolIn(t, workspace)
+	_, err := newPool(poolConfig{workspace: workspace, log: testLog(t)})
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("pid %d ", os.Getpid())) {
+		t.Errorf("the second one: %v", err)
+	}
+	if first.stopping() {
+		t.Error("the first one was disturbed")
+	}
+}
+
+func TestWorkspaceLockThatWasDeleted(t *testing.T) {
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for range 2 {
+		lock, err := lockWorkspace(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lock.Close()
+		text, err := io.ReadAll(io.NewSectionReader(lock, 0, 100))
+		if want := fmt.Sprintln(os.Getpid()); err != nil || string(text) != want {
+			t.Errorf("the lock holds %q, %v, want %q", text, err, want)
+		}
+		if err := root.Remove(lockFileName); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func testPoolIn(t *testing.T, workspace string) *pool {
+	return testPool(t, scriptGood, func(c *poolConfig) { c.workspace = workspace })
+}

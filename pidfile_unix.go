@@ -1,0 +1,27 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// tryLock takes f's lock without waiting; held tells that another process has
+// it. The lock belongs to the open file: a started program does not inherit
+// it, for Go opens files close-on-exec.
+func tryLock(f *os.File) (held bool, err error) {
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return false, nil
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return true, nil
+		case !errors.Is(err, unix.EINTR):
+			return false, err
+		}
+	}
+}

@@ -1,0 +1,377 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// eventually is the generous limit of what a test waits for.
+const eventually = 20 * time.Second
+
+// Scripts that stand for a daemon. Each begins with the token from its input.
+const (
+	scriptGood = `read -r token
+echo '{"event":"ready","pid":'$$',"instance_id":"i"}'
+while read -r op; do
+  case "$op" in
+  *quiesce*) echo '{"event":"status","active":0,"idle_ms":999999999,"quiesced":true}' ;;
+  *) echo '{"event":"status","active":0,"idle_ms":0,"quiesced":false}' ;;
+  esac
+done`
+	scriptBusy = `read -r token
+echo '{"event":"ready","pid":'$$',"instance_id":"i"}'
+echo '{"event":"status","active":1,"idle_ms":0,"quiesced":false}'
+while read -r op; do echo '{"event":"status","active":1,"idle_ms":0,"quiesced":false}'; done`
+	scriptStubborn = `trap '' TERM HUP
+read -r token
+echo '{"event":"ready","pid":'$$',"instance_id":"i"}'
+while :; do sleep 1000; done`
+)
+
+func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
+
+func writeScript(t *testing.T, body string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "daemon")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// testPool is a pool of real processes that run the script; change may alter
+// its configuration.
+func testPool(t *testing.T, script string, change func(*poolConfig)) *pool {
+	t.Helper()
+	cfg := poolConfig{
+		workspace: t.TempDir(), daemonBin: writeScript(t, script), server: "ws://127.0.0.1:1/ws/daemon", maxDaemons: 3,
+		idleTimeout: time.Hour, spawnTimeout: eventually, stopTimeout: 500 * time.Millisecond,
+		token: func(string) secret { return "t0ken" }, environ: os.Environ(), log: testLog(t),
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	p, err := newPool(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+func mustEnsure(t *testing.T, p *pool, libID string) poolEntry {
+	t.Helper()
+	view, _, err := p.ensure(t.Context(), libID)
+	if err != nil {
+		t.Fatalf("ensure %s: %v", libID, err)
+	}
+	return view
+}
+
+// alive tells whether pid runs; a zombie does not.
+func alive(t *testing.T, pid int) bool {
+	t.Helper()
+	if syscall.Kill(pid, 0) != nil {
+		return false
+	}
+	out, err := exec.Command("ps", "-o", "stat=", "-p", fmt.Sprint(pid)).Output()
+	return err == nil && !strings.HasPrefix(strings.TrimSpace(string(out)), "Z")
+}
+
+func awaitThat(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(eventually); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v for: %s", eventually, what)
+		}
+	}
+}
+
+func poolCode(err error) errorCode {
+	if e, ok := errors.AsType[*poolError](err); ok {
+		return e.code
+	}
+	return ""
+}
+
+func TestPoolStartsStopsAndDeletes(t *testing.T) {
+	t.Setenv("C4A_TOKEN", "of the scheduler")
+	p := testPool(t, `read -r token; echo "token=$token argv=$0 $*"; env >env; echo "$token" >token
+`+strings.TrimPrefix(scriptGood, "read -r token"), func(c *poolConfig) {
+		c.childArgs = []string{"--log-level", "debug"}
+		c.environ = append(os.Environ(), "c4a_other=1")
+	})
+	view := mustEnsure(t, p, "lib_1")
+	dir := filepath.Join(p.workspace, "lib_1")
+	if view.Status != statusReady || view.PID == 0 || view.MachineID != "cloud_lib_1" || view.WorkDir != dir {
+		t.Errorf("the entry: %+v", view)
+	}
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the work dir: %v, %v", info, err)
+	}
+	record, err := readPIDFile(p.root, "lib_1")
+	if err != nil || record.pid != view.PID || record.group != view.PID {
+		t.Errorf("daemon.pid: %+v, %v, want pid %d", record, err, view.PID)
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "token")); err != nil || string(text) != "t0ken\n" {
+		t.Errorf("the child's token: %q, %v", text, err)
+	}
+	env, err := os.ReadFile(filepath.Join(dir, "env"))
+	if err != nil || strings.Contains(strings.ToUpper(string(env)), "C4A_") {
+		t.Errorf("the child inherits our variables: %s, %v", env, err)
+	}
+	if again, started, err := p.ensure(t.Context(), "lib_1"); err != nil || started || again.PID != view.PID {
+		t.Errorf("asked again: %+v, started %v, %v", again, started, err)
+	}
+	if err := p.stopAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if alive(t, view.PID) {
+		t.Error("it lives after stopAll")
+	}
+	if _, err := os.Stat(filepath.Join(dir, pidFileName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("daemon.pid after the end: %v", err)
+	}
+	if _, found := p.get("lib_1"); found {
+		t.Error("a stopped entry is still told of")
+	}
+	next := mustEnsure(t, p, "lib_1")
+	if err := p.remove(t.Context(), "lib_1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) || alive(t, next.PID) {
+		t.Errorf("after DELETE: %v, alive %v", err, alive(t, next.PID))
+	}
+	if err := p.remove(t.Context(), "lib_1"); poolCode(err) != codeNotFound {
+		t.Errorf("DELETE of nothing: %v", err)
+	}
+}
+
+func TestPoolKillsAChildThatIgnoresSIGTERM(t *testing.T) {
+	p := testPool(t, scriptStubborn, nil)
+	view := mustEnsure(t, p, "x")
+	begin := time.Now()
+	if err := p.remove(t.Context(), "x"); err != nil {
+		t.Fatal(err)
+	}
+	if alive(t, view.PID) || time.Since(begin) < p.stopTimeout {
+		t.Errorf("alive %v after %v", alive(t, view.PID), time.Since(begin))
+	}
+}
+
+func TestPoolEndsAStoppedChild(t *testing.T) {
+	p := testPool(t, scriptGood, func(c *poolConfig) { c.stopTimeout = eventually })
+	view := mustEnsure(t, p, "x")
+	if err := syscall.Kill(view.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := p.stopAll(t.Context()); err != nil || time.Since(begin) > eventually/2 {
+		t.Errorf("a stopped child: %v after %v: SIGCONT is missing", err, time.Since(begin))
+	}
+}
+
+func TestPoolCrashBeforeReadyTellsTheLastLogLines(t *testing.T) {
+	p := testPool(t, `read -r token; echo "boom, and my token is $token" >&2; exit 4`, nil)
+	_, _, err := p.ensure(t.Context(), "x")
+	if poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), "boom") || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("the error: %v", err)
+	}
+	if strings.Contains(err.Error(), "t0ken") {
+		t.Error("the error holds the token")
+	}
+	view, found := p.get("x")
+	if !found || view.Status != statusExited || !strings.Contains(view.LastError, "boom") || view.PID != 0 {
+		t.Errorf("the entry: %+v, %v", view, found)
+	}
+	if n := p.counts(); n.Running != 0 {
+		t.Errorf("%d places are still taken", n.Running)
+	}
+}
+
+func TestPoolChildThatIsNeverReady(t *testing.T) {
+	p := testPool(t, `trap '' TERM; while :; do sleep 1000; done`, func(c *poolConfig) { c.spawnTimeout = 300 * time.Millisecond })
+	_, _, err := p.ensure(t.Context(), "x")
+	if e, ok := errors.AsType[*poolError](err); !ok || e.code != codeSpawnTimeout || e.status != http.StatusGatewayTimeout {
+		t.Errorf("the error: %v", err)
+	}
+	awaitThat(t, "the child is reaped", func() bool { return p.counts().Running == 0 })
+}
+
+func TestPoolProgramMissing(t *testing.T) {
+	p := testPool(t, "", func(c *poolConfig) { c.daemonBin = "/nonexistent/daemon" })
+	_, _, err := p.ensure(t.Context(), "x")
+	if poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("the error: %v", err)
+	}
+	if n := p.counts(); n.Running != 0 {
+		t.Errorf("%d places are taken", n.Running)
+	}
+}
+
+func TestPoolRubbishOnStandardOutput(t *testing.T) {
+	p := testPool(t, "echo hello; head -c 200000 /dev/zero | tr '\\0' x; echo; echo '{}'\n"+scriptGood, nil)
+	if view := mustEnsure(t, p, "x"); view.Status != statusReady {
+		t.Errorf("the entry: %+v", view)
+	}
+}
+
+func TestPoolCrashWhileReadyStartsAnew(t *testing.T) {
+	p := testPool(t, scriptGood, nil)
+	first := mustEnsure(t, p, "x")
+	if err := syscall.Kill(first.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	awaitThat(t, "the crash is seen", func() bool { view, _ := p.get("x"); return view.Status == statusExited })
+	view, _ := p.get("x")
+	if !strings.Contains(view.LastError, "killed") {
+		t.Errorf("last_error: %q", view.LastError)
+	}
+	second := mustEnsure(t, p, "x")
+	if second.PID == first.PID || second.Restarts != 1 {
+		t.Errorf("the next one: %+v", second)
+	}
+}
+
+// TestPoolSleeperHelper is no test: it becomes a program in a group of its own.
+func TestPoolSleeperHelper(t *testing.T) {
+	if os.Getenv("POOL_TEST_SLEEPER") == "" {
+		t.Skip("only as a child of another test")
+	}
+	path, err := exec.LookPath("sleep")
+	if err == nil {
+		err = syscall.Setpgid(0, 0)
+	}
+	if err == nil {
+		err = syscall.Exec(path, []string{"sleep", "1000"}, nil)
+	}
+	t.Fatal(err)
+}
+
+// A daemon's git runs in groups of its own; it must not outlive the daemon.
+func TestPoolCrashTakesTheSessionAlong(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := testPool(t, "POOL_TEST_SLEEPER=1 '"+self+"' -test.run='^TestPoolSleeperHelper$' >&2 & echo $! >sleeper\n"+scriptGood, nil)
+	view := mustEnsure(t, p, "x")
+	text, err := os.ReadFile(filepath.Join(view.WorkDir, "sleeper"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sleeper int
+	if _, err := fmt.Sscan(string(text), &sleeper); err != nil || !alive(t, sleeper) {
+		t.Fatalf("the sleeper %d does not run: %v", sleeper, err)
+	}
+	awaitThat(t, "the sleeper leads a group of its own", func() bool { group, err := syscall.Getpgid(sleeper); return err == nil && group == sleeper })
+	if err := syscall.Kill(view.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	awaitThat(t, "the crash is seen", func() bool { view, _ := p.get("x"); return view.Status == statusExited })
+	if alive(t, sleeper) {
+		t.Error("what the daemon had started outlives it")
+	}
+}
+
+func TestPoolEvictsTheIdleForTheNext(t *testing.T) {
+	p := testPool(t, scriptGood, func(c *poolConfig) { c.maxDaemons = 1 })
+	first := mustEnsure(t, p, "a")
+	second := mustEnsure(t, p, "b")
+	if alive(t, first.PID) || second.Status != statusReady {
+		t.Errorf("first alive %v, second %+v", alive(t, first.PID), second)
+	}
+	if _, err := os.Stat(first.WorkDir); err != nil {
+		t.Errorf("eviction must keep the directory: %v", err)
+	}
+}
+
+func TestPoolFullOfBusyDaemons(t *testing.T) {
+	p := testPool(t, scriptBusy, func(c *poolConfig) { c.maxDaemons = 1 })
+	first := mustEnsure(t, p, "a")
+	_, _, err := p.ensure(t.Context(), "b")
+	e, ok := errors.AsType[*poolError](err)
+	if !ok || e.code != codeCapacity || e.retryAfter < capacityRetryMin || e.retryAfter > capacityRetryMin+capacityRetrySpread {
+		t.Errorf("the error: %+v", err)
+	}
+	if !alive(t, first.PID) {
+		t.Error("a busy daemon was killed")
+	}
+}
+
+func TestPoolLogIsBounded(t *testing.T) {
+	p := testPool(t, `i=0; line=$(head -c 1000 /dev/zero | tr '\0' x); while [ $i -lt 3000 ]; do echo "$i $line" >&2; i=$((i+1)); done
+`+scriptGood, nil)
+	view := mustEnsure(t, p, "x")
+	path := filepath.Join(view.WorkDir, logFileName)
+	awaitThat(t, "the log is cut", func() bool { info, err := os.Stat(path); return err == nil && info.Size() <= maxChildLog })
+	text, err := os.ReadFile(path)
+	if err != nil || !strings.HasSuffix(strings.TrimRight(string(text), "x\n"), "2999 ") || !strings.HasPrefix(string(text[4:]), " x") {
+		t.Errorf("the newest lines are not kept whole: %d bytes, %v", len(text), err)
+	}
+}
+
+func TestPoolWorkDirThatIsALink(t *testing.T) {
+	p := testPool(t, scriptGood, nil)
+	outside := t.TempDir()
+	if err := os.WriteFile(filepath.Join(outside, "precious"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(p.workspace, "x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), "not a directory") {
+		t.Errorf("ensure: %v", err)
+	}
+	if err := p.remove(t.Context(), "x"); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(outside, "precious")); err != nil {
+		t.Errorf("DELETE went through the link: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(p.workspace, "x")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the link is still there: %v", err)
+	}
+}
+
+func TestPoolPIDFileThatCannotBeWritten(t *testing.T) {
+	p := testPool(t, scriptGood, nil)
+	if err := os.MkdirAll(filepath.Join(p.workspace, "x", pidFileName, "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := p.ensure(t.Context(), "x")
+	if poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), pidFileName) {
+		t.Errorf("the error: %v", err)
+	}
+	if n := p.counts(); n.Running != 0 {
+		t.Errorf("%d places are taken", n.Running)
+	}
+}
+
+func TestPoolShutdownKillsAtOnceOnASecondSignal(t *testing.T) {
+	p := testPool(t, scriptStubborn, func(c *poolConfig) { c.stopTimeout = time.Hour })
+	view := mustEnsure(t, p, "x")
+	p.killNow()
+	begin := time.Now()
+	if err := p.stopAll(t.Context()); err != nil || alive(t, view.PID) || time.Since(begin) > eventually {
+		t.Errorf("%v, alive %v after %v", err, alive(t, view.PID), time.Since(begin))
+	}
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// This file decides who goes next. Requests reach a daemon without passing the
+// pool, so the pool's own knowledge is only a guess: whoever looks idle is
+// asked, and only one that agrees, refusing requests from then on, is ended.
+
+// Bounds of the time between two sweeps: a quarter of the idle timeout is
+// precise enough, more than once a second is of no use.
+const (
+	sweepMost  = 30 * time.Second
+	sweepLeast = time.Second
+)
+
+func sweepInterval(idleTimeout time.Duration) time.Duration {
+	return max(sweepLeast, min(sweepMost, idleTimeout/4))
+}
+
+// sweep evicts idle daemons until ctx ends.
+func (p *pool) sweep(ctx context.Context) {
+	if p.idleTimeout <= 0 {
+		return
+	}
+	ticker := time.NewTicker(sweepInterval(p.idleTimeout))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			p.sweepOnce()
+		}
+	}
+}
+
+// sweepOnce asks every daemon that seems idle for long enough to go, side by
+// side, so that one that does not answer holds up no other.
+func (p *pool) sweepOnce() {
+	var wg sync.WaitGroup
+	for _, e := range p.idleSince(time.Now().Add(-p.idleTimeout)) {
+		// Ends with the answer, or after probeLimit.
+		wg.Go(func() { p.ask(e, p.idleTimeout) })
+	}
+	wg.Wait()
+}
+
+// idleSince is the ready ones that have done nothing since t.
+func (p *pool) idleSince(t time.Time) []*entry {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var idle []*entry
+	for _, e := range p.entries {
+		if e.status == statusReady && e.active == 0 && !e.lastUsed.After(t) {
+			idle = append(idle, e)
+		}
+	}
+	return idle
+}
+
+// ask has e's child quiesce if it has been idle for so long. It tells whether
+// the child goes, within probeLimit of the question.
+func (p *pool) ask(e *entry, idle time.Duration) bool {
+	for {
+		p.mu.Lock()
+		if e.status != statusReady {
+			p.mu.Unlock()
+			return false
+		}
+		question, mine := e.probe, e.probe == nil
+		if mine {
+			question = &probe{idle: idle, done: make(chan struct{})}
+			e.probe = question
+			e.notify()
+		}
+		p.mu.Unlock()
+		<-question.done // the owner answers every question, at the latest when it ends
+		if mine || question.leaves {
+			return question.leaves
+		}
+	}
+}
+
+// makeRoom returns when a place may have become free: the least recently used
+// daemon that agrees goes. asked keeps one ensure from asking anybody twice.
+// The error is CAPACITY when nobody agrees, or ctx's.
+func (p *pool) makeRoom(ctx context.Context, asked map[*entry]bool) error {
+	// One at a time, else two that need a place would ask the same one.
+	select {
+	case p.asking <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	freed, err := p.findRoom(asked)
+	<-p.asking
+	if err != nil || freed == nil {
+		return err
+	}
+	err = wait(ctx, freed)
+	p.mu.Lock()
+	p.waiting--
+	p.mu.Unlock()
+	return err
+}
+
+// findRoom returns nil when there is a place, else what to wait for, counted
+// in p.waiting.
+func (p *pool) findRoom(asked map[*entry]bool) (<-chan struct{}, error) {
+	for begin := time.Now(); ; {
+		p.mu.Lock()
+		if p.closed || p.places < p.maxDaemons {
+			p.mu.Unlock()
+			return nil, nil
+		}
+		leaving := 0
+		var stay []*entry
+		for _, e := range p.entries {
+			switch {
+			case e.place && e.status == statusStopping:
+				leaving++
+			case e.status == statusReady && !asked[e]:
+				stay = append(stay, e)
+			}
+		}
+		if leaving > p.waiting {
+			p.waiting++
+			freed := p.freed
+			p.mu.Unlock()
+			return freed, nil
+		}
+		// Those known to be busy come last: what is known may be a moment old.
+		slices.SortFunc(stay, func(a, b *entry) int {
+			return cmp.Or(cmp.Compare(min(a.active, 1), min(b.active, 1)), a.lastUsed.Compare(b.lastUsed))
+		})
+		p.mu.Unlock()
+		if len(stay) == 0 || time.Since(begin) > maxRoomAsk {
+			return nil, p.capacityError()
+		}
+		asked[stay[0]] = true
+		p.ask(stay[0], 0)
+	}
+}
