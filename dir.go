@@ -58,8 +58,9 @@ type dirEntryName struct {
 // namesAfter reads the directory from its start and returns the entries whose
 // keys follow after, in the order of their bytes, at most `most` of them; more
 // tells that others follow. It holds no more than twice `most` in memory,
-// however large the directory is. keep gives an entry's key, or leaves it out.
-func (d *dirHandle) namesAfter(ctx context.Context, after string, most int, keep func(name string, typ fs.FileMode) (key string, ok bool)) (names []dirEntryName, more bool, err error) {
+// however large the directory is. keep sees every entry; it gives its key and
+// its type as far as it knows it, or leaves it out.
+func (d *dirHandle) namesAfter(ctx context.Context, after string, most int, keep func(name string, typ fs.FileMode) (e dirEntryName, ok bool)) (names []dirEntryName, more bool, err error) {
 	byKey := func(x, y dirEntryName) int { return cmp.Compare(x.key, y.key) }
 	limit := "" // the largest key that can still be among the smallest, once there are `most`
 	seen := 0
@@ -68,15 +69,15 @@ func (d *dirHandle) namesAfter(ctx context.Context, after string, most int, keep
 		if seen++; seen%1024 == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		key, ok := keep(name, typ)
+		e, ok := keep(name, typ)
 		switch {
-		case !ok || key <= after:
+		case !ok || e.key <= after:
 			return nil
-		case limit != "" && key > limit:
+		case limit != "" && e.key > limit:
 			more = true
 			return nil
 		}
-		names = append(names, dirEntryName{key: key, name: name, typ: typ})
+		names = append(names, e)
 		if len(names) >= 2*most {
 			slices.SortFunc(names, byKey)
 			clear(names[most:]) // lets the strings go
@@ -93,6 +94,24 @@ func (d *dirHandle) namesAfter(ctx context.Context, after string, most int, keep
 		names, more = names[:most], true
 	}
 	return names, more, nil
+}
+
+// chunkSize is how many names of one directory a walk holds at a depth: less
+// further down, so that a chain of large directories stays within some
+// megabytes.
+func chunkSize(depth int) int { return max(64<<10>>min(depth, 30), 256) }
+
+// typeOf is typ, or what lstat tells where the directory did not; an entry
+// that is gone by then is irregular.
+func (d *dirHandle) typeOf(name string, typ fs.FileMode) fs.FileMode {
+	if typ != typeUnknown {
+		return typ
+	}
+	info, err := d.lstat(name)
+	if err != nil {
+		return fs.ModeIrregular
+	}
+	return info.mode.Type()
 }
 
 // directoryState names a directory and its entries as they are: it changes

@@ -33,6 +33,7 @@ func newFiles(access *access, git *gitRunner, log *slog.Logger) *files {
 // methods is the table of fs/*.
 func (f *files) methods() []*method {
 	return []*method{
+		newMethod("fs/repoScan", "Find git repositories.", f.repoScan),
 		newMethod("fs/listDir", "List a directory, page by page.", f.listDir),
 		newMethod("fs/stat", "Describe files, following links.", f.stat),
 		newMethod("fs/readFile", "Read a file or a part of it.", f.readFile),

@@ -404,7 +404,9 @@ func TestNamesAfter(t *testing.T) {
 	for _, most := range []int{1, 2, 7, 99, 100, 101, 199, 200, 201, 500} {
 		var got []string
 		for after := ""; ; {
-			names, more, err := d.namesAfter(t.Context(), after, most, func(name string, _ os.FileMode) (string, bool) { return name, true })
+			names, more, err := d.namesAfter(t.Context(), after, most, func(name string, _ os.FileMode) (dirEntryName, bool) {
+				return dirEntryName{key: name, name: name}, true
+			})
 			if err != nil {
 				t.Fatal(err)
 			}

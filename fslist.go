@@ -85,8 +85,8 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 		}
 		cursor.After = given.After
 	}
-	names, more, err := dir.namesAfter(ctx, string(cursor.After), limit, func(name string, _ fs.FileMode) (string, bool) {
-		return name, !hasSecretName(name)
+	names, more, err := dir.namesAfter(ctx, string(cursor.After), limit, func(name string, typ fs.FileMode) (dirEntryName, bool) {
+		return dirEntryName{key: name, name: name, typ: typ}, !hasSecretName(name)
 	})
 	if err != nil {
 		return nil, f.walkError(ctx, err, at.abs)
