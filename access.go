@@ -16,6 +16,10 @@ import (
 // maxLinkHops bounds the symbolic links followed in one path, as Linux does.
 const maxLinkHops = 40
 
+// maxPathDepth bounds the names in one path. Each is looked up from its root
+// on, so the work grows with the square; real trees stay under 50.
+const maxPathDepth = 256
+
 // secretPrefix begins the names of the daemon's own files: credentials and
 // configuration. No method reads, lists or writes them by a caller's path.
 const secretPrefix = ".git-daemon."
@@ -170,40 +174,95 @@ func (a *access) resolvePath(path string) (place, error) {
 	return a.follow(filepath.Clean(path))
 }
 
-// follow walks the components of an absolute, clean path inside its root and
-// starts again at the target of each link it meets.
+// follow walks the components of an absolute, clean path from its root on, as
+// the kernel does: a link's target takes the place of its name, and ".." in it
+// leaves the directory that was really reached.
 func (a *access) follow(path string) (place, error) {
-next:
-	for range maxLinkHops {
-		r, rel := a.find(path)
-		if r == nil || hasSecretName(rel) {
+	hops := 0
+	r, rest := a.enter(path)
+	if r == nil {
+		return place{}, denied()
+	}
+	for at := "."; ; {
+		if len(rest) > maxPathDepth {
+			return place{}, invalidParam("path", "is more than %d levels deep", maxPathDepth)
+		}
+		if len(rest) == 0 {
+			return place{root: r, rel: at, abs: filepath.Join(r.real, at)}, nil
+		}
+		name := rest[0]
+		rest = rest[1:]
+		switch {
+		case name == "" || name == ".":
+			continue
+		case name == ".." && at != ".":
+			at = filepath.Dir(at)
+			continue
+		case name == "..":
+			// Out of this root, perhaps into another: nothing out there is looked at.
+			r, rest = a.enter(filepath.Join(append([]string{r.real, ".."}, rest...)...))
+			if r == nil {
+				return place{}, denied()
+			}
+			continue
+		case hasSecretName(name):
 			return place{}, denied()
 		}
-		parts := strings.Split(rel, string(filepath.Separator))
-		for i := range parts {
-			head := filepath.Join(parts[:i+1]...)
-			info, err := r.dir.Lstat(head)
-			switch {
-			case errors.Is(err, fs.ErrNotExist):
-				return place{root: r, rel: rel, abs: filepath.Join(r.real, rel)}, nil
-			case err != nil:
-				return place{}, a.wireError(err, path)
-			case info.Mode()&fs.ModeSymlink == 0:
-				continue
-			}
-			target, err := r.dir.Readlink(head)
-			if err != nil {
-				return place{}, a.wireError(err, path)
-			}
-			if !filepath.IsAbs(target) {
-				target = filepath.Join(r.real, filepath.Dir(head), target)
-			}
-			path = filepath.Join(append([]string{target}, parts[i+1:]...)...)
-			continue next
+		next := filepath.Join(at, name)
+		info, err := r.dir.Lstat(next)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return a.missing(r, next, rest)
+		case err != nil:
+			return place{}, a.wireError(err, filepath.Join(r.real, next))
+		case info.Mode()&fs.ModeSymlink == 0:
+			at = next
+			continue
 		}
-		return place{root: r, rel: rel, abs: filepath.Join(r.real, rel)}, nil
+		if hops++; hops > maxLinkHops {
+			return place{}, tooManyLinks()
+		}
+		target, err := r.dir.Readlink(next)
+		if err != nil {
+			return place{}, a.wireError(err, filepath.Join(r.real, next))
+		}
+		if !filepath.IsAbs(target) {
+			rest = append(strings.Split(filepath.ToSlash(target), "/"), rest...)
+			continue
+		}
+		// An absolute target starts anew: it may name a root by a link of its own.
+		// What follows it is cleaned as text.
+		r, rest = a.enter(filepath.Join(append([]string{target}, rest...)...))
+		if r == nil {
+			return place{}, denied()
+		}
+		at = "."
 	}
-	return place{}, invalidParam("path", "has more than %d symbolic links, or a loop of them", maxLinkHops)
+}
+
+// enter finds the root of an absolute, clean path and the names below it; nil
+// when there is none.
+func (a *access) enter(path string) (*root, []string) {
+	r, rel := a.find(path)
+	if r == nil {
+		return nil, nil
+	}
+	return r, strings.Split(rel, string(filepath.Separator))
+}
+
+// missing is the place of a name that is not there. What would follow it stays
+// part of the place as long as it leads further down.
+func (a *access) missing(r *root, at string, rest []string) (place, error) {
+	for _, name := range rest {
+		if name == ".." {
+			break
+		}
+		if hasSecretName(name) {
+			return place{}, denied()
+		}
+		at = filepath.Join(at, name)
+	}
+	return place{root: r, rel: at, abs: filepath.Join(r.real, at)}, nil
 }
 
 // find is the innermost allowed directory that holds path, and the rest of the
@@ -298,11 +357,15 @@ func (a *access) wireError(err error, path string) error {
 	case isNameTooLong(err):
 		return invalidParam("path", "a name in it is too long")
 	case isLinkLoop(err):
-		return invalidParam("path", "has more than %d symbolic links, or a loop of them", maxLinkHops)
+		return tooManyLinks()
 	case isNoDevice(err):
 		return invalidParam("path", "is neither a regular file nor a directory")
 	}
 	return fmt.Errorf("reading %s: %w", path, err)
+}
+
+func tooManyLinks() *rpcError {
+	return invalidParam("path", "has more than %d symbolic links, or a loop of them", maxLinkHops)
 }
 
 // isEscape tells of os.Root's refusal, whose error is not exported.

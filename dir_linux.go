@@ -1,0 +1,76 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io/fs"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// direntBufferSize is read at a time: few system calls for a large directory
+// (getdents64(2)), little memory for a deep walk.
+const direntBufferSize = 32 << 10
+
+// read calls each for every entry from the start of the directory on, in no
+// order, but for "." and "..". It stops at each's error and returns it.
+func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
+	fd := int(d.f.Fd())
+	if _, err := unix.Seek(fd, 0, 0); err != nil {
+		return &fs.PathError{Op: "seek", Path: d.f.Name(), Err: err}
+	}
+	buf := make([]byte, direntBufferSize)
+	for {
+		n, err := retryEINTR(func() (int, error) { return unix.Getdents(fd, buf) })
+		if err != nil {
+			return &fs.PathError{Op: "readdir", Path: d.f.Name(), Err: err}
+		}
+		if n <= 0 {
+			return nil
+		}
+		for rest := buf[:n]; len(rest) > 0; {
+			const header = int(unsafe.Offsetof(unix.Dirent{}.Name))
+			if len(rest) < header {
+				return fmt.Errorf("reading directory %s: short entry", d.f.Name())
+			}
+			size := int(binary.NativeEndian.Uint16(rest[unsafe.Offsetof(unix.Dirent{}.Reclen):]))
+			if size < header || size > len(rest) {
+				return fmt.Errorf("reading directory %s: entry of %d bytes", d.f.Name(), size)
+			}
+			name, typ := string(rest[header:size]), rest[unsafe.Offsetof(unix.Dirent{}.Type)]
+			rest = rest[size:]
+			if i := strings.IndexByte(name, 0); i >= 0 {
+				name = name[:i]
+			}
+			if name == "." || name == ".." || name == "" {
+				continue
+			}
+			if err := each(name, direntType(typ)); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// direntType is Go's form of d_type.
+func direntType(typ byte) fs.FileMode {
+	switch typ {
+	case unix.DT_REG:
+		return 0
+	case unix.DT_DIR:
+		return fs.ModeDir
+	case unix.DT_LNK:
+		return fs.ModeSymlink
+	case unix.DT_FIFO:
+		return fs.ModeNamedPipe
+	case unix.DT_SOCK:
+		return fs.ModeSocket
+	case unix.DT_CHR:
+		return fs.ModeDevice | fs.ModeCharDevice
+	case unix.DT_BLK:
+		return fs.ModeDevice
+	}
+	return typeUnknown // some file systems do not tell
+}

@@ -1,0 +1,152 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// dirHandle is an open directory. Names are looked up from its descriptor and
+// links are never followed, so nobody can lead a walk elsewhere by swapping a
+// directory for a link.
+type dirHandle struct{ f *os.File }
+
+// openDir opens the directory at p.
+func (a *access) openDir(p place) (*dirHandle, error) {
+	f, info, err := a.openFile(p)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		_ = f.Close() // nothing was written
+		return nil, invalidParam("path", "is not a directory")
+	}
+	return &dirHandle{f: f}, nil
+}
+
+func (d *dirHandle) close() { _ = d.f.Close() } // nothing was written
+
+// openDir opens the directory called name in d, never through a link.
+func (d *dirHandle) openDir(name string) (*dirHandle, error) {
+	fd, err := retryEINTR(func() (int, error) {
+		return unix.Openat(int(d.f.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return &dirHandle{f: os.NewFile(uintptr(fd), name)}, nil
+}
+
+// openFile opens the regular file called name in d, never through a link.
+func (d *dirHandle) openFile(name string) (*os.File, error) {
+	fd, err := retryEINTR(func() (int, error) {
+		return unix.Openat(int(d.f.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|openNonblock, 0)
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		_ = f.Close() // nothing was written
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.ErrUnsupported}
+	}
+	return f, nil
+}
+
+// info describes the directory itself.
+func (d *dirHandle) info() (entryInfo, error) {
+	var st unix.Stat_t
+	if _, err := retryEINTR(func() (int, error) { return 0, unix.Fstat(int(d.f.Fd()), &st) }); err != nil {
+		return entryInfo{}, &fs.PathError{Op: "stat", Path: d.f.Name(), Err: err}
+	}
+	return describe(&st), nil
+}
+
+// lstat describes the entry called name.
+func (d *dirHandle) lstat(name string) (entryInfo, error) {
+	var st unix.Stat_t
+	_, err := retryEINTR(func() (int, error) {
+		return 0, unix.Fstatat(int(d.f.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	})
+	if err != nil {
+		return entryInfo{}, &fs.PathError{Op: "stat", Path: name, Err: err}
+	}
+	return describe(&st), nil
+}
+
+// readlink returns the text of the link called name.
+func (d *dirHandle) readlink(name string) (string, error) {
+	buf := make([]byte, 4096) // PATH_MAX, the longest a link can be on Linux
+	n, err := retryEINTR(func() (int, error) { return unix.Readlinkat(int(d.f.Fd()), name, buf) })
+	if err != nil {
+		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
+	}
+	return string(buf[:n]), nil
+}
+
+// retryEINTR calls f again while a signal interrupts it, as some network file
+// systems let happen.
+func retryEINTR(f func() (int, error)) (int, error) {
+	for {
+		n, err := f()
+		if err != syscall.EINTR {
+			return n, err
+		}
+	}
+}
+
+func describe(st *unix.Stat_t) entryInfo {
+	return entryInfo{
+		mode:  goMode(uint32(st.Mode)),
+		size:  st.Size,
+		mtime: time.Unix(st.Mtim.Unix()),
+		id:    fileID{dev: uint64(st.Dev), ino: st.Ino},
+	}
+}
+
+// goMode is Go's form of st_mode.
+func goMode(mode uint32) fs.FileMode {
+	m := fs.FileMode(mode & 0o777)
+	switch mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
+		m |= fs.ModeDir
+	case unix.S_IFLNK:
+		m |= fs.ModeSymlink
+	case unix.S_IFIFO:
+		m |= fs.ModeNamedPipe
+	case unix.S_IFSOCK:
+		m |= fs.ModeSocket
+	case unix.S_IFCHR:
+		m |= fs.ModeDevice | fs.ModeCharDevice
+	case unix.S_IFBLK:
+		m |= fs.ModeDevice
+	default:
+		m |= fs.ModeIrregular
+	}
+	if mode&unix.S_ISUID != 0 {
+		m |= fs.ModeSetuid
+	}
+	if mode&unix.S_ISGID != 0 {
+		m |= fs.ModeSetgid
+	}
+	if mode&unix.S_ISVTX != 0 {
+		m |= fs.ModeSticky
+	}
+	return m
+}
+
+// identify is the identity of the file at path, zero when there is none.
+func identify(path string) fileID {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return fileID{}
+	}
+	return describe(&st).id
+}

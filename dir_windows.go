@@ -1,0 +1,104 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+)
+
+// direntBatch is the number of names read at a time.
+const direntBatch = 512
+
+// dirHandle is an open directory. Names are looked up from its handle; links
+// are not followed: lstat tells them, and os.Root refuses those that lead out.
+type dirHandle struct{ root *os.Root }
+
+// openDir opens the directory at p.
+func (a *access) openDir(p place) (*dirHandle, error) {
+	f, info, err := a.openFile(p)
+	if err != nil {
+		return nil, err
+	}
+	_ = f.Close() // nothing was written
+	if !info.IsDir() {
+		return nil, invalidParam("path", "is not a directory")
+	}
+	root, err := p.root.dir.OpenRoot(p.rel)
+	if err != nil {
+		return nil, a.wireError(err, p.abs)
+	}
+	return &dirHandle{root: root}, nil
+}
+
+func (d *dirHandle) close() { _ = d.root.Close() } // nothing was written
+
+// openDir opens the directory called name in d.
+func (d *dirHandle) openDir(name string) (*dirHandle, error) {
+	info, err := d.root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.ErrUnsupported}
+	}
+	root, err := d.root.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	return &dirHandle{root: root}, nil
+}
+
+// openFile opens the regular file called name in d.
+func (d *dirHandle) openFile(name string) (*os.File, error) {
+	info, err := d.root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.ErrUnsupported}
+	}
+	return d.root.Open(name)
+}
+
+// info describes the directory itself.
+func (d *dirHandle) info() (entryInfo, error) { return d.lstat(".") }
+
+// lstat describes the entry called name.
+func (d *dirHandle) lstat(name string) (entryInfo, error) {
+	info, err := d.root.Lstat(name)
+	if err != nil {
+		return entryInfo{}, err
+	}
+	return entryInfo{mode: info.Mode(), size: info.Size(), mtime: info.ModTime()}, nil
+}
+
+// readlink returns the text of the link called name.
+func (d *dirHandle) readlink(name string) (string, error) { return d.root.Readlink(name) }
+
+// read calls each for every entry from the start of the directory on, in no
+// order. It stops at each's error and returns it.
+func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
+	f, err := d.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer f.Close() // nothing is written
+	for {
+		names, err := f.Readdirnames(direntBatch)
+		for _, name := range names {
+			if err := each(name, typeUnknown); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF), err == nil && len(names) == 0:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// identify has no cheap answer here; openFile compares the files themselves.
+func identify(string) fileID { return fileID{} }

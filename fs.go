@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"time"
+)
+
+const (
+	// maxStatPaths bounds the paths of one fs/stat.
+	maxStatPaths = 1000
+	// maxPageBytes ends a page of a listing before its JSON could outgrow a
+	// message of 16 MiB, whatever the names are: the cursor goes on from there.
+	maxPageBytes = 8 << 20
+	// maxPageEntries is the most that limit may ask of a listing.
+	maxPageEntries = 10_000
+)
+
+// files answers fs/*: what lies in the allowed directories. It changes nothing.
+type files struct {
+	access *access
+	git    *gitRunner
+	log    *slog.Logger
+}
+
+func newFiles(access *access, git *gitRunner, log *slog.Logger) *files {
+	return &files{access: access, git: git, log: log}
+}
+
+// methods is the table of fs/*.
+func (f *files) methods() []*method {
+	return []*method{
+		newMethod("fs/repoScan", "Find git repositories.", f.repoScan),
+		newMethod("fs/listDir", "List a directory, page by page.", f.listDir),
+		newMethod("fs/stat", "Describe files, following links.", f.stat),
+		newMethod("fs/readFile", "Read a file or a part of it.", f.readFile),
+	}
+}
+
+type statParams struct {
+	pathParam
+	Paths []string `json:"paths,omitempty"` // in place of path: at most 1,000
+}
+
+type statResult struct {
+	Entries []statEntry `json:"entries"` // in the order asked
+}
+
+// statEntry describes one path. Only path and exists are there for what does
+// not exist.
+type statEntry struct {
+	Path       string `json:"path"` // absolute, links resolved
+	PathBase64 string `json:"path_base64,omitempty"`
+	Exists     bool   `json:"exists"`
+	Type       string `json:"type,omitempty"` // file, dir or other
+	Size       *int64 `json:"size,omitempty"`
+	Mode       string `json:"mode,omitempty"`  // such as 0644
+	Mtime      string `json:"mtime,omitempty"` // RFC 3339, UTC
+}
+
+// fs/stat
+func (f *files) stat(ctx context.Context, p statParams) (*statResult, error) {
+	single := p.Path != "" || p.PathBase64 != ""
+	switch {
+	case single && p.Paths != nil:
+		return nil, invalidParam("paths", "give path or paths, not both")
+	case len(p.Paths) > maxStatPaths:
+		return nil, invalidParam("paths", "has %d paths, at most %d are allowed", len(p.Paths), maxStatPaths)
+	case p.Paths == nil:
+		entry, err := f.statOne(p.pathParam, "path")
+		if err != nil {
+			return nil, err
+		}
+		return &statResult{Entries: []statEntry{entry}}, nil
+	}
+	result := &statResult{Entries: []statEntry{}}
+	for i, path := range p.Paths {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		entry, err := f.statOne(pathParam{Path: path}, fmt.Sprintf("paths[%d]", i))
+		if err != nil {
+			return nil, err
+		}
+		result.Entries = append(result.Entries, entry)
+	}
+	return result, nil
+}
+
+func (f *files) statOne(p pathParam, name string) (statEntry, error) {
+	path, err := p.text(name)
+	if err != nil {
+		return statEntry{}, err
+	}
+	at, err := f.access.resolvePath(path)
+	if isMissing(err) {
+		// A file where the path needs a directory: there is nothing to resolve.
+		return statEntry{Path: showName(path), PathBase64: nameBase64(path)}, nil
+	}
+	if err != nil {
+		return statEntry{}, err
+	}
+	entry := statEntry{Path: showName(at.abs), PathBase64: nameBase64(at.abs)}
+	info, err := f.access.stat(at)
+	if isMissing(err) {
+		return entry, nil
+	}
+	if err != nil {
+		return statEntry{}, err
+	}
+	entry.Exists, entry.Type, entry.Size = true, fileType(info.Mode()), new(info.Size())
+	entry.Mode, entry.Mtime = octalMode(info.Mode()), wireTime(info.ModTime())
+	return entry, nil
+}
+
+// isMissing tells the answer for an allowed path that is not there.
+func isMissing(err error) bool {
+	e, ok := errors.AsType[*rpcError](err)
+	return ok && e.name() == codeSourceNotFound
+}
+
+// fileType is the wire's word for a kind of file.
+func fileType(mode fs.FileMode) string {
+	switch {
+	case mode.IsRegular():
+		return "file"
+	case mode.IsDir():
+		return "dir"
+	case mode&fs.ModeSymlink != 0:
+		return "symlink"
+	}
+	return "other"
+}
+
+// octalMode is the permission bits as four octal digits, as chmod(1) takes
+// them.
+func octalMode(mode fs.FileMode) string {
+	bits := uint32(mode.Perm())
+	if mode&fs.ModeSetuid != 0 {
+		bits |= 0o4000
+	}
+	if mode&fs.ModeSetgid != 0 {
+		bits |= 0o2000
+	}
+	if mode&fs.ModeSticky != 0 {
+		bits |= 0o1000
+	}
+	return fmt.Sprintf("%04o", bits)
+}
+
+// wireTime is t in RFC 3339, UTC, as exact as it is known. A time.Time in a
+// result would fail for a year over 9999, which a file can have.
+func wireTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+// jsonSize is what s takes at most as a JSON string: an encoder may write six
+// bytes for a control character, for <, > and & and for U+2028 and U+2029.
+func jsonSize(s string) int {
+	size := len(s) + 2
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c < 0x20, c == '<', c == '>', c == '&', c == 0x7f:
+			size += 5
+		case c == '"', c == '\\':
+			size++
+		case c == 0xe2:
+			size += 3 // may begin U+2028
+		}
+	}
+	return size
+}

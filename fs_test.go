@@ -1,0 +1,425 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+// fsOn is the file methods over the given allowed directories.
+func fsOn(t testing.TB, allowed ...string) *files {
+	t.Helper()
+	a, err := openAccess(allowed, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.close)
+	return newFiles(a, newGitRunner(os.Getenv, ""), slog.New(slog.DiscardHandler))
+}
+
+// fsWrite makes files, name by name; a name that ends in a slash is a
+// directory.
+func fsWrite(t testing.TB, dir string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		path := filepath.Join(dir, name)
+		if strings.HasSuffix(name, "/") {
+			if err := os.MkdirAll(path, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// fsCode is how an error reaches the caller: data.code, or the parameter that
+// -32602 names.
+func fsCode(err error) string {
+	if err == nil {
+		return ""
+	}
+	e := asRPCError(err)
+	if e.Code == codeInvalidParams {
+		return fmt.Sprint("param ", e.Data["param"])
+	}
+	if e.name() == "" {
+		return err.Error()
+	}
+	return string(e.name())
+}
+
+// fsReal is a temporary directory by its real path.
+func fsReal(t testing.TB) string {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func pathOf(path string) pathParam { return pathParam{Path: path} }
+
+func TestStat(t *testing.T) {
+	dir := fsReal(t)
+	fsWrite(t, dir, map[string]string{"a.txt": "hello", "sub/": "", ".git-daemon.config": "s"})
+	for _, link := range [][2]string{{"a.txt", "link"}, {"/etc", "out"}, {"gone", "dangling"}, {"/nowhere/x", "out-dangling"}} {
+		if err := os.Symlink(link[0], filepath.Join(dir, link[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	when := time.Date(2001, 2, 3, 4, 5, 6, 789, time.UTC)
+	if err := errors.Join(os.Chtimes(filepath.Join(dir, "a.txt"), when, when), os.Chmod(filepath.Join(dir, "a.txt"), 0o640),
+		os.Chmod(filepath.Join(dir, "sub"), 0o755|os.ModeSetgid|os.ModeSticky)); err != nil {
+		t.Fatal(err)
+	}
+	f := fsOn(t, dir)
+
+	got, err := f.stat(t.Context(), statParams{Paths: []string{dir + "/a.txt", dir + "/link", dir + "/sub", dir + "/none", dir + "/a.txt/x", dir + "/dangling"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := statEntry{Path: dir + "/a.txt", Exists: true, Type: "file", Size: new(int64(5)), Mode: "0640", Mtime: "2001-02-03T04:05:06.000000789Z"}
+	want := []statEntry{file, file, {}, {Path: dir + "/none"}, {Path: dir + "/a.txt/x"}, {Path: dir + "/gone"}}
+	for i, e := range got.Entries {
+		if i == 2 {
+			if e.Type != "dir" || e.Mode != "3755" {
+				t.Errorf("a directory: %+v", e)
+			}
+			continue
+		}
+		g, _ := json.Marshal(e)
+		w, _ := json.Marshal(want[i])
+		if !bytes.Equal(g, w) {
+			t.Errorf("entry %d:\n got %s\nwant %s", i, g, w)
+		}
+	}
+
+	for _, test := range []struct {
+		name string
+		p    statParams
+		want string
+	}{
+		{"outside", statParams{pathParam: pathOf("/etc/passwd")}, "SOURCE_ACCESS_DENIED"},
+		{"outside and missing", statParams{pathParam: pathOf("/nowhere/at/all")}, "SOURCE_ACCESS_DENIED"},
+		{"link out", statParams{pathParam: pathOf(dir + "/out/passwd")}, "SOURCE_ACCESS_DENIED"},
+		{"link out to nothing", statParams{pathParam: pathOf(dir + "/out-dangling")}, "SOURCE_ACCESS_DENIED"},
+		{"one denied of two", statParams{Paths: []string{dir + "/a.txt", "/etc"}}, "SOURCE_ACCESS_DENIED"},
+		{"own file", statParams{pathParam: pathOf(dir + "/.git-daemon.config")}, "SOURCE_ACCESS_DENIED"},
+		{"own file that is missing", statParams{pathParam: pathOf(dir + "/sub/.Git-Daemon.x/y")}, "SOURCE_ACCESS_DENIED"},
+		{"empty", statParams{}, "param path"},
+		{"NUL", statParams{Paths: []string{dir + "/a\x00"}}, "param paths[0]"},
+		{"both", statParams{pathParam: pathOf(dir), Paths: []string{dir}}, "param paths"},
+		{"too many", statParams{Paths: make([]string, maxStatPaths+1)}, "param paths"},
+		{"relative without a work dir", statParams{pathParam: pathOf("a.txt")}, "NOT_CONFIGURED"},
+		{"too deep", statParams{pathParam: pathOf(dir + strings.Repeat("/d", 3000))}, "param path"},
+		{"long name", statParams{pathParam: pathOf(dir + "/" + strings.Repeat("n", 300))}, "param path"},
+		{"bad base64", statParams{pathParam: pathParam{PathBase64: "%%"}}, "param path_base64"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := f.stat(t.Context(), test.p)
+			if got := fsCode(err); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestListDir(t *testing.T) {
+	dir := fsReal(t)
+	fsWrite(t, dir, map[string]string{"b": "22", "a": "1", "B": "", "c/": "", ".git-daemon.credentials": "s", "c.d": ""})
+	for _, link := range [][2]string{{"a", "to-a"}, {"/etc", "to-etc"}, {"gone", "to-gone"}, {dir + "/c", "to-c"}, {".git-daemon.credentials", "to-secret"}} {
+		if err := os.Symlink(link[0], filepath.Join(dir, link[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Link(filepath.Join(dir, ".git-daemon.credentials"), filepath.Join(dir, "hard")); err != nil {
+		t.Fatal(err)
+	}
+	f := fsOn(t, dir)
+	f.access.keepSecret(filepath.Join(dir, ".git-daemon.credentials"))
+	want := "B:file: a:file: b:file: c:dir: c.d:file: to-a:symlink:a to-c:symlink:" + dir + "/c to-etc:symlink: to-gone:symlink:gone to-secret:symlink:"
+	for limit := 1; limit < 12; limit++ {
+		var got []string
+		p := listDirParams{pathParam: pathOf(dir), Limit: &limit}
+		for {
+			page, err := f.listDir(t.Context(), p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(page.Entries) > limit {
+				t.Fatalf("a page of %d, limit %d", len(page.Entries), limit)
+			}
+			for _, e := range page.Entries {
+				got = append(got, e.Name+":"+e.Type+":"+e.Target)
+			}
+			if page.NextCursor == nil {
+				break
+			}
+			p.Cursor = *page.NextCursor
+		}
+		if got := strings.Join(got, " "); got != want {
+			t.Errorf("limit %d:\n got %s\nwant %s", limit, got, want)
+		}
+	}
+}
+
+func TestListDirStaleCursor(t *testing.T) {
+	dir := fsReal(t)
+	fsWrite(t, dir, map[string]string{"d/a": "", "d/b": "", "d/c": "", "e/a": "", "e/b": ""})
+	f := fsOn(t, dir)
+	first := func(name string) string {
+		page, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(filepath.Join(dir, name)), Limit: new(1)})
+		if err != nil || page.NextCursor == nil {
+			t.Fatal(page, err)
+		}
+		return *page.NextCursor
+	}
+	next := func(name, cursor string) string {
+		_, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(filepath.Join(dir, name)), Cursor: cursor})
+		return fsCode(err)
+	}
+	cursor := first("d")
+	if got := next("d", cursor); got != "" {
+		t.Errorf("unchanged: %s", got)
+	}
+	if got := next("e", cursor); got != "CONFLICT" {
+		t.Errorf("another directory: %q", got)
+	}
+	old := time.Now().Add(-time.Hour)
+	if err := errors.Join(os.WriteFile(dir+"/d/bb", nil, 0o644), os.Chtimes(dir+"/d", old, old)); err != nil {
+		t.Fatal(err)
+	}
+	if got := next("d", cursor); got != "CONFLICT" {
+		t.Errorf("changed: %q", got)
+	}
+	for _, garbage := range []string{"x", "%", "e30", encodeCursor(7), encodeCursor(listCursor{Method: "fs/glob"}), strings.Repeat("A", maxCursorLength+1)} {
+		if got := next("d", garbage); got != "param cursor" {
+			t.Errorf("cursor %.20q: %q", garbage, got)
+		}
+	}
+}
+
+// Names that are not UTF-8 come twice, and lead back to the file.
+func TestListDirNotUTF8(t *testing.T) {
+	dir := fsReal(t)
+	name := "caf\xe9"
+	if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o644); err != nil {
+		t.Skip("this file system takes no such name: ", err)
+	}
+	f := fsOn(t, dir)
+	page, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(dir)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := page.Entries[0]
+	if e.Name != "caf\uFFFD" || e.NameBase64 != base64.StdEncoding.EncodeToString([]byte(name)) {
+		t.Errorf("got %+v", e)
+	}
+	read, err := f.readFile(t.Context(), readFileParams{pathParam: pathParam{PathBase64: base64.StdEncoding.EncodeToString([]byte(filepath.Join(dir, name)))}})
+	if err != nil || read.Content != "x" || read.PathBase64 == "" {
+		t.Errorf("got %+v, %v", read, err)
+	}
+}
+
+func TestReadFile(t *testing.T) {
+	dir := fsReal(t)
+	fsWrite(t, dir, map[string]string{"text": "grüße", "nul": "a\x00b", "latin": "gr\xfc", "cut": "ab\xe2\x82", "empty": "", "sub/": ""})
+	f := fsOn(t, dir)
+	for _, test := range []struct {
+		name, file     string
+		offset, length int64
+		content        string
+		encoding       string
+		used           int
+		eof            bool
+	}{
+		{"whole", "text", 0, 100, "grüße", "utf-8", 7, true},
+		{"exact", "text", 0, 7, "grüße", "utf-8", 7, true},
+		{"cut in ü", "text", 0, 3, "gr", "utf-8", 2, false},
+		{"after it", "text", 2, 3, "ü", "utf-8", 2, false},
+		{"from within", "text", 3, 2, "vMM=", "base64", 2, false},
+		{"half a character", "text", 2, 1, "ww==", "base64", 1, false},
+		{"at the end", "text", 7, 5, "", "utf-8", 0, true},
+		{"beyond", "text", 700, 5, "", "utf-8", 0, true},
+		{"far beyond", "text", maxReadOffset, 5, "", "utf-8", 0, true},
+		{"NUL", "nul", 0, 5, "YQBi", "base64", 3, true},
+		{"not UTF-8", "latin", 0, 5, "Z3L8", "base64", 3, true},
+		{"ends in half a character", "cut", 0, 5, "YWLigg==", "base64", 4, true},
+		{"empty", "empty", 0, 5, "", "utf-8", 0, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(filepath.Join(dir, test.file)), Offset: &test.offset, Length: new(int(test.length))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, _ := os.Stat(filepath.Join(dir, test.file))
+			if got.Content != test.content || got.Encoding != test.encoding || got.Length != test.used || got.EOF != test.eof || got.Size != info.Size() || got.Offset != test.offset {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+	for _, test := range []struct {
+		name string
+		p    readFileParams
+		want string
+	}{
+		{"directory", readFileParams{pathParam: pathOf(dir + "/sub")}, "param path"},
+		{"missing", readFileParams{pathParam: pathOf(dir + "/none")}, "SOURCE_NOT_FOUND"},
+		{"below a file", readFileParams{pathParam: pathOf(dir + "/text/x")}, "SOURCE_NOT_FOUND"},
+		{"outside", readFileParams{pathParam: pathOf("/etc/passwd")}, "SOURCE_ACCESS_DENIED"},
+		{"offset", readFileParams{pathParam: pathOf(dir + "/text"), Offset: new(int64(-1))}, "param offset"},
+		{"no length", readFileParams{pathParam: pathOf(dir + "/text"), Length: new(0)}, "param length"},
+		{"too long", readFileParams{pathParam: pathOf(dir + "/text"), Length: new(maxReadLength + 1)}, "param length"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := f.readFile(t.Context(), test.p)
+			if got := fsCode(err); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// Whatever the page length, pages put together are the file, and text stays text.
+func TestReadFilePages(t *testing.T) {
+	dir := fsReal(t)
+	rng := rand.New(rand.NewPCG(1, 2))
+	var text strings.Builder
+	for text.Len() < 300 {
+		text.WriteRune([]rune("aü€😀\n\"<")[rng.IntN(7)])
+	}
+	fsWrite(t, dir, map[string]string{"f": text.String()})
+	f := fsOn(t, dir)
+	for length := 1; length < 40; length++ {
+		var got []byte
+		for offset := int64(0); ; {
+			page, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(dir + "/f"), Offset: &offset, Length: &length})
+			if err != nil {
+				t.Fatal(err)
+			}
+			part := []byte(page.Content)
+			if page.Encoding == "base64" {
+				part, _ = base64.StdEncoding.DecodeString(page.Content)
+				if length >= utf8.UTFMax {
+					t.Fatalf("length %d: a page of text in base64", length)
+				}
+			}
+			if len(part) != page.Length || !page.EOF && page.Length == 0 {
+				t.Fatalf("length %d: %+v", length, page)
+			}
+			got = append(got, part...)
+			if offset += int64(page.Length); page.EOF {
+				break
+			}
+		}
+		if string(got) != text.String() {
+			t.Errorf("length %d: the pages are not the file", length)
+		}
+	}
+}
+
+// The escaped form of any part fits a message of 16 MiB.
+func TestReadFileEscaping(t *testing.T) {
+	dir := fsReal(t)
+	fsWrite(t, dir, map[string]string{"controls": strings.Repeat("\x01", maxReadLength), "ff": strings.Repeat("\xff", maxReadLength), "sep": strings.Repeat("\u2028", maxReadLength/3)})
+	f := fsOn(t, dir)
+	for _, name := range []string{"controls", "ff", "sep"} {
+		page, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(filepath.Join(dir, name)), Length: new(maxReadLength)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, _ := json.Marshal(page)
+		if len(data) > 15<<20 || page.Length < 1<<20 {
+			t.Errorf("%s: %d bytes of JSON for %d", name, len(data), page.Length)
+		}
+	}
+}
+
+func TestReadFileSparse(t *testing.T) {
+	dir := fsReal(t)
+	file, err := os.Create(filepath.Join(dir, "sparse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := file.Truncate(1 << 40); err != nil {
+		t.Skip("no file of 1 TiB here: ", err)
+	}
+	page, err := fsOn(t, dir).readFile(t.Context(), readFileParams{pathParam: pathOf(file.Name()), Offset: new(int64(1 << 39)), Length: new(10)})
+	if err != nil || page.Length != 10 || page.Size != 1<<40 || page.EOF || page.Encoding != "base64" {
+		t.Errorf("got %+v, %v", page, err)
+	}
+}
+
+func TestReadFileCancelled(t *testing.T) {
+	dir := fsReal(t)
+	fsWrite(t, dir, map[string]string{"f": strings.Repeat("x", 1<<20)})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := fsOn(t, dir).readFile(ctx, readFileParams{pathParam: pathOf(dir + "/f")})
+	if got := fsCode(err); got != "REQUEST_CANCELLED" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// namesAfter gives the same names as sorting all of them would.
+func TestNamesAfter(t *testing.T) {
+	dir := fsReal(t)
+	var all []string
+	for i := range 200 {
+		name := fmt.Sprintf("n%03d", (i*37)%200)
+		fsWrite(t, dir, map[string]string{name: ""})
+		all = append(all, name)
+	}
+	slices.Sort(all)
+	f := fsOn(t, dir)
+	at, err := f.access.resolvePath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := f.access.openDir(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	for _, most := range []int{1, 2, 7, 99, 100, 101, 199, 200, 201, 500} {
+		var got []string
+		for after := ""; ; {
+			names, more, err := d.namesAfter(t.Context(), after, most, func(name string, _ os.FileMode) (dirEntryName, bool) {
+				return dirEntryName{key: name, name: name}, true
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range names {
+				got = append(got, n.name)
+				after = n.key
+			}
+			if !more {
+				break
+			}
+		}
+		if !slices.Equal(got, all) {
+			t.Errorf("most %d: %v", most, got)
+		}
+	}
+}

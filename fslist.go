@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"slices"
+)
+
+// defaultListLimit is what fs/listDir returns where limit is absent.
+const defaultListLimit = 1000
+
+type listDirParams struct {
+	pathParam
+	Limit  *int   `json:"limit,omitempty"` // 1 to 10,000; 1,000 when absent
+	Cursor string `json:"cursor,omitempty"`
+}
+
+type listDirResult struct {
+	Path       string     `json:"path"` // absolute, links resolved
+	PathBase64 string     `json:"path_base64,omitempty"`
+	Entries    []dirEntry `json:"entries"` // by the bytes of their names
+	NextCursor *string    `json:"next_cursor"`
+}
+
+// dirEntry describes a directory's entry, a link itself and not what it points
+// to.
+type dirEntry struct {
+	Name         string `json:"name"`
+	NameBase64   string `json:"name_base64,omitempty"`
+	Type         string `json:"type"` // file, dir, symlink or other
+	Size         int64  `json:"size"`
+	Mode         string `json:"mode"`
+	Mtime        string `json:"mtime"`
+	Target       string `json:"target,omitempty"` // of a link that stays inside the allowed directories
+	TargetBase64 string `json:"target_base64,omitempty"`
+}
+
+// jsonSize is what the entry takes at most in a result.
+func (e *dirEntry) jsonSize() int {
+	const rest = 160 // keys, punctuation, figures and the time
+	return rest + jsonSize(e.Name) + len(e.NameBase64) + jsonSize(e.Target) + len(e.TargetBase64)
+}
+
+// listCursor is where a listing of a directory goes on, and the directory as
+// it was.
+type listCursor struct {
+	Method string `json:"m"`
+	Dir    string `json:"d"`
+	After  []byte `json:"a"` // the last name
+}
+
+// fs/listDir
+func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, error) {
+	limit, err := limitParam("limit", p.Limit, defaultListLimit, maxPageEntries)
+	if err != nil {
+		return nil, err
+	}
+	at, err := f.access.resolve(p.pathParam)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := f.access.openDir(at)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.close()
+	// Taken before the names are read: a change meanwhile makes the cursor stale.
+	self, err := dir.info()
+	if err != nil {
+		return nil, f.access.wireError(err, at.abs)
+	}
+	cursor := listCursor{Method: "fs/listDir", Dir: directoryState(at.abs, self)}
+	if p.Cursor != "" {
+		given := listCursor{}
+		if err := decodeCursor(p.Cursor, &given); err != nil {
+			return nil, err
+		}
+		switch {
+		case given.Method != cursor.Method || len(given.After) == 0:
+			return nil, invalidParam("cursor", "is not one that this method returned")
+		case given.Dir != cursor.Dir:
+			return nil, staleCursor()
+		}
+		cursor.After = given.After
+	}
+	names, more, err := dir.namesAfter(ctx, string(cursor.After), limit, func(name string, typ fs.FileMode) (dirEntryName, bool) {
+		return dirEntryName{key: name, name: name, typ: typ}, !hasSecretName(name)
+	})
+	if err != nil {
+		return nil, f.walkError(ctx, err, at.abs)
+	}
+
+	result := &listDirResult{Path: showName(at.abs), PathBase64: nameBase64(at.abs), Entries: []dirEntry{}}
+	secrets := f.access.secretIDs()
+	size := 0
+	for i, n := range names {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		info, err := dir.lstat(n.name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue // removed since its name was read
+		case err != nil:
+			return nil, f.access.wireError(err, filepath.Join(at.abs, n.name))
+		case info.mode.IsRegular() && slices.Contains(secrets, info.id):
+			continue
+		}
+		entry := dirEntry{
+			Name: showName(n.name), NameBase64: nameBase64(n.name),
+			Type: fileType(info.mode), Size: info.size, Mode: octalMode(info.mode), Mtime: wireTime(info.mtime),
+		}
+		if info.mode&fs.ModeSymlink != 0 {
+			entry.Target, entry.TargetBase64 = f.linkTarget(dir, at, n.name)
+		}
+		if size += entry.jsonSize(); size > maxPageBytes && i > 0 {
+			more = true
+			break
+		}
+		result.Entries = append(result.Entries, entry)
+		cursor.After = []byte(n.name)
+	}
+	if more {
+		// Names that were all removed meanwhile leave an empty page; it goes on
+		// after the last of them.
+		if len(result.Entries) == 0 {
+			cursor.After = []byte(names[len(names)-1].name)
+		}
+		result.NextCursor = new(encodeCursor(cursor))
+	}
+	return result, nil
+}
+
+// linkTarget is the text of a link whose target, there or not, lies inside the
+// allowed directories; nothing else is told of what is outside.
+func (f *files) linkTarget(dir *dirHandle, at place, name string) (target, exact string) {
+	text, err := dir.readlink(name)
+	if err != nil {
+		return "", ""
+	}
+	if _, err := f.access.within(filepath.Join(at.abs, name)); err != nil {
+		return "", ""
+	}
+	return showName(text), nameBase64(text)
+}
+
+// walkError is the answer for an error met while reading directories: the
+// context's own, the caller's, or the file system's.
+func (f *files) walkError(ctx context.Context, err error, path string) error {
+	if _, ok := errors.AsType[*rpcError](err); ok || ctx.Err() != nil {
+		return err
+	}
+	return f.access.wireError(err, path)
+}
