@@ -1,0 +1,180 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+const (
+	// maxPackedRefs bounds packed-refs and shallow: two million references.
+	maxPackedRefs = 128 << 20
+	// maxLooseRefs bounds the files below refs that are read.
+	maxLooseRefs = 200_000
+	// maxRefDepth bounds the directories below refs.
+	maxRefDepth = 64
+)
+
+// gitRef is a reference that names an object.
+type gitRef struct{ name, oid string }
+
+// readRefs takes in the references: packed-refs, and over them the files below
+// refs. A file there that is a symbolic link does not count; a hostile one
+// could name any file of the machine.
+func (r *repository) readRefs() error {
+	packed, err := r.optional(r.common, "packed-refs", maxPackedRefs)
+	if err != nil {
+		return err
+	}
+	r.symrefs = map[string]string{}
+	loose := map[string]string{}
+	refs, err := r.access.within(filepath.Join(r.common.abs, "refs"))
+	if err != nil {
+		return err
+	}
+	dir, err := refs.root.dir.OpenRoot(refs.rel)
+	if err != nil {
+		return r.access.wireError(err, refs.abs)
+	}
+	defer dir.Close()
+	if err := readLooseRefs(dir, ".", maxRefDepth, loose, r.symrefs); err != nil {
+		return r.access.wireError(err, refs.abs)
+	}
+	r.refs = parsePackedRefs(string(packed))
+	r.refs = slices.DeleteFunc(r.refs, func(ref gitRef) bool {
+		_, over := loose[ref.name]
+		_, symbolic := r.symrefs[ref.name]
+		return over || symbolic
+	})
+	for name, oid := range loose {
+		r.refs = append(r.refs, gitRef{name, oid})
+	}
+	byName := func(a, b gitRef) int { return strings.Compare(a.name, b.name) }
+	if !slices.IsSortedFunc(r.refs, byName) {
+		slices.SortStableFunc(r.refs, byName)
+	}
+	r.refs = slices.CompactFunc(r.refs, func(a, b gitRef) bool { return a.name == b.name })
+	return nil
+}
+
+// readLooseRefs reads the files below dir, named with slashes from there.
+func readLooseRefs(root *os.Root, dir string, depth int, direct, symbolic map[string]string) error {
+	if depth == 0 || len(direct)+len(symbolic) > maxLooseRefs {
+		return gitFailure(gitTooLarge, "the repository has more than %d references in files of their own: git pack-refs --all changes that", maxLooseRefs)
+	}
+	f, err := root.Open(filepath.FromSlash(dir))
+	if err != nil {
+		return err
+	}
+	entries, err := f.ReadDir(-1)
+	_ = f.Close() // only read
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		rel := path.Join(dir, e.Name())
+		switch {
+		case e.IsDir():
+			if err := readLooseRefs(root, rel, depth-1, direct, symbolic); err != nil {
+				return err
+			}
+		case e.Type().IsRegular() && isRefName("refs/"+rel):
+			text, err := readRefFile(root, rel)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // deleted meanwhile
+			}
+			if err != nil {
+				return err
+			}
+			if oid, target := parseRefFile(text); oid != "" {
+				direct["refs/"+rel] = oid
+			} else if target != "" {
+				symbolic["refs/"+rel] = target
+			}
+		}
+	}
+	return nil
+}
+
+func readRefFile(root *os.Root, rel string) (string, error) {
+	f, err := root.OpenFile(filepath.FromSlash(rel), os.O_RDONLY|openNonblock, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text := make([]byte, 4<<10) // a name of 4 KiB is longer than a path can be
+	n, err := io.ReadFull(f, text)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return string(text[:n]), nil
+}
+
+// refID follows a reference to an object id, "" when it leads to none.
+func (r *repository) refID(name string) string {
+	for range maxSymrefHops {
+		target, symbolic := r.symrefs[name]
+		if !symbolic {
+			break
+		}
+		name = target
+	}
+	at, ok := slices.BinarySearchFunc(r.refs, name, func(ref gitRef, name string) int { return strings.Compare(ref.name, name) })
+	if !ok {
+		return ""
+	}
+	return r.refs[at].oid
+}
+
+// parseRefFile reads the content of HEAD or of a file below refs: an object id
+// or "ref: " and a name. What is neither gives two empty strings.
+func parseRefFile(text string) (oid, target string) {
+	if target, ok := strings.CutPrefix(text, "ref:"); ok {
+		target = strings.Trim(target, " \t\r\n")
+		if strings.HasPrefix(target, "refs/") && isRefName(target) {
+			return "", target
+		}
+		return "", ""
+	}
+	if oid, _, _ = strings.Cut(strings.TrimRight(text, "\r\n \t"), " "); isObjectID(oid) {
+		return oid, ""
+	}
+	return "", ""
+}
+
+// parsePackedRefs reads packed-refs (git-pack-refs(1)): lines of an id and a
+// name; comments and the peeled ids ("^…") are left out.
+func parsePackedRefs(text string) []gitRef {
+	refs := make([]gitRef, 0, strings.Count(text, "\n"))
+	for line := range strings.SplitSeq(text, "\n") {
+		oid, name, ok := strings.Cut(strings.TrimSuffix(line, "\r"), " ")
+		if ok && isObjectID(oid) && isRefName(name) {
+			refs = append(refs, gitRef{name, oid})
+		}
+	}
+	return refs
+}
+
+// isRefName tells a full reference name by the rules of
+// git-check-ref-format(1).
+func isRefName(name string) bool {
+	if !strings.HasPrefix(name, "refs/") || strings.HasSuffix(name, ".") || strings.Contains(name, "..") || strings.Contains(name, "@{") {
+		return false
+	}
+	for i := range len(name) {
+		if c := name[i]; c <= ' ' || c == 0x7f || strings.IndexByte(`~^:?*[\`, c) >= 0 {
+			return false
+		}
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || part[0] == '.' || strings.HasSuffix(part, ".lock") {
+			return false
+		}
+	}
+	return true
+}

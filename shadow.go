@@ -1,0 +1,238 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// maxIndexFile bounds the index that is copied for a status: some five million
+// files.
+const maxIndexFile = 512 << 20
+
+// shadow is a git directory of our own that stands for a repository's: its
+// references and, for a status, its index are copies, its objects are the
+// repository's. Nothing of the repository's configuration, hooks or attributes
+// is in it but the values that say how to compare files, each checked. So
+// there is nothing in it that could run a program: no fsmonitor, hook, filter,
+// textconv, external diff, alias, promisor remote or include.
+type shadow struct {
+	dir  string
+	repo *repository
+	work bool // git sees the work tree
+}
+
+// shadow makes the directory; the caller removes it. Without work git knows of
+// no work tree, and reads no attributes or mailmap from one.
+func (r *repository) shadow(work bool) (*shadow, error) {
+	dir, err := os.MkdirTemp("", "c4a-inspect-*")
+	if err != nil {
+		return nil, fmt.Errorf("making a temporary git directory: %w", err)
+	}
+	s := &shadow{dir: dir, repo: r, work: work && !r.bare}
+	if err := s.fill(); err != nil {
+		s.remove()
+		return nil, err
+	}
+	return s, nil
+}
+
+// remove deletes the directory.
+func (s *shadow) remove() { _ = os.RemoveAll(s.dir) } // what stays is a temporary file
+
+// command is a run of git on the repository.
+func (s *shadow) command(args ...string) gitCommand {
+	c := gitCommand{
+		args:   args,
+		dir:    s.dir,
+		gitDir: s.dir,
+		env:    []string{"GIT_OBJECT_DIRECTORY=" + s.repo.objects.abs},
+	}
+	if s.work {
+		c.dir, c.workTree = s.repo.top.abs, s.repo.top.abs
+	}
+	return c
+}
+
+func (s *shadow) fill() error {
+	r := s.repo
+	files := map[string]string{
+		"config":      s.config(),
+		"packed-refs": packedRefs(r.refs),
+		"HEAD":        r.head + "\n",
+	}
+	if r.headRef != "" {
+		files["HEAD"] = "ref: " + r.headRef + "\n"
+	}
+	if len(r.shallow) > 0 {
+		files["shallow"] = string(r.shallow)
+	}
+	for name, target := range r.symrefs {
+		files[name] = "ref: " + target + "\n"
+	}
+	if s.work {
+		for _, name := range []string{"exclude", "sparse-checkout"} {
+			from := r.common
+			if name == "sparse-checkout" {
+				from = r.gitDir // each worktree has its own
+			}
+			text, err := r.optional(from, filepath.Join("info", name), maxConfigFile)
+			if err != nil {
+				return err
+			}
+			if text != nil {
+				files["info/"+name] = string(text)
+			}
+		}
+		if err := s.copyIndex(); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(filepath.Join(s.dir, "refs"), 0o700); err != nil {
+		return fmt.Errorf("making a temporary git directory: %w", err)
+	}
+	for name, text := range files {
+		path := filepath.Join(s.dir, filepath.FromSlash(name))
+		err := os.MkdirAll(filepath.Dir(path), 0o700)
+		if err == nil {
+			err = os.WriteFile(path, []byte(text), 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("making a temporary git directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// config is the shadow's configuration: the object format, and of the
+// repository's own the values that a status needs.
+func (s *shadow) config() string {
+	r := s.repo
+	var b strings.Builder
+	version := 0
+	if r.sha256 {
+		version = 1
+	}
+	fmt.Fprintf(&b, "[core]\n\trepositoryformatversion = %d\n\tbare = %t\n", version, !s.work)
+	for _, name := range []string{"filemode", "ignorecase", "symlinks", "autocrlf", "eol", "sparsecheckout", "sparsecheckoutcone", "precomposeunicode", "trustctime", "checkstat"} {
+		if value, ok := r.config.get("core", "", name); ok && isPlainValue(value) {
+			fmt.Fprintf(&b, "\t%s = %s\n", name, strings.ToLower(value))
+		}
+	}
+	if r.sha256 {
+		b.WriteString("[extensions]\n\tobjectformat = sha256\n")
+	}
+	// Where the current branch's upstream is: two names and a pattern for names.
+	branch, ok := strings.CutPrefix(r.headRef, "refs/heads/")
+	if !ok || !s.work {
+		return b.String()
+	}
+	remote, _ := r.config.get("branch", branch, "remote")
+	merge, _ := r.config.get("branch", branch, "merge")
+	if isRefName(merge) && isRemoteName(remote) {
+		fmt.Fprintf(&b, "[branch %s]\n\tremote = %s\n\tmerge = %s\n", quoteSubsection(branch), quoteConfig(remote), quoteConfig(merge))
+		for _, v := range r.config {
+			if v.section == "remote" && v.subsection == remote && v.name == "fetch" && strings.IndexByte(v.value, 0) < 0 {
+				fmt.Fprintf(&b, "[remote %s]\n\tfetch = %s\n", quoteSubsection(remote), quoteConfig(v.value))
+			}
+		}
+	}
+	return b.String()
+}
+
+// isPlainValue tells a value of the switches that a shadow takes over.
+func isPlainValue(value string) bool {
+	return slices.Contains([]string{"true", "false", "yes", "no", "on", "off", "1", "0", "input", "lf", "crlf", "native", "default", "minimal"}, strings.ToLower(value))
+}
+
+// isRemoteName tells the name of a configured remote, or ".", from a URL.
+func isRemoteName(name string) bool {
+	return name == "." || isRefName("refs/remotes/"+name)
+}
+
+// quoteSubsection writes a name that isRefName knows for a section header,
+// where only the quote and the backslash are special.
+func quoteSubsection(name string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(name) + `"`
+}
+
+// packedRefs is a packed-refs file.
+func packedRefs(refs []gitRef) string {
+	var b strings.Builder
+	b.WriteString("# pack-refs with: sorted \n")
+	for _, ref := range refs {
+		b.WriteString(ref.oid)
+		b.WriteByte(' ')
+		b.WriteString(ref.name)
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// copyIndex copies the index, and what a split one is based on.
+func (s *shadow) copyIndex() error {
+	r := s.repo
+	names := []string{"index"}
+	f, err := r.gitDir.root.dir.Open(r.gitDir.rel)
+	if err != nil {
+		return r.access.wireError(err, r.gitDir.abs)
+	}
+	entries, err := f.ReadDir(-1)
+	_ = f.Close() // only read
+	if err != nil {
+		return r.access.wireError(err, r.gitDir.abs)
+	}
+	for _, e := range entries {
+		if id, ok := strings.CutPrefix(e.Name(), "sharedindex."); ok && isObjectID(id) {
+			names = append(names, e.Name())
+		}
+	}
+	for _, name := range names {
+		if err := s.copyFile(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyFile copies a file of the git directory, if it is there. It keeps the
+// time: git compares the index's with those of the files, and looks into
+// whatever changed in the same moment.
+func (s *shadow) copyFile(name string) error {
+	r := s.repo
+	p, err := r.access.within(filepath.Join(r.gitDir.abs, name))
+	if err != nil {
+		return err
+	}
+	if _, err := p.root.dir.Lstat(p.rel); err != nil {
+		return nil // no index: nothing was added yet
+	}
+	from, info, err := r.access.openFile(p)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	if info.Size() > maxIndexFile {
+		return gitFailure(gitTooLarge, "%s: its index is larger than %d bytes", showName(r.top.abs), maxIndexFile)
+	}
+	path := filepath.Join(s.dir, name)
+	to, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fs.FileMode(0o600))
+	if err != nil {
+		return fmt.Errorf("copying the index: %w", err)
+	}
+	_, err = io.Copy(to, io.LimitReader(from, maxIndexFile))
+	if closed := to.Close(); err == nil {
+		err = closed
+	}
+	if err == nil {
+		err = os.Chtimes(path, info.ModTime(), info.ModTime())
+	}
+	if err != nil {
+		return fmt.Errorf("copying the index: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// infoParams are the params of vcs/info.
+type infoParams struct {
+	pathParam
+}
+
+// infoResult is the result of vcs/info.
+type infoResult struct {
+	Path          string       `json:"path"`
+	PathBase64    string       `json:"path_base64,omitempty"`
+	Head          *string      `json:"head"`
+	Branch        *string      `json:"branch"`
+	DefaultBranch *string      `json:"default_branch"`
+	Remotes       []remoteInfo `json:"remotes"`
+	IsBare        bool         `json:"is_bare"`
+	IsShallow     bool         `json:"is_shallow"`
+	Dirty         *dirtyCounts `json:"dirty"`
+	Ahead         *int         `json:"ahead"`
+	Behind        *int         `json:"behind"`
+	LastCommit    *commitEntry `json:"last_commit"`
+}
+
+// remoteInfo is a configured remote; its URL has no credentials.
+type remoteInfo struct {
+	Name string `json:"name"`
+	URL  string `json:"url"`
+}
+
+// info answers vcs/info.
+func (i *inspector) info(ctx context.Context, p infoParams) (infoResult, error) {
+	repo, err := i.open(p.pathParam)
+	if err != nil {
+		return infoResult{}, err
+	}
+	s, err := repo.shadow(true)
+	if err != nil {
+		return infoResult{}, err
+	}
+	defer s.remove()
+	result := infoResult{
+		Path:          showName(repo.top.abs),
+		PathBase64:    nameBase64(repo.top.abs),
+		Head:          optionalString(repo.head),
+		Branch:        optionalString(repo.branch()),
+		DefaultBranch: optionalString(repo.defaultBranch()),
+		Remotes:       repo.remotes(),
+		IsBare:        repo.bare,
+		IsShallow:     len(repo.shallow) > 0,
+	}
+	var wg sync.WaitGroup
+	var status workStatus
+	var statusErr error
+	if !repo.bare {
+		// Ends with git status; waited for below.
+		wg.Go(func() { status, statusErr = i.status(ctx, s) })
+	}
+	last, err := i.lastCommit(ctx, s)
+	wg.Wait()
+	if err = errors.Join(err, statusErr); err != nil {
+		return infoResult{}, err
+	}
+	result.LastCommit = last
+	if !repo.bare {
+		result.Dirty, result.Ahead, result.Behind = &status.dirty, status.ahead, status.behind
+	}
+	return result, nil
+}
+
+// lastCommit is the commit of HEAD, nil without one.
+func (i *inspector) lastCommit(ctx context.Context, s *shadow) (*commitEntry, error) {
+	if s.repo.head == "" {
+		return nil, nil
+	}
+	var last commitEntry
+	err := i.git.stream(ctx, s.command(logArgs("--max-count=1", "--end-of-options", s.repo.head, "--")...), func(r *bufio.Reader) (err error) {
+		last, err = readCommit(r)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	})
+	return &last, err
+}
+
+// branch is the short name of the current branch, "" when detached.
+func (r *repository) branch() string {
+	name, ok := strings.CutPrefix(r.headRef, "refs/heads/")
+	if !ok {
+		return ""
+	}
+	return name
+}
+
+// defaultBranch is the branch that the remote's HEAD names, as git clone and
+// git remote set-head noted it; a bare repository's own HEAD; else "".
+func (r *repository) defaultBranch() string {
+	names := []string{"origin"}
+	for _, remote := range r.remotes() {
+		names = append(names, remote.Name)
+	}
+	for _, name := range names {
+		base := "refs/remotes/" + name + "/"
+		if branch, ok := strings.CutPrefix(r.symrefs[base+"HEAD"], base); ok {
+			return branch
+		}
+	}
+	if r.bare {
+		return r.branch()
+	}
+	return ""
+}
+
+// remotes are the configured remotes in the order of their names.
+func (r *repository) remotes() []remoteInfo {
+	remotes := []remoteInfo{}
+	for _, v := range r.config {
+		if v.section != "remote" || v.name != "url" || v.subsection == "" {
+			continue
+		}
+		if slices.ContainsFunc(remotes, func(known remoteInfo) bool { return known.Name == v.subsection }) {
+			continue // of several URLs git fetches from the first
+		}
+		remotes = append(remotes, remoteInfo{Name: v.subsection, URL: withoutCredentials(v.value)})
+	}
+	for n := range remotes {
+		remotes[n].Name = cleanText(remotes[n].Name)
+	}
+	slices.SortFunc(remotes, func(a, b remoteInfo) int { return strings.Compare(a.Name, b.Name) })
+	return remotes
+}
+
+// withoutCredentials is a remote's URL fit to be shown. A user name alone is
+// kept for ssh only, where it is no secret; everywhere else it can be a token.
+func withoutCredentials(remote string) string {
+	remote = cleanText(remote)
+	scheme, rest, ok := strings.Cut(remote, "://")
+	if !ok {
+		// user@host:path; a password has no place there, so it is not shown.
+		host, path, _ := strings.Cut(remote, "@")
+		if strings.Contains(host, ":") && path != "" {
+			return path
+		}
+		return remote
+	}
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		end = len(rest)
+	}
+	if !strings.Contains(rest[:end], "@") && strings.Contains(rest[:end], ":") {
+		// A password with a slash in it would look like a host and a port.
+		if u, err := url.Parse(scheme + "://" + rest[:end]); err != nil || u.Port() == "" {
+			end = len(rest)
+		}
+	}
+	at := strings.LastIndexByte(rest[:end], '@')
+	user := ""
+	if at >= 0 && strings.HasSuffix(scheme, "ssh") {
+		if name, _, secret := strings.Cut(rest[:at], ":"); !secret {
+			user = name + "@"
+		}
+	}
+	rest = user + rest[at+1:]
+	if strings.HasPrefix(scheme, "http") {
+		rest, _, _ = strings.Cut(rest, "?") // a token may stand there too
+		rest, _, _ = strings.Cut(rest, "#")
+	}
+	return scheme + "://" + rest
+}
+
+// optionalString is null for "".
+func optionalString(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
