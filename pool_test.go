@@ -39,6 +39,7 @@ type fakeWorld struct {
 	stopAfter  time.Duration // negative: it ignores SIGTERM
 	deaf       bool          // it answers no op
 	crash      bool          // it dies instead of being ready
+	answerLate time.Duration // what it says to an op comes so much later
 
 	mu           sync.Mutex
 	spawns       int
@@ -123,7 +124,8 @@ func (d *fakeDaemon) send(op controlOp) error {
 	case opResume:
 		d.quiesced = false
 	}
-	d.heard <- d.status()
+	status := d.status()
+	time.AfterFunc(d.world.answerLate, func() { d.tell(status) })
 	return nil
 }
 
@@ -413,6 +415,28 @@ func TestPoolDaemonThatDoesNotAnswer(t *testing.T) {
 	})
 }
 
+// Between the daemon's consent and its coming to the pool, somebody was told
+// that it is ready.
+func TestPoolEnsureWhileTheDaemonIsAsked(t *testing.T) {
+	w := &fakeWorld{answerLate: probeLimit / 2}
+	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 1 }, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "a")
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity {
+				t.Errorf("ensure b: %v", err)
+			}
+		})
+		synctest.Wait()
+		mustEnsure(t, p, "a")
+		wg.Wait()
+		time.Sleep(probeLimit)
+		if d := w.daemon("a"); d == nil || !d.request() {
+			t.Error("it was ended, or still refuses requests")
+		}
+	})
+}
+
 func TestPoolCrashLoop(t *testing.T) {
 	w := &fakeWorld{crash: true}
 	inBubble(t, w, nil, func(t *testing.T, p *pool) {
@@ -543,8 +567,17 @@ func TestPoolStress(t *testing.T) {
 								refused.Add(1)
 							}
 							time.Sleep(time.Duration(rnd.IntN(5_000)) * time.Millisecond)
-							if rnd.IntN(100) == 0 && d0(w, id) {
-								w.daemon(id).end() // a crash while idle
+							switch d := w.daemon(id); {
+							case d != nil && rnd.IntN(50) == 0 && d.idle():
+								d.end() // a crash
+							case rnd.IntN(100) == 0 && i == 0:
+								if err := p.remove(t.Context(), "deleted"); err != nil && poolCode(err) != codeNotFound {
+									t.Errorf("remove: %v", err)
+								}
+							case rnd.IntN(10) == 0:
+								if _, _, err := p.ensure(t.Context(), "deleted"); err != nil && poolCode(err) == "" {
+									t.Errorf("ensure beside DELETE: %v", err)
+								}
 							}
 						}
 					})
@@ -558,12 +591,8 @@ func TestPoolStress(t *testing.T) {
 	}
 }
 
-// d0 tells whether libID's daemon runs and does nothing.
-func d0(w *fakeWorld, libID string) bool {
-	d := w.daemon(libID)
-	if d == nil {
-		return false
-	}
+// idle tells whether no request runs.
+func (d *fakeDaemon) idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.active == 0
