@@ -64,7 +64,7 @@ func TestControlTokenThenOps(t *testing.T) {
 
 func TestControlEventHasTheKeysOfItsKind(t *testing.T) {
 	for want, event := range map[string]controlEvent{
-		`{"event":"ready","pid":4711,"instance_id":"x"}` + "\n":              {Event: eventReady, PID: 4711, InstanceID: "x"},
+		`{"event":"ready","pid":4711,"instance_id":"x"}` + "\n":             {Event: eventReady, PID: 4711, InstanceID: "x"},
 		`{"event":"status","active":0,"idle_ms":0,"quiesced":false}` + "\n": {Event: eventStatus},
 	} {
 		var out bytes.Buffer

@@ -226,3 +226,99 @@ func TestWorkspaceLockThatWasDeleted(t *testing.T) {
 func testPoolIn(t *testing.T, workspace string) *pool {
 	return testPool(t, scriptGood, func(c *poolConfig) { c.workspace = workspace })
 }
+
+// TestPoolSchedulerHelper is no test: it is a scheduler that runs until it is
+// killed.
+func TestPoolSchedulerHelper(t *testing.T) {
+	workspace := os.Getenv("POOL_TEST_WORKSPACE")
+	if workspace == "" {
+		t.Skip("only as a child of another test")
+	}
+	p, err := newPool(poolConfig{workspace: workspace, daemonBin: os.Getenv("POOL_TEST_BIN"), server: "ws://x", maxDaemons: 5,
+		spawnTimeout: eventually, stopTimeout: time.Second, environ: os.Environ(), log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range p.maxDaemons {
+		mustEnsure(t, p, fmt.Sprint("lib", i))
+	}
+	fmt.Println("scheduler is ready")
+	_, _ = io.Copy(io.Discard, os.Stdin) // until the test ends
+}
+
+// killScheduler runs a scheduler with five children of the script, kills it
+// without warning and returns the pids of the children.
+func killScheduler(t *testing.T, workspace, script string) []int {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "-test.run=^TestPoolSchedulerHelper$")
+	cmd.Env = append(os.Environ(), "POOL_TEST_WORKSPACE="+workspace, "POOL_TEST_BIN="+writeScript(t, script))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && lines.Text() != "scheduler is ready" {
+	}
+	root, err := os.OpenRoot(workspace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	var pids []int
+	for i := range 5 {
+		record, err := readPIDFile(root, fmt.Sprint("lib", i))
+		if err != nil {
+			t.Errorf("child %d: %v", i, err)
+			continue
+		}
+		pids = append(pids, record.pid)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // "signal: killed"
+	return pids
+}
+
+func TestSchedulerKilledAndItsDaemonsEndWithIt(t *testing.T) {
+	for _, pid := range killScheduler(t, t.TempDir(), scriptGood) {
+		awaitThat(t, "the daemon ends with its standard input", func() bool { return !alive(t, pid) })
+	}
+}
+
+func TestSchedulerKilledAndItsDaemonsDoNotCare(t *testing.T) {
+	workspace := t.TempDir()
+	pids := killScheduler(t, workspace, scriptStubborn)
+	for _, pid := range pids {
+		if !alive(t, pid) {
+			t.Errorf("process %d is gone: this test is about those that stay", pid)
+		}
+	}
+	// A stranger with a pid that a record names must survive the clean-up.
+	stranger := startOrphan(t, workspace, "reused", "echo; exec sleep 1000")
+	old := pidRecord{stranger.pid(), identity{start: "1", boot: "0-0", group: stranger.pid()}}
+	if err := os.WriteFile(filepath.Join(workspace, "reused", pidFileName), []byte(old.text()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	testPoolIn(t, workspace)
+	for _, pid := range pids {
+		if alive(t, pid) {
+			t.Errorf("process %d lives", pid)
+		}
+	}
+	if !alive(t, stranger.pid()) {
+		t.Error("a stranger was killed")
+	}
+}

@@ -508,7 +508,7 @@ func (p *pool) remove(ctx context.Context, libID string) error {
 	case errors.Is(e.removeErr, errRemoved):
 		return &poolError{code: codeNotFound, status: http.StatusNotFound, message: "there is no daemon and no directory for " + libID}
 	case e.removeErr != nil:
-		return &poolError{code: codeRemoveFailed, status: http.StatusInternalServerError, message: e.removeErr.Error()}
+		return &poolError{code: codeInternalError, status: http.StatusInternalServerError, message: e.removeErr.Error()}
 	}
 	return nil
 }

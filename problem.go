@@ -1,5 +1,25 @@
 package main
 
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+const (
+	// maxBody bounds a request's body (PROTOCOL 6).
+	maxBody = 1 << 20
+	// bodyLimit is how long a body may take to arrive.
+	bodyLimit = 10 * time.Second
+)
+
 // Codes of the HTTP API beside those that it shares with the wire.
 const (
 	codeBadRequest       errorCode = "BAD_REQUEST"
@@ -11,5 +31,99 @@ const (
 	codeDeleted          errorCode = "DELETED"
 	codeBodyTooLarge     errorCode = "BODY_TOO_LARGE"
 	codeSpawnTimeout     errorCode = "SPAWN_TIMEOUT"
-	codeRemoveFailed     errorCode = "REMOVE_FAILED" // 500: the disk does not let go of a directory
+	codeInternalError    errorCode = "INTERNAL" // 500: the cause is in the log
 )
+
+// problem is an error of the HTTP API (RFC 9457, section 3). Its type is
+// about:blank, so title is the status in words; code is an extension.
+type problem struct {
+	Title  string    `json:"title"`
+	Status int       `json:"status"`
+	Detail string    `json:"detail"`
+	Code   errorCode `json:"code"`
+}
+
+// writeJSON answers with v.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	writeBody(w, status, "application/json", v)
+}
+
+// writeProblem answers with an error. detail is one sentence for people and
+// holds no secret.
+func writeProblem(w http.ResponseWriter, status int, code errorCode, detail string) {
+	writeBody(w, status, "application/problem+json", problem{http.StatusText(status), status, detail, code})
+}
+
+func writeBody(w http.ResponseWriter, status int, contentType string, v any) {
+	body, err := json.Marshal(v)
+	if err != nil { // only a value that no JSON can hold
+		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n')) // a client that is gone needs no answer
+}
+
+// writeError answers with what err means. An error that is no *poolError is
+// not shown, for it may hold anything.
+func writeError(w http.ResponseWriter, err error) {
+	refusal, ok := errors.AsType[*poolError](err)
+	switch {
+	case ok:
+		if refusal.retryAfter > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(refusal.retryAfter.Seconds()))))
+		}
+		writeProblem(w, refusal.status, refusal.code, refusal.message)
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		writeProblem(w, http.StatusServiceUnavailable, codeInternalError, "the request was given up; what it began goes on")
+	default:
+		writeProblem(w, http.StatusInternalServerError, codeInternalError, "internal error: see the scheduler's log")
+	}
+}
+
+func badRequest(message string) *poolError {
+	return &poolError{code: codeBadRequest, status: http.StatusBadRequest, message: message}
+}
+
+// readBody reads a request's body of at most maxBody within bodyLimit. The
+// error is a *poolError.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(bodyLimit)) // where there is no connection there is no slow client
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		_ = control.SetReadDeadline(time.Time{}) // else a long request would look cut off by its client
+		return body, nil
+	}
+	w.Header().Set("Connection", "close") // the rest of the body may still come
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, &poolError{code: codeBodyTooLarge, status: http.StatusRequestEntityTooLarge, message: "the body is over 1 MiB"}
+	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return nil, badRequest("the body did not arrive within " + bodyLimit.String())
+	}
+	return nil, badRequest("the body could not be read")
+}
+
+// readJSON reads a body that is one JSON object with the keys of v, and no
+// others. The error is a *poolError.
+func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	if trimmed := bytes.TrimSpace(body); len(trimmed) == 0 || trimmed[0] != '{' {
+		return badRequest("the body must be a JSON object")
+	}
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(v); err != nil {
+		return badRequest("the body: " + err.Error())
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return badRequest("the body: there is more after the JSON object")
+	}
+	return nil
+}

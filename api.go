@@ -1,0 +1,227 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// apiConfig is what the HTTP API is made with.
+type apiConfig struct {
+	pool        *pool
+	events      *events
+	token       secret   // the API token; "" opens everything
+	hosts       []string // names accepted in Host beside IP literals and localhost
+	version     string
+	minFreeDisk float64 // percent of the workspace's disk; less is degraded
+	log         *slog.Logger
+}
+
+// api is the scheduler's HTTP API. Every request passes, in this order: Host
+// and Origin, the token, the route.
+type api struct {
+	apiConfig
+	mux     *http.ServeMux
+	open    map[string]bool // patterns that need no API token
+	started time.Time
+}
+
+func newAPI(cfg apiConfig) *api {
+	a := &api{apiConfig: cfg, mux: http.NewServeMux(), open: map[string]bool{}, started: time.Now()}
+	a.handle("POST /daemons", a.postDaemons)
+	a.handle("GET /daemons", a.listDaemons)
+	a.handle("PUT /daemons/{lib_id}", a.putDaemon)
+	a.handle("GET /daemons/{lib_id}", a.getDaemon)
+	a.handle("DELETE /daemons/{lib_id}", a.deleteDaemon)
+	a.handle("POST /stop", a.postStop)
+	a.handle("GET /events", a.events.serve)
+	a.handleOpen("GET /health", a.getHealth)
+	a.handleOpen("GET /livez", a.getLivez)
+	a.handleOpen("GET /readyz", a.getReadyz)
+	return a
+}
+
+// handle adds a route, in ServeMux's notation, that the API token opens. Add
+// routes before serving.
+func (a *api) handle(pattern string, h http.HandlerFunc) { a.mux.HandleFunc(pattern, h) }
+
+// handleOpen adds a route that needs no API token: it is open, or it knows
+// better.
+func (a *api) handleOpen(pattern string, h http.HandlerFunc) {
+	a.open[pattern] = true
+	a.mux.HandleFunc(pattern, h)
+}
+
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if why := a.foreign(r); why != "" {
+		writeProblem(w, http.StatusForbidden, codeForbidden, why)
+		return
+	}
+	// The route that will serve decides whether it is open: a path written in
+	// another way cannot be open and lead elsewhere.
+	h, pattern := a.mux.Handler(r)
+	if !a.open[pattern] && !bearerIs(r, a.token) {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "this needs the API token: Authorization: Bearer TOKEN")
+		return
+	}
+	if pattern != "" {
+		a.mux.ServeHTTP(w, r)
+		return
+	}
+	// No route. ServeMux knows whether another method would have one.
+	refusal := &statusOnly{header: http.Header{}}
+	h.ServeHTTP(refusal, r)
+	if refusal.status == http.StatusMethodNotAllowed {
+		allow := refusal.header.Get("Allow")
+		w.Header().Set("Allow", allow)
+		writeProblem(w, http.StatusMethodNotAllowed, codeMethodNotAllowed, "only "+allow+" here")
+		return
+	}
+	writeProblem(w, http.StatusNotFound, codeNotFound, "there is nothing at this path")
+}
+
+// statusOnly is a ResponseWriter that keeps the status and the header.
+type statusOnly struct {
+	header http.Header
+	status int
+}
+
+func (s *statusOnly) Header() http.Header         { return s.header }
+func (s *statusOnly) WriteHeader(status int)      { s.status = status }
+func (s *statusOnly) Write(p []byte) (int, error) { return len(p), nil }
+
+// foreign tells why a request may come from a web page of somebody else, "" if
+// not. A name that is not ours in Host is a page that had its own name point
+// here (DNS rebinding); a foreign Origin is a page that calls across.
+func (a *api) foreign(r *http.Request) string {
+	if !a.knownHost(r.Host) {
+		return "the Host header names a host that is not this one: add it with --allow-host"
+	}
+	for _, origin := range r.Header.Values("Origin") {
+		u, err := url.Parse(origin)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || !strings.EqualFold(u.Host, r.Host) {
+			return "requests of another origin's pages are refused"
+		}
+	}
+	// A browser says so, too, where it sends no Origin. Following a link here is
+	// fine: it changes nothing and the other page sees nothing of it.
+	navigates := r.Method == http.MethodGet && r.Header.Get("Sec-Fetch-Mode") == "navigate"
+	if site := r.Header.Get("Sec-Fetch-Site"); (site == "cross-site" || site == "same-site") && !navigates {
+		return "requests of another site's pages are refused"
+	}
+	return ""
+}
+
+func (a *api) knownHost(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return strings.EqualFold(host, "localhost") || slices.ContainsFunc(a.hosts, func(own string) bool { return strings.EqualFold(own, host) })
+}
+
+// bearerIs tells whether r carries the token, in a time that tells nothing
+// about it. Without a token everything is open.
+func bearerIs(r *http.Request, token secret) bool {
+	if token == "" {
+		return true
+	}
+	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	a, b := sha256.Sum256([]byte(strings.TrimSpace(given))), sha256.Sum256([]byte(token))
+	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(a[:], b[:]) == 1
+}
+
+// POST /daemons {"lib_id"}
+func (a *api) postDaemons(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		LibID string `json:"lib_id"`
+	}
+	if err := readJSON(w, r, &body); err != nil {
+		writeError(w, err)
+		return
+	}
+	a.ensure(w, r, body.LibID)
+}
+
+// PUT /daemons/{lib_id}
+func (a *api) putDaemon(w http.ResponseWriter, r *http.Request) {
+	// A body says nothing here, but it has the same bounds.
+	if _, err := readBody(w, r); err != nil {
+		writeError(w, err)
+		return
+	}
+	a.ensure(w, r, r.PathValue("lib_id"))
+}
+
+func (a *api) ensure(w http.ResponseWriter, r *http.Request, libID string) {
+	entry, started, err := a.pool.ensure(r.Context(), libID)
+	switch {
+	case err != nil:
+		a.writeError(w, r, err)
+	case started:
+		writeJSON(w, http.StatusCreated, entry)
+	default:
+		writeJSON(w, http.StatusOK, entry)
+	}
+}
+
+func (a *api) writeError(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() == nil {
+		a.log.Warn("a request failed", "method", r.Method, "route", r.Pattern, "error", err)
+	}
+	writeError(w, err)
+}
+
+// GET /daemons
+func (a *api) listDaemons(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, struct {
+		Daemons []poolEntry `json:"daemons"`
+		Max     int         `json:"max"`
+	}{a.pool.list(), a.pool.maxDaemons})
+}
+
+// GET /daemons/{lib_id}
+func (a *api) getDaemon(w http.ResponseWriter, r *http.Request) {
+	libID := r.PathValue("lib_id")
+	if err := checkLibID(libID); err != nil {
+		writeError(w, err)
+		return
+	}
+	entry, found := a.pool.get(libID)
+	if !found {
+		writeProblem(w, http.StatusNotFound, codeNotFound, "no daemon runs for "+libID)
+		return
+	}
+	writeJSON(w, http.StatusOK, entry)
+}
+
+// DELETE /daemons/{lib_id}
+func (a *api) deleteDaemon(w http.ResponseWriter, r *http.Request) {
+	if err := a.pool.remove(r.Context(), r.PathValue("lib_id")); err != nil {
+		a.writeError(w, r, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// POST /stop
+func (a *api) postStop(w http.ResponseWriter, r *http.Request) {
+	if err := a.pool.stopAll(r.Context()); err != nil {
+		a.writeError(w, r, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}

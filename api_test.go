@@ -1,0 +1,460 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// testAPI is an API over a pool whose daemons are ready at once, unless their
+// lib_id begins with "crash" or "slow".
+func testAPI(t *testing.T, change func(*apiConfig, *poolConfig)) *api {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	w := &fakeWorld{running: map[string]*fakeDaemon{}, allowKillMid: true}
+	pc := poolConfig{
+		workspace: t.TempDir(), server: "ws://x", maxDaemons: 2, idleTimeout: time.Hour, spawnTimeout: 100 * time.Millisecond,
+		stopTimeout: time.Second, log: log,
+		start: func(spec childSpec) (child, error) {
+			w.mu.Lock()
+			w.crash, w.readyAfter = strings.HasPrefix(spec.libID, "crash"), 0
+			if strings.HasPrefix(spec.libID, "slow") {
+				w.readyAfter = -1
+			}
+			w.mu.Unlock()
+			return w.start(spec)
+		},
+	}
+	ac := apiConfig{events: newEvents(log), hosts: []string{"c4a.example.org"}, version: "0.0.0", log: log}
+	if change != nil {
+		change(&ac, &pc)
+	}
+	pc.onEvent = func(e poolEntry) { ac.events.publish("pool/entry", e) }
+	p, err := newPool(pc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ac.events.close()
+		if !p.stopping() {
+			if err := p.shutdown(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	ac.pool = p
+	return newAPI(ac)
+}
+
+// ask is one request; header is name, value, ….
+func ask(a http.Handler, method, target, body string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	r.Host = "127.0.0.1:5110"
+	for i := 0; i < len(header); i += 2 {
+		if header[i] == "Host" {
+			r.Host = header[i+1]
+		} else {
+			r.Header.Add(header[i], header[i+1])
+		}
+	}
+	w := httptest.NewRecorder()
+	a.ServeHTTP(w, r)
+	return w
+}
+
+// checkProblem holds an answer against RFC 9457 and the expected code.
+func checkProblem(t *testing.T, w *httptest.ResponseRecorder, status int, code errorCode) {
+	t.Helper()
+	var p problem
+	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
+		t.Fatalf("%d %s: %v", w.Code, w.Body, err)
+	}
+	if w.Code != status || p.Status != status || p.Code != code || p.Detail == "" || p.Title == "" || w.Header().Get("Content-Type") != "application/problem+json" {
+		t.Errorf("got %d %s %s, want %d %s", w.Code, w.Header(), w.Body, status, code)
+	}
+}
+
+func TestAPILife(t *testing.T) {
+	a := testAPI(t, nil)
+	var entry poolEntry
+	if w := ask(a, "POST", "/daemons", `{"lib_id":"x"}`); w.Code != 201 || json.Unmarshal(w.Body.Bytes(), &entry) != nil || entry.Status != statusReady {
+		t.Errorf("the first POST: %d %s", w.Code, w.Body)
+	}
+	if w := ask(a, "POST", "/daemons", `{"lib_id":"x"}`); w.Code != 200 {
+		t.Errorf("the second POST: %d %s", w.Code, w.Body)
+	}
+	if w := ask(a, "PUT", "/daemons/y", ""); w.Code != 201 {
+		t.Errorf("PUT: %d %s", w.Code, w.Body)
+	}
+	if w := ask(a, "GET", "/daemons/x", ""); w.Code != 200 || !strings.Contains(w.Body.String(), `"machine_id":"cloud_x"`) {
+		t.Errorf("GET one: %d %s", w.Code, w.Body)
+	}
+	var all struct {
+		Daemons []poolEntry
+		Max     int
+	}
+	if w := ask(a, "GET", "/daemons", ""); w.Code != 200 || json.Unmarshal(w.Body.Bytes(), &all) != nil || len(all.Daemons) != 2 || all.Max != 2 {
+		t.Errorf("GET all: %d %s", w.Code, w.Body)
+	}
+	if w := ask(a, "POST", "/stop", ""); w.Code != 204 || w.Body.Len() != 0 {
+		t.Errorf("stop: %d %s", w.Code, w.Body)
+	}
+	checkProblem(t, ask(a, "GET", "/daemons/x", ""), 404, codeNotFound)
+	if w := ask(a, "DELETE", "/daemons/x", ""); w.Code != 204 {
+		t.Errorf("DELETE: %d %s", w.Code, w.Body)
+	}
+	if w := ask(a, "GET", "/daemons", ""); w.Body.String() != "{\"daemons\":[],\"max\":2}\n" {
+		t.Errorf("an empty list: %s", w.Body)
+	}
+}
+
+func TestAPIRefusals(t *testing.T) {
+	a := testAPI(t, nil)
+	for _, test := range []struct {
+		name, method, target, body string
+		status                     int
+		code                       errorCode
+	}{
+		{"unknown path", "GET", "/nothing", "", 404, codeNotFound},
+		{"unknown method", "PATCH", "/daemons", "", 405, codeMethodNotAllowed},
+		{"other method on an entry", "POST", "/daemons/x", "", 405, codeMethodNotAllowed},
+		{"no body", "POST", "/daemons", "", 400, codeBadRequest},
+		{"null", "POST", "/daemons", "null", 400, codeBadRequest},
+		{"array", "POST", "/daemons", "[]", 400, codeBadRequest},
+		{"half a body", "POST", "/daemons", `{"lib_id":"x"`, 400, codeBadRequest},
+		{"unknown field", "POST", "/daemons", `{"lib_id":"x","lib":"y"}`, 400, codeBadRequest},
+		{"trailing data", "POST", "/daemons", `{"lib_id":"x"} {}`, 400, codeBadRequest},
+		{"wrong type", "POST", "/daemons", `{"lib_id":1}`, 400, codeBadRequest},
+		{"no lib_id", "POST", "/daemons", `{}`, 400, codeInvalidLibID},
+		{"bad lib_id", "POST", "/daemons", `{"lib_id":"../x"}`, 400, codeInvalidLibID},
+		{"bad lib_id in PUT", "PUT", "/daemons/..%2fx", "", 400, codeInvalidLibID},
+		{"bad lib_id in GET", "GET", "/daemons/.x", "", 400, codeInvalidLibID},
+		{"bad lib_id in DELETE", "DELETE", "/daemons/libraries.json", "", 400, codeInvalidLibID},
+		{"big body", "POST", "/daemons", `{"lib_id":"` + strings.Repeat("x", maxBody) + `"}`, 413, codeBodyTooLarge},
+		{"DELETE of nothing", "DELETE", "/daemons/x", "", 404, codeNotFound},
+		{"crash", "POST", "/daemons", `{"lib_id":"crash"}`, 503, codeAutoStartFailed},
+		{"never ready", "POST", "/daemons", `{"lib_id":"slow"}`, 504, codeSpawnTimeout},
+		{"Last-Event-ID is none", "GET", "/events", "", 400, codeBadRequest},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := ask(a, test.method, test.target, test.body, "Last-Event-ID", "x")
+			checkProblem(t, w, test.status, test.code)
+			if test.status == 405 && w.Header().Get("Allow") == "" {
+				t.Error("no Allow")
+			}
+		})
+	}
+	if w := ask(a, "GET", "/daemons/crash", ""); w.Code != 200 || !strings.Contains(w.Body.String(), `"status":"exited"`) || !strings.Contains(w.Body.String(), "its last line") {
+		t.Errorf("after a crash: %d %s", w.Code, w.Body)
+	}
+}
+
+func TestAPIFullPool(t *testing.T) {
+	a := testAPI(t, func(_ *apiConfig, p *poolConfig) { p.maxDaemons = 0 })
+	w := ask(a, "PUT", "/daemons/x", "")
+	checkProblem(t, w, 503, codeCapacity)
+	var seconds int
+	if _, err := fmt.Sscan(w.Header().Get("Retry-After"), &seconds); err != nil || seconds < 5 || seconds > 15 {
+		t.Errorf("Retry-After: %q", w.Header().Get("Retry-After"))
+	}
+}
+
+func TestAPIToken(t *testing.T) {
+	a := testAPI(t, func(c *apiConfig, _ *poolConfig) { c.token = "s3cret" })
+	a.handleOpen("GET /bin/", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a program") })
+	for _, test := range []struct {
+		method, target, authorization string
+		want                          int
+	}{
+		{"GET", "/daemons", "", 401},
+		{"GET", "/daemons", "Bearer wrong", 401},
+		{"GET", "/daemons", "s3cret", 401},
+		{"GET", "/daemons", "Basic s3cret", 401},
+		{"GET", "/daemons", "Bearer s3cret2", 401},
+		{"GET", "/daemons", "Bearer", 401},
+		{"GET", "/daemons", "Bearer s3cret", 200},
+		{"GET", "/daemons", "bearer s3cret", 200},
+		{"DELETE", "/daemons/x", "", 401},
+		{"GET", "/events", "", 401},
+		{"GET", "/nothing", "", 401},
+		{"GET", "/nothing", "Bearer s3cret", 404},
+		{"GET", "/health", "", 200},
+		{"GET", "/livez", "", 200},
+		{"GET", "/readyz", "", 200},
+		{"GET", "/bin/x", "", 200},
+		{"POST", "/bin/x", "", 401},
+		{"GET", "/bin/..%2fdaemons", "", 200}, // still the program
+		{"GET", "/%64aemons", "", 401},
+		{"GET", "//daemons", "", 401},
+		{"POST", "/livez", "", 401},
+	} {
+		var header []string
+		if test.authorization != "" {
+			header = []string{"Authorization", test.authorization}
+		}
+		w := ask(a, test.method, test.target, "", header...)
+		if w.Code != test.want || strings.Contains(w.Body.String(), "s3cret") || (w.Code == 200 && strings.HasPrefix(test.target, "/bin") && w.Body.String() != "a program") {
+			t.Errorf("%s %s with %q: %d %s, want %d", test.method, test.target, test.authorization, w.Code, w.Body, test.want)
+		}
+		if w.Code == 401 && w.Header().Get("WWW-Authenticate") == "" {
+			t.Error("401 without WWW-Authenticate")
+		}
+	}
+}
+
+func TestAPIForeignHostAndOrigin(t *testing.T) {
+	a := testAPI(t, nil)
+	for _, test := range []struct {
+		header []string
+		ok     bool
+	}{
+		{[]string{"Host", "127.0.0.1:5110"}, true},
+		{[]string{"Host", "localhost"}, true},
+		{[]string{"Host", "LOCALHOST:1"}, true},
+		{[]string{"Host", "[::1]:5110"}, true},
+		{[]string{"Host", "10.1.2.3"}, true},
+		{[]string{"Host", "c4a.example.org:443"}, true},
+		{[]string{"Host", "C4A.example.org."}, true},
+		{[]string{"Host", "evil.example"}, false},
+		{[]string{"Host", "127.0.0.1.evil.example"}, false},
+		{[]string{"Host", "c4a.example.org.evil.example"}, false},
+		{[]string{"Host", ""}, false},
+		{[]string{"Origin", "http://127.0.0.1:5110"}, true},
+		{[]string{"Origin", "http://127.0.0.1:5111"}, false},
+		{[]string{"Origin", "http://evil.example"}, false},
+		{[]string{"Origin", "null"}, false},
+		{[]string{"Origin", "http://127.0.0.1:5110", "Origin", "http://evil.example"}, false},
+		{[]string{"Host", "evil.example", "Origin", "http://evil.example"}, false},
+		{[]string{"Sec-Fetch-Site", "cross-site"}, false},
+		{[]string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"}, true},
+		{[]string{"Sec-Fetch-Site", "same-origin"}, true},
+		{[]string{"Sec-Fetch-Site", "none"}, true},
+	} {
+		for _, target := range []string{"/daemons", "/health", "/nothing", "/events"} {
+			if target == "/events" && test.ok {
+				continue // it would not return
+			}
+			w := ask(a, "GET", target, "", test.header...)
+			if (w.Code != 403) != test.ok {
+				t.Errorf("%s with %q: %d", target, test.header, w.Code)
+			}
+			if w.Code == 403 {
+				checkProblem(t, w, 403, codeForbidden)
+			}
+		}
+	}
+}
+
+func TestAPIHealth(t *testing.T) {
+	a := testAPI(t, nil)
+	mustEnsure(t, a.pool, "x")
+	w := ask(a, "GET", "/health", "")
+	var health struct {
+		Status  string
+		Version string
+		Daemons poolCounts
+		Disk    map[string]any
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &health); err != nil {
+		t.Fatal(err)
+	}
+	if w.Code != 200 || health.Status != "ok" || health.Daemons != (poolCounts{Running: 1, Ready: 1, Max: 2}) || health.Version != "0.0.0" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if total, ok := health.Disk["total_bytes"].(float64); !ok || total <= 0 || health.Disk["path"] != a.pool.workspace {
+		t.Errorf("the disk: %v", health.Disk)
+	}
+	a.minFreeDisk = 101 // no disk is that free
+	if w := ask(a, "GET", "/health", ""); w.Code != 503 || !strings.Contains(w.Body.String(), `"status":"degraded"`) {
+		t.Errorf("a full disk: %d %s", w.Code, w.Body)
+	}
+	a.minFreeDisk = 0
+	// A directory in the way stands for a disk that takes no files.
+	if err := os.MkdirAll(filepath.Join(a.pool.workspace, writableFile, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{"/health", "/readyz"} {
+		if w := ask(a, "GET", target, ""); w.Code != 503 || !strings.Contains(w.Body.String(), `"status":"degraded"`) {
+			t.Errorf("%s: a workspace that cannot be written: %d %s", target, w.Code, w.Body)
+		}
+	}
+	if err := a.pool.shutdown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for target, want := range map[string]int{"/health": 503, "/readyz": 503, "/livez": 200} {
+		if w := ask(a, "GET", target, ""); w.Code != want || (want == 503 && !strings.Contains(w.Body.String(), `"stopping"`)) {
+			t.Errorf("%s after shutdown: %d %s", target, w.Code, w.Body)
+		}
+	}
+}
+
+func TestDiskUsage(t *testing.T) {
+	// 100 blocks, 20 free, of which 5 are for root alone: 80 of 95 are used.
+	got := newDiskUsage("/x", 4096, 100, 20, 15)
+	if want := (diskUsage{"/x", 409600, 61440, 100 * 80.0 / 95}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if empty := newDiskUsage("/x", 0, 0, 0, 0); empty.UsedPercent != 0 {
+		t.Errorf("a disk without blocks: %+v", empty)
+	}
+}
+
+// A body that trickles in must not hold a connection for ever, and a request
+// that is long for another reason must not be cut off.
+func TestAPISlowBody(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the limit of a body, 10 s")
+	}
+	server := httptest.NewServer(testAPI(t, nil))
+	defer server.Close()
+	c, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	begin := time.Now()
+	_, _ = fmt.Fprintf(c, "POST /daemons HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+	_ = c.SetReadDeadline(time.Now().Add(2 * bodyLimit))
+	answer, err := io.ReadAll(c)
+	if err != nil || !strings.Contains(string(answer), "400") || time.Since(begin) < bodyLimit {
+		t.Errorf("%s, %v after %v", answer, err, time.Since(begin))
+	}
+}
+
+// openStream subscribes over a real connection and returns its lines.
+func openStream(t *testing.T, url, lastID string) *bufio.Reader {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), eventually)
+	r, err := http.NewRequestWithContext(ctx, "GET", url+"/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lastID != "" {
+		r.Header.Set("Last-Event-ID", lastID)
+	}
+	client := &http.Client{Transport: &http.Transport{}}
+	answer, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cancel(); _ = answer.Body.Close(); client.CloseIdleConnections() })
+	if answer.StatusCode != 200 || answer.Header.Get("Content-Type") != "text/event-stream" {
+		t.Fatalf("%d %v", answer.StatusCode, answer.Header)
+	}
+	lines := bufio.NewReader(answer.Body)
+	if line, err := lines.ReadString('\n'); err != nil || line != ": welcome\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	return lines
+}
+
+// nextEvent reads one event.
+func nextEvent(t *testing.T, lines *bufio.Reader) (id, name, data string) {
+	t.Helper()
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatalf("the stream ended: %v", err)
+		}
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+		switch key {
+		case "id":
+			id = value
+		case "event":
+			name = value
+		case "data":
+			return id, name, value
+		}
+	}
+}
+
+func TestEventsStreamAndResume(t *testing.T) {
+	a := testAPI(t, nil)
+	server := httptest.NewServer(a)
+	defer server.Close()
+	defer a.events.close() // before the server waits for its streams
+	a.events.publish("daemon/status", map[string]string{"before": "it is not for those who come later"})
+	lines := openStream(t, server.URL, "")
+	a.events.publish("daemon/status", map[string]string{"text": "two\nlines"})
+	first, name, data := nextEvent(t, lines)
+	if name != "daemon/status" || data != `{"text":"two\nlines"}` {
+		t.Errorf("got %s %s", name, data)
+	}
+	mustEnsure(t, a.pool, "x")
+	second, name, data := nextEvent(t, lines)
+	if name != "pool/entry" || !strings.Contains(data, `"status":"starting"`) || second <= first {
+		t.Errorf("got %s %s %s after %s", second, name, data, first)
+	}
+	if id, _, again := nextEvent(t, openStream(t, server.URL, first)); id != second || again != data {
+		t.Errorf("resumed with %s %s, want %s %s", id, again, second, data)
+	}
+	// An id of another life of the scheduler: all that is kept.
+	if _, _, oldest := nextEvent(t, openStream(t, server.URL, "1")); !strings.Contains(oldest, "before") {
+		t.Errorf("resumed with %s, want the oldest", oldest)
+	}
+}
+
+func TestEventsEndWithTheScheduler(t *testing.T) {
+	a := testAPI(t, nil)
+	server := httptest.NewServer(a)
+	defer server.Close()
+	lines := openStream(t, server.URL, "")
+	a.events.publish("last", nil)
+	a.events.close()
+	a.events.publish("too late", nil)
+	if _, name, _ := nextEvent(t, lines); name != "last" {
+		t.Errorf("got %q", name)
+	}
+	if rest, err := io.ReadAll(lines); err != nil || len(strings.TrimSpace(string(rest))) > 0 {
+		t.Errorf("the stream goes on: %q, %v", rest, err)
+	}
+	checkProblem(t, ask(a, "GET", "/events", ""), 503, codeCapacity)
+}
+
+func TestEventsSlowSubscriberIsDropped(t *testing.T) {
+	s := newEvents(slog.New(slog.DiscardHandler))
+	slow, _ := s.subscribe(0)
+	quick, _ := s.subscribe(0)
+	for i := range eventRing + 1 {
+		s.publish("x", i)
+		if news, ok := s.after(quick); !ok || len(news) != 1 || string(news[0].data) != fmt.Sprint(i) {
+			t.Fatalf("event %d: %v, %v", i, news, ok)
+		}
+	}
+	if _, ok := s.after(slow); ok {
+		t.Error("it was not dropped")
+	}
+	late, _ := s.subscribe(1)
+	if news, ok := s.after(late); !ok || len(news) != eventRing {
+		t.Errorf("%d events kept, %v, want %d", len(news), ok, eventRing)
+	}
+}
+
+func TestEventsTooManySubscribers(t *testing.T) {
+	s := newEvents(slog.New(slog.DiscardHandler))
+	for range maxSubscribers {
+		if _, ok := s.subscribe(0); !ok {
+			t.Fatal("refused too early")
+		}
+	}
+	if _, ok := s.subscribe(0); ok {
+		t.Error("one too many")
+	}
+	s.publish("too big", strings.Repeat("x", maxEvent))
+	if s.kept != 0 {
+		t.Error("an event over the bound was kept")
+	}
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// eventRing is how many events are kept for those who come back with a
+	// Last-Event-ID, and how far behind a subscriber may fall.
+	eventRing = 1024
+	// maxEvent bounds one event's params; real ones have a few hundred bytes.
+	maxEvent = 64 << 10
+	// maxSubscribers bounds the open streams; each costs a connection.
+	maxSubscribers = 256
+	// eventBeat is how often a silent stream gets a comment line: a proxy keeps
+	// it open, and a client that is gone is noticed.
+	eventBeat = 15 * time.Second
+	// eventWriteLimit is how long a subscriber may take to receive what is
+	// written before its stream is ended.
+	eventWriteLimit = 10 * time.Second
+)
+
+// event is one thing told to subscribers.
+type event struct {
+	id   uint64
+	name string
+	data []byte // one line of JSON
+}
+
+// events tells what happens to whoever subscribes by GET /events, as
+// Server-Sent Events (HTML Living Standard, section 9.2). A publisher never
+// waits: who falls too far behind is dropped.
+type events struct {
+	log *slog.Logger
+
+	mu          sync.Mutex
+	ring        [eventRing]event // the event with an id is at id % eventRing
+	kept        uint64           // how many are in the ring
+	next        uint64           // the id of the next one
+	subscribers map[*subscriber]struct{}
+	closed      bool
+}
+
+// subscriber is one open stream.
+type subscriber struct {
+	next uint64        // the id it has not yet got; used by its own goroutine
+	wake chan struct{} // 1-buffered; closed when events are
+}
+
+// newEvents begins with ids from the clock, so that they also rise over a
+// restart and an old Last-Event-ID stays meaningful. They stay below 2^53, as
+// JavaScript's numbers do.
+func newEvents(log *slog.Logger) *events {
+	return &events{log: log, next: uint64(time.Now().UnixMilli()) * 1000, subscribers: map[*subscriber]struct{}{}}
+}
+
+// publish tells all subscribers. It neither blocks nor calls anybody.
+func (s *events) publish(name string, params any) {
+	data, err := json.Marshal(params) // one line: JSON escapes line ends
+	if err != nil || len(data) > maxEvent {
+		s.log.Warn("an event cannot be told", "event", name, "bytes", len(data), "error", err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.ring[s.next%eventRing] = event{s.next, name, data}
+	s.kept = min(s.kept+1, eventRing)
+	s.next++
+	for sub := range s.subscribers {
+		select {
+		case sub.wake <- struct{}{}:
+		default: // it has not yet looked
+		}
+	}
+}
+
+// close ends all streams. Subscribers that come later are refused.
+func (s *events) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	for sub := range s.subscribers {
+		close(sub.wake)
+	}
+}
+
+// subscribe begins after the event lastID, or with what comes next when it is
+// 0. Of a lastID that is no longer kept, the oldest kept one is next.
+func (s *events) subscribe(lastID uint64) (*subscriber, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || len(s.subscribers) >= maxSubscribers {
+		return nil, false
+	}
+	sub := &subscriber{next: s.next, wake: make(chan struct{}, 1)}
+	if lastID > 0 && lastID < s.next {
+		sub.next = max(lastID+1, s.next-s.kept)
+	}
+	sub.wake <- struct{}{} // what it has missed
+	s.subscribers[sub] = struct{}{}
+	return sub, true
+}
+
+func (s *events) unsubscribe(sub *subscriber) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.subscribers, sub)
+}
+
+// after is what is new for sub; ok is false when it has fallen out of the
+// ring.
+func (s *events) after(sub *subscriber) (news []event, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sub.next < s.next-s.kept {
+		return nil, false
+	}
+	for ; sub.next < s.next; sub.next++ {
+		news = append(news, s.ring[sub.next%eventRing])
+	}
+	return news, true
+}
+
+// GET /events
+func (s *events) serve(w http.ResponseWriter, r *http.Request) {
+	var lastID uint64
+	if given := r.Header.Get("Last-Event-ID"); given != "" {
+		var err error
+		if lastID, err = strconv.ParseUint(given, 10, 64); err != nil {
+			writeProblem(w, http.StatusBadRequest, codeBadRequest, "Last-Event-ID must be a number")
+			return
+		}
+	}
+	sub, ok := s.subscribe(lastID)
+	if !ok {
+		w.Header().Set("Retry-After", "10")
+		writeProblem(w, http.StatusServiceUnavailable, codeCapacity, "there are too many subscribers, or the scheduler is stopping")
+		return
+	}
+	defer s.unsubscribe(sub)
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
+	stream := http.NewResponseController(w)
+	write := func(text string) bool {
+		_ = stream.SetWriteDeadline(time.Now().Add(eventWriteLimit)) // HTTP/2 and tests may have none
+		_, err := w.Write([]byte(text))
+		return err == nil && stream.Flush() == nil
+	}
+	// The connection may serve another request afterwards.
+	defer func() { _ = stream.SetWriteDeadline(time.Time{}) }()
+	if !write(": welcome\n\n") {
+		return
+	}
+	beat := time.NewTicker(eventBeat)
+	defer beat.Stop()
+	for {
+		select {
+		case <-r.Context().Done():
+			return
+		case <-beat.C:
+			if !write(":\n\n") {
+				return
+			}
+		case _, open := <-sub.wake:
+			news, ok := s.after(sub)
+			if !ok {
+				s.log.Warn("a subscriber of events was too slow and is dropped", "behind", eventRing)
+				return
+			}
+			var text strings.Builder
+			for _, e := range news {
+				fmt.Fprintf(&text, "id: %d\nevent: %s\ndata: %s\n\n", e.id, e.name, e.data)
+			}
+			if (text.Len() > 0 && !write(text.String())) || !open {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"time"
+)
+
+// writableFile is written and removed to see whether the workspace takes
+// files.
+const writableFile = ".writable"
+
+// diskUsage is how full the workspace's disk is. FreeBytes is what an ordinary
+// user may still write, UsedPercent is df's.
+type diskUsage struct {
+	Path        string  `json:"path"`
+	TotalBytes  uint64  `json:"total_bytes"`
+	FreeBytes   uint64  `json:"free_bytes"`
+	UsedPercent float64 `json:"used_percent"`
+}
+
+// newDiskUsage computes it from a file system's counts of blocks.
+func newDiskUsage(path string, blockSize, blocks, free, available uint64) diskUsage {
+	d := diskUsage{Path: path, TotalBytes: blocks * blockSize, FreeBytes: available * blockSize}
+	if used := blocks - free; used+available > 0 {
+		d.UsedPercent = 100 * float64(used) / float64(used+available)
+	}
+	return d
+}
+
+// writable tells why the workspace takes no files, nil if it does.
+func (p *pool) writable() error {
+	f, err := p.root.OpenFile(writableFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("writing to the workspace: %w", err)
+	}
+	_, err = f.WriteString("x") // a full disk still makes empty files
+	err = errors.Join(err, f.Close())
+	if removeErr := p.root.Remove(writableFile); !errors.Is(removeErr, fs.ErrNotExist) {
+		err = errors.Join(err, removeErr) // gone is fine: two may look at once
+	}
+	if err != nil {
+		return fmt.Errorf("writing to the workspace: %w", err)
+	}
+	return nil
+}
+
+// GET /health
+func (a *api) getHealth(w http.ResponseWriter, _ *http.Request) {
+	disk, err := statDisk(a.pool.workspace)
+	if err == nil && !a.pool.stopping() {
+		err = a.pool.writable()
+	}
+	answer := struct {
+		Status        string     `json:"status"`
+		Version       string     `json:"version"`
+		UptimeSeconds int64      `json:"uptime_seconds"`
+		Daemons       poolCounts `json:"daemons"`
+		Disk          diskUsage  `json:"disk"`
+	}{"ok", a.version, int64(time.Since(a.started).Seconds()), a.pool.counts(), disk}
+	status := http.StatusOK
+	switch {
+	case a.pool.stopping():
+		answer.Status, status = "stopping", http.StatusServiceUnavailable
+	case err != nil, 100-disk.UsedPercent < a.minFreeDisk:
+		if err != nil {
+			a.log.Warn("the workspace is not well", "error", err)
+		}
+		answer.Status, status = "degraded", http.StatusServiceUnavailable
+	}
+	writeJSON(w, status, answer)
+}
+
+// GET /livez
+func (a *api) getLivez(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+}
+
+// GET /readyz
+func (a *api) getReadyz(w http.ResponseWriter, _ *http.Request) {
+	status, answer := http.StatusOK, "ok"
+	if a.pool.stopping() {
+		status, answer = http.StatusServiceUnavailable, "stopping"
+	} else if err := a.pool.writable(); err != nil {
+		a.log.Warn("the workspace is not well", "error", err)
+		status, answer = http.StatusServiceUnavailable, "degraded"
+	}
+	writeJSON(w, status, map[string]string{"status": answer})
+}

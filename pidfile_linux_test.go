@@ -1,0 +1,96 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestOrphanHelper is no test: it ends the recorded orphan of its workspace
+// while it can open no file, for ever or for a moment.
+func TestOrphanHelper(t *testing.T) {
+	text := os.Getenv("POOL_TEST_ORPHAN")
+	if text == "" {
+		t.Skip("only as a child of another test")
+	}
+	record, err := parsePIDRecord(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The runtime's poller wants descriptors of its own, once.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := limit
+	none.Cur = 0
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	if os.Getenv("POOL_TEST_FREED") != "" {
+		time.AfterFunc(3*proofPause, func() { _ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) })
+	}
+	fate, err := endOrphan(record)
+	fmt.Printf("fate=%q error=%v emfile=%v\n", fate, err, errors.Is(err, syscall.EMFILE))
+}
+
+// Without a descriptor there is no proof, and a bare pid may be anybody's.
+func TestOrphanWithoutADescriptorToProveIt(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		freed, want string
+		lives       bool
+	}{
+		{"", "emfile=true", true},
+		{"1", `fate="ended"`, false},
+	} {
+		orphan := startOrphan(t, t.TempDir(), "x", "echo; exec sleep 1000")
+		id, err := identify(orphan.pid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(self, "-test.run=^TestOrphanHelper$")
+		cmd.Env = append(os.Environ(), "POOL_TEST_ORPHAN="+pidRecord{orphan.pid(), id}.text(), "POOL_TEST_FREED="+test.freed)
+		out, err := cmd.CombinedOutput()
+		if !strings.Contains(string(out), test.want) || alive(t, orphan.pid()) != test.lives {
+			t.Errorf("freed %q: %s, %v, the orphan lives: %v", test.freed, out, err, alive(t, orphan.pid()))
+		}
+	}
+}
+
+func TestParseProcStat(t *testing.T) {
+	line := "4711 (a) (b c) S 1 4711 4712 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 1 1\n"
+	got, err := parseProcStat([]byte(line))
+	if want := (procStat{state: 'S', group: 4711, session: 4712, start: "12345"}); err != nil || got != want {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+	for _, text := range []string{"", "4711", "4711 (a) S 1", "4711 (a", strings.Replace(line, "4712", "x", 1)} {
+		if got, err := parseProcStat([]byte(text)); err == nil {
+			t.Errorf("%q: %+v", text, got)
+		}
+	}
+}
+
+func FuzzParseProcStat(f *testing.F) {
+	f.Add([]byte("1 (x) S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 1"))
+	f.Add([]byte(")"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if s, err := parseProcStat(data); err == nil && s.start == "" {
+			t.Fatalf("let through: %+v", s)
+		}
+	})
+}

@@ -1,0 +1,599 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// fakeDaemon is a child without a process. It answers ops as PROTOCOL 6 says.
+type fakeDaemon struct {
+	world *fakeWorld
+	libID string
+	id    int
+	heard chan controlEvent
+	ended chan struct{}
+
+	mu       sync.Mutex
+	active   int
+	lastEnd  time.Time
+	quiesced bool
+	dead     bool
+}
+
+// fakeWorld starts fake daemons and watches what is done to them.
+type fakeWorld struct {
+	readyAfter time.Duration // negative: never
+	stopAfter  time.Duration // negative: it ignores SIGTERM
+	deaf       bool          // it answers no op
+	crash      bool          // it dies instead of being ready
+	answerLate time.Duration // what it says to an op comes so much later
+
+	mu           sync.Mutex
+	spawns       int
+	running      map[string]*fakeDaemon
+	killedBusy   int // ended while a request was running
+	overlapping  int // started while another of the same lib_id ran
+	peak, alive  int
+	killed       int
+	allowKillMid bool // a DELETE or shutdown is under way: busy ones may go
+}
+
+func (w *fakeWorld) start(spec childSpec) (child, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.spawns++
+	d := &fakeDaemon{world: w, libID: spec.libID, id: w.spawns, heard: make(chan controlEvent, 100), ended: make(chan struct{}), lastEnd: time.Now()}
+	if w.running[spec.libID] != nil {
+		w.overlapping++
+	}
+	w.running[spec.libID] = d
+	w.alive++
+	w.peak = max(w.peak, w.alive)
+	switch {
+	case w.crash:
+		time.AfterFunc(w.readyAfter, d.end)
+	case w.readyAfter >= 0:
+		time.AfterFunc(w.readyAfter, func() { d.tell(controlEvent{Event: eventReady, PID: d.id}) })
+	}
+	return d, nil
+}
+
+func (d *fakeDaemon) tell(e controlEvent) {
+	select {
+	case d.heard <- e:
+	case <-d.ended:
+	}
+}
+
+func (d *fakeDaemon) status() controlEvent {
+	return controlEvent{Event: eventStatus, Active: d.active, IdleMS: time.Since(d.lastEnd).Milliseconds(), Quiesced: d.quiesced}
+}
+
+// request begins a request; false is DRAINING, or no such process any more.
+func (d *fakeDaemon) request() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.quiesced || d.dead {
+		return false
+	}
+	d.active++
+	d.tell(d.status())
+	return true
+}
+
+func (d *fakeDaemon) finish() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.active--
+	d.lastEnd = time.Now()
+	if !d.dead {
+		d.tell(d.status())
+	}
+}
+
+func (d *fakeDaemon) pid() int                    { return 1000 + d.id }
+func (d *fakeDaemon) events() <-chan controlEvent { return d.heard }
+func (d *fakeDaemon) done() <-chan struct{}       { return d.ended }
+func (d *fakeDaemon) trimLog()                    {}
+func (d *fakeDaemon) close() (string, string)     { return "the fake ended", "its last line" }
+
+func (d *fakeDaemon) send(op controlOp) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.world.deaf || d.dead {
+		return nil
+	}
+	switch op.Op {
+	case opQuiesce:
+		if d.active == 0 && time.Since(d.lastEnd).Milliseconds() >= op.IdleMS {
+			d.quiesced = true
+		}
+	case opResume:
+		d.quiesced = false
+	}
+	status := d.status()
+	time.AfterFunc(d.world.answerLate, func() { d.tell(status) })
+	return nil
+}
+
+func (d *fakeDaemon) terminate() {
+	if after := d.world.stopAfter; after >= 0 {
+		time.AfterFunc(after, d.end)
+	}
+}
+
+func (d *fakeDaemon) kill() {
+	d.world.mu.Lock()
+	d.world.killed++
+	d.world.mu.Unlock()
+	d.end()
+}
+
+func (d *fakeDaemon) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.dead {
+		return
+	}
+	d.dead = true
+	d.world.mu.Lock()
+	defer d.world.mu.Unlock()
+	if d.active > 0 && !d.world.allowKillMid {
+		d.world.killedBusy++
+	}
+	d.world.alive--
+	if d.world.running[d.libID] == d {
+		delete(d.world.running, d.libID)
+	}
+	close(d.ended)
+}
+
+func (w *fakeWorld) daemon(libID string) *fakeDaemon {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.running[libID]
+}
+
+// inBubble runs a test on fake time with a pool of fake daemons.
+func inBubble(t *testing.T, w *fakeWorld, change func(*poolConfig), test func(t *testing.T, p *pool)) {
+	t.Helper()
+	workspace := t.TempDir()
+	w.running = map[string]*fakeDaemon{}
+	synctest.Test(t, func(t *testing.T) {
+		cfg := poolConfig{
+			workspace: workspace, server: "ws://x", maxDaemons: 3, idleTimeout: 5 * time.Minute, spawnTimeout: 15 * time.Second,
+			stopTimeout: 2 * time.Second, log: slog.New(slog.DiscardHandler), start: w.start,
+		}
+		if change != nil {
+			change(&cfg)
+		}
+		p, err := newPool(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		test(t, p)
+		w.mu.Lock()
+		w.allowKillMid = true
+		w.mu.Unlock()
+		if err := p.shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if w.alive != 0 || w.overlapping != 0 {
+			t.Errorf("after shutdown %d live; %d ran beside another of their lib_id", w.alive, w.overlapping)
+		}
+		if _, _, err := p.ensure(context.Background(), "late"); poolCode(err) != codeAutoStartFailed {
+			t.Errorf("ensure after shutdown: %v", err)
+		}
+	})
+}
+
+func TestPoolHundredEnsuresStartOne(t *testing.T) {
+	w := &fakeWorld{readyAfter: time.Second}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		var wg sync.WaitGroup
+		var started atomic.Int32
+		for range 100 {
+			wg.Go(func() {
+				view, mine, err := p.ensure(t.Context(), "x")
+				if err != nil || view.Status != statusReady {
+					t.Errorf("%+v, %v", view, err)
+				}
+				if mine {
+					started.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if w.spawns != 1 || started.Load() != 1 {
+			t.Errorf("%d spawns, %d were told that they started it", w.spawns, started.Load())
+		}
+	})
+}
+
+func TestPoolSpawnOutlivesItsFirstCaller(t *testing.T) {
+	w := &fakeWorld{readyAfter: time.Second}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, _, err := p.ensure(ctx, "x"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the first caller: %v", err)
+		}
+		if _, started, err := p.ensure(t.Context(), "x"); err != nil || started || w.spawns != 1 {
+			t.Errorf("the second caller: started %v, %v, %d spawns", started, err, w.spawns)
+		}
+	})
+}
+
+func TestPoolDeleteDuringSpawn(t *testing.T) {
+	w := &fakeWorld{readyAfter: 10 * time.Second, stopAfter: time.Second}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		var wg sync.WaitGroup
+		begin := time.Now()
+		for range 3 {
+			wg.Go(func() {
+				if _, _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeDeleted {
+					t.Errorf("ensure: %v", err)
+				}
+				if time.Since(begin) > time.Second {
+					t.Errorf("told only after %v", time.Since(begin))
+				}
+			})
+		}
+		synctest.Wait()
+		for range 2 { // two DELETEs share one removal
+			wg.Go(func() {
+				if err := p.remove(t.Context(), "x"); err != nil {
+					t.Errorf("remove: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if _, err := os.Stat(filepath.Join(p.workspace, "x")); !os.IsNotExist(err) {
+			t.Errorf("the directory: %v", err)
+		}
+		if _, found := p.get("x"); found {
+			t.Error("the entry is still there")
+		}
+	})
+}
+
+func TestPoolEnsureDuringStop(t *testing.T) {
+	w := &fakeWorld{stopAfter: time.Second}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		first := mustEnsure(t, p, "x")
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := p.stopAll(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		second := mustEnsure(t, p, "x")
+		if second.PID == first.PID {
+			t.Error("it got the one that was being stopped")
+		}
+		wg.Wait()
+	})
+}
+
+func TestPoolIdleSweepSparesTheBusy(t *testing.T) {
+	w := &fakeWorld{}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "busy")
+		mustEnsure(t, p, "idle")
+		if !w.daemon("busy").request() {
+			t.Fatal("refused")
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if w.daemon("idle") != nil {
+			t.Error("the idle one is still there")
+		}
+		busy := w.daemon("busy")
+		if busy == nil {
+			t.Fatal("the busy one is gone")
+		}
+		busy.finish()
+		// Idle time runs from the end of the request.
+		time.Sleep(p.idleTimeout - time.Second)
+		if w.daemon("busy") == nil {
+			t.Error("evicted before the idle timeout")
+		}
+		time.Sleep(sweepMost + 2*time.Second)
+		if w.daemon("busy") != nil {
+			t.Error("not evicted after the idle timeout")
+		}
+		if w.killedBusy != 0 {
+			t.Errorf("%d killed while busy", w.killedBusy)
+		}
+	})
+}
+
+// The pool believes that the daemon is idle; only the daemon knows better.
+func TestPoolEvictionAsksTheDaemon(t *testing.T) {
+	w := &fakeWorld{}
+	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 1 }, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "a")
+		d := w.daemon("a")
+		d.mu.Lock()
+		d.active++ // without a word
+		d.mu.Unlock()
+		if _, _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity {
+			t.Errorf("a full pool: %v", err)
+		}
+		time.Sleep(10 * time.Minute)
+		if w.daemon("a") != d {
+			t.Error("the busy one was evicted")
+		}
+	})
+}
+
+func TestPoolFullAllBusy(t *testing.T) {
+	w := &fakeWorld{}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		for i := range p.maxDaemons {
+			id := fmt.Sprint("lib", i)
+			mustEnsure(t, p, id)
+			w.daemon(id).request()
+		}
+		begin := time.Now()
+		var wg sync.WaitGroup
+		for i := range 20 {
+			wg.Go(func() {
+				if _, _, err := p.ensure(t.Context(), fmt.Sprint("more", i)); poolCode(err) != codeCapacity {
+					t.Errorf("a full pool: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(begin); took > maxRoomAsk {
+			t.Errorf("the refusal took %v", took)
+		}
+		if w.killedBusy != 0 || w.spawns != p.maxDaemons {
+			t.Errorf("%d killed while busy, %d spawns", w.killedBusy, w.spawns)
+		}
+		w.daemon("lib1").finish()
+		mustEnsure(t, p, "more")
+		if w.daemon("lib1") != nil || w.daemon("lib0") == nil || w.killedBusy != 0 {
+			t.Error("not the idle one went")
+		}
+	})
+}
+
+func TestPoolLeastRecentlyUsedGoesFirst(t *testing.T) {
+	w := &fakeWorld{}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		for _, id := range []string{"a", "b", "c"} {
+			mustEnsure(t, p, id)
+			time.Sleep(time.Second)
+		}
+		w.daemon("a").request() // a use that never passes the pool
+		time.Sleep(time.Second)
+		w.daemon("a").finish()
+		synctest.Wait()
+		mustEnsure(t, p, "d")
+		if w.daemon("b") != nil || w.daemon("a") == nil || w.daemon("c") == nil {
+			t.Error("not b, the least recently used, went")
+		}
+	})
+}
+
+func TestPoolDaemonThatDoesNotAnswer(t *testing.T) {
+	w := &fakeWorld{deaf: true}
+	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 1 }, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "a")
+		begin := time.Now()
+		if _, _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity || time.Since(begin) > 2*probeLimit {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+		if w.daemon("a") == nil {
+			t.Error("ended without its consent")
+		}
+		// Its late answer: it refuses requests, but nobody waits for that now.
+		w.daemon("a").mu.Lock()
+		w.deaf = false
+		w.daemon("a").quiesced = true
+		w.daemon("a").heard <- controlEvent{Event: eventStatus, Quiesced: true}
+		w.daemon("a").mu.Unlock()
+		synctest.Wait()
+		if !w.daemon("a").request() {
+			t.Error("it was not told to resume")
+		}
+	})
+}
+
+// Between the daemon's consent and its coming to the pool, somebody was told
+// that it is ready.
+func TestPoolEnsureWhileTheDaemonIsAsked(t *testing.T) {
+	w := &fakeWorld{answerLate: probeLimit / 2}
+	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 1 }, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "a")
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity {
+				t.Errorf("ensure b: %v", err)
+			}
+		})
+		synctest.Wait()
+		mustEnsure(t, p, "a")
+		wg.Wait()
+		time.Sleep(probeLimit)
+		if d := w.daemon("a"); d == nil || !d.request() {
+			t.Error("it was ended, or still refuses requests")
+		}
+	})
+}
+
+func TestPoolCrashLoop(t *testing.T) {
+	w := &fakeWorld{crash: true}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		for range 100 { // a client that asks every 100 ms
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			_, _, _ = p.ensure(ctx, "x") // it fails
+			cancel()
+			time.Sleep(100 * time.Millisecond)
+		}
+		// At 0 s, at once, after 1 s, 2 s, 4 s, 8 s: 20 s hold six starts.
+		if w.spawns > 6 || w.spawns < 5 {
+			t.Errorf("%d spawns in 20 s", w.spawns)
+		}
+		time.Sleep(deathWindow + time.Second)
+		w.mu.Lock()
+		w.crash = false
+		w.mu.Unlock()
+		begin := time.Now()
+		if view := mustEnsure(t, p, "x"); time.Since(begin) > 0 || view.LastError == "" || view.Restarts == 0 {
+			t.Errorf("after a quiet minute: %+v, %v", view, time.Since(begin))
+		}
+	})
+}
+
+func TestPoolBackoffLongerThanTheSpawnTimeout(t *testing.T) {
+	w := &fakeWorld{crash: true}
+	inBubble(t, w, func(c *poolConfig) { c.spawnTimeout = time.Second }, func(t *testing.T, p *pool) {
+		var last *poolError
+		for range 4 {
+			_, _, err := p.ensure(t.Context(), "x")
+			last, _ = errors.AsType[*poolError](err)
+		}
+		if last == nil || last.code != codeAutoStartFailed || last.retryAfter != 2*time.Second {
+			t.Errorf("the refusal: %+v", last)
+		}
+	})
+}
+
+func TestPoolShutdownStopsSideBySide(t *testing.T) {
+	w := &fakeWorld{stopAfter: -1}
+	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 50 }, func(t *testing.T, p *pool) {
+		for i := range 50 {
+			mustEnsure(t, p, fmt.Sprint(i))
+		}
+		begin := time.Now()
+		if err := p.stopAll(t.Context()); err != nil || time.Since(begin) != p.stopTimeout || w.killed != 50 {
+			t.Errorf("%v after %v, %d killed", err, time.Since(begin), w.killed)
+		}
+	})
+}
+
+func TestPoolNamesThatDifferInCaseOnly(t *testing.T) {
+	w := &fakeWorld{}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		p.folds = true
+		mustEnsure(t, p, "Lib")
+		if _, _, err := p.ensure(t.Context(), "lib"); poolCode(err) != codeInvalidLibID {
+			t.Errorf("beside a running one: %v", err)
+		}
+		if err := p.stopAll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := p.ensure(t.Context(), "lib"); poolCode(err) != codeInvalidLibID {
+			t.Errorf("beside a directory: %v", err)
+		}
+		mustEnsure(t, p, "Lib")
+	})
+}
+
+func TestLibID(t *testing.T) {
+	long := string(slices.Repeat([]byte("x"), maxLibID))
+	for id, want := range map[string]bool{
+		"a": true, "lib_abc123": true, "A.b-c_9": true, long: true, "libraries.json.bak": true,
+		"": false, long + "x": false, ".a": false, "-a": false, "..": false, "a/b": false, `a\b`: false, "a b": false,
+		"ä": false, "a\x00": false, "a\n": false, "libraries.json": false,
+	} {
+		if validLibID(id) != want {
+			t.Errorf("%q: %v", id, !want)
+		}
+	}
+}
+
+func TestRespawnDelay(t *testing.T) {
+	for n, want := range []time.Duration{0, 0, 1, 2, 4, 8, 16, 30, 30} {
+		if got := respawnDelay(n); got != want*time.Second {
+			t.Errorf("after death %d: %v, want %v", n, got, want*time.Second)
+		}
+	}
+	if respawnDelay(1<<30) != respawnMost {
+		t.Error("unbounded")
+	}
+	now := time.Now()
+	d := deaths{}.after(now, "a").after(now.Add(time.Second), "b")
+	if d.inRow != 2 || d.total != 2 || d.lastError != "b" || d.wait(now.Add(1500*time.Millisecond)) != 500*time.Millisecond {
+		t.Errorf("two deaths: %+v", d)
+	}
+	if d = d.after(now.Add(time.Hour), "c"); d.inRow != 1 || d.total != 3 {
+		t.Errorf("a death much later: %+v", d)
+	}
+}
+
+// Random use: nothing busy is ended, never more than the maximum runs, every
+// request is served or refused, nothing is left over.
+func TestPoolStress(t *testing.T) {
+	for seed := range uint64(8) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			w := &fakeWorld{readyAfter: 200 * time.Millisecond, stopAfter: 300 * time.Millisecond}
+			var served, refused atomic.Int64
+			inBubble(t, w, func(c *poolConfig) { c.idleTimeout = 20 * time.Second }, func(t *testing.T, p *pool) {
+				var clients sync.WaitGroup
+				end := time.Now().Add(10 * time.Minute)
+				for i := range 8 {
+					clients.Go(func() {
+						rnd := rand.New(rand.NewPCG(seed, uint64(i)))
+						for time.Now().Before(end) {
+							id := fmt.Sprint("lib", rnd.IntN(7))
+							ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+rnd.IntN(30_000))*time.Millisecond)
+							_, _, err := p.ensure(ctx, id)
+							cancel()
+							if err != nil && poolCode(err) != codeCapacity && !errors.Is(err, context.DeadlineExceeded) && poolCode(err) != codeAutoStartFailed {
+								t.Errorf("ensure: %v", err)
+							}
+							if d := w.daemon(id); err == nil && d != nil && d.request() {
+								time.Sleep(time.Duration(rnd.IntN(30_000)) * time.Millisecond)
+								d.finish()
+								served.Add(1)
+							} else {
+								refused.Add(1)
+							}
+							time.Sleep(time.Duration(rnd.IntN(5_000)) * time.Millisecond)
+							switch d := w.daemon(id); {
+							case d != nil && rnd.IntN(50) == 0 && d.idle():
+								d.end() // a crash
+							case rnd.IntN(100) == 0 && i == 0:
+								if err := p.remove(t.Context(), "deleted"); err != nil && poolCode(err) != codeNotFound {
+									t.Errorf("remove: %v", err)
+								}
+							case rnd.IntN(10) == 0:
+								if _, _, err := p.ensure(t.Context(), "deleted"); err != nil && poolCode(err) == "" {
+									t.Errorf("ensure beside DELETE: %v", err)
+								}
+							}
+						}
+					})
+				}
+				clients.Wait()
+			})
+			if w.killedBusy != 0 || w.peak > 3 || served.Load() == 0 {
+				t.Errorf("%d killed while busy, peak %d, %d served, %d refused, %d spawns", w.killedBusy, w.peak, served.Load(), refused.Load(), w.spawns)
+			}
+		})
+	}
+}
+
+// idle tells whether no request runs.
+func (d *fakeDaemon) idle() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.active == 0
+}
