@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// errEnough ends a walk early: what was wanted has been found.
-var errEnough = errors.New("enough")
+// errStopWalk ends a walk early: what was wanted has been found.
+var errStopWalk = errors.New("enough")
 
 // typeUnknown is the type of a directory entry of which the file system did
 // not tell more than the name.
@@ -41,7 +41,7 @@ func (a *access) secretIDs() []fileID {
 	a.mu.Unlock()
 	var ids []fileID
 	for _, path := range secrets {
-		if id := identify(path); id.known() {
+		if id := fileIDAt(path); id.known() {
 			ids = append(ids, id)
 		}
 	}
@@ -55,45 +55,65 @@ type dirEntryName struct {
 	typ       fs.FileMode
 }
 
+// smallest keeps the entries with the smallest keys that follow `after`, at
+// most `most` of them. It holds no more than twice as many, however many it is
+// given.
+type smallest struct {
+	after string
+	most  int
+
+	kept []dirEntryName
+	last string // once there are `most`: the largest key that can still be among them
+	more bool   // others follow
+}
+
+func (s *smallest) add(e dirEntryName) {
+	switch {
+	case e.key <= s.after:
+		return
+	case s.last != "" && e.key > s.last:
+		s.more = true
+		return
+	}
+	s.kept = append(s.kept, e)
+	if len(s.kept) >= 2*s.most {
+		s.sorted()
+		s.last = s.kept[len(s.kept)-1].key
+	}
+}
+
+// sorted gives the entries in the order of their keys' bytes.
+func (s *smallest) sorted() []dirEntryName {
+	slices.SortFunc(s.kept, func(x, y dirEntryName) int { return cmp.Compare(x.key, y.key) })
+	if len(s.kept) > s.most {
+		clear(s.kept[s.most:]) // lets the strings go
+		s.kept, s.more = s.kept[:s.most], true
+	}
+	return s.kept
+}
+
 // namesAfter reads the directory from its start and returns the entries whose
 // keys follow after, in the order of their bytes, at most `most` of them; more
-// tells that others follow. It holds no more than twice `most` in memory,
-// however large the directory is. keep sees every entry; it gives its key and
-// its type as far as it knows it, or leaves it out.
+// tells that others follow. keep sees every entry; it gives its key and its
+// type as far as it knows it, or leaves it out.
 func (d *dirHandle) namesAfter(ctx context.Context, after string, most int, keep func(name string, typ fs.FileMode) (e dirEntryName, ok bool)) (names []dirEntryName, more bool, err error) {
-	byKey := func(x, y dirEntryName) int { return cmp.Compare(x.key, y.key) }
-	limit := "" // the largest key that can still be among the smallest, once there are `most`
+	page := smallest{after: after, most: most}
 	seen := 0
 	err = d.read(func(name string, typ fs.FileMode) error {
 		// Asking each time would cost as much as reading the entry.
 		if seen++; seen%1024 == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		e, ok := keep(name, typ)
-		switch {
-		case !ok || e.key <= after:
-			return nil
-		case limit != "" && e.key > limit:
-			more = true
-			return nil
-		}
-		names = append(names, e)
-		if len(names) >= 2*most {
-			slices.SortFunc(names, byKey)
-			clear(names[most:]) // lets the strings go
-			names, more = names[:most], true
-			limit = names[most-1].key
+		if e, ok := keep(name, typ); ok {
+			page.add(e)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, false, err
 	}
-	slices.SortFunc(names, byKey)
-	if len(names) > most {
-		names, more = names[:most], true
-	}
-	return names, more, nil
+	names = page.sorted()
+	return names, page.more, nil
 }
 
 // chunkSize is how many names of one directory a walk holds at a depth: less

@@ -142,8 +142,8 @@ func goMode(mode uint32) fs.FileMode {
 	return m
 }
 
-// identify is the identity of the file at path, zero when there is none.
-func identify(path string) fileID {
+// fileIDAt is the identity of the file at path, zero when there is none.
+func fileIDAt(path string) fileID {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return fileID{}

@@ -100,5 +100,5 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 	}
 }
 
-// identify has no cheap answer here; openFile compares the files themselves.
-func identify(string) fileID { return fileID{} }
+// fileIDAt has no cheap answer here; openFile compares the files themselves.
+func fileIDAt(string) fileID { return fileID{} }

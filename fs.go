@@ -37,6 +37,7 @@ func (f *files) methods() []*method {
 		newMethod("fs/listDir", "List a directory, page by page.", f.listDir),
 		newMethod("fs/stat", "Describe files, following links.", f.stat),
 		newMethod("fs/readFile", "Read a file or a part of it.", f.readFile),
+		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob),
 	}
 }
 

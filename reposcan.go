@@ -50,6 +50,7 @@ type repoScan struct {
 	maxDepth int
 	limit    int
 	exclude  globs
+	prune    globs           // and those that exclude all that is inside a directory
 	found    chan foundPlace // closed by run
 	repos    int             // sent to found
 
@@ -89,7 +90,7 @@ func (f *files) repoScan(ctx context.Context, p repoScanParams) (*repoScanResult
 	if err != nil {
 		return nil, err
 	}
-	s := &repoScan{files: f, maxDepth: depth, limit: limit, exclude: exclude, found: make(chan foundPlace, scanReaders), seen: map[string]bool{}}
+	s := &repoScan{files: f, maxDepth: depth, limit: limit, exclude: exclude, prune: pruneGlobs(exclude), found: make(chan foundPlace, scanReaders), seen: map[string]bool{}}
 	repos, err := s.run(ctx, starts)
 	if err != nil {
 		return nil, err
@@ -171,7 +172,7 @@ func (s *repoScan) walk(ctx context.Context, starts []place) error {
 			err = s.dir(ctx, dir, at.abs, "", 0, self.id.dev)
 		}
 		dir.close()
-		if errors.Is(err, errEnough) {
+		if errors.Is(err, errStopWalk) {
 			return nil
 		}
 		if err != nil {
@@ -244,7 +245,7 @@ func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth
 // child walks the directory rel, the last name of which is in d. One that
 // cannot be opened is passed over, as one on another file system is.
 func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, depth int, dev uint64) error {
-	if s.exclude.match(rel) {
+	if s.exclude.match(rel) || s.prune.match(rel) {
 		return nil
 	}
 	name := rel[strings.LastIndexByte(rel, '/')+1:]
@@ -259,18 +260,18 @@ func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, dep
 	}
 	abs = filepath.Join(abs, name)
 	err = s.dir(ctx, sub, abs, rel+"/", depth+1, dev)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errEnough) {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errStopWalk) {
 		s.files.log.Debug("passing over a directory", "path", abs, "error", err)
 		return nil
 	}
 	return err
 }
 
-// send hands a repository to the readers; errEnough when there are too many.
+// send hands a repository to the readers; errStopWalk when there are too many.
 func (s *repoScan) send(ctx context.Context, at foundPlace) error {
 	if s.repos == s.limit {
 		s.truncated = true
-		return errEnough
+		return errStopWalk
 	}
 	s.repos++
 	s.seen[at.path] = true

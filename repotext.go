@@ -14,6 +14,7 @@ import (
 type repoConfig struct {
 	remoteURL string // of origin, else of the first remote
 	bare      *bool  // nil where it is not said
+	sha256    bool   // object ids are SHA-256
 }
 
 // parseRepoConfig reads the syntax of git-config(1), "CONFIGURATION FILE",
@@ -41,6 +42,8 @@ func parseRepoConfig(text string) repoConfig {
 			}
 		case section == "remote" && name == "url" && first == "":
 			first = value
+		case section == "extensions" && name == "objectformat":
+			c.sha256 = strings.EqualFold(value, "sha256")
 		case section == "core" && name == "bare":
 			// A name alone means true.
 			c.bare = new(!given || strings.EqualFold(value, "true") || strings.EqualFold(value, "yes") || strings.EqualFold(value, "on") || value == "1")

@@ -1,0 +1,393 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+type globParams struct {
+	pathParam
+	Include          []string `json:"include,omitempty"`           // globs; all files when absent
+	Exclude          []string `json:"exclude,omitempty"`           // globs
+	RespectGitignore *bool    `json:"respect_gitignore,omitempty"` // true when absent
+	Limit            *int     `json:"limit,omitempty"`             // 1 to 10,000, which is also the default
+	Cursor           string   `json:"cursor,omitempty"`
+}
+
+type globResult struct {
+	Files      []globFile `json:"files"` // regular files, by the bytes of their paths
+	NextCursor *string    `json:"next_cursor"`
+}
+
+type globFile struct {
+	Path       string `json:"path"` // relative to the path asked for, with slashes
+	PathBase64 string `json:"path_base64,omitempty"`
+	Size       int64  `json:"size"`
+	Mtime      string `json:"mtime"`
+}
+
+// globCursor is where a listing goes on, and what it went through.
+type globCursor struct {
+	Method string `json:"m"`
+	Params string `json:"p"`
+	State  string `json:"s"`
+	After  []byte `json:"a"` // the last path
+}
+
+// pathFilter is what include and exclude say.
+type pathFilter struct {
+	include, exclude globs
+	prune            globs // match directories of which exclude matches all that is inside
+}
+
+func newPathFilter(include, exclude []string) (*pathFilter, error) {
+	f := &pathFilter{}
+	var err error
+	if f.include, err = compileGlobs("include", include); err != nil {
+		return nil, err
+	}
+	if f.exclude, err = compileGlobs("exclude", exclude); err != nil {
+		return nil, err
+	}
+	f.prune = pruneGlobs(f.exclude)
+	return f, nil
+}
+
+// pruneGlobs makes the patterns that match a directory when all that is inside
+// it is excluded: a literal one, and "x/**" without its end.
+func pruneGlobs(exclude globs) globs {
+	var prune globs
+	for _, p := range exclude {
+		if dir, ok := strings.CutSuffix(p.text, "/**"); ok {
+			prune = append(prune, parsePattern(dir))
+		} else if !p.wild {
+			prune = append(prune, p)
+		}
+	}
+	return prune
+}
+
+// file tells whether a path is wanted.
+func (f *pathFilter) file(path string) bool {
+	return (len(f.include) == 0 || f.include.match(path)) && !f.exclude.match(path)
+}
+
+// dir tells whether wanted files can lie in a directory.
+func (f *pathFilter) dir(path string) bool {
+	if f.prune.match(path) {
+		return false
+	}
+	path += "/"
+	for _, p := range f.include {
+		fixed := p.text
+		if p.wild {
+			fixed = p.prefix
+		}
+		if strings.HasPrefix(path, fixed) || strings.HasPrefix(fixed, path) {
+			return true
+		}
+	}
+	return len(f.include) == 0
+}
+
+// fs/glob
+func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
+	limit, err := limitParam("limit", p.Limit, maxPageEntries, maxPageEntries)
+	if err != nil {
+		return nil, err
+	}
+	filter, err := newPathFilter(p.Include, p.Exclude)
+	if err != nil {
+		return nil, err
+	}
+	at, err := f.access.resolve(p.pathParam)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := f.access.openDir(at)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.close()
+	respect := p.RespectGitignore == nil || *p.RespectGitignore
+	asked, err := json.Marshal([]any{at.abs, p.Include, p.Exclude, respect})
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(asked)
+	cursor := globCursor{Method: "fs/glob", Params: hex.EncodeToString(sum[:8])}
+	if p.Cursor != "" {
+		given := globCursor{}
+		if err := decodeCursor(p.Cursor, &given); err != nil {
+			return nil, err
+		}
+		if given.Method != cursor.Method || given.Params != cursor.Params || len(given.After) == 0 {
+			return nil, invalidParam("cursor", "is not one that this method returned for these params")
+		}
+		cursor = given
+	}
+	g := &globPage{ctx: ctx, filter: filter, start: dir, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
+	repo := ""
+	if respect {
+		repo = f.workTreeOf(at)
+	}
+	if repo != "" {
+		err = g.list(f, repo)
+	} else {
+		err = g.walk(respect)
+	}
+	if err != nil {
+		return nil, f.walkError(ctx, err, at.abs)
+	}
+	result := &globResult{Files: g.files}
+	if result.Files == nil {
+		result.Files = []globFile{}
+	}
+	if g.more {
+		result.NextCursor = new(encodeCursor(g.cursor))
+	}
+	return result, nil
+}
+
+// globPage is one page in the making.
+type globPage struct {
+	ctx     context.Context
+	filter  *pathFilter
+	start   *dirHandle
+	abs     string // its absolute path
+	limit   int
+	cursor  globCursor // in: where to go on; out: where the page ends
+	secrets []fileID
+
+	files []globFile
+	size  int // of their JSON
+	more  bool
+	seen  int64
+	chain []entryInfo // the directories from the start to the one being walked
+}
+
+// add takes a file into the page; errStopWalk when it is full.
+func (g *globPage) add(rel string, info entryInfo) error {
+	if !info.mode.IsRegular() || slices.Contains(g.secrets, info.id) {
+		return nil
+	}
+	const rest = 120 // keys, punctuation, figures and the time
+	file := globFile{Path: showName(rel), PathBase64: nameBase64(rel), Size: info.size, Mtime: wireTime(info.mtime)}
+	g.size += rest + jsonSize(file.Path) + len(file.PathBase64)
+	if len(g.files) == g.limit || g.size > maxPageBytes && len(g.files) > 0 {
+		g.more = true
+		return errStopWalk
+	}
+	g.files = append(g.files, file)
+	g.cursor.After = []byte(rel)
+	return nil
+}
+
+// tick looks at the context and reports from time to time.
+func (g *globPage) tick() error {
+	if g.ctx.Err() != nil {
+		return context.Cause(g.ctx)
+	}
+	if g.seen++; g.seen%progressEvery == 0 {
+		reportProgress(g.ctx, progress{Phase: "listing", Message: "listing files", Done: g.seen})
+	}
+	return nil
+}
+
+// walk lists what is in the directories themselves. A page goes on where the
+// last one ended; the directories that lead there must be as they were.
+func (g *globPage) walk(ignore bool) error {
+	if after := string(g.cursor.After); after != "" {
+		chain, err := chainTo(g.start, after)
+		if err != nil || chainState(chain) != g.cursor.State {
+			return staleCursor()
+		}
+	}
+	self, err := g.start.info()
+	if err != nil {
+		return err
+	}
+	g.chain = []entryInfo{self}
+	err = g.dir(g.start, "", string(g.cursor.After), nil, ignore)
+	if errors.Is(err, errStopWalk) {
+		return nil
+	}
+	return err
+}
+
+// dir walks a directory, whose path rel is "" or has a slash at its end. Only
+// what follows after, a path relative to it, is listed.
+func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, ignore bool) error {
+	if ignore {
+		rules = rules.below(d, rel)
+	}
+	// The entry that holds `after` comes first: the walk goes on inside it.
+	first, inside, deeper := strings.Cut(after, "/")
+	if deeper {
+		first += "/"
+	}
+	keep := func(name string, typ fs.FileMode) (dirEntryName, bool) {
+		if name == ".git" || hasSecretName(name) {
+			return dirEntryName{}, false
+		}
+		typ = d.typeOf(name, typ)
+		e := dirEntryName{key: name, name: name, typ: typ}
+		path := rel + name
+		if typ.IsDir() {
+			e.key += "/" // as in the whole path: "a-b" comes before "a/b"
+			return e, e.key >= first && g.filter.dir(path) && !rules.ignored(path, true)
+		}
+		return e, e.key > after && typ.IsRegular() && g.filter.file(path) && !rules.ignored(path, false)
+	}
+	for last := ""; ; {
+		names, more, err := d.namesAfter(g.ctx, last, chunkSize(len(g.chain)-1), keep)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			last = n.key
+			if err := g.tick(); err != nil {
+				return err
+			}
+			if n.typ.IsDir() {
+				below := ""
+				if deeper && n.key == first {
+					below = inside
+				}
+				err = g.child(d, n.name, rel+n.key, below, rules, ignore)
+			} else if info, statErr := d.lstat(n.name); statErr == nil { // else it is gone
+				before := len(g.files)
+				err = g.add(rel+n.name, info)
+				if len(g.files) > before {
+					g.cursor.State = chainState(g.chain)
+				}
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if !more {
+			return nil
+		}
+	}
+}
+
+// child walks a directory in d. One that cannot be read is passed over, as one
+// on another file system is.
+func (g *globPage) child(d *dirHandle, name, rel, after string, rules *ignoreRules, ignore bool) error {
+	if len(g.chain) > maxPathDepth {
+		return nil
+	}
+	sub, err := d.openDir(name)
+	if err != nil {
+		return nil // not ours to read, or gone
+	}
+	defer sub.close()
+	self, err := sub.info()
+	if err != nil || self.id.dev != g.chain[0].id.dev {
+		return nil
+	}
+	g.chain = append(g.chain, self)
+	err = g.dir(sub, rel, after, rules, ignore)
+	g.chain = g.chain[:len(g.chain)-1]
+	if _, ok := errors.AsType[*fs.PathError](err); ok && g.ctx.Err() == nil {
+		return nil
+	}
+	return err
+}
+
+// chainTo describes the directories from start to the one that holds path.
+func chainTo(start *dirHandle, path string) ([]entryInfo, error) {
+	self, err := start.info()
+	if err != nil {
+		return nil, err
+	}
+	chain := []entryInfo{self}
+	name, rest, deeper := strings.Cut(path, "/")
+	if !deeper {
+		return chain, nil
+	}
+	sub, err := start.openDir(name)
+	if err != nil {
+		return nil, err
+	}
+	defer sub.close()
+	below, err := chainTo(sub, rest)
+	return append(chain, below...), err
+}
+
+func chainState(chain []entryInfo) string {
+	sum := sha256.New()
+	for _, c := range chain {
+		fmt.Fprintf(sum, "%s\n", directoryState("", c))
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:8])
+}
+
+// statBelow describes files below a directory, asked for in the order of their
+// paths, without following a link or leaving the file system on the way.
+type statBelow struct {
+	start *dirHandle
+	dev   uint64
+	rel   string // the directory that is open
+	dir   *dirHandle
+}
+
+func (s *statBelow) lstat(rel string) (entryInfo, error) {
+	dir, name := path.Split(rel)
+	if s.dir == nil || dir != s.rel {
+		s.close()
+		if err := s.open(dir); err != nil {
+			return entryInfo{}, err
+		}
+	}
+	return s.dir.lstat(name)
+}
+
+func (s *statBelow) open(rel string) error {
+	at := s.start
+	for name := range strings.SplitSeq(strings.TrimSuffix(rel, "/"), "/") {
+		if name == "" {
+			name = "."
+		}
+		next, err := at.openDir(name)
+		if at != s.start {
+			at.close()
+		}
+		if err != nil {
+			return err
+		}
+		at = next
+	}
+	self, err := at.info()
+	if err == nil && self.id.dev != s.dev {
+		err = errors.ErrUnsupported // another file system
+	}
+	if err != nil {
+		at.close()
+		return err
+	}
+	s.rel, s.dir = rel, at
+	return nil
+}
+
+func (s *statBelow) close() {
+	if s.dir != nil {
+		s.dir.close()
+		s.dir = nil
+	}
+}
+
+// safeRel tells a path as git prints it that is fit to be looked up.
+func safeRel(rel string) bool {
+	return filepath.IsLocal(filepath.FromSlash(rel)) && !hasSecretName(rel)
+}

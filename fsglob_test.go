@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fsGlobAll puts all pages together.
+func fsGlobAll(t testing.TB, f *files, p globParams) []string {
+	t.Helper()
+	var paths []string
+	for range 10_000 {
+		page, err := f.glob(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range page.Files {
+			paths = append(paths, file.Path)
+		}
+		if page.NextCursor == nil {
+			return paths
+		}
+		p.Cursor = *page.NextCursor
+	}
+	t.Fatal("the pages have no end")
+	return nil
+}
+
+func TestGlob(t *testing.T) {
+	dir := fsReal(t)
+	outside := fsReal(t)
+	fsWrite(t, outside, map[string]string{"secret.go": ""})
+	tree := map[string]string{
+		"a.go": "", "a/x.go": "", "a/y.txt": "", "a-b/z.go": "", "a/deep/er/w.go": "", "b/.git/config": "", "b/c.go": "",
+		"node_modules/m.go": "", ".git-daemon.config": "s", ".git-daemon.d/x.go": "", ".hidden/h.go": "", "build/o.go": "", "build/keep.go": "",
+		".gitignore": "build/*\n!keep.go\n/a/y.txt\n",
+	}
+	fsWrite(t, dir, tree)
+	if err := errors.Join(os.Symlink(outside, dir+"/link"), os.Symlink(dir+"/a", dir+"/loop"), os.Symlink("a.go", dir+"/file-link")); err != nil {
+		t.Fatal(err)
+	}
+	f := fsOn(t, dir)
+	for _, test := range []struct {
+		include, exclude []string
+		plain            bool
+		want             string
+	}{
+		{nil, nil, false, ".gitignore .hidden/h.go a-b/z.go a.go a/deep/er/w.go a/x.go b/c.go build/keep.go node_modules/m.go"},
+		{nil, nil, true, ".gitignore .hidden/h.go a-b/z.go a.go a/deep/er/w.go a/x.go a/y.txt b/c.go build/keep.go build/o.go node_modules/m.go"},
+		{[]string{"*.go"}, nil, true, "a.go"},
+		{[]string{"**/*.go"}, []string{"node_modules/**", "a/deep"}, true, ".hidden/h.go a-b/z.go a.go a/x.go b/c.go build/keep.go build/o.go"},
+		{[]string{"a/**"}, []string{"**/x.go"}, true, "a/deep/er/w.go a/y.txt"},
+		{[]string{"a/deep", "b"}, nil, true, "a/deep/er/w.go b/c.go"},
+		{[]string{"**/e?/*"}, nil, true, "a/deep/er/w.go"},
+		{[]string{"none"}, nil, true, ""},
+	} {
+		for _, limit := range []int{1, 2, 100} {
+			got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir), Include: test.include, Exclude: test.exclude, RespectGitignore: new(!test.plain), Limit: &limit})
+			if got := strings.Join(got, " "); got != test.want {
+				t.Errorf("%v but %v, limit %d:\n got %s\nwant %s", test.include, test.exclude, limit, got, test.want)
+			}
+		}
+	}
+	for _, test := range []struct {
+		p    globParams
+		want string
+	}{
+		{globParams{pathParam: pathOf(dir + "/link")}, "SOURCE_ACCESS_DENIED"},
+		{globParams{pathParam: pathOf(dir + "/none")}, "SOURCE_NOT_FOUND"},
+		{globParams{pathParam: pathOf(dir + "/a.go")}, "param path"},
+		{globParams{pathParam: pathOf(dir), Include: []string{"../x"}}, "param include"},
+		{globParams{pathParam: pathOf(dir), Exclude: []string{"/x"}}, "param exclude"},
+		{globParams{pathParam: pathOf(dir), Limit: new(maxPageEntries + 1)}, "param limit"},
+		{globParams{pathParam: pathOf(dir), Cursor: "x"}, "param cursor"},
+	} {
+		if _, err := f.glob(t.Context(), test.p); fsCode(err) != test.want {
+			t.Errorf("%+v: got %q, want %q", test.p, fsCode(err), test.want)
+		}
+	}
+}
+
+// Inside a repository git's own rules count: what is tracked is listed even
+// where it is ignored, and info/exclude holds.
+func TestGlobRepository(t *testing.T) {
+	dir := fsReal(t)
+	top := dir + "/r"
+	fsRepo(t, top, map[string]string{"tracked.log": "", "sub/a.go": "", "gone.go": ""})
+	fsWrite(t, top, map[string]string{".gitignore": "*.log\n", "new.go": "", "x.log": "", "sub/.gitignore": "b.*\n", "sub/b.go": "", "excluded": "", ".git/info/exclude": "excluded\n", ".git-daemon.config": "s"})
+	fsRepo(t, top+"/nested", map[string]string{"n.go": ""})
+	if err := os.Remove(top + "/gone.go"); err != nil {
+		t.Fatal(err)
+	}
+	f := fsOn(t, dir)
+	for path, want := range map[string]string{
+		top:          ".gitignore new.go sub/.gitignore sub/a.go tracked.log",
+		top + "/sub": ".gitignore a.go",
+	} {
+		for _, limit := range []int{1, 3, 100} {
+			if got := strings.Join(fsGlobAll(t, f, globParams{pathParam: pathOf(path), Limit: &limit}), " "); got != want {
+				t.Errorf("limit %d:\n got %s\nwant %s", limit, got, want)
+			}
+		}
+	}
+	// A tracked directory that became a link leads nowhere.
+	outside := fsReal(t)
+	fsWrite(t, outside, map[string]string{"a.go": "secret"})
+	if err := errors.Join(os.RemoveAll(top+"/sub"), os.Symlink(outside, top+"/sub")); err != nil {
+		t.Fatal(err)
+	}
+	if got := fsGlobAll(t, f, globParams{pathParam: pathOf(top), Include: []string{"sub/**"}}); got != nil {
+		t.Errorf("behind a link: %v", got)
+	}
+	entries, err := filepath.Glob(filepath.Join(os.TempDir(), "c4a-empty-*"))
+	if err == nil && len(entries) > 0 {
+		t.Logf("temporaries there now, perhaps another test's: %v", entries)
+	}
+}
+
+// What a repository's configuration names is not run.
+func TestGlobHostileConfig(t *testing.T) {
+	dir := fsReal(t)
+	fsRepo(t, dir, map[string]string{"a": "a", ".gitattributes": "* filter=x diff=x"})
+	marker := filepath.Join(t.TempDir(), "ran")
+	for _, key := range []string{"core.fsmonitor", "filter.x.clean", "diff.x.textconv", "core.pager", "core.hooksPath"} {
+		fsGit(t, dir, "config", key, "touch "+marker)
+	}
+	fsWrite(t, dir, map[string]string{"a": "b"})
+	f := fsOn(t, dir)
+	if got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); len(got) != 2 {
+		t.Errorf("got %v", got)
+	}
+	if _, err := os.Stat(marker); err == nil {
+		t.Error("a command of the repository's configuration ran")
+	}
+}
+
+func TestGlobStaleCursor(t *testing.T) {
+	for _, repository := range []bool{false, true} {
+		dir := fsReal(t)
+		if repository {
+			fsGit(t, dir, "init", "-q")
+		}
+		fsWrite(t, dir, map[string]string{"a/1": "", "a/2": "", "b/1": "", "b/2": ""})
+		f := fsOn(t, dir)
+		p := globParams{pathParam: pathOf(dir), Limit: new(3)}
+		page, err := f.glob(t.Context(), p)
+		if err != nil || page.NextCursor == nil || len(page.Files) != 3 {
+			t.Fatal(page, err)
+		}
+		p.Cursor = *page.NextCursor
+		other := p
+		other.Include = []string{"b/**"}
+		if _, err := f.glob(t.Context(), other); fsCode(err) != "param cursor" {
+			t.Errorf("repository %v, other params: %v", repository, err)
+		}
+		old := time.Now().Add(-time.Hour)
+		if err := errors.Join(os.WriteFile(dir+"/b/0", nil, 0o644), os.Chtimes(dir+"/b", old, old)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.glob(t.Context(), p); fsCode(err) != "CONFLICT" {
+			t.Errorf("repository %v, changed: %v", repository, err)
+		}
+	}
+}
+
+// The walk reads .gitignore files as git does.
+func TestGlobIgnoresAsGit(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	names := []string{"a", "b", "c.log", "d.go", "a b", "logs", "x!y", "#h"}
+	patterns := []string{"a", "*.log", "!c.log", "/b", "logs/", "a/b", "**/b", "a/**", "!a/", "!logs", "/logs", "*", "!*/", "!d.go", "x\\!y", "\\#h", "#h", "\\!z", "a b  ", "a\\ b", "[a-c]", "[!a]", "**", "a/**/b", "/*/a", "b/*", "?", "", " ", "/", "!", "!/a", "*/", "[", "a\\"}
+	for round := range 60 {
+		dir := fsReal(t)
+		tree := map[string]string{}
+		for range 25 {
+			path := ""
+			for range 1 + rng.IntN(3) {
+				path = filepath.Join(path, names[rng.IntN(len(names))]+[]string{"", "", "1"}[rng.IntN(3)])
+			}
+			clash := false
+			for other := range tree {
+				clash = clash || strings.HasPrefix(other, path+"/") || strings.HasPrefix(path, other+"/")
+			}
+			if !clash {
+				tree[path] = ""
+			}
+		}
+		dirs := map[string]bool{".": true}
+		for path := range tree {
+			dirs[filepath.Dir(path)] = true
+		}
+		for d := range dirs {
+			var text strings.Builder
+			for range rng.IntN(4) {
+				text.WriteString(patterns[rng.IntN(len(patterns))] + []string{"\n", "\r\n"}[rng.IntN(2)])
+			}
+			tree[filepath.Join(d, ".gitignore")] = text.String()
+		}
+		fsWrite(t, dir, tree)
+		f := fsOn(t, dir)
+		got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir), Limit: new(7)})
+		fsGit(t, dir, "init", "-q")
+		var want []string
+		if out := fsGit(t, dir, "ls-files", "-z", "--others", "--exclude-standard"); out != "" {
+			want = strings.Split(strings.TrimSuffix(out, "\x00"), "\x00")
+		}
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Fatalf("round %d:\n got %q\nwant %q\ntree %q", round, got, want, tree)
+		}
+		if again := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); !slices.Equal(again, want) {
+			t.Fatalf("round %d, asking git:\n got %q\nwant %q", round, again, want)
+		}
+	}
+}
+
+func TestGlobCancelled(t *testing.T) {
+	dir := fsReal(t)
+	for i := range 2000 {
+		fsWrite(t, dir, map[string]string{fmt.Sprintf("%d/%d", i%40, i): ""})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var stopped time.Time
+	ctx = withProgress(ctx, func(progress) {
+		if stopped.IsZero() {
+			stopped = time.Now()
+			cancel()
+		}
+	})
+	_, err := fsOn(t, dir).glob(ctx, globParams{pathParam: pathOf(dir)})
+	if took := time.Since(stopped); fsCode(err) != "REQUEST_CANCELLED" || took > time.Second {
+		t.Errorf("got %v after %v", err, took)
+	}
+}
