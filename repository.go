@@ -46,7 +46,12 @@ func newInspector(git *gitRunner, access *access, log *slog.Logger) *inspector {
 // methods are the inspector's rows of the method table.
 func (i *inspector) methods() []*method {
 	return []*method{
-		newMethod("vcs/info", "What a repository is and how it stands", i.info),
+		newMethod("vcs/info", "What a repository is and how it stands.", i.info),
+		newMethod("vcs/refs", "The references of a repository or a remote.", i.listRefs),
+		newMethod("vcs/log", "The commits that a revision leads to.", i.history),
+		newMethod("index/manifest", "The files of a commit.", i.manifest),
+		newMethod("index/readBlobs", "The contents of many files of a commit at once.", i.readBlobs),
+		newMethod("index/diff", "What differs between two commits.", i.diff),
 	}
 }
 

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// maxObjectLine bounds one answer of cat-file --batch-check: an id, a type and
+// a size, or the name that was asked for.
+const maxObjectLine = 2*maxPathField + maxRevision
+
+// objectInfo is what a name stands for; oid is "" where there is no such
+// object.
+type objectInfo struct {
+	oid  string
+	kind string // commit, tree, blob or tag
+	size int64
+}
+
+// lookUp finds objects by names that have no newline (gitrevisions(7)), in
+// their order, with one git for all.
+func (i *inspector) lookUp(ctx context.Context, s *shadow, names []string) ([]objectInfo, error) {
+	command := s.command("cat-file", "--batch-check", "--buffer")
+	command.stdin = strings.NewReader(strings.Join(names, "\n") + "\n")
+	objects := make([]objectInfo, 0, len(names))
+	err := i.git.stream(ctx, command, func(r *bufio.Reader) error {
+		for range names {
+			line, err := readLine(r)
+			if err != nil {
+				return err
+			}
+			o, err := parseObjectLine(line)
+			if err != nil {
+				return err
+			}
+			objects = append(objects, o)
+		}
+		return nil
+	})
+	return objects, err
+}
+
+// readObjects hands each object's content to read, with one git for all; what
+// read leaves of it is skipped. An object that is not here is not handed over.
+func (i *inspector) readObjects(ctx context.Context, s *shadow, oids []string, read func(o objectInfo, content io.Reader) error) error {
+	if len(oids) == 0 {
+		return nil
+	}
+	command := s.command("cat-file", "--batch", "--buffer")
+	command.stdin = strings.NewReader(strings.Join(oids, "\n") + "\n")
+	return i.git.stream(ctx, command, func(r *bufio.Reader) error {
+		for range oids {
+			line, err := readLine(r)
+			if err != nil {
+				return err
+			}
+			o, err := parseObjectLine(line)
+			if err != nil {
+				return err
+			}
+			if o.oid == "" {
+				continue
+			}
+			content := &io.LimitedReader{R: r, N: o.size}
+			if err := read(o, content); err != nil {
+				return err
+			}
+			if _, err := r.Discard(int(content.N) + 1); err != nil { // and the newline behind it
+				return torn(err)
+			}
+		}
+		return nil
+	})
+}
+
+// readLine reads up to a newline, which it leaves out.
+func readLine(r *bufio.Reader) (string, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		if line = append(line, part...); len(line) > maxObjectLine {
+			return "", badOutput("cat-file", line)
+		}
+		switch {
+		case err == nil:
+			return string(line[:len(line)-1]), nil
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return "", torn(err)
+		}
+	}
+}
+
+// torn makes the end of the output, where more was due, an error.
+func torn(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// parseObjectLine reads a line of cat-file --batch-check (git-cat-file(1),
+// BATCH OUTPUT): "id type size", or the name asked for and why there is none.
+func parseObjectLine(line string) (objectInfo, error) {
+	for _, why := range []string{" missing", " ambiguous", " submodule"} {
+		if strings.HasSuffix(line, why) {
+			return objectInfo{}, nil
+		}
+	}
+	oid, rest, _ := strings.Cut(line, " ")
+	kind, digits, _ := strings.Cut(rest, " ")
+	size, err := strconv.ParseInt(digits, 10, 64)
+	if !isObjectID(oid) || err != nil || size < 0 || kind != "commit" && kind != "tree" && kind != "blob" && kind != "tag" {
+		return objectInfo{}, badOutput("cat-file", []byte(line))
+	}
+	return objectInfo{oid: oid, kind: kind, size: size}, nil
+}

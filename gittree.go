@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"strings"
+)
+
+// treeOf is the id of the tree that a request on a commit lists: the commit's
+// own, or the one where the caller's path lies in it. A commit that has no
+// such directory gets the empty tree, as does no commit.
+func (i *inspector) treeOf(ctx context.Context, s *shadow, commits ...string) ([]string, error) {
+	trees := make([]string, len(commits))
+	direct := !strings.ContainsAny(s.repo.prefix, "\r\n")
+	var names []string
+	for n, commit := range commits {
+		switch {
+		case commit == "":
+			trees[n] = s.emptyTree()
+		case direct:
+			names = append(names, commit+"^{tree}:"+s.repo.prefix)
+		default: // a line cannot hold the name
+			entries, err := i.entriesOf(ctx, s, commit, []string{s.repo.prefix})
+			if err != nil {
+				return nil, err
+			}
+			if trees[n], err = s.treeIn(entries[s.repo.prefix]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(names) == 0 {
+		return trees, nil
+	}
+	objects, err := i.lookUp(ctx, s, names)
+	if err != nil {
+		return nil, err
+	}
+	for n := range commits {
+		if trees[n] != "" {
+			continue
+		}
+		if trees[n], err = s.treeIn(objects[0]); err != nil {
+			return nil, err
+		}
+		objects = objects[1:]
+	}
+	return trees, nil
+}
+
+func (s *shadow) treeIn(o objectInfo) (string, error) {
+	switch o.kind {
+	case "tree":
+		return o.oid, nil
+	case "":
+		return s.emptyTree(), nil
+	}
+	return "", invalidParam("path", "is a file: give a directory of the repository")
+}
+
+// emptyTree is the id of the tree without entries, which git knows without an
+// object.
+func (s *shadow) emptyTree() string {
+	if s.repo.sha256 {
+		return "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321"
+	}
+	return "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+}
+
+// maxArguments bounds the paths on one command line; Linux takes 128 KiB for
+// one of them, Windows 32 KiB for all.
+const maxArguments = 24 << 10
+
+// entriesOf finds paths in a tree, or in a commit's. It is for names that
+// cannot be a line of standard input.
+func (i *inspector) entriesOf(ctx context.Context, s *shadow, tree string, paths []string) (map[string]objectInfo, error) {
+	length := 0
+	for _, path := range paths {
+		length += len(path)
+	}
+	if length > maxArguments {
+		return nil, invalidParam("files", "names with a line break have more than %d bytes in all: ask for fewer at once", maxArguments)
+	}
+	entries := map[string]objectInfo{}
+	args := append([]string{"ls-tree", "-z", "-l", "--full-tree", "--end-of-options", tree, "--"}, paths...)
+	err := i.git.stream(ctx, s.command(args...), func(r *bufio.Reader) error {
+		return readRecords(r, func(record []byte) error {
+			e, err := parseTreeEntry(record)
+			if err == nil && e.mode != modeSubmodule {
+				entries[string(e.path)] = objectInfo{oid: string(e.oid), kind: string(e.kind), size: max(e.size, 0)}
+			}
+			return err
+		})
+	})
+	return entries, err
+}
+
+// modeSubmodule is the mode of a commit of another repository in a tree.
+const modeSubmodule = "160000"
+
+// treeEntry is one line of git ls-tree -l. Its parts are valid as long as the
+// record is.
+type treeEntry struct {
+	mode string
+	kind []byte
+	oid  []byte
+	size int64 // -1 for what has none: a tree, a submodule
+	path []byte
+}
+
+// parseTreeEntry reads "mode type id size<TAB>path" (git-ls-tree(1), OUTPUT
+// FORMAT), the size as -l prints it or left out.
+func parseTreeEntry(record []byte) (treeEntry, error) {
+	head, path, ok := bytes.Cut(record, []byte{'\t'})
+	mode, rest, ok1 := bytes.Cut(head, []byte{' '})
+	kind, rest, ok2 := bytes.Cut(rest, []byte{' '})
+	oid, rest, _ := bytes.Cut(rest, []byte{' '})
+	e := treeEntry{mode: modeText(mode), kind: kind, oid: oid, size: -1, path: path}
+	if !ok || !ok1 || !ok2 || e.mode == "" || len(oid) != 40 && len(oid) != 64 || len(path) == 0 {
+		return treeEntry{}, badOutput("ls-tree", record)
+	}
+	digits := bytes.TrimLeft(rest, " ")
+	if len(digits) == 0 || len(digits) == 1 && digits[0] == '-' {
+		return e, nil
+	}
+	e.size = 0
+	for _, c := range digits {
+		if c < '0' || c > '9' || e.size > (1<<62)/10 {
+			return treeEntry{}, badOutput("ls-tree", record)
+		}
+		e.size = e.size*10 + int64(c-'0')
+	}
+	return e, nil
+}
+
+// modeText is a mode without a copy of it where it is one of git's, "" where
+// it is none.
+func modeText(mode []byte) string {
+	for _, known := range treeModes() {
+		if string(mode) == known {
+			return known
+		}
+	}
+	if len(mode) != 6 {
+		return ""
+	}
+	for _, c := range mode {
+		if c < '0' || c > '7' {
+			return ""
+		}
+	}
+	return string(mode)
+}
+
+// treeModes are the modes that git writes into trees.
+func treeModes() [5]string {
+	return [5]string{"100644", "100755", "120000", modeSubmodule, "040000"}
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"strconv"
+)
+
+const (
+	// manifestLimit is the default of index/manifest and index/diff.
+	manifestLimit = 10_000
+	// maxManifestLimit bounds it: some 20 MiB of JSON, more than a message
+	// carries by default.
+	maxManifestLimit = 100_000
+)
+
+// manifestParams are the params of index/manifest.
+type manifestParams struct {
+	pathParam
+	Commit  *string  `json:"commit,omitempty"`
+	Include []string `json:"include,omitempty"`
+	Exclude []string `json:"exclude,omitempty"`
+	Limit   *int     `json:"limit,omitempty"`
+	Cursor  *string  `json:"cursor,omitempty"`
+}
+
+// manifestResult is the result of index/manifest. Commit and tree are null in
+// a repository without commits; the tree is that of the path asked for.
+type manifestResult struct {
+	Commit     *string        `json:"commit"`
+	Tree       *string        `json:"tree"`
+	Files      []manifestFile `json:"files"`
+	Total      int64          `json:"total"`
+	NextCursor *string        `json:"next_cursor"`
+}
+
+// manifestFile is a file, symbolic link or submodule of a commit. The size is
+// null for a submodule, and in a partial clone.
+type manifestFile struct {
+	Path       string `json:"path"`
+	PathBase64 string `json:"path_base64,omitempty"`
+	OID        string `json:"oid"`
+	Mode       string `json:"mode"`
+	Size       *int64 `json:"size"`
+}
+
+// manifest answers index/manifest.
+func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestResult, error) {
+	limit, err := limitParam("limit", p.Limit, manifestLimit, maxManifestLimit)
+	if err != nil {
+		return manifestResult{}, err
+	}
+	filter, err := newPathFilter(p.Include, p.Exclude)
+	if err != nil {
+		return manifestResult{}, err
+	}
+	repo, err := i.open(p.pathParam)
+	if err != nil {
+		return manifestResult{}, err
+	}
+	s, err := repo.shadow(false)
+	if err != nil {
+		return manifestResult{}, err
+	}
+	defer s.remove()
+	rev := valueOr(p.Commit, "HEAD")
+	commit, err := i.commitOf(ctx, s, "commit", rev)
+	if err != nil {
+		return manifestResult{}, err
+	}
+	trees, err := i.treeOf(ctx, s, commit)
+	if err != nil {
+		return manifestResult{}, err
+	}
+	tree := trees[0]
+	asked := fingerprint("index/manifest", repo.top.abs, repo.prefix, rev, fingerprintList(p.Include), fingerprintList(p.Exclude))
+	cursor, err := startCursor(p.Cursor, asked, tree)
+	if err != nil {
+		return manifestResult{}, err
+	}
+	if commit == "" {
+		return manifestResult{Files: []manifestFile{}}, nil
+	}
+
+	key := fingerprint(asked, tree, strconv.FormatBool(repo.hasParts))
+	l := i.listings.find(key, cursor.At)
+	cached := l != nil
+	if !cached {
+		if l, err = i.list(ctx, s, tree, filter, key, cursor); err != nil {
+			return manifestResult{}, err
+		}
+	}
+	cursor.Total = l.total
+	result := manifestResult{Commit: &commit, Tree: &tree, Total: l.total, Files: l.files(cursor.At, limit)}
+	more := cursor.At+int64(len(result.Files)) < l.total && len(result.Files) > 0
+	switch {
+	case more:
+		result.NextCursor = cursor.next(len(result.Files))
+		if !cached {
+			i.listings.keep(l)
+		}
+	case cached:
+		i.listings.drop(key)
+	}
+	return result, nil
+}
+
+// list reads the entries of a tree that pass the filter, from the cursor's
+// place on as many as a listing holds. Only the first page needs to see the
+// end of the tree, to count.
+func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter pathFilter, key string, from pageCursor) (*listing, error) {
+	l := &listing{key: key, first: from.At}
+	args := []string{"ls-tree", "-r", "-z", "--full-tree"}
+	if !s.repo.hasParts {
+		args = append(args, "-l") // the size of a blob that is not here is not known
+	}
+	n := int64(0)
+	err := i.git.stream(ctx, s.command(append(args, "--end-of-options", tree)...), func(r *bufio.Reader) error {
+		err := readRecords(r, func(record []byte) error {
+			e, err := parseTreeEntry(record)
+			if err != nil || !filter.passes(e.path) {
+				return err
+			}
+			if n >= from.At && !l.full() {
+				if err := l.add(e); err != nil {
+					return err
+				}
+			} else if l.full() && from.At > 0 {
+				return errEnough
+			}
+			n++
+			return nil
+		})
+		if err == errEnough {
+			return nil // stream stops git
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	l.seal()
+	l.total = n
+	if from.At > 0 {
+		l.total = from.Total
+	}
+	return l, nil
+}
+
+// pathFilter is what include and exclude let through.
+type pathFilter struct {
+	all     bool // no include: everything
+	include globs
+	exclude globs
+}
+
+func newPathFilter(include, exclude []string) (pathFilter, error) {
+	in, err := compileGlobs("include", include)
+	if err != nil {
+		return pathFilter{}, err
+	}
+	out, err := compileGlobs("exclude", exclude)
+	return pathFilter{all: len(include) == 0, include: in, exclude: out}, err
+}
+
+func (f pathFilter) passes(path []byte) bool {
+	if f.all && len(f.exclude) == 0 {
+		return true
+	}
+	name := string(path)
+	return (f.all || f.include.match(name)) && !f.exclude.match(name)
+}

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"io"
+	"path"
+	"strings"
+	"unicode/utf8"
+)
+
+const (
+	// blobBytes is the default of max_bytes: half of a message, for content
+	// that JSON or base64 makes longer.
+	blobBytes = 8 << 20
+	// maxBlobBytes bounds it, and with it the memory of a request.
+	maxBlobBytes = 64 << 20
+	// maxBlobsAsked bounds the ids or names of one request.
+	maxBlobsAsked = 100_000
+)
+
+// blobsParams are the params of index/readBlobs: oids or files.
+type blobsParams struct {
+	pathParam
+	OIDs     []string `json:"oids,omitempty"`
+	Files    []string `json:"files,omitempty"`
+	Commit   *string  `json:"commit,omitempty"`
+	MaxBytes *int     `json:"max_bytes,omitempty"`
+}
+
+// blobsResult is the result of index/readBlobs. next_index is the index of the
+// first id or name that is left for another request, null when none is.
+type blobsResult struct {
+	Blobs     []blobEntry `json:"blobs"`
+	NextIndex *int        `json:"next_index"`
+}
+
+// blobEntry is a blob with its content, or why it has none.
+type blobEntry struct {
+	OID      *string   `json:"oid"`
+	Path     string    `json:"path,omitempty"`
+	Size     *int64    `json:"size,omitempty"`
+	Encoding string    `json:"encoding,omitempty"`
+	Content  *string   `json:"content,omitempty"`
+	Error    *rpcError `json:"error,omitempty"`
+}
+
+// readBlobs answers index/readBlobs.
+func (i *inspector) readBlobs(ctx context.Context, p blobsParams) (blobsResult, error) {
+	most, err := limitParam("max_bytes", p.MaxBytes, blobBytes, maxBlobBytes)
+	if err != nil {
+		return blobsResult{}, err
+	}
+	if err := p.check(); err != nil {
+		return blobsResult{}, err
+	}
+	repo, err := i.open(p.pathParam)
+	if err != nil {
+		return blobsResult{}, err
+	}
+	s, err := repo.shadow(false)
+	if err != nil {
+		return blobsResult{}, err
+	}
+	defer s.remove()
+	objects, err := i.blobsAsked(ctx, s, p)
+	if err != nil {
+		return blobsResult{}, err
+	}
+
+	// The sizes are known before any content is read.
+	result := blobsResult{Blobs: []blobEntry{}}
+	var wanted []string // ids
+	var places []int    // their indexes in blobs
+	left := int64(most)
+	for n, o := range objects {
+		entry := blobEntry{OID: optionalString(o.oid)}
+		if len(p.OIDs) > 0 {
+			entry.OID = &p.OIDs[n]
+		} else {
+			entry.Path = p.Files[n]
+		}
+		switch {
+		case o.oid == "":
+			entry.Error = failure(codeSourceNotFound, "no such blob in this repository")
+		case o.kind != "blob":
+			entry.Error = failure(codeSourceNotFound, "is a %s, not a blob", o.kind)
+		case o.size > int64(most):
+			entry.Error = failure(codeResultTooLarge, "the blob has %d bytes, over max_bytes (%d)", o.size, most).with("bytes", o.size)
+		case o.size > left:
+			result.NextIndex = &n
+		default:
+			left -= o.size
+			wanted, places = append(wanted, o.oid), append(places, n)
+		}
+		if result.NextIndex != nil {
+			break
+		}
+		result.Blobs = append(result.Blobs, entry)
+	}
+	err = i.readObjects(ctx, s, wanted, func(o objectInfo, content io.Reader) error {
+		if o.oid != wanted[0] || o.size > int64(most) {
+			return badOutput("cat-file", []byte(o.oid))
+		}
+		entry := &result.Blobs[places[0]]
+		wanted, places = wanted[1:], places[1:]
+		data := make([]byte, o.size)
+		if _, err := io.ReadFull(content, data); err != nil {
+			return torn(err)
+		}
+		entry.Size = &o.size
+		text, encoding := blobText(data)
+		entry.Content, entry.Encoding = &text, encoding
+		return nil
+	})
+	if err == nil && len(wanted) > 0 {
+		err = gitFailure(gitCorrupt, "%s: the repository lost an object while it was read", showName(repo.top.abs))
+	}
+	return result, err
+}
+
+// check refuses what is no full object id, or no path inside the repository.
+func (p blobsParams) check() error {
+	switch {
+	case len(p.OIDs) == 0 && len(p.Files) == 0:
+		return invalidParam("oids", "give oids or files")
+	case len(p.OIDs) > 0 && len(p.Files) > 0:
+		return invalidParam("files", "give oids or files, not both")
+	case len(p.OIDs) > maxBlobsAsked:
+		return invalidParam("oids", "must be at most %d", maxBlobsAsked)
+	case len(p.Files) > maxBlobsAsked:
+		return invalidParam("files", "must be at most %d", maxBlobsAsked)
+	}
+	for _, oid := range p.OIDs {
+		if !isObjectID(oid) {
+			return invalidParam("oids", "%.100q is not a full object id", oid)
+		}
+	}
+	for _, file := range p.Files {
+		if err := checkTreePath("files", file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkTreePath refuses what is no path of a file in a tree.
+func checkTreePath(name, file string) error {
+	switch {
+	case file == "":
+		return invalidParam(name, "a path must not be empty")
+	case strings.IndexByte(file, 0) >= 0:
+		return invalidParam(name, "a path must not hold a NUL byte")
+	case len(file) > maxPathField:
+		return invalidParam(name, "a path must have at most %d bytes", maxPathField)
+	case file[0] == '/', file != path.Clean(file), file == ".", file == "..", strings.HasPrefix(file, "../"):
+		return invalidParam(name, "%.200q: must be relative to the path and inside it, without . and .. and double slashes", file)
+	}
+	return nil
+}
+
+// blobsAsked finds what a request names, in its order.
+func (i *inspector) blobsAsked(ctx context.Context, s *shadow, p blobsParams) ([]objectInfo, error) {
+	if len(p.OIDs) > 0 {
+		return i.lookUp(ctx, s, p.OIDs)
+	}
+	commit, err := i.commitOf(ctx, s, "commit", valueOr(p.Commit, "HEAD"))
+	if err != nil {
+		return nil, err
+	}
+	objects := make([]objectInfo, len(p.Files))
+	if commit == "" {
+		return objects, nil
+	}
+	var lines, odd []string
+	for _, file := range p.Files {
+		full := path.Join(s.repo.prefix, file)
+		if strings.ContainsAny(full, "\r\n") {
+			odd = append(odd, full)
+		} else {
+			lines = append(lines, commit+":"+full)
+		}
+	}
+	var found []objectInfo
+	var oddFound map[string]objectInfo
+	if len(lines) > 0 {
+		if found, err = i.lookUp(ctx, s, lines); err != nil {
+			return nil, err
+		}
+	}
+	if len(odd) > 0 {
+		if oddFound, err = i.entriesOf(ctx, s, commit, odd); err != nil {
+			return nil, err
+		}
+	}
+	for n, file := range p.Files {
+		if full := path.Join(s.repo.prefix, file); strings.ContainsAny(full, "\r\n") {
+			objects[n] = oddFound[full]
+		} else {
+			objects[n], found = found[0], found[1:]
+		}
+	}
+	return objects, nil
+}
+
+// blobText is content for JSON: text where it is valid UTF-8 without NUL, else
+// base64.
+func blobText(data []byte) (content, encoding string) {
+	if utf8.Valid(data) && bytes.IndexByte(data, 0) < 0 {
+		return string(data), "utf-8"
+	}
+	return base64.StdEncoding.EncodeToString(data), "base64"
+}

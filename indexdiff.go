@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// diffParams are the params of index/diff.
+type diffParams struct {
+	pathParam
+	From    string  `json:"from"`
+	To      *string `json:"to,omitempty"`
+	Renames *bool   `json:"renames,omitempty"`
+	Limit   *int    `json:"limit,omitempty"`
+	Cursor  *string `json:"cursor,omitempty"`
+}
+
+// diffResult is the result of index/diff; from and to are commit ids.
+type diffResult struct {
+	From       *string      `json:"from"`
+	To         *string      `json:"to"`
+	Changes    []diffChange `json:"changes"`
+	NextCursor *string      `json:"next_cursor"`
+}
+
+// diffChange is a path that differs. A deleted one has no oid and the mode
+// 000000, an added one no old_oid; the size is the new blob's.
+type diffChange struct {
+	Status        string  `json:"status"`
+	Path          string  `json:"path"`
+	PathBase64    string  `json:"path_base64,omitempty"`
+	OldPath       string  `json:"old_path,omitempty"`
+	OldPathBase64 string  `json:"old_path_base64,omitempty"`
+	Score         *int    `json:"score,omitempty"`
+	OID           *string `json:"oid"`
+	OldOID        *string `json:"old_oid"`
+	Mode          string  `json:"mode"`
+	Size          *int64  `json:"size"`
+}
+
+// diff answers index/diff.
+func (i *inspector) diff(ctx context.Context, p diffParams) (diffResult, error) {
+	limit, err := limitParam("limit", p.Limit, manifestLimit, maxManifestLimit)
+	if err != nil {
+		return diffResult{}, err
+	}
+	repo, err := i.open(p.pathParam)
+	if err != nil {
+		return diffResult{}, err
+	}
+	s, err := repo.shadow(false)
+	if err != nil {
+		return diffResult{}, err
+	}
+	defer s.remove()
+	to := valueOr(p.To, "HEAD")
+	from, err := i.commitOf(ctx, s, "from", p.From)
+	if err != nil {
+		return diffResult{}, err
+	}
+	toCommit, err := i.commitOf(ctx, s, "to", to)
+	if err != nil {
+		return diffResult{}, err
+	}
+	trees, err := i.treeOf(ctx, s, from, toCommit)
+	if err != nil {
+		return diffResult{}, err
+	}
+	renames := valueOr(p.Renames, true)
+	asked := fingerprint("index/diff", repo.top.abs, repo.prefix, p.From, to, strconv.FormatBool(renames))
+	cursor, err := startCursor(p.Cursor, asked, fingerprint(trees...))
+	if err != nil {
+		return diffResult{}, err
+	}
+	changes, more, err := i.diffTrees(ctx, s, trees[0], trees[1], renames, cursor.At, limit)
+	if err != nil {
+		return diffResult{}, err
+	}
+	if err := i.addSizes(ctx, s, changes); err != nil {
+		return diffResult{}, err
+	}
+	result := diffResult{From: optionalString(from), To: optionalString(toCommit), Changes: changes}
+	if more {
+		result.NextCursor = cursor.next(len(changes))
+	}
+	return result, nil
+}
+
+// diffTrees is up to limit changes behind the first skip ones, and whether
+// there are more.
+func (i *inspector) diffTrees(ctx context.Context, s *shadow, from, to string, renames bool, skip int64, limit int) ([]diffChange, bool, error) {
+	find := "--no-renames"
+	if renames {
+		find = "--find-renames"
+	}
+	changes, more := []diffChange{}, false
+	command := s.command("diff-tree", "--raw", "-z", "-r", "--no-abbrev", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty", find, "--end-of-options", from, to, "--")
+	err := i.git.stream(ctx, command, func(r *bufio.Reader) error {
+		for n := int64(0); ; n++ {
+			change, err := readChange(r)
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if len(changes) == limit {
+				more = true
+				return nil
+			}
+			if n >= skip {
+				changes = append(changes, change)
+			}
+		}
+	})
+	return changes, more, err
+}
+
+// readChange reads one change of git diff-tree --raw -z; io.EOF when there is
+// none left.
+func readChange(r *bufio.Reader) (diffChange, error) {
+	head, _, err := readField(r, maxPathField)
+	if err != nil {
+		return diffChange{}, err
+	}
+	change, err := parseChangeHead(head)
+	if err != nil {
+		return diffChange{}, err
+	}
+	name := func() (string, error) {
+		field, cut, err := readField(r, maxPathField)
+		if err == nil && (cut || len(field) == 0) {
+			err = badOutput("diff-tree", field)
+		}
+		return string(field), torn(err)
+	}
+	path, err := name()
+	if err != nil {
+		return diffChange{}, err
+	}
+	if change.Status == "R" || change.Status == "C" {
+		change.OldPath, change.OldPathBase64 = showName(path), nameBase64(path)
+		if path, err = name(); err != nil {
+			return diffChange{}, err
+		}
+	}
+	change.Path, change.PathBase64 = showName(path), nameBase64(path)
+	return change, nil
+}
+
+// parseChangeHead reads ":mode mode id id status" (git-diff-tree(1), RAW
+// OUTPUT FORMAT).
+func parseChangeHead(head []byte) (diffChange, error) {
+	fields := strings.Fields(string(head))
+	if len(fields) != 5 || !strings.HasPrefix(fields[0], ":") || len(fields[1]) != 6 || !isObjectID(fields[2]) || !isObjectID(fields[3]) {
+		return diffChange{}, badOutput("diff-tree", head)
+	}
+	change := diffChange{Mode: fields[1], OldOID: nullID(fields[2]), OID: nullID(fields[3]), Status: fields[4][:1]}
+	if !strings.Contains("AMDRCT", change.Status) {
+		return diffChange{}, badOutput("diff-tree", head)
+	}
+	if score := fields[4][1:]; change.Status == "R" || change.Status == "C" {
+		n, err := strconv.Atoi(score)
+		if err != nil || n < 0 || n > 100 {
+			return diffChange{}, badOutput("diff-tree", head)
+		}
+		change.Score = &n
+	}
+	return change, nil
+}
+
+// nullID is nil for git's id of nothing.
+func nullID(oid string) *string {
+	if bytes.Count([]byte(oid), []byte("0")) == len(oid) {
+		return nil
+	}
+	return &oid
+}
+
+// addSizes fills in the sizes of the new blobs.
+func (i *inspector) addSizes(ctx context.Context, s *shadow, changes []diffChange) error {
+	var oids []string
+	var places []int
+	for n, change := range changes {
+		if change.OID != nil && change.Mode != modeSubmodule {
+			oids, places = append(oids, *change.OID), append(places, n)
+		}
+	}
+	if len(oids) == 0 {
+		return nil
+	}
+	objects, err := i.lookUp(ctx, s, oids)
+	if err != nil {
+		return err
+	}
+	for n, o := range objects {
+		if o.oid != "" { // a partial clone may not have it
+			changes[places[n]].Size = &o.size
+		}
+	}
+	return nil
+}

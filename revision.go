@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"strings"
+)
+
+const (
+	// maxRevision bounds a revision from the wire: a reference name is a path,
+	// the rest are operators.
+	maxRevision = 1024
+	// maxBoundaryCommits bounds the shallow commits that are looked into for
+	// the parents that are cut off.
+	maxBoundaryCommits = 1000
+)
+
+// checkRevision refuses what gitrevisions(7) knows but no caller may ask for:
+// searches through the whole history, the index, and everything that could be
+// an option or a second line.
+func checkRevision(name, rev string) error {
+	switch {
+	case rev == "":
+		return invalidParam(name, "must not be empty")
+	case len(rev) > maxRevision:
+		return invalidParam(name, "must have at most %d bytes", maxRevision)
+	case rev[0] == '-' || rev[0] == '^':
+		return invalidParam(name, "a revision does not begin with %q", rev[:1])
+	case strings.Contains(rev, ".."):
+		return invalidParam(name, "must be one revision, not a range")
+	case strings.Contains(rev, "^{/"), strings.Contains(rev, "^@"), strings.Contains(rev, "^!"), strings.Contains(rev, "^-"):
+		return invalidParam(name, "must name one commit: a branch, a tag or a commit id, with ~ or ^ and a number behind it")
+	}
+	for i := range len(rev) {
+		c := rev[i]
+		if c <= ' ' || c == 0x7f || strings.IndexByte(`:?*[\`, c) >= 0 {
+			return invalidParam(name, "a revision has no %q", c)
+		}
+	}
+	return nil
+}
+
+// commitOf resolves a revision to the id of its commit, "" for HEAD of a
+// repository without commits. The error is COMMIT_NOT_FOUND, or
+// COMMIT_NOT_AVAILABLE for one that the shallow depth cut off.
+func (i *inspector) commitOf(ctx context.Context, s *shadow, name, rev string) (string, error) {
+	if err := checkRevision(name, rev); err != nil {
+		return "", err
+	}
+	if rev == "HEAD" && s.repo.head == "" {
+		return "", nil
+	}
+	// On standard input a name can be nothing but a name.
+	objects, err := i.lookUp(ctx, s, []string{rev + "^{commit}"})
+	if err != nil {
+		return "", err
+	}
+	if objects[0].kind == "commit" {
+		return objects[0].oid, nil
+	}
+	cut, err := i.isCutOff(ctx, s, rev)
+	if err != nil {
+		return "", err
+	}
+	if cut {
+		return "", failure(codeCommitNotAvailable, "%s: is beyond the depth of this shallow repository: fetch more of its history (vcs/clone with a larger depth, 0 for all)", cleanText(rev))
+	}
+	return "", failure(codeCommitNotFound, "%s: no such commit in this repository", cleanText(rev))
+}
+
+// isCutOff tells whether an unknown revision is known to have existed: an
+// ancestor of a commit that is here, or a parent of one whose parents are not.
+func (i *inspector) isCutOff(ctx context.Context, s *shadow, rev string) (bool, error) {
+	boundary := strings.Fields(string(s.repo.shallow))
+	if len(boundary) == 0 {
+		return false, nil
+	}
+	boundary = boundary[:min(len(boundary), maxBoundaryCommits)]
+	for _, oid := range boundary {
+		if !isObjectID(oid) {
+			return false, nil
+		}
+	}
+	if isObjectID(rev) {
+		cut := false
+		err := i.readObjects(ctx, s, boundary, func(o objectInfo, content io.Reader) error {
+			data, err := io.ReadAll(io.LimitReader(content, maxCommitField))
+			cut = cut || bytes.Contains(data, []byte("\nparent "+rev+"\n"))
+			return err
+		})
+		return cut, err
+	}
+	at := strings.IndexAny(rev, "~^")
+	if at <= 0 {
+		return false, nil
+	}
+	base, err := i.lookUp(ctx, s, []string{rev[:at] + "^{commit}"})
+	if err != nil || base[0].kind != "commit" {
+		return false, err
+	}
+	// Without the boundary among its ancestors its history is complete here.
+	reached := false
+	err = i.git.stream(ctx, s.command("rev-list", "--max-parents=0", "--end-of-options", base[0].oid, "--"), func(r *bufio.Reader) error {
+		lines := bufio.NewScanner(r)
+		for lines.Scan() {
+			reached = reached || bytes.Contains(s.repo.shallow, lines.Bytes())
+		}
+		return lines.Err()
+	})
+	return reached, err
+}

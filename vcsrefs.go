@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strings"
+)
+
+const (
+	// refsLimit is the default of vcs/refs, maxRefsLimit its bound.
+	refsLimit    = 1000
+	maxRefsLimit = 100_000
+)
+
+// refsParams are the params of vcs/refs: a path or a url.
+type refsParams struct {
+	pathParam
+	URL    *string `json:"url,omitempty"`
+	Limit  *int    `json:"limit,omitempty"`
+	Cursor *string `json:"cursor,omitempty"`
+}
+
+// refsResult is the result of vcs/refs, sorted by name.
+type refsResult struct {
+	Head       refsHead   `json:"head"`
+	Refs       []refEntry `json:"refs"`
+	NextCursor *string    `json:"next_cursor"`
+}
+
+// refsHead is what HEAD names: ref is null when it is detached, oid without
+// commits.
+type refsHead struct {
+	Ref *string `json:"ref"`
+	OID *string `json:"oid"`
+}
+
+// refEntry is a reference by its full name; type is branch, remote, tag or
+// other. An annotated tag has what it leads to as peeled_oid.
+type refEntry struct {
+	Name      string  `json:"name"`
+	OID       string  `json:"oid"`
+	PeeledOID *string `json:"peeled_oid,omitempty"`
+	Type      string  `json:"type"`
+}
+
+// listRefs answers vcs/refs.
+func (i *inspector) listRefs(ctx context.Context, p refsParams) (refsResult, error) {
+	limit, err := limitParam("limit", p.Limit, refsLimit, maxRefsLimit)
+	if err != nil {
+		return refsResult{}, err
+	}
+	if p.URL == nil {
+		return i.localRefs(ctx, p, limit)
+	}
+	if p.Path != "" || p.PathBase64 != "" {
+		return refsResult{}, invalidParam("url", "give path or url, not both")
+	}
+	if i.lsRemote == nil {
+		return refsResult{}, failure(codeNotConfigured, "this daemon does not speak to remotes")
+	}
+	out, err := i.lsRemote(ctx, *p.URL)
+	if err != nil {
+		return refsResult{}, err
+	}
+	head, refs, err := parseRemoteRefs(string(out))
+	if err != nil {
+		return refsResult{}, err
+	}
+	result := refsResult{Head: head}
+	result.Refs, result.NextCursor, err = pageOfRefs(refs, p.Cursor, fingerprint("vcs/refs", "url", *p.URL), fingerprint(string(out)), limit)
+	return result, err
+}
+
+// localRefs lists the references of a repository on this machine.
+func (i *inspector) localRefs(ctx context.Context, p refsParams, limit int) (refsResult, error) {
+	repo, err := i.open(p.pathParam)
+	if err != nil {
+		return refsResult{}, err
+	}
+	refs := make([]refEntry, 0, len(repo.refs)+len(repo.symrefs))
+	state := []string{repo.headRef, repo.head}
+	for _, ref := range repo.refs {
+		refs = append(refs, refEntry{Name: ref.name, OID: ref.oid})
+	}
+	for name := range repo.symrefs {
+		if oid := repo.refID(name); oid != "" { // a dangling one is not listed
+			refs = append(refs, refEntry{Name: name, OID: oid})
+		}
+	}
+	slices.SortFunc(refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
+	for _, ref := range refs {
+		state = append(state, ref.Name, ref.OID)
+	}
+	result := refsResult{Head: refsHead{optionalString(repo.headRef), optionalString(repo.head)}}
+	if result.Refs, result.NextCursor, err = pageOfRefs(refs, p.Cursor, fingerprint("vcs/refs", "path", repo.top.abs), fingerprint(state...), limit); err != nil {
+		return refsResult{}, err
+	}
+	return result, i.peel(ctx, repo, result.Refs)
+}
+
+// pageOfRefs cuts a page out of all references.
+func pageOfRefs(refs []refEntry, given *string, asked, state string, limit int) ([]refEntry, *string, error) {
+	cursor, err := startCursor(given, asked, state)
+	if err != nil {
+		return nil, nil, err
+	}
+	page := refs[min(cursor.At, int64(len(refs))):]
+	var next *string
+	if len(page) > limit {
+		page = page[:limit]
+		next = cursor.next(limit)
+	}
+	page = slices.Clone(page)
+	for n := range page {
+		page[n].Type = refType(page[n].Name)
+		page[n].Name = showName(page[n].Name)
+	}
+	if page == nil {
+		page = []refEntry{}
+	}
+	return page, next, nil
+}
+
+// refType tells what a reference is by its name.
+func refType(name string) string {
+	for _, known := range [][2]string{{"refs/heads/", "branch"}, {"refs/remotes/", "remote"}, {"refs/tags/", "tag"}} {
+		if strings.HasPrefix(name, known[0]) {
+			return known[1]
+		}
+	}
+	return "other"
+}
+
+// peel finds what the annotated tags among refs lead to, with one git for all.
+func (i *inspector) peel(ctx context.Context, repo *repository, refs []refEntry) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	s, err := repo.shadow(false)
+	if err != nil {
+		return err
+	}
+	defer s.remove()
+	var names []string
+	for _, ref := range refs {
+		names = append(names, ref.OID, ref.OID+"^{}")
+	}
+	objects, err := i.lookUp(ctx, s, names)
+	if err != nil {
+		return err
+	}
+	for n := range refs {
+		if objects[2*n].kind == "tag" {
+			refs[n].PeeledOID = optionalString(objects[2*n+1].oid)
+		}
+	}
+	return nil
+}
+
+// parseRemoteRefs reads git ls-remote --symref (git-ls-remote(1), OUTPUT): lines
+// of an id, a tab and a name; "ref: " and a name for what HEAD names; the
+// peeled id of a tag as name^{}.
+func parseRemoteRefs(text string) (refsHead, []refEntry, error) {
+	var head refsHead
+	refs := []refEntry{}
+	for line := range strings.SplitSeq(text, "\n") {
+		if line == "" {
+			continue
+		}
+		oid, name, ok := strings.Cut(line, "\t")
+		if target, symbolic := strings.CutPrefix(oid, "ref: "); ok && symbolic {
+			if name == "HEAD" && isRefName(target) {
+				head.Ref = &target
+			}
+			continue
+		}
+		if !ok || !isObjectID(oid) {
+			return refsHead{}, nil, badOutput("ls-remote", []byte(line))
+		}
+		if tag, peeled := strings.CutSuffix(name, "^{}"); peeled {
+			if n := len(refs) - 1; n >= 0 && refs[n].Name == tag {
+				refs[n].PeeledOID = &oid
+			}
+			continue
+		}
+		if name == "HEAD" {
+			head.OID = &oid
+		} else if isRefName(name) {
+			refs = append(refs, refEntry{Name: name, OID: oid})
+		}
+	}
+	slices.SortStableFunc(refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
+	return head, refs, nil
+}
