@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -256,9 +257,7 @@ func answerOnce(part string, status int, header http.Header, body string) gitHoo
 			return false
 		}
 		once.Do(func() {
-			for name, values := range header {
-				w.Header()[name] = values
-			}
+			maps.Copy(w.Header(), header)
 			w.WriteHeader(status)
 			_, _ = io.WriteString(w, body) // a client that went away is no fault of the test
 			answered = true
