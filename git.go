@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -132,7 +131,7 @@ func (g *gitRunner) environment(c gitCommand) []string {
 	}
 	knownHosts := "~/.ssh/known_hosts"
 	if g.knownHosts != "" {
-		knownHosts = shellQuote(g.knownHosts) + " " + knownHosts
+		knownHosts = sshQuote(g.knownHosts) + " " + knownHosts
 	}
 	env := append([]string{
 		"HOME=" + os.DevNull, // no ~/.gitconfig, no ~/.netrc; ssh takes its home from the password database
@@ -345,6 +344,13 @@ func isObjectID(s string) bool {
 // shellQuote makes s one word for a POSIX shell.
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
+// sshQuote makes s one file name in an option of ssh that takes several:
+// ssh_config(5) wants double quotes, and a doubled percent sign where there are
+// tokens.
+func sshQuote(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(s) + `"`
+}
+
 type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
@@ -431,7 +437,9 @@ func cleanText(s string) string {
 
 // isProgressLine tells a counter ("…: 12% (49/402)") from a message.
 func isProgressLine(s string) bool {
-	return progressCount.MatchString(s)
+	if strings.HasPrefix(s, "remote: Enumerating objects: ") {
+		return true
+	}
+	_, ok := parseGitProgress(s)
+	return ok
 }
-
-var progressCount = regexp.MustCompile(`:\s+\d{1,3}% \(\d+/\d+\)|^remote: Enumerating objects: \d+`)

@@ -1,199 +1,249 @@
 package main
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
-	"os"
-	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 )
 
-// maxIndexCopy bounds the index that is copied: some five million files.
-const maxIndexCopy = 512 << 20
+const (
+	// targetRef receives what is fetched: a name of our own, so that no branch
+	// of the remote can stand in its way (feat against feat/sub).
+	targetRef = "refs/daemon/target"
+	// originHead names the remote's default branch (git-remote(1), set-head).
+	originHead = "refs/remotes/origin/HEAD"
+	// parallelFrom is the number of files from which a checkout is shared among
+	// workers; starting them costs more than a hundred files do.
+	parallelFrom = 100
+	// maxPacks is how many fetches are kept apart before they are packed
+	// together: each slows down every lookup a little.
+	maxPacks = 40
+)
 
-// workTreeOf is the top of the work tree that a directory belongs to, as far up
-// as is allowed; "" when it belongs to none.
-func (f *files) workTreeOf(at place) string {
-	for dir := at.abs; ; dir = filepath.Dir(dir) {
-		up, err := f.access.within(dir)
-		if err != nil || up.abs != dir {
-			return ""
-		}
-		if f.gitDirOf(dir) != "" {
-			return dir
-		}
-		if filepath.Dir(dir) == dir {
-			return ""
-		}
-	}
+// errRepoCorrupt tells that git could not work with a repository of ours: it
+// is cloned afresh.
+var errRepoCorrupt = errors.New("the repository is corrupt")
+
+// workTree is a repository in the store with its files.
+type workTree struct {
+	git   *gitRunner
+	dir   string // absolute
+	owner string // marks the processes, see ownerMark
 }
 
-// workTreeGit makes a git directory that stands for the repository whose work
-// tree is top: it has a copy of its index and of info/exclude, and none of its
-// configuration, so nothing in it runs a program. The caller removes it.
-func (f *files) workTreeGit(top string) (string, error) {
-	gitDir := f.gitDirOf(top)
-	index, err := f.readIndex(filepath.Join(gitDir, "index"))
+// command prepares a git command in the repository.
+func (w workTree) command(args ...string) gitCommand { return w.in(gitCommand{args: args}) }
+
+// in makes c work in the repository. Naming its directory keeps git from
+// looking further up, and from refusing a volume of another user.
+func (w workTree) in(c gitCommand) gitCommand {
+	c.dir, c.gitDir, c.workTree = w.dir, w.dir+"/.git", w.dir
+	c.env = append(c.env, w.owner)
+	return c
+}
+
+// run runs a local command. Whatever git says but that the disk is full means
+// that the repository is corrupt.
+func (w workTree) run(ctx context.Context, c gitCommand) (string, error) {
+	out, err := w.git.run(ctx, c)
+	return strings.TrimSuffix(string(out), "\n"), corruptUnlessFull(err)
+}
+
+func corruptUnlessFull(err error) error {
+	if e, ok := errors.AsType[*gitError](err); ok && e.reason != gitDiskFull && e.reason != gitTooLarge {
+		return fmt.Errorf("%w: %w", errRepoCorrupt, err)
+	}
+	return err
+}
+
+// ask runs a local command that says no with exit status 1 and prints nothing.
+func (w workTree) ask(ctx context.Context, args ...string) (string, error) {
+	out, err := w.git.run(ctx, w.command(args...))
+	if e, ok := errors.AsType[*gitError](err); ok && e.exit == 1 {
+		return "", nil
+	}
+	return strings.TrimSuffix(string(out), "\n"), corruptUnlessFull(err)
+}
+
+// create makes an empty repository in the directory.
+func (w workTree) create(ctx context.Context, sha256 bool) error {
+	args := []string{"init", "-q", "--template=", "--initial-branch=main"}
+	if sha256 {
+		args = append(args, "--object-format=sha256")
+	}
+	// Not with GIT_DIR: init would write the work tree's path into the config.
+	_, err := w.git.run(ctx, gitCommand{args: append(args, "--", w.dir), dir: w.dir, env: []string{w.owner}})
+	return err
+}
+
+// headState is where a repository stands.
+type headState struct {
+	commit string // "" without commits
+	branch string // short; "" when detached
+}
+
+func (w workTree) head(ctx context.Context) (headState, error) {
+	commit, err := w.ask(ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", "HEAD^{commit}")
+	if err != nil {
+		return headState{}, err
+	}
+	ref, err := w.ask(ctx, "symbolic-ref", "--quiet", "HEAD")
+	if err != nil {
+		return headState{}, err
+	}
+	branch, _ := strings.CutPrefix(ref, "refs/heads/")
+	return headState{commit: commit, branch: branch}, nil
+}
+
+// commitOf is the commit that ref leads to, through tags; "" when it leads to
+// none.
+func (w workTree) commitOf(ctx context.Context, ref string) (string, error) {
+	return w.ask(ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", ref+"^{commit}")
+}
+
+// origin is the key of the remote that the repository was cloned from.
+func (w workTree) origin(ctx context.Context) (string, error) {
+	settings, err := w.settings(ctx)
 	if err != nil {
 		return "", err
 	}
-	idLength := 40
-	if text, err := f.readSmall(filepath.Join(f.commonDir(gitDir), "config"), maxRepoConfig); err == nil && parseRepoConfig(text).sha256 {
-		idLength = 64
-	}
-	dir, err := emptyGitDir(idLength)
+	u, err := parseRemoteURL(settings["remote.origin.url"])
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w: %w", errRepoCorrupt, err)
 	}
-	err = os.Mkdir(filepath.Join(dir, "info"), 0o700)
-	if err == nil && index != nil {
-		err = os.WriteFile(filepath.Join(dir, "index"), index, 0o600)
-	}
-	if err == nil {
-		err = f.copySharedIndex(gitDir, dir)
-	}
-	if text, readErr := f.readSmall(filepath.Join(f.commonDir(gitDir), "info", "exclude"), maxIgnoreFile); err == nil && readErr == nil {
-		err = os.WriteFile(filepath.Join(dir, "info", "exclude"), []byte(text), 0o600)
-	}
-	if err != nil {
-		_ = os.RemoveAll(dir) // the first error counts
-		return "", fmt.Errorf("copying the index of %s: %w", top, err)
-	}
-	return dir, nil
+	return u.key(), nil
 }
 
-// readIndex reads an index; nil when there is none yet.
-func (f *files) readIndex(path string) ([]byte, error) {
-	file, err := f.openInside(path)
-	if isMissing(err) {
-		return nil, nil
-	}
+// settings is the repository's own configuration, the last value of each.
+func (w workTree) settings(ctx context.Context) (map[string]string, error) {
+	out, err := w.run(ctx, w.command("config", "--file", w.dir+"/.git/config", "--no-includes", "-z", "--list"))
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close() // nothing is written
-	data, err := io.ReadAll(io.LimitReader(file, maxIndexCopy+1))
-	if err == nil && len(data) > maxIndexCopy {
-		err = gitFailure(gitTooLarge, "%s: is larger than %d bytes", showName(path), maxIndexCopy)
+	settings := map[string]string{}
+	for entry := range strings.SplitSeq(out, "\x00") {
+		if key, value, ok := strings.Cut(entry, "\n"); ok {
+			settings[key] = value
+		}
 	}
-	return data, err
+	return settings, nil
 }
 
-// copySharedIndex copies what a split index is based on (git-update-index(1),
-// SPLIT INDEX).
-func (f *files) copySharedIndex(gitDir, to string) error {
-	at, err := f.access.within(gitDir)
+// configure makes origin what a person expects to find: the URL without
+// credentials, the usual refspec, an upstream for the branch.
+func (w workTree) configure(ctx context.Context, u remoteURL, branch string) error {
+	have, err := w.settings(ctx)
 	if err != nil {
 		return err
 	}
-	dir, err := f.access.openDir(at)
-	if err != nil {
-		return err
+	want := [][2]string{
+		{"remote.origin.url", u.String()},
+		{"remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"},
 	}
-	defer dir.close()
-	return dir.read(func(name string, _ os.FileMode) error {
-		if id, ok := strings.CutPrefix(name, "sharedindex."); !ok || !isObjectID(id) {
-			return nil
+	if branch != "" {
+		want = append(want, [2]string{"branch." + branch + ".remote", "origin"}, [2]string{"branch." + branch + ".merge", "refs/heads/" + branch})
+	}
+	for _, setting := range want {
+		if have[setting[0]] == setting[1] {
+			continue
 		}
-		data, err := f.readIndex(filepath.Join(gitDir, name))
-		if err != nil {
+		if _, err := w.run(ctx, w.command("config", "--file", w.dir+"/.git/config", "--replace-all", setting[0], setting[1])); err != nil {
 			return err
 		}
-		return os.WriteFile(filepath.Join(to, name), data, 0o600)
-	})
-}
-
-// list asks git which files of a repository are tracked or not ignored. Git
-// lists them all for each page; the cursor holds a sum of their names.
-func (g *globPage) list(f *files, top string) error {
-	gitDir, err := f.workTreeGit(top)
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(gitDir)
-	page := &smallest{after: string(g.cursor.After), most: g.limit}
-	sum := uint64(0)
-	names := &nulSplitter{each: func(rel string) error {
-		if err := g.tick(); err != nil {
-			return err
-		}
-		if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) {
-			return nil // a repository inside this one, or not wanted
-		}
-		hash := fnv.New64a()
-		_, _ = io.WriteString(hash, rel) // never fails
-		sum += hash.Sum64()              // in any order: git prints untracked files first
-		page.add(dirEntryName{key: rel, name: rel})
-		return nil
-	}}
-	_, err = f.git.run(g.ctx, gitCommand{
-		args: []string{"ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"},
-		dir:  g.abs, gitDir: gitDir, workTree: top, stdout: names,
-	})
-	if err != nil {
-		return errors.Join(names.err, err)
-	}
-	state := strconv.FormatUint(sum, 36)
-	if len(g.cursor.After) > 0 && g.cursor.State != state {
-		return staleCursor()
-	}
-	g.cursor.State = state
-	self, err := g.start.info()
-	if err != nil {
-		return err
-	}
-	below := &statBelow{start: g.start, dev: self.id.dev}
-	defer below.close()
-	paths := page.sorted()
-	for _, e := range paths {
-		if err := g.tick(); err != nil {
-			return err
-		}
-		info, err := below.lstat(e.name)
-		if err != nil {
-			continue // removed, or behind a link
-		}
-		if err := g.add(e.name, info); errors.Is(err, errStopWalk) {
-			return nil
-		}
-	}
-	if g.more = page.more; g.more {
-		g.cursor.After = []byte(paths[len(paths)-1].name)
 	}
 	return nil
 }
 
-// nulSplitter hands on the texts of a NUL-separated stream.
-type nulSplitter struct {
-	each    func(string) error
-	partial []byte
-	err     error
+// refs lists the repository's refs and what they are at.
+func (w workTree) refs(ctx context.Context) (map[string]string, error) {
+	out, err := w.run(ctx, w.command("for-each-ref", "--format=%(refname) %(objectname)"))
+	if err != nil {
+		return nil, err
+	}
+	refs := map[string]string{}
+	for line := range strings.Lines(out) {
+		if name, oid, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+			refs[name] = oid
+		}
+	}
+	return refs, nil
 }
 
-// maxNulText bounds one text: a path as long as the system takes, and more.
-const maxNulText = 64 << 10
+// checkout makes the files those of commit, with HEAD detached. Local edits and
+// untracked files go.
+func (w workTree) checkout(ctx context.Context, commit string, line func(string)) error {
+	c := w.command("checkout", "--progress", "--force", "--detach", commit, "--")
+	c.config = []string{
+		"advice.detachedHead=false",
+		"core.protectHFS=true",
+		"core.protectNTFS=true", // a tree is the same danger on every system
+		"checkout.workers=" + strconv.Itoa(runtime.GOMAXPROCS(0)),
+		"checkout.thresholdForParallelism=" + strconv.Itoa(parallelFrom),
+	}
+	c.env = append(c.env, "GIT_PROGRESS_DELAY=0") // else silent for two seconds
+	c.line = line
+	if _, err := w.run(ctx, c); err != nil {
+		return err
+	}
+	return w.clean(ctx)
+}
 
-func (s *nulSplitter) Write(p []byte) (int, error) {
-	n := len(p)
-	for s.err == nil {
-		i := bytes.IndexByte(p, 0)
-		if i < 0 {
-			break
+// clean removes what is not tracked, repositories included (the second f).
+func (w workTree) clean(ctx context.Context) error {
+	_, err := w.run(ctx, w.command("clean", "-ffdxq"))
+	return err
+}
+
+// settle makes the refs exactly want, and head a branch or "" for none. HEAD
+// is detached while it works.
+func (w workTree) settle(ctx context.Context, want map[string]string, branch string, defaultBranch string) error {
+	have, err := w.refs(ctx)
+	if err != nil {
+		return err
+	}
+	// Two transactions: one cannot delete feat and make feat/sub.
+	var deletes, updates strings.Builder
+	for name := range have {
+		keep := name == originHead && branch != "" && branch == defaultBranch // set below
+		if _, ok := want[name]; !ok && !keep {
+			fmt.Fprintf(&deletes, "option no-deref\ndelete %s\n", name)
 		}
-		text := string(append(s.partial, p[:i]...))
-		s.partial, p = s.partial[:0], p[i+1:]
-		s.err = s.each(text)
 	}
-	if s.err == nil && len(s.partial)+len(p) > maxNulText {
-		s.err = fmt.Errorf("reading git's output: a path of over %d bytes", maxNulText)
+	for name, oid := range want {
+		if have[name] != oid {
+			fmt.Fprintf(&updates, "option no-deref\nupdate %s %s\n", name, oid)
+		}
 	}
-	if s.err != nil {
-		return 0, s.err
+	for _, script := range []string{deletes.String(), updates.String()} {
+		if script == "" {
+			continue
+		}
+		c := w.command("update-ref", "--stdin")
+		c.stdin = strings.NewReader(script)
+		if _, err := w.run(ctx, c); err != nil {
+			return err
+		}
 	}
-	s.partial = append(s.partial, p...)
-	return n, nil
+	if branch == "" {
+		return nil
+	}
+	if _, err := w.run(ctx, w.command("symbolic-ref", "-m", "checkout", "HEAD", "refs/heads/"+branch)); err != nil {
+		return err
+	}
+	if branch == defaultBranch {
+		_, err = w.run(ctx, w.command("symbolic-ref", originHead, "refs/remotes/origin/"+branch))
+	}
+	return err
+}
+
+// pack puts the repository's packs together and drops what no ref needs.
+func (w workTree) pack(ctx context.Context) error {
+	if _, err := w.run(ctx, w.command("reflog", "expire", "--expire=now", "--all")); err != nil {
+		return err
+	}
+	_, err := w.run(ctx, w.command("gc", "-q", "--prune=now"))
+	return err
 }

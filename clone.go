@@ -1,0 +1,452 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// maxDepth bounds the depth parameter; who wants more wants 0, all.
+	maxDepth = 1_000_000
+	// maxCloneRun ends a clone whose askers are gone, and with them their time
+	// limits.
+	maxCloneRun = 6 * time.Hour
+	// ownerVariable marks the git processes of a daemon: OWNER-PID:WORK-DIR.
+	ownerVariable = "C4A_GIT_OWNER"
+)
+
+var (
+	errCloneTooLong  = errors.New("the clone took too long")
+	errCloneTooLarge = errors.New("the remote sent too much")
+)
+
+// clonerConfig is what a cloner works with.
+type clonerConfig struct {
+	git         *gitRunner
+	access      *access
+	credentials *credentials
+	log         *slog.Logger
+	base        context.Context // the daemon's: its end ends all clones
+	maxFiles    int             // of one tree, directories beside them as many again
+	maxBytes    int64           // of one tree, and of what a remote may send
+	allowHosts  []string        // patterns of --allow-git-host; empty allows all
+}
+
+// cloner keeps the repositories of <work-dir>/repos.
+type cloner struct {
+	cfg     clonerConfig
+	remotes *remotes
+	store   *repoStore // nil without a work dir
+	err     error      // why there is no store although there is a work dir
+	flights *flights
+	owner   string
+}
+
+// newCloner clears away what an earlier daemon left: its git processes,
+// temporaries, old repositories. One daemon works in a work dir at a time.
+func newCloner(cfg clonerConfig) *cloner {
+	c := &cloner{
+		cfg:     cfg,
+		remotes: newRemotes(cfg.git, cfg.access, cfg.credentials, cfg.allowHosts),
+		flights: newFlights(cfg.base, 0, 0),
+	}
+	workDir := cfg.access.workDir
+	if workDir == "" {
+		return c
+	}
+	c.owner = ownerVariable + "=" + strconv.Itoa(os.Getpid()) + ":" + workDir
+	c.remotes.owner = c.owner
+	if err := endOrphans(workDir); err != nil {
+		cfg.log.Warn("git processes of an earlier run may be left", "error", err)
+	}
+	if c.store, c.err = openRepoStore(workDir); c.err != nil {
+		cfg.log.Error("the directory of repositories cannot be used", "error", c.err)
+	}
+	return c
+}
+
+// wait returns when no clone runs any more; base must have ended, or clones go
+// on to their end.
+func (c *cloner) wait() {
+	c.flights.wait()
+	if c.store != nil {
+		_ = c.store.root.Close() // only held open for its name
+	}
+}
+
+// methods is what the cloner answers to.
+func (c *cloner) methods() []*method {
+	m := newMethod("vcs/clone", "Clones a repository into the work dir, or brings an earlier clone up to date.", c.clone)
+	m.timeout, m.clones = cloneMethodTimeout, true
+	return []*method{m}
+}
+
+type cloneParams struct {
+	URL   string `json:"url"`
+	Name  string `json:"name,omitempty"`
+	Ref   string `json:"ref,omitempty"`
+	Depth *int   `json:"depth,omitempty"`
+}
+
+// cloneAction tells what vcs/clone did.
+type cloneAction string
+
+const (
+	actionCloned    cloneAction = "cloned"
+	actionUpdated   cloneAction = "updated"
+	actionUnchanged cloneAction = "unchanged"
+	actionRecloned  cloneAction = "recloned"
+)
+
+type cloneResult struct {
+	Path       string      `json:"path"`
+	Name       string      `json:"name"`
+	URL        string      `json:"url"`
+	Branch     *string     `json:"branch"`
+	Commit     *string     `json:"commit"`
+	Action     cloneAction `json:"action"`
+	IsEmpty    bool        `json:"is_empty"`
+	IsShallow  bool        `json:"is_shallow"`
+	DurationMS int64       `json:"duration_ms"`
+}
+
+// vcs/clone
+func (c *cloner) clone(ctx context.Context, p cloneParams) (cloneResult, error) {
+	switch {
+	case c.err != nil:
+		return cloneResult{}, c.err
+	case c.store == nil:
+		return cloneResult{}, failure(codeNotConfigured, "clones are kept in the work dir: start the daemon with --work-dir")
+	}
+	job, err := c.newJob(p)
+	if err != nil {
+		return cloneResult{}, err
+	}
+	value, err := c.flights.do(ctx, job.key(), "", func(ctx context.Context) (any, error) { return c.run(ctx, job) })
+	if err != nil {
+		return cloneResult{}, err
+	}
+	return value.(cloneResult), nil
+}
+
+// cloneJob is one checked request.
+type cloneJob struct {
+	remote *remote
+	name   string
+	ref    string // "" for the default branch
+	depth  int    // 0 for all
+}
+
+func (c *cloner) newJob(p cloneParams) (cloneJob, error) {
+	job := cloneJob{name: p.Name, ref: p.Ref, depth: 1}
+	if p.Depth != nil {
+		job.depth = *p.Depth
+	}
+	if job.depth < 0 || job.depth > maxDepth {
+		return job, invalidParam("depth", "must be 1 to %d, or 0 for all", maxDepth)
+	}
+	if job.ref != "" {
+		if err := checkRef(job.ref); err != nil {
+			return job, err
+		}
+	}
+	if job.name != "" {
+		if err := checkRepoName(job.name); err != nil {
+			return job, err
+		}
+	}
+	var err error
+	if job.remote, err = c.remotes.open(p.URL); err != nil {
+		return job, err
+	}
+	if job.name == "" {
+		job.name = job.remote.defaultName()
+		if checkRepoName(job.name) != nil {
+			return job, invalidParam("name", "the URL's last part is no valid name: give a name")
+		}
+	}
+	return job, nil
+}
+
+// key is equal for requests that may share one run. What only a holder of
+// certain credentials may get is not shared with others.
+func (j cloneJob) key() string {
+	digest := sha256.Sum256([]byte(j.remote.username + "\x00" + string(j.remote.password)))
+	key, _ := json.Marshal([]any{j.remote.key(), j.remote.String(), j.ref, j.depth, strings.ToLower(j.name), hex.EncodeToString(digest[:])}) // strings and a number always marshal
+	return string(key)
+}
+
+// run does the whole of one request. When it returns nothing of it is left but
+// the result.
+func (c *cloner) run(ctx context.Context, job cloneJob) (cloneResult, error) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeoutCause(ctx, maxCloneRun, errCloneTooLong)
+	defer cancel()
+	bar := startProgress(ctx)
+	release, err := c.store.lock(ctx, job.name)
+	if err != nil {
+		return cloneResult{}, err
+	}
+	defer release()
+	result, err := c.bring(ctx, job, bar)
+	if err != nil {
+		err = job.remote.explain(err)
+		if errors.Is(err, errCloneTooLong) {
+			err = gitFailure(gitTimeout, "%v", errCloneTooLong)
+		}
+		c.cfg.log.InfoContext(ctx, "a clone failed", "name", job.name, "url", job.remote.String(), "error", err)
+		return cloneResult{}, err
+	}
+	result.DurationMS = time.Since(began).Milliseconds()
+	bar.finish()
+	return result, nil
+}
+
+// bring chooses between a fresh clone and an update.
+func (c *cloner) bring(ctx context.Context, job cloneJob, bar *cloneProgress) (cloneResult, error) {
+	state, err := c.store.look(job.name)
+	if err != nil {
+		return cloneResult{}, err
+	}
+	list, err := job.remote.list(ctx)
+	if err != nil {
+		return cloneResult{}, err
+	}
+	target, err := pickTarget(list, job.ref)
+	if err != nil {
+		return cloneResult{}, err
+	}
+	switch state {
+	case repoAbsent:
+		return c.fresh(ctx, job, target, bar, actionCloned)
+	case repoPresent:
+		result, err := c.update(ctx, job, target, bar)
+		if !errors.Is(err, errRepoCorrupt) {
+			return result, err
+		}
+		c.cfg.log.WarnContext(ctx, "a repository is cloned afresh", "name", job.name, "reason", err)
+	}
+	return c.fresh(ctx, job, target, bar, actionRecloned)
+}
+
+func (c *cloner) workTree(name string) workTree {
+	return workTree{git: c.cfg.git, dir: c.store.path(name), owner: c.owner}
+}
+
+// fresh clones into a temporary and moves it to its place when it is complete.
+func (c *cloner) fresh(ctx context.Context, job cloneJob, target cloneTarget, bar *cloneProgress, action cloneAction) (_ cloneResult, err error) {
+	temp, err := c.store.temp()
+	if err != nil {
+		return cloneResult{}, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.store.remove(temp))
+		}
+	}()
+	w := c.workTree(temp)
+	if err := w.create(ctx, target.sha256); err != nil {
+		return cloneResult{}, err
+	}
+	commit := ""
+	if !target.empty {
+		if commit, err = c.take(ctx, job, target, w, depthArgs(job.depth, true, false), bar); err != nil {
+			return cloneResult{}, err
+		}
+	} else if err := w.configure(ctx, job.remote.remoteURL, ""); err != nil {
+		return cloneResult{}, err
+	}
+	if err := c.store.place(temp, job.name); err != nil {
+		return cloneResult{}, err
+	}
+	return c.result(ctx, job, commit, action)
+}
+
+// update brings the repository at its place to the target. errRepoCorrupt
+// asks for a fresh clone instead.
+func (c *cloner) update(ctx context.Context, job cloneJob, target cloneTarget, bar *cloneProgress) (_ cloneResult, err error) {
+	if err := c.store.unlock(job.name); err != nil {
+		return cloneResult{}, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.store.unlock(job.name))
+		}
+	}()
+	w := c.workTree(job.name)
+	origin, err := w.origin(ctx)
+	if err != nil {
+		return cloneResult{}, err
+	}
+	before, err := w.head(ctx)
+	if err != nil {
+		return cloneResult{}, err
+	}
+	if origin != job.remote.key() {
+		return c.fresh(ctx, job, target, bar, actionRecloned)
+	}
+	if target.empty {
+		if before.commit != "" {
+			return c.fresh(ctx, job, target, bar, actionRecloned)
+		}
+		if err := w.clean(ctx); err != nil {
+			return cloneResult{}, err
+		}
+		return c.result(ctx, job, "", actionUnchanged)
+	}
+	shallow := c.store.shallow(job.name)
+	args := depthArgs(job.depth, before.commit == "", shallow != "")
+	if before.commit == target.commit && (shallow == "" || job.depth == 1) {
+		refs, err := w.refs(ctx)
+		if err != nil {
+			return cloneResult{}, err
+		}
+		if hasAll(refs, target.refs(target.oid, target.commit)) {
+			args = nil // nothing to fetch
+		}
+	}
+	commit, err := c.take(ctx, job, target, w, args, bar)
+	if err != nil {
+		return cloneResult{}, err
+	}
+	if c.store.packs(job.name) > maxPacks {
+		if err := w.pack(ctx); err != nil {
+			return cloneResult{}, err
+		}
+	}
+	action := actionUpdated
+	if before == (headState{commit: commit, branch: target.branch}) && shallow == c.store.shallow(job.name) {
+		action = actionUnchanged
+	}
+	return c.result(ctx, job, commit, action)
+}
+
+func hasAll(have, want map[string]string) bool {
+	for name, oid := range want {
+		if have[name] != oid {
+			return false
+		}
+	}
+	return true
+}
+
+// depthArgs are the options of git fetch for a wanted depth. A complete history
+// is never cut off.
+func depthArgs(depth int, isNew, isShallow bool) []string {
+	switch {
+	case depth > 0 && (isNew || isShallow):
+		return []string{"--depth=" + strconv.Itoa(depth)}
+	case isShallow:
+		return []string{"--unshallow"}
+	}
+	return []string{"--update-shallow"} // the remote may be a shallow clone itself
+}
+
+// take fetches the target (args nil: it is there), holds its tree against the
+// limits, checks it out and sets refs and configuration. It returns the commit.
+func (c *cloner) take(ctx context.Context, job cloneJob, target cloneTarget, w workTree, args []string, bar *cloneProgress) (string, error) {
+	from := target.commit
+	if args != nil {
+		from = targetRef
+		if err := c.fetch(ctx, job, target, w, args, bar); err != nil {
+			return "", err
+		}
+	}
+	commit, err := w.commitOf(ctx, from)
+	if err != nil {
+		return "", err
+	}
+	if commit == "" {
+		return "", failure(codeCommitNotFound, "what the remote has at %s is not a commit", target.source)
+	}
+	oid := target.oid
+	if args != nil {
+		if oid, err = w.ask(ctx, "rev-parse", "--verify", "--quiet", targetRef); err != nil {
+			return "", err
+		}
+	}
+	bar.enter(phaseCheckout)
+	if err := c.checkTree(ctx, w, commit); err != nil {
+		return "", corruptUnlessFull(err)
+	}
+	if err := w.checkout(ctx, commit, func(line string) { bar.line(line) }); err != nil {
+		return "", err
+	}
+	if err := w.settle(ctx, target.refs(oid, commit), target.branch, target.defaultBranch); err != nil {
+		return "", err
+	}
+	return commit, w.configure(ctx, job.remote.remoteURL, target.branch)
+}
+
+// fetch brings the target to targetRef. A server that hands out only its refs
+// is asked for all of them; a dumb one for everything.
+func (c *cloner) fetch(ctx context.Context, job cloneJob, target cloneTarget, w workTree, args []string, bar *cloneProgress) error {
+	err := c.fetchOnce(ctx, job, w, args, bar, "+"+target.source+":"+targetRef)
+	e, ok := errors.AsType[*gitError](err)
+	switch {
+	case !ok:
+		return err
+	case strings.Contains(e.stderr, "does not support shallow"):
+		err = c.fetchOnce(ctx, job, w, []string{"--update-shallow"}, bar, "+"+target.source+":"+targetRef)
+	case strings.Contains(e.stderr, "unadvertised object"):
+		if err = c.fetchOnce(ctx, job, w, []string{"--update-shallow"}, bar, "+refs/heads/*:refs/daemon/heads/*", "+refs/tags/*:refs/daemon/tags/*"); err != nil {
+			break
+		}
+		if _, err = w.git.run(ctx, w.command("update-ref", targetRef, target.oid)); err != nil {
+			return failure(codeCommitNotFound, "the remote has no commit %s", target.oid)
+		}
+	case strings.Contains(e.stderr, "not our ref"), strings.Contains(e.stderr, "couldn't find remote ref"):
+		return failure(codeCommitNotFound, "the remote has no %s", target.source)
+	}
+	if e, ok := errors.AsType[*gitError](err); ok && (e.reason == gitCorrupt || e.reason == gitOther) {
+		return fmt.Errorf("%w: %w", errRepoCorrupt, err)
+	}
+	return err
+}
+
+func (c *cloner) fetchOnce(ctx context.Context, job cloneJob, w workTree, args []string, bar *cloneProgress, refspecs ...string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	all := append([]string{"fetch", "--progress", "--no-tags", "--force", "--no-recurse-submodules", "--no-auto-maintenance", "--no-write-fetch-head"}, args...)
+	cmd := w.in(job.remote.command(append(append(all, "--end-of-options", job.remote.String()), refspecs...)...))
+	cmd.config = append(cmd.config, "fetch.unpackLimit=1") // always a pack: they are counted, loose objects are not
+	cmd.line = func(line string) {
+		if count, ok := bar.line(line); ok && count.bytes > c.cfg.maxBytes {
+			cancel(errCloneTooLarge)
+		}
+	}
+	_, err := c.cfg.git.run(ctx, cmd)
+	if errors.Is(err, errCloneTooLarge) {
+		return gitFailure(gitTooLarge, "the remote sent more than %d bytes (--max-clone-bytes)", c.cfg.maxBytes)
+	}
+	return err
+}
+
+// result describes the repository in its place.
+func (c *cloner) result(ctx context.Context, job cloneJob, commit string, action cloneAction) (cloneResult, error) {
+	w := c.workTree(job.name)
+	head, err := w.head(ctx)
+	if err != nil {
+		return cloneResult{}, err
+	}
+	r := cloneResult{
+		Path: w.dir, Name: job.name, URL: job.remote.String(), Action: action,
+		IsEmpty: commit == "", IsShallow: c.store.shallow(job.name) != "",
+	}
+	if head.branch != "" {
+		r.Branch = &head.branch
+	}
+	if head.commit != "" {
+		r.Commit = &head.commit
+	}
+	return r, nil
+}

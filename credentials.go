@@ -1,0 +1,322 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+const (
+	configFileName      = secretPrefix + "config"
+	credentialsFileName = secretPrefix + "credentials"
+	// maxToken and maxUsername are far above what git hosts give out.
+	maxToken    = 4 << 10
+	maxUsername = 256
+	// minLoneToken tells a token in the user's place from a name such as "git",
+	// which must not be struck out of every text. No host's tokens are shorter.
+	minLoneToken = 12
+	// maxCredentials bounds the file that git reads line by line for each
+	// request.
+	maxCredentials = 1000
+)
+
+// credentials keeps the tokens for git remotes in <work-dir>/.git-daemon.credentials,
+// the format of git-credential-store(1): one URL a line, percent-encoded. Git
+// reads it by itself and never changes it.
+type credentials struct {
+	path       string // "" without a work dir
+	configPath string
+
+	mu sync.Mutex // held over a change of the file: readers see the old or the new one
+}
+
+// credential is one line of the file.
+type credential struct {
+	protocol, host string // host is host[:port]
+	username       string
+	token          secret
+}
+
+// openCredentials writes git's configuration into the work dir, denies both
+// files to every method and points the runner's network commands at them.
+// Without a work dir nothing can be stored.
+func openCredentials(a *access, g *gitRunner) (*credentials, error) {
+	if a.workDir == "" {
+		return &credentials{}, nil
+	}
+	c := &credentials{
+		path:       filepath.Join(a.workDir, credentialsFileName),
+		configPath: filepath.Join(a.workDir, configFileName),
+	}
+	a.keepSecret(c.path)
+	a.keepSecret(c.configPath)
+	// A git that was killed while storing leaves its lock, which makes each
+	// later command wait for a second.
+	if err := os.Remove(c.path + ".lock"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("removing a stale lock: %w", err)
+	}
+	if err := writeFileAtomic(c.configPath, []byte(c.gitConfig()), 0o600); err != nil {
+		return nil, err
+	}
+	g.globalConfig = c.configPath
+	return c, nil
+}
+
+// gitConfig is the text of .git-daemon.config. The path is quoted twice: for
+// the shell that runs the helper, and for the file (git-config(1), SYNTAX).
+// Repositories of other users are served on purpose: the operator allowed
+// their directory, and git-upload-pack honours this setting only from here.
+func (c *credentials) gitConfig() string {
+	helper := "store --file " + shellQuote(c.path)
+	helper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(helper)
+	return "[credential]\n\thelper = \"" + helper + "\"\n[safe]\n\tdirectory = *\n"
+}
+
+// authEntry is a stored credential as config/get shows it, without the token.
+type authEntry struct {
+	Protocol string `json:"protocol"`
+	Host     string `json:"host"`
+	Username string `json:"username"`
+}
+
+// list tells for which hosts a token is stored, by host.
+func (c *credentials) list() ([]authEntry, error) {
+	all, err := c.read()
+	if err != nil {
+		return nil, err
+	}
+	entries := []authEntry{}
+	for _, one := range all {
+		entries = append(entries, authEntry{Protocol: one.protocol, Host: one.host, Username: one.username})
+	}
+	slices.SortFunc(entries, func(x, y authEntry) int {
+		return strings.Compare(x.Host+" "+x.Protocol, y.Host+" "+y.Protocol)
+	})
+	return entries, nil
+}
+
+// read parses the file; lines that git would ignore are left out.
+func (c *credentials) read() ([]credential, error) {
+	if c.path == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(c.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the stored credentials: %w", err)
+	}
+	var all []credential
+	for line := range strings.Lines(string(data)) {
+		if one, ok := parseCredential(strings.TrimSuffix(line, "\n")); ok {
+			all = append(all, one)
+		}
+	}
+	return all, nil
+}
+
+// parseCredential reads one line of the store.
+func parseCredential(line string) (credential, bool) {
+	protocol, rest, ok := strings.Cut(line, "://")
+	info, host, at := strings.Cut(rest, "@")
+	user, token, colon := strings.Cut(info, ":")
+	if !ok || !at || !colon || protocol == "" || strings.HasSuffix(line, "\r") {
+		return credential{}, false
+	}
+	one := credential{protocol: protocol}
+	for _, part := range []struct {
+		to   *string
+		text string
+	}{{&one.username, user}, {&one.host, strings.TrimSuffix(host, "/")}, {(*string)(&one.token), token}} {
+		text, err := url.PathUnescape(part.text)
+		if err != nil || text == "" || hasControl(text) {
+			return credential{}, false
+		}
+		*part.to = text
+	}
+	return one, true
+}
+
+// line writes the credential as git-credential-store does.
+func (one credential) line() string {
+	return one.protocol + "://" + percentEncode(one.username) + ":" + percentEncode(string(one.token)) + "@" + percentEncode(one.host) + "\n"
+}
+
+// find is the stored credential of a remote.
+func (c *credentials) find(u remoteURL) (credential, bool, error) {
+	all, err := c.read()
+	if err != nil {
+		return credential{}, false, err
+	}
+	i := slices.IndexFunc(all, func(one credential) bool {
+		return one.protocol == u.scheme && one.host == u.credentialHost()
+	})
+	if i < 0 {
+		return credential{}, false, nil
+	}
+	return all[i], true, nil
+}
+
+// set replaces the credential of one's protocol and host; an empty token
+// removes it.
+func (c *credentials) set(one credential) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all, err := c.read()
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(old credential) bool {
+		return old.protocol == one.protocol && old.host == one.host
+	})
+	if one.token != "" {
+		all = append(all, one)
+	}
+	if len(all) > maxCredentials {
+		return invalidParam("host", "%d tokens are stored already: remove one first (token null)", maxCredentials)
+	}
+	var text strings.Builder
+	for _, entry := range all {
+		text.WriteString(entry.line())
+	}
+	return writeFileAtomic(c.path, []byte(text.String()), 0o600)
+}
+
+// remoteAuth is what one git command gets to authenticate itself. Nothing secret
+// is in config, which becomes arguments; env only this user can read.
+type remoteAuth struct {
+	config []string
+	env    []string
+	redact *redactor
+}
+
+// forRemote chooses the credentials for u: those of the URL, else the stored
+// ones. Either way git gets a helper that answers "get" and ignores "erase":
+// git would delete a stored token after a single 401.
+func (c *credentials) forRemote(u remoteURL) (remoteAuth, error) {
+	auth := remoteAuth{config: []string{"credential.helper=", "credential.useHttpPath=false"}, redact: newRedactor()}
+	if u.scheme != "https" && u.scheme != "http" {
+		return auth, nil
+	}
+	stored, ok, err := c.find(u)
+	if err != nil {
+		return auth, err
+	}
+	if ok {
+		auth.redact = auth.redact.knowing(stored.username, stored.token)
+	}
+	// A user without a password is either the name that a stored token goes
+	// with, as in the URLs that hosts offer for copying, or a token itself.
+	if u.userinfo && (u.password != "" || !ok || u.username != stored.username) {
+		// The helper is bound to this very host.
+		auth.config = append(auth.config, "credential."+u.scheme+"://"+u.credentialHost()+
+			`.helper=!f() { test "$1" = get && printf 'username=%s\npassword=%s\n' "$C4A_GIT_USERNAME" "$C4A_GIT_PASSWORD"; :; }; f`)
+		auth.env = []string{"C4A_GIT_USERNAME=" + u.username, "C4A_GIT_PASSWORD=" + string(u.password)}
+		auth.redact = auth.redact.knowing(u.username, u.password)
+		if u.password == "" && len(u.username) >= minLoneToken {
+			auth.redact = auth.redact.knowing("", secret(u.username))
+		}
+		return auth, nil
+	}
+	if ok {
+		auth.config = append(auth.config, `credential.helper=!f() { test "$1" = get && exec git credential-store --file `+shellQuote(c.path)+` get; :; }; f`)
+	}
+	return auth, nil
+}
+
+// methods is what the credentials answer to.
+func (c *credentials) methods() []*method {
+	return []*method{
+		newMethod("config/setAuth", "Stores the token that git uses for a host; null removes it. No method reads it back.", c.setAuth),
+	}
+}
+
+type setAuthParams struct {
+	Host     string          `json:"host,omitempty"`
+	URL      string          `json:"url,omitempty"`
+	Token    json.RawMessage `json:"token"` // a string, or null: absent is an error, not a removal
+	Username string          `json:"username,omitempty"`
+	Protocol string          `json:"protocol,omitempty"`
+}
+
+type setAuthResult struct {
+	Host     string `json:"host"`
+	Username string `json:"username"`
+	Stored   bool   `json:"stored"`
+}
+
+// config/setAuth
+func (c *credentials) setAuth(_ context.Context, p setAuthParams) (setAuthResult, error) {
+	if c.path == "" {
+		return setAuthResult{}, failure(codeNotConfigured, "tokens are kept in the work dir: start the daemon with --work-dir")
+	}
+	one := credential{protocol: p.Protocol, username: p.Username}
+	if one.username == "" {
+		one.username = "oauth2"
+	}
+	if err := one.takeHost(p); err != nil {
+		return setAuthResult{}, err
+	}
+	var token *string
+	switch {
+	case len(p.Token) == 0:
+		return setAuthResult{}, invalidParam("token", "is missing: give the token, or null to remove it")
+	case json.Unmarshal(p.Token, &token) != nil:
+		return setAuthResult{}, invalidParam("token", "must be a string or null")
+	case token != nil && (*token == "" || len(*token) > maxToken || hasControl(*token)):
+		return setAuthResult{}, invalidParam("token", "must be 1 to %d bytes without control characters; null removes", maxToken)
+	case len(one.username) > maxUsername || hasControl(one.username):
+		return setAuthResult{}, invalidParam("username", "must be 1 to %d bytes without control characters", maxUsername)
+	case token != nil:
+		one.token = secret(*token)
+	}
+	if err := c.set(one); err != nil {
+		return setAuthResult{}, err
+	}
+	return setAuthResult{Host: one.host, Username: one.username, Stored: token != nil}, nil
+}
+
+// takeHost reads protocol and host from host or url.
+func (one *credential) takeHost(p setAuthParams) error {
+	var u remoteURL
+	switch {
+	case (p.Host == "") == (p.URL == ""):
+		return invalidParam("host", "give host or url, one of the two")
+	case p.URL != "":
+		parsed, err := parseRemoteURL(p.URL)
+		if err != nil {
+			return err
+		}
+		if u = parsed; u.scheme != "https" && u.scheme != "http" {
+			return invalidParam("url", "only https and http take a token")
+		}
+		if one.protocol != "" && one.protocol != u.scheme {
+			return invalidParam("protocol", "is not the url's")
+		}
+	default:
+		if u.scheme = one.protocol; u.scheme == "" {
+			u.scheme = "https"
+		}
+		if u.scheme != "https" && u.scheme != "http" {
+			return invalidParam("protocol", "must be https or http")
+		}
+		var ok bool
+		if u.host, u.port, ok = splitHostPort(u.scheme, p.Host); !ok {
+			return invalidParam("host", "must be a host name or IP address, with :port if need be; no scheme, no path")
+		}
+	}
+	if u.scheme == "http" && !isPrivateHost(u.host) {
+		return invalidParam("protocol", "http would send the token in the clear: it is for loopback and private hosts only")
+	}
+	one.protocol, one.host = u.scheme, u.credentialHost()
+	return nil
+}

@@ -1,0 +1,356 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// remoteStall ends a git whose remote sends nothing for so long: git itself
+// would wait for ever.
+const remoteStall = 120 * time.Second
+
+// remotes opens remote repositories for the methods that talk to them.
+type remotes struct {
+	git         *gitRunner
+	access      *access
+	credentials *credentials
+	allowHosts  []string      // patterns of --allow-git-host; empty allows all
+	owner       string        // "name=value" that marks the processes, "" for none
+	stall       time.Duration // remoteStall but in tests
+}
+
+func newRemotes(g *gitRunner, a *access, c *credentials, allowHosts []string) *remotes {
+	return &remotes{git: g, access: a, credentials: c, allowHosts: allowHosts, stall: remoteStall}
+}
+
+// remote is an address that may be talked to.
+type remote struct {
+	remoteURL
+	on   *remotes
+	auth remoteAuth
+}
+
+// open checks a URL from the wire: its form, its host against the allowed
+// ones, a local path against the allowed directories.
+func (r *remotes) open(text string) (*remote, error) {
+	u, err := parseRemoteURL(text)
+	if err != nil {
+		return nil, err
+	}
+	if u.scheme == "file" {
+		if u.path, err = r.checkLocal(u.path); err != nil {
+			return nil, err
+		}
+	} else if !hostAllowed(r.allowHosts, u.host) {
+		return nil, invalidParam("url", "the host %s is not among those that this daemon may reach (--allow-git-host)", u.host)
+	}
+	auth, err := r.credentials.forRemote(u)
+	if err != nil {
+		return nil, err
+	}
+	return &remote{remoteURL: u, on: r, auth: auth}, nil
+}
+
+// command prepares a git command that talks to the remote. What git says
+// comes back without the remote's credentials.
+func (rm *remote) command(args ...string) gitCommand {
+	c := gitCommand{
+		args: args,
+		config: append([]string{
+			"http.followRedirects=false", // another host must not be asked in this one's name
+			"fetch.recurseSubmodules=no",
+			"fetch.writeCommitGraph=false",
+			"transfer.fsckObjects=true", // refuses trees with .git or ../x in them
+			"fetch.fsck.badTimezone=ignore",
+			"fetch.fsck.missingSpaceBeforeDate=ignore",
+			"fetch.fsck.zeroPaddedFilemode=ignore", // old but harmless mistakes of real repositories
+			"transfer.bundleURI=false",
+			"protocol.version=2",
+		}, rm.auth.config...),
+		env:       slices.Clone(rm.auth.env),
+		redact:    rm.auth.redact,
+		stall:     rm.on.stall,
+		protocols: rm.scheme,
+	}
+	if rm.on.owner != "" {
+		c.env = append(c.env, rm.on.owner)
+	}
+	if rm.scheme == "file" {
+		c.env = append(c.env, "GIT_NO_LAZY_FETCH=1") // a partial clone must not dial for what it lacks
+	}
+	return c
+}
+
+// explain adds to git's no what the caller can do about it.
+func (rm *remote) explain(err error) error {
+	e, ok := errors.AsType[*gitError](err)
+	if !ok {
+		return err
+	}
+	out := e.rpc()
+	switch {
+	case e.reason == gitAuth && rm.scheme == "ssh":
+		out.Message += ": the ssh key or host key of the daemon's user was not accepted"
+	case e.reason == gitAuth:
+		out.Message += fmt.Sprintf(": call config/setAuth with a valid token for %s://%s", rm.scheme, rm.credentialHost())
+	case e.reason == gitForbidden:
+		out.Message += ": the token for " + rm.credentialHost() + " may not read this repository, see config/setAuth"
+	case e.reason == gitMoved:
+		out.Message += ": the repository has moved, ask with its new URL"
+	case e.reason == gitNetwork && e.exit != -1:
+		out.Message += ": " + rm.host + " could not be reached"
+	}
+	return out
+}
+
+// remoteRef is one line of git ls-remote.
+type remoteRef struct {
+	name   string
+	oid    string
+	peeled string // the commit of an annotated tag
+}
+
+// remoteRefs is what a remote offers; empty for a repository without commits.
+type remoteRefs struct {
+	head    string // the ref that HEAD names, "" when it is detached or unknown
+	headOID string // "" when HEAD names no commit
+	refs    []remoteRef
+}
+
+// list asks the remote for its refs.
+func (rm *remote) list(ctx context.Context) (remoteRefs, error) {
+	out, err := rm.on.git.run(ctx, rm.command("ls-remote", "--symref", "--end-of-options", rm.String()))
+	if errors.Is(err, errGitOutput) {
+		return remoteRefs{}, gitFailure(gitTooLarge, "git ls-remote: the remote has too many refs")
+	}
+	if err != nil {
+		return remoteRefs{}, rm.explain(err)
+	}
+	return parseRemoteRefs(string(out)), nil
+}
+
+// parseRemoteRefs reads the output of git ls-remote --symref. Lines of another
+// form are left out.
+func parseRemoteRefs(out string) remoteRefs {
+	var list remoteRefs
+	for line := range strings.Lines(out) {
+		value, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		if !ok {
+			continue
+		}
+		if target, ok := strings.CutPrefix(value, "ref: "); ok {
+			if name == "HEAD" && strings.HasPrefix(target, "refs/") && checkRef(target) == nil {
+				list.head = target
+			}
+			continue
+		}
+		if !isObjectID(value) {
+			continue
+		}
+		if tag, ok := strings.CutSuffix(name, "^{}"); ok {
+			if n := len(list.refs); n > 0 && list.refs[n-1].name == tag {
+				list.refs[n-1].peeled = value
+			}
+			continue
+		}
+		if name == "HEAD" {
+			list.headOID = value
+		} else if checkRef(name) == nil && strings.HasPrefix(name, "refs/") {
+			list.refs = append(list.refs, remoteRef{name: name, oid: value})
+		}
+	}
+	return list
+}
+
+// find is the ref with this full name.
+func (l remoteRefs) find(name string) (remoteRef, bool) {
+	for _, ref := range l.refs {
+		if ref.name == name {
+			return ref, true
+		}
+	}
+	return remoteRef{}, false
+}
+
+const (
+	// maxAlternateDepth is git's own limit on chains of alternates.
+	maxAlternateDepth = 5
+	// maxGitPointer bounds the small files that lead from one directory of a
+	// repository to another.
+	maxGitPointer = 64 << 10
+	// maxPackEntries bounds the names looked at in a local object store.
+	maxPackEntries = 100_000
+)
+
+// checkLocal finds the repository at an allowed path and returns the path with
+// its links resolved. Everything that git would read for it must be allowed as
+// well: a .git file, a linked worktree's common directory, alternates and
+// symbolic links can lead anywhere.
+func (r *remotes) checkLocal(path string) (string, error) {
+	top, err := r.access.resolvePath(path)
+	if err != nil {
+		return "", err
+	}
+	info, err := r.access.stat(top)
+	if err != nil {
+		return "", err
+	}
+	if !info.IsDir() {
+		return "", failure(codeRepoNotFound, "%s is not a git repository", showName(top.abs))
+	}
+	gitDir := top
+	if dot, err := r.access.resolvePath(filepath.Join(top.abs, ".git")); err != nil {
+		return "", err
+	} else if info, err := r.access.stat(dot); err == nil {
+		if gitDir = dot; !info.IsDir() {
+			target, err := r.pointer(dot, "gitdir: ", top.abs)
+			if err != nil {
+				return "", err
+			}
+			gitDir = target
+		}
+	}
+	common := gitDir
+	if file, err := r.access.resolvePath(filepath.Join(gitDir.abs, "commondir")); err != nil {
+		return "", err
+	} else if _, err := r.access.stat(file); err == nil {
+		if common, err = r.pointer(file, "", gitDir.abs); err != nil {
+			return "", err
+		}
+	}
+	for _, name := range []string{"HEAD", "config", "packed-refs", "refs", "shallow"} {
+		if _, err := r.access.resolvePath(filepath.Join(common.abs, name)); err != nil {
+			return "", err
+		}
+	}
+	if _, err := r.access.stat(mustBeInside(common, "refs")); err != nil {
+		return "", failure(codeRepoNotFound, "%s is not a git repository", showName(top.abs))
+	}
+	return top.abs, r.checkObjects(filepath.Join(common.abs, "objects"), 0)
+}
+
+// mustBeInside is a place below p, for a name without links.
+func mustBeInside(p place, name string) place {
+	return place{root: p.root, rel: filepath.Join(p.rel, name), abs: filepath.Join(p.abs, name)}
+}
+
+// pointer follows a file that holds a path, relative to base.
+func (r *remotes) pointer(file place, prefix, base string) (place, error) {
+	text, err := r.readSmall(file)
+	if err != nil {
+		return place{}, err
+	}
+	target, ok := strings.CutPrefix(strings.TrimRight(text, "\r\n"), prefix)
+	if !ok || target == "" || strings.ContainsRune(target, 0) {
+		return place{}, failure(codeRepoNotFound, "%s leads to no git repository", showName(file.abs))
+	}
+	if !filepath.IsAbs(target) {
+		target = filepath.Join(base, target)
+	}
+	return r.access.resolvePath(target)
+}
+
+// checkObjects wants an object store, its symbolic links and its alternates in
+// allowed directories.
+func (r *remotes) checkObjects(dir string, depth int) error {
+	if depth > maxAlternateDepth {
+		return failure(codeAccessDenied, "the repository's alternates are nested too deeply")
+	}
+	objects, err := r.access.resolvePath(dir)
+	if err != nil {
+		return err
+	}
+	for _, sub := range []string{".", "pack", "info"} {
+		if err := r.checkLinks(filepath.Join(objects.abs, sub)); err != nil {
+			return err
+		}
+	}
+	file, err := r.access.resolvePath(filepath.Join(objects.abs, "info", "alternates"))
+	if err != nil {
+		return err
+	}
+	text, err := r.readSmall(file)
+	if err != nil {
+		if e, ok := errors.AsType[*rpcError](err); ok && e.name() == codeSourceNotFound {
+			return nil
+		}
+		return err
+	}
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\r\n")
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if line[0] == '"' {
+			return failure(codeAccessDenied, "the repository has an alternate with a quoted name, which is not followed")
+		}
+		if !filepath.IsAbs(line) {
+			line = filepath.Join(objects.abs, line)
+		}
+		if err := r.checkObjects(line, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkLinks wants the symbolic links directly in a directory to stay inside
+// the allowed ones.
+func (r *remotes) checkLinks(path string) error {
+	dir, err := r.access.resolvePath(path)
+	if err != nil {
+		return err
+	}
+	f, info, err := r.access.openFile(dir)
+	if err != nil || !info.IsDir() {
+		if e, ok := errors.AsType[*rpcError](err); ok && e.name() == codeAccessDenied {
+			return err
+		}
+		if err == nil {
+			_ = f.Close() // nothing was written
+		}
+		return nil // git will say what is missing
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(maxPackEntries)
+	if err != nil && len(entries) > 0 {
+		return fmt.Errorf("reading %s: %w", showName(dir.abs), err)
+	}
+	for _, e := range entries {
+		if e.Type()&fs.ModeSymlink == 0 {
+			continue
+		}
+		if _, err := r.access.resolvePath(filepath.Join(dir.abs, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readSmall reads a file of at most maxGitPointer bytes.
+func (r *remotes) readSmall(p place) (string, error) {
+	f, info, err := r.access.openFile(p)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if !info.Mode().IsRegular() || info.Size() > maxGitPointer {
+		return "", failure(codeRepoNotFound, "%s is no file of a git repository", showName(p.abs))
+	}
+	data := make([]byte, maxGitPointer)
+	n := 0
+	for n < len(data) {
+		m, err := f.Read(data[n:])
+		n += m
+		if err != nil || m == 0 {
+			break // the end of a file this small
+		}
+	}
+	return string(data[:n]), nil
+}

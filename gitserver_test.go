@@ -1,0 +1,284 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/cgi"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// This file is the tests' own git: real repositories that read nobody's
+// configuration, and a real smart HTTP server (git-http-backend(1)) on
+// 127.0.0.1 whose answers a test can spoil.
+//
+//	server := newGitServer(t)
+//	repo := server.repo("lib.git", map[string]string{"README.md": "hello\n"})
+//	server.requireAuth("oauth2", "s3cret")
+//	… server.address("lib.git") …
+
+// testGitEnv is the environment of the tests' own git commands.
+func testGitEnv() []string {
+	return []string{
+		"PATH=" + os.Getenv("PATH"),
+		"HOME=" + os.DevNull,
+		"GIT_CONFIG_NOSYSTEM=1",
+		"GIT_CONFIG_GLOBAL=" + os.DevNull,
+		"GIT_AUTHOR_NAME=A U Thor", "GIT_AUTHOR_EMAIL=author@example.org", "GIT_AUTHOR_DATE=2024-01-02T03:04:05Z",
+		"GIT_COMMITTER_NAME=C O Mitter", "GIT_COMMITTER_EMAIL=committer@example.org", "GIT_COMMITTER_DATE=2024-01-02T03:04:05Z",
+		"GIT_ALLOW_PROTOCOL=file",
+		"LC_ALL=C",
+	}
+}
+
+// testRepo is a repository with a work tree and the branch main.
+type testRepo struct {
+	t   testing.TB
+	dir string
+}
+
+// newTestRepo makes a repository in a temporary directory; with files they are
+// its first commit, with nil it has no commits.
+func newTestRepo(t testing.TB, files map[string]string) *testRepo {
+	t.Helper()
+	return newTestRepoAt(t, filepath.Join(realTempDir(t), "repo"), files)
+}
+
+// newTestRepoAt is newTestRepo in a directory of the test's choice.
+func newTestRepoAt(t testing.TB, dir string, files map[string]string, initArgs ...string) *testRepo {
+	t.Helper()
+	r := &testRepo{t: t, dir: dir}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.git(append([]string{"init", "-q", "-b", "main", "--template="}, initArgs...)...)
+	if files != nil {
+		r.commit("first", files)
+	}
+	return r
+}
+
+// realTempDir is t.TempDir with its links resolved, as git prints paths.
+func realTempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// git runs git in the repository and returns its trimmed output; it must
+// succeed.
+func (r *testRepo) git(args ...string) string {
+	r.t.Helper()
+	out, err := r.tryGit(nil, args...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return out
+}
+
+// tryGit is git with standard input that may fail.
+func (r *testRepo) tryGit(stdin []byte, args ...string) (string, error) {
+	cmd := exec.Command("git", append([]string{"-c", "gc.auto=0", "-c", "maintenance.auto=false"}, args...)...)
+	cmd.Dir, cmd.Env, cmd.Stdin = r.dir, testGitEnv(), bytes.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("git %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// write puts files into the work tree, by names with slashes.
+func (r *testRepo) write(files map[string]string) {
+	r.t.Helper()
+	for name, content := range files {
+		path := filepath.Join(r.dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			r.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// commit writes files, commits everything and returns the commit's id.
+func (r *testRepo) commit(message string, files map[string]string) string {
+	r.t.Helper()
+	r.write(files)
+	r.git("add", "-A")
+	r.git("commit", "-q", "--allow-empty", "-m", message)
+	return r.head()
+}
+
+// head is the id of HEAD.
+func (r *testRepo) head() string {
+	r.t.Helper()
+	return r.git("rev-parse", "HEAD")
+}
+
+// gitHook may answer a request in the server's place; it tells whether it did.
+type gitHook func(w http.ResponseWriter, r *http.Request) (answered bool)
+
+// gitServer serves the repositories below root over smart HTTP.
+type gitServer struct {
+	*httptest.Server
+	t    testing.TB
+	root string
+
+	mu       sync.Mutex
+	user     string // under mu: with password what requests must carry; "" anonymous
+	password string
+	hook     gitHook
+	seen     []string // "GET /lib.git/info/refs?service=git-upload-pack"
+	headers  []http.Header
+}
+
+// newGitServer starts a server with no repositories; the test's end stops it.
+func newGitServer(t testing.TB) *gitServer {
+	t.Helper()
+	exe, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &gitServer{t: t, root: realTempDir(t)}
+	backend := &cgi.Handler{
+		Path: exe, Args: []string{"http-backend"}, Dir: s.root, Stderr: t.Output(),
+		Env: append(testGitEnv(), "GIT_PROJECT_ROOT="+s.root, "GIT_HTTP_EXPORT_ALL=1"),
+	}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.seen = append(s.seen, r.Method+" "+r.URL.RequestURI())
+		s.headers = append(s.headers, r.Header.Clone())
+		hook, user, password := s.hook, s.user, s.password
+		s.mu.Unlock()
+		if hook != nil && hook(w, r) {
+			return
+		}
+		if u, p, _ := r.BasicAuth(); user != "" && (u != user || p != password) {
+			w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		backend.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		s.CloseClientConnections() // ends the hooks that wait for their client to go
+		s.Close()
+	})
+	return s
+}
+
+// repo makes the repository /name on the server (see newTestRepo).
+func (s *gitServer) repo(name string, files map[string]string, initArgs ...string) *testRepo {
+	s.t.Helper()
+	return newTestRepoAt(s.t, filepath.Join(s.root, filepath.FromSlash(name)), files, initArgs...)
+}
+
+// address is the URL of /name.
+func (s *gitServer) address(name string) string { return s.URL + "/" + name }
+
+// addressAs is the URL of /name with userinfo, such as "oauth2:token".
+func (s *gitServer) addressAs(userinfo, name string) string {
+	return strings.Replace(s.address(name), "://", "://"+userinfo+"@", 1)
+}
+
+// host is the server's host:port.
+func (s *gitServer) host() string { return strings.TrimPrefix(s.URL, "http://") }
+
+// requireAuth makes every request from now on need basic authentication.
+func (s *gitServer) requireAuth(user, password string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.user, s.password = user, password
+}
+
+// setHook puts hook before every request from now on; nil takes it away.
+func (s *gitServer) setHook(hook gitHook) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hook = hook
+}
+
+// requests lists what was asked so far.
+func (s *gitServer) requests() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.seen)
+}
+
+// authorizations lists the Authorization headers received so far.
+func (s *gitServer) authorizations() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []string
+	for _, h := range s.headers {
+		if a := h.Get("Authorization"); a != "" {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// hang is a hook that takes a request whose URI holds part and never answers;
+// reached is sent to when one waits, and dropped when nobody listens.
+func hang(part string, reached chan<- struct{}) gitHook {
+	return func(_ http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.RequestURI(), part) {
+			return false
+		}
+		_, _ = io.Copy(io.Discard, r.Body) // so that the server notices when the client goes
+		select {
+		case reached <- struct{}{}:
+		default:
+		}
+		<-r.Context().Done()
+		return true
+	}
+}
+
+// answerOnce is a hook that gives status to the first request whose URI holds
+// part.
+func answerOnce(part string, status int, header http.Header, body string) gitHook {
+	var once sync.Once
+	return func(w http.ResponseWriter, r *http.Request) (answered bool) {
+		if !strings.Contains(r.URL.RequestURI(), part) {
+			return false
+		}
+		once.Do(func() {
+			maps.Copy(w.Header(), header)
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body) // a client that went away is no fault of the test
+			answered = true
+		})
+		return answered
+	}
+}
+
+func TestGitServerServes(t *testing.T) {
+	server := newGitServer(t)
+	repo := server.repo("lib.git", map[string]string{"a.txt": "a\n"})
+	out, err := newTestRepo(t, nil).tryGit(nil, "-c", "protocol.allow=always", "ls-remote", server.address("lib.git"))
+	if err == nil {
+		t.Fatalf("http was allowed in the tests' own git: %s", out)
+	}
+	g := newGitRunner(os.Getenv, "")
+	listed, err := g.run(t.Context(), gitCommand{args: []string{"ls-remote", server.address("lib.git"), "HEAD"}, protocols: "http"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := repo.head() + "\tHEAD\n"; string(listed) != want {
+		t.Errorf("ls-remote printed %q, want %q", listed, want)
+	}
+}

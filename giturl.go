@@ -1,0 +1,348 @@
+package main
+
+import (
+	"net/netip"
+	"net/url"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+const (
+	// maxURLLength bounds a remote URL; git hosts allow far less.
+	maxURLLength = 4 << 10
+	// maxRefLength bounds a ref name: a file name of git's own ref store is not
+	// longer.
+	maxRefLength = 250
+	// maxNameSegments and maxSegmentLength bound a repository's name: host, two
+	// groups and a project, each with room for a suffix in a file name.
+	maxNameSegments  = 4
+	maxSegmentLength = 100
+)
+
+// remoteURL is a checked address of a repository, its credentials split off.
+// The schemes are those of git-clone(1), GIT URLS, without git:// (no
+// authentication at all) and ext:: (runs programs).
+type remoteURL struct {
+	scheme string // https, http, ssh or file
+	host   string // lower case, IPv6 without brackets; "" for file
+	port   string // "" for the scheme's default
+	path   string // decoded, begins with a slash but for scp-like; absolute for file
+	raw    string // the path still percent-encoded as given, where there is a scheme and a host
+	login  string // the ssh user: part of the address, no secret
+	scp    bool   // was written user@host:path, a path relative to the user's home
+
+	username string // userinfo of http and https: secrets both, a token may be either
+	password secret
+	userinfo bool // whether there was any
+}
+
+// parseRemoteURL reads a URL from the wire: https, http, ssh, user@host:path,
+// file:// and absolute local paths. Errors are -32602 for the parameter url
+// and never repeat the text, which may hold a token.
+func parseRemoteURL(text string) (remoteURL, error) {
+	switch {
+	case text == "":
+		return remoteURL{}, invalidParam("url", "must not be empty")
+	case len(text) > maxURLLength:
+		return remoteURL{}, invalidParam("url", "is longer than %d bytes", maxURLLength)
+	case text[0] == '-':
+		return remoteURL{}, invalidParam("url", "must not begin with a dash")
+	case strings.ContainsFunc(text, func(r rune) bool { return r < 0x20 || r == 0x7f }):
+		return remoteURL{}, invalidParam("url", "must not hold a control character")
+	case text[0] == '/' || filepath.IsAbs(text):
+		return parseLocalPath(filepath.Clean(text))
+	}
+	scheme, _, ok := strings.Cut(text, "://")
+	if !ok {
+		return parseSCPLike(text)
+	}
+	if strings.EqualFold(scheme, "file") {
+		return parseFileURL(text)
+	}
+	if i := strings.IndexFunc(text, func(r rune) bool { return r <= 0x20 || r >= 0x7f || strings.ContainsRune("\\\"'`<>^{|}", r) }); i >= 0 {
+		return remoteURL{}, invalidParam("url", "byte %d must be percent-encoded", i+1)
+	}
+	parsed, err := url.Parse(text)
+	if err != nil { // its text repeats the URL
+		return remoteURL{}, invalidParam("url", "is not a well-formed URL: write it as https://host/path")
+	}
+	return fromURL(parsed)
+}
+
+// fromURL checks the parts of a URL with a host.
+func fromURL(parsed *url.URL) (remoteURL, error) {
+	u := remoteURL{scheme: strings.ToLower(parsed.Scheme), port: parsed.Port()}
+	switch {
+	case u.scheme != "https" && u.scheme != "http" && u.scheme != "ssh":
+		return remoteURL{}, invalidParam("url", "must be https, http, ssh, file or a local path: other kinds are refused")
+	case parsed.Opaque != "":
+		return remoteURL{}, invalidParam("url", "is not a well-formed URL: write it as https://host/path")
+	case parsed.RawQuery != "" || parsed.ForceQuery || parsed.Fragment != "":
+		return remoteURL{}, invalidParam("url", "must have no query and no fragment")
+	}
+	var ok bool
+	if u.host, ok = cleanHost(parsed.Hostname()); !ok {
+		return remoteURL{}, invalidParam("url", "its host is neither a host name nor an IP address")
+	}
+	if u.port, ok = cleanPort(u.scheme, u.port); !ok || strings.HasSuffix(parsed.Host, ":") {
+		return remoteURL{}, invalidParam("url", "its port must be 1 to 65535")
+	}
+	u.path, u.raw = parsed.Path, parsed.EscapedPath()
+	if err := checkURLPath(u.path); err != nil {
+		return remoteURL{}, err
+	}
+	return u, u.takeUserinfo(parsed.User)
+}
+
+// takeUserinfo splits off the credentials.
+func (u *remoteURL) takeUserinfo(info *url.Userinfo) error {
+	if info == nil {
+		return nil
+	}
+	password, hasPassword := info.Password()
+	if hasControl(info.Username()) || hasControl(password) {
+		return invalidParam("url", "its credentials hold a control character")
+	}
+	if u.scheme == "ssh" {
+		if hasPassword {
+			return invalidParam("url", "ssh takes no password from a URL: use a key")
+		}
+		u.login = info.Username()
+		return checkLogin(u.login)
+	}
+	u.username, u.password = info.Username(), secret(password)
+	u.userinfo = u.username != "" || password != ""
+	return nil
+}
+
+// parseSCPLike reads user@host:path. The user is asked for: host:path is too
+// easily a Windows drive or a typing error.
+func parseSCPLike(text string) (remoteURL, error) {
+	login, rest, ok := strings.Cut(text, "@")
+	host, tail, colon := strings.Cut(rest, ":")
+	if bracketed, ok := strings.CutPrefix(rest, "["); ok {
+		host, tail, colon = strings.Cut(bracketed, "]:")
+	}
+	if !ok || !colon || strings.Contains(login, ":") || strings.Contains(host, "/") {
+		return remoteURL{}, invalidParam("url", "must be https://…, http://…, ssh://…, user@host:path, file://… or an absolute path")
+	}
+	if err := checkLogin(login); err != nil {
+		return remoteURL{}, err
+	}
+	u := remoteURL{scheme: "ssh", login: login, path: tail, scp: true}
+	if u.host, ok = cleanHost(host); !ok {
+		return remoteURL{}, invalidParam("url", "its host is neither a host name nor an IP address")
+	}
+	if strings.HasPrefix(tail, ":") || strings.ContainsAny(tail, "\\\"'`<>^{|} ") {
+		return remoteURL{}, invalidParam("url", "its path holds a character that is not allowed")
+	}
+	return u, checkURLPath("/" + strings.TrimPrefix(tail, "/"))
+}
+
+// parseFileURL reads file:///path; a host other than localhost is refused.
+func parseFileURL(text string) (remoteURL, error) {
+	parsed, err := url.Parse(text)
+	if err != nil || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "" {
+		return remoteURL{}, invalidParam("url", "is not a well-formed file URL: write it as file:///path, with %%20 for a space")
+	}
+	if parsed.Host != "" && !strings.EqualFold(parsed.Host, "localhost") {
+		return remoteURL{}, invalidParam("url", "a file URL names no other host: write it as file:///path")
+	}
+	if hasControl(parsed.Path) {
+		return remoteURL{}, invalidParam("url", "must not hold a control character")
+	}
+	local := filepath.FromSlash(parsed.Path)
+	if trimmed := strings.TrimPrefix(parsed.Path, "/"); filepath.VolumeName(trimmed) != "" {
+		local = filepath.FromSlash(trimmed) // file:///C:/x
+	}
+	if !filepath.IsAbs(local) {
+		return remoteURL{}, invalidParam("url", "a file URL must hold an absolute path")
+	}
+	return parseLocalPath(filepath.Clean(local))
+}
+
+func parseLocalPath(local string) (remoteURL, error) {
+	if !filepath.IsAbs(local) {
+		return remoteURL{}, invalidParam("url", "a local path must be absolute")
+	}
+	return remoteURL{scheme: "file", path: local}, nil
+}
+
+// String is the URL without credentials, as git gets it. A local path is a
+// file URL: of a bare path git would take objects by hard link, without
+// checking them, and ignore the depth.
+func (u remoteURL) String() string {
+	host := u.host
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	switch {
+	case u.scheme == "file":
+		slashed := filepath.ToSlash(u.path)
+		if !strings.HasPrefix(slashed, "/") {
+			slashed = "/" + slashed
+		}
+		return "file://" + escapePath(slashed)
+	case u.scp:
+		return u.login + "@" + host + ":" + u.path
+	}
+	if u.port != "" {
+		host += ":" + u.port
+	}
+	if u.login != "" {
+		host = u.login + "@" + host
+	}
+	return u.scheme + "://" + host + u.raw
+}
+
+// escapePath percent-encodes each segment of a path.
+func escapePath(p string) string {
+	segments := strings.Split(p, "/")
+	for i, s := range segments {
+		segments[i] = percentEncode(s)
+	}
+	return strings.Join(segments, "/")
+}
+
+// key is equal for URLs of the same repository: credentials, a trailing slash
+// or .git, the case of scheme and host and a default port do not count.
+func (u remoteURL) key() string {
+	p := strings.Trim(filepath.ToSlash(u.path), "/")
+	p = strings.TrimRight(strings.TrimSuffix(p, ".git"), "/")
+	return u.scheme + "://" + u.credentialHost() + "/" + p
+}
+
+// credentialHost is host[:port], the form under which credentials are kept.
+func (u remoteURL) credentialHost() string {
+	switch {
+	case u.port != "" && strings.Contains(u.host, ":"):
+		return "[" + u.host + "]:" + u.port
+	case u.port != "":
+		return u.host + ":" + u.port
+	case strings.Contains(u.host, ":"):
+		return "[" + u.host + "]"
+	}
+	return u.host
+}
+
+// defaultName is the last segment of the path without .git. It may break
+// checkRepoName's rule.
+func (u remoteURL) defaultName() string {
+	p := strings.TrimRight(filepath.ToSlash(u.path), "/")
+	if path.Base(p) == ".git" {
+		p = path.Dir(p)
+	}
+	return strings.TrimSuffix(path.Base(p), ".git")
+}
+
+// checkRepoName holds name against the rule: one to four segments of
+// [A-Za-z0-9._-], none beginning with a dot or dash.
+func checkRepoName(name string) error {
+	segments := strings.Split(name, "/")
+	if len(segments) > maxNameSegments {
+		return invalidParam("name", "must have at most %d segments", maxNameSegments)
+	}
+	for _, s := range segments {
+		switch {
+		case s == "":
+			return invalidParam("name", "must not be empty nor have an empty segment")
+		case s[0] == '.' || s[0] == '-':
+			return invalidParam("name", "no segment may begin with a dot or a dash")
+		case len(s) > maxSegmentLength:
+			return invalidParam("name", "a segment is longer than %d bytes", maxSegmentLength)
+		case strings.ContainsFunc(s, func(r rune) bool { return !isNameRune(r) }):
+			return invalidParam("name", "may only hold letters, digits, dots, dashes, underscores and slashes (A-Z a-z 0-9 . _ - /)")
+		}
+	}
+	if !filepath.IsLocal(filepath.FromSlash(name)) {
+		return invalidParam("name", "is reserved on this system") // such as NUL on Windows
+	}
+	return nil
+}
+
+func isNameRune(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '_' || r == '-'
+}
+
+// checkRef holds a branch, tag or full ref name against the rules of
+// git-check-ref-format(1); a leading dash, legal there, would be an option.
+func checkRef(ref string) error {
+	switch {
+	case len(ref) > maxRefLength:
+		return invalidParam("ref", "is longer than %d bytes", maxRefLength)
+	case strings.HasPrefix(ref, "-"), ref == "@", strings.HasSuffix(ref, "."),
+		strings.Contains(ref, ".."), strings.Contains(ref, "@{"), strings.ContainsAny(ref, " ~^:?*[\\"), hasControl(ref):
+		return invalidParam("ref", "is no branch, tag or full commit id: see git-check-ref-format for the names that are allowed")
+	}
+	for s := range strings.SplitSeq(ref, "/") {
+		if s == "" || s[0] == '.' || strings.HasSuffix(s, ".lock") {
+			return invalidParam("ref", "is no branch, tag or full commit id: see git-check-ref-format for the names that are allowed")
+		}
+	}
+	return nil
+}
+
+// checkURLPath wants a path that names something below the host's root.
+func checkURLPath(p string) error {
+	switch {
+	case strings.Trim(p, "/") == "":
+		return invalidParam("url", "has no path to a repository")
+	case strings.HasPrefix(strings.TrimLeft(p, "/"), "-"):
+		return invalidParam("url", "its path must not begin with a dash")
+	case hasControl(p):
+		return invalidParam("url", "its path holds a control character")
+	}
+	for s := range strings.SplitSeq(p, "/") {
+		if s == "." || s == ".." {
+			return invalidParam("url", "its path must not hold . or ..")
+		}
+	}
+	return nil
+}
+
+func hasControl(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f })
+}
+
+// checkLogin wants an ssh user name that is no option and no command.
+func checkLogin(login string) error {
+	if login == "" || len(login) > maxSegmentLength || login[0] == '-' || strings.ContainsFunc(login, func(r rune) bool { return !isNameRune(r) }) {
+		return invalidParam("url", "its ssh user may only hold letters, digits, dots, dashes and underscores")
+	}
+	return nil
+}
+
+// cleanHost is the host in lower case without a trailing dot; false when it is
+// neither a host name nor an IP address.
+func cleanHost(host string) (string, bool) {
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.String(), ip.Zone() == ""
+	}
+	if host == "" || len(host) > 253 { // RFC 1035, 2.3.4
+		return "", false
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || strings.ContainsFunc(label, func(r rune) bool { return !isNameRune(r) }) {
+			return "", false
+		}
+	}
+	return host, true
+}
+
+// cleanPort is the port without leading zeros, "" when it is the scheme's own.
+func cleanPort(scheme, port string) (string, bool) {
+	if port == "" {
+		return "", true
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return "", false
+	}
+	if (scheme == "https" && n == 443) || (scheme == "http" && n == 80) || (scheme == "ssh" && n == 22) {
+		return "", true
+	}
+	return strconv.FormatUint(n, 10), true
+}
