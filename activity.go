@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"sync"
 	"time"
 )
@@ -10,6 +11,7 @@ import (
 type activity struct {
 	detached func() int    // runs that may go on without a request
 	changed  chan struct{} // 1-buffered: the count or the gate changed
+	idled    chan struct{} // 1-buffered: nothing works any more
 
 	mu       sync.Mutex // guards the fields below
 	requests int
@@ -18,7 +20,7 @@ type activity struct {
 }
 
 func newActivity(detached func() int) *activity {
-	return &activity{detached: detached, changed: make(chan struct{}, 1), lastEnd: time.Now()}
+	return &activity{detached: detached, changed: make(chan struct{}, 1), idled: make(chan struct{}, 1), lastEnd: time.Now()}
 }
 
 // begin admits one request; false means that the daemon is about to stop.
@@ -29,7 +31,7 @@ func (a *activity) begin() bool {
 		return false
 	}
 	a.requests++
-	a.tell()
+	a.tellLocked()
 	return true
 }
 
@@ -39,7 +41,7 @@ func (a *activity) end() {
 	defer a.mu.Unlock()
 	a.requests--
 	a.lastEnd = time.Now()
-	a.tell()
+	a.tellLocked()
 }
 
 // touch notes the end of a run that no request waited for.
@@ -47,13 +49,32 @@ func (a *activity) touch() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.lastEnd = time.Now()
-	a.tell()
+	a.tellLocked()
 }
 
-func (a *activity) tell() {
-	select {
-	case a.changed <- struct{}{}:
-	default: // a wake-up is waiting already
+func (a *activity) tellLocked() {
+	nudge(a.changed)
+	if a.activeLocked() == 0 {
+		nudge(a.idled)
+	}
+}
+
+// awaitIdle returns when nothing works, for at most the given time or until
+// ctx ends. One goroutine at a time may wait.
+func (a *activity) awaitIdle(ctx context.Context, most time.Duration) {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	for {
+		if active, _, _ := a.state(); active == 0 {
+			return
+		}
+		select {
+		case <-a.idled:
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -78,7 +99,7 @@ func (a *activity) quiesce(idle time.Duration) bool {
 	if a.activeLocked() == 0 && time.Since(a.lastEnd) >= idle {
 		a.shut = true
 	}
-	a.tell()
+	a.tellLocked()
 	return a.shut
 }
 
@@ -87,7 +108,7 @@ func (a *activity) drain() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.shut = true
-	a.tell()
+	a.tellLocked()
 }
 
 // resume opens the gate again.
@@ -95,5 +116,5 @@ func (a *activity) resume() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.shut = false
-	a.tell()
+	a.tellLocked()
 }

@@ -1,6 +1,9 @@
 package main
 
-import "time"
+import (
+	"math/rand/v2"
+	"time"
+)
 
 const (
 	// deathWindow is how close together two deaths of a child must be to look
@@ -10,7 +13,19 @@ const (
 	// costs one start in 30 s, a child that recovers is back soon.
 	respawnBase = time.Second
 	respawnMost = 30 * time.Second
+	// reconnectBase and reconnectMost bound the delay before a daemon dials again.
+	reconnectBase = 2 * time.Second
+	reconnectMost = 30 * time.Second
 )
+
+// reconnectDelay is how long to wait before attempt n = 1, 2, …: uniform in
+// [base/2, base] with base = 2 s, 4 s, 8 s, up to 30 s. Such equal jitter
+// spreads a thousand daemons that lost their server at once and keeps none
+// waiting much longer than the others.
+func reconnectDelay(n int) time.Duration {
+	base := expDelay(reconnectBase, reconnectMost, n-1)
+	return base/2 + rand.N(base/2+1)
+}
 
 // respawnDelay is how long a respawn waits after the n-th death in a row,
 // counted from 1: not at all after the first, then 1 s, 2 s, 4 s, up to 30 s.

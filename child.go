@@ -260,8 +260,9 @@ func indented(lines string) string {
 	return "; its last log lines:\n" + lines
 }
 
-// childEnv is env without any variable of ours: a child is told everything by
-// its flags, and no token of the scheduler's is inherited.
+// childEnv is env without any variable of ours, but for the one that tells the
+// child who is at its standard input: a child is told the rest by its flags,
+// and no token of the scheduler's is inherited.
 func childEnv(env []string) []string {
 	var kept []string
 	for _, pair := range env {
@@ -269,5 +270,5 @@ func childEnv(env []string) []string {
 			kept = append(kept, pair)
 		}
 	}
-	return kept
+	return append(kept, controlVariable+"="+controlStdio)
 }

@@ -48,6 +48,7 @@ type cloner struct {
 	store   *repoStore // nil without a work dir
 	err     error      // why there is no store although there is a work dir
 	flights *flights
+	slots   chan struct{} // holds a token for each clone that runs
 	owner   string
 }
 
@@ -58,6 +59,7 @@ func newCloner(cfg clonerConfig) *cloner {
 		cfg:     cfg,
 		remotes: newRemotes(cfg.git, cfg.access, cfg.credentials, cfg.allowHosts),
 		flights: newFlights(cfg.base, 0, 0),
+		slots:   make(chan struct{}, maxClones),
 	}
 	workDir := cfg.access.workDir
 	if workDir == "" {
@@ -65,7 +67,7 @@ func newCloner(cfg clonerConfig) *cloner {
 	}
 	c.owner = ownerVariable + "=" + strconv.Itoa(os.Getpid()) + ":" + workDir
 	c.remotes.owner = c.owner
-	if err := endOrphans(workDir); err != nil {
+	if err := endGitOrphans(workDir); err != nil {
 		cfg.log.Warn("git processes of an earlier run may be left", "error", err)
 	}
 	if c.store, c.err = openRepoStore(workDir); c.err != nil {
@@ -197,6 +199,12 @@ func (c *cloner) run(ctx context.Context, job cloneJob) (cloneResult, error) {
 		return cloneResult{}, err
 	}
 	defer release()
+	select {
+	case c.slots <- struct{}{}:
+		defer func() { <-c.slots }()
+	case <-ctx.Done():
+		return cloneResult{}, context.Cause(ctx)
+	}
 	result, err := c.bring(ctx, job, bar)
 	if err != nil {
 		err = job.remote.explain(err)

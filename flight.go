@@ -22,6 +22,7 @@ type flights struct {
 	base    context.Context // the daemon's: ends all runs
 	keep    time.Duration   // how long an outcome is remembered, 0 not at all
 	maxKept int             // bytes of remembered outcomes
+	ended   func()          // called at the end of each run, unless nil
 
 	wg sync.WaitGroup // the running ones
 
@@ -117,6 +118,9 @@ func (f *flights) board(me *asker, key, print string, run func(context.Context) 
 // fly runs the work and files its outcome.
 func (f *flights) fly(ctx context.Context, fl *flight, run func(context.Context) (any, error)) {
 	defer fl.cancel(nil)
+	if f.ended != nil {
+		defer f.ended()
+	}
 	func() {
 		defer recoverAs(&fl.err)
 		fl.value, fl.err = run(ctx)

@@ -111,7 +111,7 @@ func (i *inspector) allowedSubmodule(top place, path string) bool {
 		e, ok := errors.AsType[*rpcError](i.access.wireError(err, dir.abs))
 		return ok && e.name() == codeSourceNotFound // not initialised
 	}
-	r, err := i.repositoryAt(dir)
+	r, err := repositoryAt(i.access, dir)
 	if err != nil || r == nil || r.bare || r.checkObjects(r.objects, 0) != nil {
 		return false
 	}

@@ -54,7 +54,7 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 	if err != nil {
 		return manifestResult{}, err
 	}
-	repo, err := i.open(p.pathParam)
+	repo, err := openRepository(i.access, p.pathParam)
 	if err != nil {
 		return manifestResult{}, err
 	}
@@ -108,7 +108,7 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 // list reads the entries of a tree that pass the filter, from the cursor's
 // place on as many as a listing holds. Only the first page needs to see the
 // end of the tree, to count.
-func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter pathFilter, key string, from pageCursor) (*listing, error) {
+func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter *pathFilter, key string, from pageCursor) (*listing, error) {
 	l := &listing{key: key, first: from.At}
 	args := []string{"ls-tree", "-r", "-z", "--full-tree"}
 	if !s.repo.hasParts {
@@ -118,7 +118,7 @@ func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter pat
 	err := i.git.stream(ctx, s.command(append(args, "--end-of-options", tree)...), func(r *bufio.Reader) error {
 		err := readRecords(r, func(record []byte) error {
 			e, err := parseTreeEntry(record)
-			if err != nil || !filter.passes(e.path) {
+			if err != nil || !filter.file(string(e.path)) {
 				return err
 			}
 			if n >= from.At && !l.full() {
@@ -145,28 +145,4 @@ func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter pat
 		l.total = from.Total
 	}
 	return l, nil
-}
-
-// pathFilter is what include and exclude let through.
-type pathFilter struct {
-	all     bool // no include: everything
-	include globs
-	exclude globs
-}
-
-func newPathFilter(include, exclude []string) (pathFilter, error) {
-	in, err := compileGlobs("include", include)
-	if err != nil {
-		return pathFilter{}, err
-	}
-	out, err := compileGlobs("exclude", exclude)
-	return pathFilter{all: len(include) == 0, include: in, exclude: out}, err
-}
-
-func (f pathFilter) passes(path []byte) bool {
-	if f.all && len(f.exclude) == 0 {
-		return true
-	}
-	name := string(path)
-	return (f.all || f.include.match(name)) && !f.exclude.match(name)
 }

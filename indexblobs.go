@@ -55,7 +55,7 @@ func (i *inspector) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 	if err := p.check(); err != nil {
 		return blobsResult{}, err
 	}
-	repo, err := i.open(p.pathParam)
+	repo, err := openRepository(i.access, p.pathParam)
 	if err != nil {
 		return blobsResult{}, err
 	}

@@ -49,7 +49,7 @@ func (i *inspector) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	if err != nil {
 		return diffResult{}, err
 	}
-	repo, err := i.open(p.pathParam)
+	repo, err := openRepository(i.access, p.pathParam)
 	if err != nil {
 		return diffResult{}, err
 	}

@@ -93,7 +93,8 @@ func newTestInspector(t testing.TB, allowed ...string) *inspector {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.close)
-	return newInspector(newGitRunner(os.Getenv, ""), a, slog.New(slog.DiscardHandler))
+	git := newGitRunner(os.Getenv, "")
+	return newInspector(git, a, newRemotes(git, a, &credentials{}, nil), slog.New(slog.DiscardHandler))
 }
 
 // at makes the params of a path.

@@ -113,7 +113,7 @@ func unpackBlock(block []byte, skip, most int, files []manifestFile) []manifestF
 			skip--
 			continue
 		}
-		f := manifestFile{Path: string(path), OID: hex.EncodeToString(oid), Mode: octalMode(mode)}
+		f := manifestFile{Path: string(path), OID: hex.EncodeToString(oid), Mode: gitMode(mode)}
 		f.PathBase64 = nameBase64(f.Path)
 		f.Path = showName(f.Path)
 		if size >= 0 {
@@ -124,8 +124,8 @@ func unpackBlock(block []byte, skip, most int, files []manifestFile) []manifestF
 	return files
 }
 
-// octalMode is a mode in six octal digits.
-func octalMode(mode int) string {
+// gitMode is a mode in six octal digits.
+func gitMode(mode int) string {
 	text := strconv.FormatInt(int64(mode), 8)
 	for len(text) < 6 {
 		text = "0" + text

@@ -8,11 +8,11 @@ import (
 	"syscall"
 )
 
-// endOrphans kills the git processes that carry mark in their environment and
+// endGitOrphans kills the git processes that carry mark in their environment and
 // that an earlier daemon left: killed itself, it could not end them, and one
 // with a silent remote stays for ever. A process is held by its pidfd before
 // it is looked at, so that no other can be hit.
-func endOrphans(mark string) error {
+func endGitOrphans(mark string) error {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return fmt.Errorf("looking for git processes of an earlier daemon: %w", err)

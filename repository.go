@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -28,19 +27,15 @@ const (
 // never writes to one, and nothing in one runs a program or leads outside the
 // allowed directories.
 type inspector struct {
-	git    *gitRunner
-	access *access
-	log    *slog.Logger
-
-	// lsRemote is the output of git ls-remote --symref for a URL, which it
-	// checks; nil where the daemon speaks to no remotes.
-	lsRemote func(ctx context.Context, url string) ([]byte, error)
-
+	git      *gitRunner
+	access   *access
+	remotes  *remotes
+	log      *slog.Logger
 	listings listingCache
 }
 
-func newInspector(git *gitRunner, access *access, log *slog.Logger) *inspector {
-	return &inspector{git: git, access: access, log: log}
+func newInspector(git *gitRunner, access *access, remotes *remotes, log *slog.Logger) *inspector {
+	return &inspector{git: git, access: access, remotes: remotes, log: log}
 }
 
 // methods are the inspector's rows of the method table.
@@ -81,14 +76,14 @@ func notRepository(path string) *rpcError {
 	return failure(codeRepoNotFound, "%s: not in a git repository that this daemon may read", showName(path))
 }
 
-// open finds the repository that p belongs to: the one at p, or in a parent
+// openRepository finds the repository that p belongs to: the one at p, or in a parent
 // directory that is allowed too. A directory with a .git counts before a bare
 // repository below it, as with git's safe.bareRepository=explicit: a bare one
 // inside somebody's work tree came with its files.
-func (i *inspector) open(p pathParam) (*repository, error) {
-	start, err := i.access.resolve(p)
+func openRepository(a *access, p pathParam) (*repository, error) {
+	start, err := a.resolve(p)
 	if err == nil {
-		_, err = i.access.stat(start)
+		_, err = a.stat(start)
 	}
 	if e, ok := errors.AsType[*rpcError](err); ok && e.name() == codeSourceNotFound {
 		return nil, failure(codeRepoNotFound, "%s", e.Message)
@@ -97,8 +92,8 @@ func (i *inspector) open(p pathParam) (*repository, error) {
 		return nil, err
 	}
 	var found *repository
-	for dir, ok := start, true; ok; dir, ok = i.parent(dir) {
-		r, err := i.repositoryAt(dir)
+	for dir, ok := start, true; ok; dir, ok = parentOf(a, dir) {
+		r, err := repositoryAt(a, dir)
 		if err != nil {
 			return nil, err
 		}
@@ -131,34 +126,34 @@ func (i *inspector) open(p pathParam) (*repository, error) {
 	return found, nil
 }
 
-// parent is the directory above, unless that is not allowed.
-func (i *inspector) parent(dir place) (place, bool) {
+// parentOf is the directory above, unless that is not allowed.
+func parentOf(a *access, dir place) (place, bool) {
 	above := filepath.Dir(dir.abs)
 	if above == dir.abs {
 		return place{}, false
 	}
-	up, err := i.access.within(above)
+	up, err := a.within(above)
 	return up, err == nil && up.abs == above
 }
 
 // repositoryAt is the repository whose top is dir, nil when it is none.
-func (i *inspector) repositoryAt(dir place) (*repository, error) {
+func repositoryAt(a *access, dir place) (*repository, error) {
 	_, err := dir.root.dir.Lstat(filepath.Join(dir.rel, ".git"))
 	if err == nil {
-		git, err := i.gitDirOf(dir)
+		git, err := gitDirOf(a, dir)
 		if err != nil {
 			return nil, err
 		}
-		if r, err := i.layout(dir, git); r != nil || err != nil {
+		if r, err := layoutOf(a, dir, git); r != nil || err != nil {
 			return r, err
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) && !isNotDirectory(err) {
-		return nil, i.access.wireError(err, dir.abs)
+		return nil, a.wireError(err, dir.abs)
 	}
 	if strings.EqualFold(filepath.Base(dir.abs), ".git") {
 		return nil, nil // belongs to the directory above
 	}
-	r, err := i.layout(dir, dir)
+	r, err := layoutOf(a, dir, dir)
 	if r != nil {
 		r.bare = true
 	}
@@ -167,16 +162,16 @@ func (i *inspector) repositoryAt(dir place) (*repository, error) {
 
 // gitDirOf is what the .git of dir is or, as a file, names
 // (gitrepository-layout(5)).
-func (i *inspector) gitDirOf(dir place) (place, error) {
-	dotGit, err := i.access.within(filepath.Join(dir.abs, ".git"))
+func gitDirOf(a *access, dir place) (place, error) {
+	dotGit, err := a.within(filepath.Join(dir.abs, ".git"))
 	if err != nil {
 		return place{}, err
 	}
-	info, err := i.access.stat(dotGit)
+	info, err := a.stat(dotGit)
 	if err != nil || info.IsDir() {
 		return dotGit, err
 	}
-	text, err := i.access.readSmall(dotGit, maxSmallFile)
+	text, err := a.readSmall(dotGit, maxSmallFile)
 	if err != nil {
 		return place{}, err
 	}
@@ -184,27 +179,27 @@ func (i *inspector) gitDirOf(dir place) (place, error) {
 	if !ok || target == "" {
 		return place{}, failure(codeRepoNotFound, "%s: its .git file does not name a git directory", showName(dir.abs))
 	}
-	git, err := i.access.within(absoluteFrom(dir.abs, target))
+	git, err := a.within(absoluteFrom(dir.abs, target))
 	if err != nil {
 		return place{}, err
 	}
-	if r, err := i.layout(dir, git); r == nil || err != nil {
+	if r, err := layoutOf(a, dir, git); r == nil || err != nil {
 		return place{}, cmpError(err, failure(codeRepoNotFound, "%s: its .git file names a directory that is no git directory", showName(dir.abs)))
 	}
 	return git, nil
 }
 
-// layout tells whether git is a git directory, and where its parts lie; each
+// layoutOf tells whether git is a git directory, and where its parts lie; each
 // must be allowed. nil when it is none.
-func (i *inspector) layout(top, git place) (*repository, error) {
+func layoutOf(a *access, top, git place) (*repository, error) {
 	if _, err := git.root.dir.Lstat(filepath.Join(git.rel, "HEAD")); err != nil {
 		return nil, nil
 	}
-	r := &repository{access: i.access, top: top, gitDir: git, common: git}
+	r := &repository{access: a, top: top, gitDir: git, common: git}
 	if text, err := r.optional(git, "commondir", maxSmallFile); err != nil {
 		return nil, err
 	} else if text != nil {
-		if r.common, err = i.access.within(absoluteFrom(git.abs, strings.TrimRight(string(text), "\r\n"))); err != nil {
+		if r.common, err = a.within(absoluteFrom(git.abs, strings.TrimRight(string(text), "\r\n"))); err != nil {
 			return nil, err
 		}
 	}
@@ -212,11 +207,11 @@ func (i *inspector) layout(top, git place) (*repository, error) {
 		if _, err := r.common.root.dir.Lstat(filepath.Join(r.common.rel, name)); err != nil {
 			return nil, nil
 		}
-		part, err := i.access.within(filepath.Join(r.common.abs, name))
+		part, err := a.within(filepath.Join(r.common.abs, name))
 		if err != nil {
 			return nil, err
 		}
-		if info, err := i.access.stat(part); err != nil || !info.IsDir() {
+		if info, err := a.stat(part); err != nil || !info.IsDir() {
 			return nil, nil
 		}
 		if name == "objects" {

@@ -290,6 +290,9 @@ func (s *repoStore) shallow(name string) string {
 	return string(data)
 }
 
+// maxPackEntries bounds the names looked at in an object store.
+const maxPackEntries = 100_000
+
 // packs counts the repository's packs.
 func (s *repoStore) packs(name string) int {
 	dir, err := s.root.Open(name + "/.git/objects/pack")

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"unicode/utf8"
@@ -159,21 +161,12 @@ func (p *peer) take(m envelope, b *batch) {
 		p.settle(m)
 		return
 	}
-	var method string
-	problem := ""
-	switch {
-	case string(m.Version) != `"2.0"`:
-		problem = `"jsonrpc" must be "2.0"`
-	case m.Method == nil || json.Unmarshal(m.Method, &method) != nil || m.Method[0] != '"':
-		problem = `"method" must be a string`
-	case m.ID != nil && !validID(m.ID):
-		problem = `"id" must be a string, a number or null`
-	}
-	if problem != "" {
+	method, err := m.request()
+	if err != nil {
 		if b != nil {
 			b.expect()
 		}
-		p.reject(b, codeInvalidRequest, "invalid request: "+problem)
+		p.reject(b, codeInvalidRequest, "invalid request: "+err.Error())
 		return
 	}
 	if m.ID == nil {
@@ -200,6 +193,20 @@ func (p *peer) take(m envelope, b *batch) {
 		return
 	}
 	p.handler.request(r)
+}
+
+// request is the method of a request or notification, or what is wrong with
+// it.
+func (m envelope) request() (method string, err error) {
+	switch {
+	case string(m.Version) != `"2.0"`:
+		return "", errors.New(`"jsonrpc" must be "2.0"`)
+	case m.Method == nil || m.Method[0] != '"' || json.Unmarshal(m.Method, &method) != nil:
+		return "", errors.New(`"method" must be a string`)
+	case m.ID != nil && !validID(m.ID):
+		return "", errors.New(`"id" must be a string, a number or null`)
+	}
+	return method, nil
 }
 
 // validID tells the kinds that JSON-RPC allows; the JSON itself was checked.
@@ -480,4 +487,14 @@ func tooLargeInBatch(answer []byte) []byte {
 	var buf bytes.Buffer
 	writeAnswer(&buf, m.ID, nil, failure(codeResultTooLarge, "the results of this batch do not fit in one message: ask for them one by one").with("bytes", len(answer)))
 	return buf.Bytes()
+}
+
+// cancelAll ends what the other side has asked for.
+func (p *peer) cancelAll(cause error) {
+	p.mu.Lock()
+	all := slices.Collect(maps.Values(p.inFlight))
+	p.mu.Unlock()
+	for _, r := range all {
+		r.cancel(cause)
+	}
 }

@@ -40,7 +40,7 @@ type remoteInfo struct {
 
 // info answers vcs/info.
 func (i *inspector) info(ctx context.Context, p infoParams) (infoResult, error) {
-	repo, err := i.open(p.pathParam)
+	repo, err := openRepository(i.access, p.pathParam)
 	if err != nil {
 		return infoResult{}, err
 	}

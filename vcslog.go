@@ -50,7 +50,7 @@ func (i *inspector) history(ctx context.Context, p logParams) (logResult, error)
 	if err != nil {
 		return logResult{}, err
 	}
-	repo, err := i.open(p.pathParam)
+	repo, err := openRepository(i.access, p.pathParam)
 	if err != nil {
 		return logResult{}, err
 	}

@@ -55,25 +55,36 @@ func (i *inspector) listRefs(ctx context.Context, p refsParams) (refsResult, err
 	if p.Path != "" || p.PathBase64 != "" {
 		return refsResult{}, invalidParam("url", "give path or url, not both")
 	}
-	if i.lsRemote == nil {
-		return refsResult{}, failure(codeNotConfigured, "this daemon does not speak to remotes")
-	}
-	out, err := i.lsRemote(ctx, *p.URL)
+	return i.remoteRefs(ctx, *p.URL, p, limit)
+}
+
+// remoteRefs asks a remote for its references.
+func (i *inspector) remoteRefs(ctx context.Context, url string, p refsParams, limit int) (refsResult, error) {
+	rm, err := i.remotes.open(url)
 	if err != nil {
 		return refsResult{}, err
 	}
-	head, refs, err := parseRemoteRefs(string(out))
+	list, err := rm.list(ctx)
 	if err != nil {
 		return refsResult{}, err
 	}
-	result := refsResult{Head: head}
-	result.Refs, result.NextCursor, err = pageOfRefs(refs, p.Cursor, fingerprint("vcs/refs", "url", *p.URL), fingerprint(string(out)), limit)
+	refs := make([]refEntry, 0, len(list.refs))
+	state := []string{list.head, list.headOID}
+	for _, ref := range list.refs {
+		refs = append(refs, refEntry{Name: ref.name, OID: ref.oid, PeeledOID: optionalString(ref.peeled)})
+	}
+	slices.SortStableFunc(refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
+	for _, ref := range refs {
+		state = append(state, ref.Name, ref.OID)
+	}
+	result := refsResult{Head: refsHead{optionalString(list.head), optionalString(list.headOID)}}
+	result.Refs, result.NextCursor, err = pageOfRefs(refs, p.Cursor, fingerprint("vcs/refs", "url", rm.key()), fingerprint(state...), limit)
 	return result, err
 }
 
 // localRefs lists the references of a repository on this machine.
 func (i *inspector) localRefs(ctx context.Context, p refsParams, limit int) (refsResult, error) {
-	repo, err := i.open(p.pathParam)
+	repo, err := openRepository(i.access, p.pathParam)
 	if err != nil {
 		return refsResult{}, err
 	}
@@ -155,40 +166,4 @@ func (i *inspector) peel(ctx context.Context, repo *repository, refs []refEntry)
 		}
 	}
 	return nil
-}
-
-// parseRemoteRefs reads git ls-remote --symref (git-ls-remote(1), OUTPUT): lines
-// of an id, a tab and a name; "ref: " and a name for what HEAD names; the
-// peeled id of a tag as name^{}.
-func parseRemoteRefs(text string) (refsHead, []refEntry, error) {
-	var head refsHead
-	refs := []refEntry{}
-	for line := range strings.SplitSeq(text, "\n") {
-		if line == "" {
-			continue
-		}
-		oid, name, ok := strings.Cut(line, "\t")
-		if target, symbolic := strings.CutPrefix(oid, "ref: "); ok && symbolic {
-			if name == "HEAD" && isRefName(target) {
-				head.Ref = &target
-			}
-			continue
-		}
-		if !ok || !isObjectID(oid) {
-			return refsHead{}, nil, badOutput("ls-remote", []byte(line))
-		}
-		if tag, peeled := strings.CutSuffix(name, "^{}"); peeled {
-			if n := len(refs) - 1; n >= 0 && refs[n].Name == tag {
-				refs[n].PeeledOID = &oid
-			}
-			continue
-		}
-		if name == "HEAD" {
-			head.OID = &oid
-		} else if isRefName(name) {
-			refs = append(refs, refEntry{Name: name, OID: oid})
-		}
-	}
-	slices.SortStableFunc(refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
-	return head, refs, nil
 }

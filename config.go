@@ -1,0 +1,45 @@
+package main
+
+import "context"
+
+// maxClones is how many clones run at once: each is a git that takes a core to
+// unpack and check out.
+const maxClones = 4
+
+// daemonLimits are the bounds that a caller has to keep to (config/get).
+type daemonLimits struct {
+	MaxMessage    int   `json:"max_message"`
+	MaxConcurrent int   `json:"max_concurrent"`
+	MaxQueue      int   `json:"max_queue"`
+	MaxClones     int   `json:"max_clones"`
+	MaxCloneFiles int   `json:"max_clone_files"`
+	MaxCloneBytes int64 `json:"max_clone_bytes"`
+}
+
+// configResult is config/get's: nothing in it is secret.
+type configResult struct {
+	Version      string       `json:"version"`
+	MachineID    string       `json:"machine_id"`
+	AllowedPaths []string     `json:"allowed_paths"`
+	WorkDir      *string      `json:"work_dir"`
+	Auth         []authEntry  `json:"auth"`
+	Limits       daemonLimits `json:"limits"`
+	GitVersion   string       `json:"git_version"`
+}
+
+// config/get tells how the daemon was set up.
+func (d *daemon) configGet(context.Context, none) (configResult, error) {
+	auth, err := d.credentials.list()
+	return configResult{
+		Version:      programVersion,
+		MachineID:    d.cfg.machineID,
+		AllowedPaths: d.access.allowed(),
+		WorkDir:      d.workDir(),
+		Auth:         auth,
+		GitVersion:   d.git.version,
+		Limits: daemonLimits{
+			MaxMessage: d.cfg.maxMessage, MaxConcurrent: d.cfg.maxConcurrent, MaxQueue: maxQueue,
+			MaxClones: maxClones, MaxCloneFiles: d.cfg.maxCloneFiles, MaxCloneBytes: d.cfg.maxCloneBytes,
+		},
+	}, err
+}

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+)
+
+// How long running requests may go on after the first signal, for a user's
+// daemon and for one under a scheduler, which has to be gone within 2 s.
+const (
+	drainTime          = 10 * time.Second
+	scheduledDrainTime = 1500 * time.Millisecond
+	// answerTime is for what is cancelled after that: git clears away, the answers
+	// go out.
+	answerTime = gitStopGrace + 500*time.Millisecond
+)
+
+var errSecondSignal = errors.New("stopped at once by a second signal")
+
+// daemon is the composition: one row of methods over the rooms that do the
+// work.
+type daemon struct {
+	cfg         *daemonConfig
+	access      *access
+	git         *gitRunner
+	credentials *credentials
+	cloner      *cloner
+	service     *service
+	instanceID  string
+	began       time.Time
+}
+
+// runDaemon is c4a-daemon; it returns the exit status.
+func runDaemon(p *program) int { return p.exit(daemonName, p.daemon()) }
+
+// daemon runs from the command line to the end. The order of the shutdown:
+// requests are refused, running ones get their time, what is left is ended
+// (git first), answers go out, the link says goodbye.
+func (p *program) daemon() error {
+	cfg, err := p.daemonConfig()
+	switch {
+	case err != nil:
+		return err
+	case cfg.version:
+		fmt.Fprint(p.stdout, versionText(daemonName))
+		return nil
+	}
+	// The first signal ends stopping, the second ends hurry.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, stopSignals()...)
+	defer signal.Stop(signals)
+	stopping, stop := context.WithCancel(context.Background())
+	defer stop()
+	hurry, rush := context.WithCancelCause(context.Background())
+	defer rush(nil)
+	ended := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(ended)
+	wg.Go(func() { // ends with this function
+		for _, act := range []func(){stop, func() { rush(errSecondSignal) }} {
+			select {
+			case <-signals:
+				act()
+			case <-ended:
+				return
+			}
+		}
+	})
+
+	var parent *scheduled
+	if cfg.scheduled {
+		parent = &scheduled{reader: newControlReader(p.stdin, cfg.log), out: p.stdout, log: cfg.log}
+		if cfg.token, err = parent.reader.token(); err != nil {
+			return err
+		}
+	}
+	work, end := context.WithCancel(context.Background())
+	defer end()
+	d, err := newDaemon(work, cfg, p)
+	if err != nil {
+		return err
+	}
+	defer d.close(end)
+	if cfg.check {
+		return d.check(p)
+	}
+	if parent != nil {
+		parent.activity = d.service.activity
+		// Blocked in a read of the standard input, which nothing but the process's
+		// end or the scheduler's can interrupt: it is not waited for.
+		go parent.listen(stop)
+		wg.Go(func() { parent.report(work) }) // ends with d.close
+	}
+	return d.serve(stopping, hurry, parent, p)
+}
+
+// newDaemon opens what the daemon works on. base ends the work that belongs to
+// the daemon and not to a request.
+func newDaemon(base context.Context, cfg *daemonConfig, p *program) (*daemon, error) {
+	d := &daemon{cfg: cfg, began: time.Now()}
+	if cfg.workDir != "" {
+		if err := os.MkdirAll(cfg.workDir, 0o700); err != nil {
+			return nil, fmt.Errorf("creating the work dir: %w", err)
+		}
+	}
+	var err error
+	if d.access, err = openAccess(cfg.allow, cfg.workDir); err != nil {
+		return nil, err
+	}
+	d.git = newGitRunner(p.getenv, cfg.caFile)
+	if d.git.path == "" {
+		cfg.log.Warn("git was not found in the PATH: only files can be served")
+	}
+	if d.credentials, err = openCredentials(d.access, d.git); err != nil {
+		d.access.close()
+		return nil, err
+	}
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails, as its documentation says
+	d.instanceID = hex.EncodeToString(id[:])
+
+	tasks := newFlights(base, taskKeep, maxTaskKept)
+	d.cloner = newCloner(clonerConfig{
+		git: d.git, access: d.access, credentials: d.credentials, log: cfg.log, base: base,
+		maxFiles: cfg.maxCloneFiles, maxBytes: cfg.maxCloneBytes, allowHosts: cfg.allowGitHosts,
+	})
+	d.service = &service{
+		methods:       map[string]*method{},
+		tasks:         tasks,
+		maxConcurrent: cfg.maxConcurrent,
+		log:           cfg.log,
+	}
+	d.service.activity = newActivity(func() int { return tasks.running() + d.cloner.flights.running() })
+	tasks.ended, d.cloner.flights.ended = d.service.activity.touch, d.service.activity.touch
+	for _, m := range d.methods() {
+		d.service.methods[m.name] = m
+	}
+	return d, nil
+}
+
+// methods is the table that the dispatcher calls.
+func (d *daemon) methods() []*method {
+	get := newMethod("config/get", "Tells how the daemon was set up; never a token", d.configGet)
+	get.inline = true
+	return slices.Concat(
+		[]*method{get},
+		d.credentials.methods(),
+		d.cloner.methods(),
+		newFiles(d.access, d.git, d.cfg.log).methods(),
+		newInspector(d.git, d.access, d.cloner.remotes, d.cfg.log).methods(),
+	)
+}
+
+// serve keeps the link until a signal, or until it makes no sense.
+func (d *daemon) serve(stopping, hurry context.Context, parent *scheduled, p *program) error {
+	client, err := newLinkClient(d.cfg.caFile)
+	if err != nil {
+		return usage("%v", err)
+	}
+	system := newNotifier(p.getenv, d.cfg.log)
+	isReady := false
+	c := &connector{
+		server: d.cfg.server, client: client, token: d.cfg.token, compress: d.cfg.compress,
+		maxMessage: d.cfg.maxMessage, attempts: d.cfg.maxAttempts, heartbeat: d.cfg.heartbeat,
+		times: defaultLinkTimes(), hello: d.hello(), service: d.service, began: d.began, log: d.cfg.log,
+		onState: func(state string) { system.tell("STATUS=" + state) },
+		onAccepted: func(handshakeResult) {
+			if isReady {
+				return
+			}
+			isReady = true
+			system.tell("READY=1")
+			if parent != nil {
+				parent.ready(d.instanceID)
+			}
+		},
+	}
+	linked, unlink := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer unlink()
+	wg.Go(func() { system.beat(linked) })
+	done := make(chan error, 1)
+	wg.Go(func() { done <- c.run(linked, stopping) })
+	select {
+	case err := <-done:
+		if stopping.Err() == nil {
+			return err
+		}
+	case <-stopping.Done():
+	}
+	system.tell("STOPPING=1")
+	d.drain(hurry)
+	unlink()
+	wg.Wait()
+	return context.Cause(hurry)
+}
+
+// drain refuses new requests and gives the running ones their time.
+func (d *daemon) drain(hurry context.Context) {
+	limit := drainTime
+	if d.cfg.scheduled {
+		limit = scheduledDrainTime
+	}
+	d.service.activity.drain()
+	if active, _, _ := d.service.activity.state(); active > 0 {
+		d.cfg.log.Info("stopping: waiting for running requests", "active", active, "at_most", limit)
+	}
+	d.service.activity.awaitIdle(hurry, limit)
+}
+
+// close ends the work that is left, git first, and waits for it.
+func (d *daemon) close(end context.CancelFunc) {
+	end()
+	d.cloner.wait()
+	d.service.tasks.wait()
+	d.service.wait()
+	d.access.close()
+}
+
+func (d *daemon) hello() handshakeParams {
+	return handshakeParams{
+		MachineID: d.cfg.machineID, InstanceID: d.instanceID, ProtocolVersion: protocolVersion, Version: programVersion,
+		Hostname: hostName(), OS: runtime.GOOS, Arch: runtime.GOARCH, PID: os.Getpid(),
+		AllowedPaths: d.access.allowed(), WorkDir: d.workDir(), GitVersion: d.git.version,
+		Methods:             slices.Sorted(maps.Keys(d.service.methods)),
+		HeartbeatIntervalMS: d.cfg.heartbeat.Milliseconds(),
+	}
+}
+
+// workDir is the real path of the work dir, nil without one.
+func (d *daemon) workDir() *string {
+	if d.access.workDir == "" {
+		return nil
+	}
+	return &d.access.workDir
+}
+
+// check tries what the daemon needs and tells each result.
+func (d *daemon) check(p *program) error {
+	failed := false
+	tell := func(what string, err error, detail string) {
+		if err != nil {
+			failed = true
+			fmt.Fprintf(p.stdout, "FAIL %s: %v\n", what, err)
+			return
+		}
+		fmt.Fprintf(p.stdout, "ok   %s: %s\n", what, detail)
+	}
+	for _, path := range d.access.allowed() {
+		_, err := os.ReadDir(path)
+		tell("path", err, path)
+	}
+	var err error
+	if d.git.version == "" {
+		err = errors.New("not found in the PATH: install git")
+	}
+	tell("git", err, d.git.version)
+	client, err := newLinkClient(d.cfg.caFile)
+	if err == nil {
+		c := &connector{server: d.cfg.server, client: client, token: d.cfg.token, compress: d.cfg.compress, maxMessage: d.cfg.maxMessage, times: defaultLinkTimes(), hello: d.hello(), log: d.cfg.log}
+		err = c.try()
+	}
+	tell("server", err, d.cfg.server.String())
+	if failed {
+		return errPrinted
+	}
+	return nil
+}

@@ -1,0 +1,305 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// streamBeat keeps proxies from ending a stream that has nothing to say.
+const streamBeat = 15 * time.Second
+
+// hubAPI is the hub's part of the HTTP API.
+type hubAPI struct {
+	hub         *hub
+	pool        *pool
+	libraries   *libraries
+	tokens      *childTokens
+	daemonToken secret
+	log         *slog.Logger
+}
+
+// register adds the hub's routes (PROTOCOL 7).
+func (h *hubAPI) register(a *api) {
+	a.handleOpen("GET "+linkPath, h.connect) // it has tokens of its own
+	a.handle("GET /machines", h.listMachines)
+	a.handle("GET /machines/{machine_id}", h.getMachine)
+	a.handle("POST /machines/{machine_id}/rpc", h.callMachine)
+	a.handle("PUT /libraries/{lib_id}", h.bindLibrary)
+	a.handle("GET /libraries/{lib_id}", h.getLibrary)
+	a.handle("DELETE /libraries/{lib_id}", h.freeLibrary)
+	a.handle("POST /libraries/{lib_id}/rpc", h.callLibrary)
+}
+
+// GET /ws/daemon
+func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
+	child, ok := h.admit(r)
+	if !ok {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "the daemon's token is missing or wrong")
+		return
+	}
+	claimed, err := url.PathUnescape(r.Header.Get(machineIDHeader))
+	if err != nil {
+		writeError(w, badRequest("the header "+machineIDHeader+" is not percent-encoded"))
+		return
+	}
+	hooks := &linkHooks{}
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		InsecureSkipVerify: true, // Origin and Host were checked for every route
+		CompressionMode:    websocket.CompressionNoContextTakeover,
+		OnPingReceived:     hooks.ping, OnPongReceived: hooks.pong,
+	})
+	if err != nil {
+		h.log.Debug("no WebSocket", "err", err) // Accept has answered
+		return
+	}
+	h.hub.serve(conn, hooks, child, claimed)
+}
+
+// admit tells whether the token opens the link, and for a child of the pool
+// which machine it is. Without a daemon token users' daemons come in from
+// this machine alone.
+func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
+	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if token != "" {
+		if child = h.tokens.holder(token); child != "" {
+			return child, true
+		}
+	}
+	if h.daemonToken != "" {
+		return "", subtle.ConstantTimeCompare([]byte(token), []byte(h.daemonToken)) == 1
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return "", true // a Unix socket: whoever may open the file
+	}
+	ip, err := netip.ParseAddr(host)
+	return "", err == nil && ip.Unmap().IsLoopback()
+}
+
+// GET /machines
+func (h *hubAPI) listMachines(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]any{"machines": h.hub.views()})
+}
+
+// GET /machines/{machine_id}
+func (h *hubAPI) getMachine(w http.ResponseWriter, r *http.Request) {
+	view, ok := h.hub.view(r.PathValue("machine_id"))
+	if !ok {
+		writeProblem(w, http.StatusNotFound, codeNotFound, "no such machine was ever connected")
+		return
+	}
+	writeJSON(w, http.StatusOK, view)
+}
+
+// binding is a library and the machine that serves it.
+type binding struct {
+	LibID     string `json:"lib_id"`
+	MachineID string `json:"machine_id"`
+}
+
+// PUT /libraries/{lib_id}
+func (h *hubAPI) bindLibrary(w http.ResponseWriter, r *http.Request) {
+	libID := r.PathValue("lib_id")
+	var body struct {
+		MachineID string `json:"machine_id"`
+	}
+	if err := checkLibID(libID); err != nil {
+		writeError(w, err)
+		return
+	}
+	if err := readJSON(w, r, &body); err != nil {
+		writeError(w, err)
+		return
+	}
+	if err := checkMachineID(body.MachineID); err != nil {
+		writeError(w, badRequest("machine_id: "+err.Error()))
+		return
+	}
+	if strings.HasPrefix(body.MachineID, cloudPrefix) {
+		writeError(w, badRequest("machine_id: "+cloudPrefix+"… daemons are the pool's; a library without a binding has its own"))
+		return
+	}
+	before, _ := h.libraries.get(libID)
+	if err := h.libraries.set(libID, body.MachineID); err != nil {
+		writeError(w, err)
+		return
+	}
+	h.hub.bound(before, h.libraries.of(before))
+	h.hub.bound(body.MachineID, h.libraries.of(body.MachineID))
+	writeJSON(w, http.StatusOK, binding{libID, body.MachineID})
+}
+
+// GET /libraries/{lib_id}
+func (h *hubAPI) getLibrary(w http.ResponseWriter, r *http.Request) {
+	libID := r.PathValue("lib_id")
+	machineID, ok := h.libraries.get(libID)
+	if !ok {
+		writeProblem(w, http.StatusNotFound, codeNotFound, "the library is bound to no machine: the pool serves it")
+		return
+	}
+	writeJSON(w, http.StatusOK, binding{libID, machineID})
+}
+
+// DELETE /libraries/{lib_id}
+func (h *hubAPI) freeLibrary(w http.ResponseWriter, r *http.Request) {
+	libID := r.PathValue("lib_id")
+	machineID, ok := h.libraries.get(libID)
+	if !ok {
+		writeProblem(w, http.StatusNotFound, codeNotFound, "the library is bound to no machine")
+		return
+	}
+	if err := h.libraries.set(libID, ""); err != nil {
+		writeError(w, err)
+		return
+	}
+	h.hub.bound(machineID, h.libraries.of(machineID))
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// POST /machines/{machine_id}/rpc
+func (h *hubAPI) callMachine(w http.ResponseWriter, r *http.Request) {
+	h.answer(w, r, h.hub.machineTarget(r.PathValue("machine_id")))
+}
+
+// POST /libraries/{lib_id}/rpc
+func (h *hubAPI) callLibrary(w http.ResponseWriter, r *http.Request) {
+	libID := r.PathValue("lib_id")
+	if err := checkLibID(libID); err != nil {
+		writeError(w, err)
+		return
+	}
+	if machineID, ok := h.libraries.get(libID); ok {
+		h.answer(w, r, h.hub.machineTarget(machineID))
+		return
+	}
+	h.answer(w, r, func(ctx context.Context, _ bool) (*hubConn, error) {
+		// Ready means that its handshake was accepted: the link is there, or it
+		// was lost since and comes back.
+		if _, _, err := h.pool.ensure(ctx, libID); err != nil {
+			return nil, err
+		}
+		return h.hub.connected(ctx, machineIDOf(libID), returnTimeout)
+	})
+}
+
+// answer routes one JSON-RPC request and writes what comes back, as JSON or as
+// a stream with progress.
+func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
+	body, err := readBody(w, r)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	c, err := parseCall(body)
+	if err != nil {
+		writeError(w, badRequest("no JSON-RPC request: "+err.Error()))
+		return
+	}
+	if strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+		h.stream(w, r, c, find)
+		return
+	}
+	result, err := h.hub.perform(r.Context(), c, find)
+	if r.Context().Err() != nil {
+		return // nobody reads it
+	}
+	status := http.StatusOK
+	if d, ok := errors.AsType[*deliveryError](err); ok {
+		status, err = d.status, d.rpc
+		if d.retryAfter > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(d.retryAfter.Seconds()))))
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	h.write(w, callAnswer(c, result, err))
+}
+
+// callAnswer is the JSON-RPC answer under the caller's id.
+func callAnswer(c *call, result json.RawMessage, err error) []byte {
+	if d, ok := errors.AsType[*deliveryError](err); ok {
+		err = d.rpc
+	}
+	var buf bytes.Buffer
+	writeAnswer(&buf, c.id, []byte(result), err)
+	return buf.Bytes()
+}
+
+// stream answers with Server-Sent Events: progress, then the result.
+// https://html.spec.whatwg.org/multipage/server-sent-events.html
+func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find target) {
+	watch, stop := h.hub.watch(c.taskID)
+	defer stop()
+	ctx, cancel := context.WithCancel(r.Context())
+	done := make(chan []byte, 1)
+	go func() { // waited for below
+		result, err := h.hub.perform(ctx, c, find)
+		done <- callAnswer(c, result, err)
+	}()
+	defer func() {
+		cancel()
+		<-done
+	}()
+	header := w.Header()
+	header.Set("Content-Type", "text/event-stream")
+	header.Set("Cache-Control", "no-store")
+	header.Set("X-Accel-Buffering", "no") // nginx would keep the events back
+	w.WriteHeader(http.StatusOK)
+	flush := http.NewResponseController(w)
+	beat := time.NewTicker(streamBeat)
+	defer beat.Stop()
+	for {
+		if flush.Flush() != nil {
+			return
+		}
+		select {
+		case p := <-watch.newest:
+			h.event(w, "progress", p)
+		case answer := <-done:
+			done <- answer // for the deferred wait
+			select {
+			case p := <-watch.newest: // the last one overtook nothing
+				h.event(w, "progress", p)
+			default:
+			}
+			h.event(w, "result", answer)
+			_ = flush.Flush() // a client that is gone needs no result
+			return
+		case <-beat.C:
+			h.write(w, []byte(":\n\n"))
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// event writes one event. A line feed in JSON is only space, but would end the
+// data.
+func (h *hubAPI) event(w io.Writer, name string, data []byte) {
+	data = bytes.ReplaceAll(bytes.ReplaceAll(data, []byte{'\n'}, []byte{' '}), []byte{'\r'}, []byte{' '})
+	h.write(w, fmt.Appendf(nil, "event: %s\ndata: %s\n\n", name, data))
+}
+
+// write sends bytes to a client, who may be gone: the request's context tells.
+func (h *hubAPI) write(w io.Writer, data []byte) {
+	if _, err := w.Write(data); err != nil {
+		h.log.Debug("answering a client", "err", err)
+	}
+}

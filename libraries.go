@@ -1,0 +1,89 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// maxLibraries bounds the bindings: the file is written whole each time.
+const maxLibraries = 100_000
+
+// libraries binds libraries to the machines of users. A library without a
+// binding is served by the pool.
+type libraries struct {
+	path string
+
+	mu      sync.Mutex // guards the field below, and the file
+	machine map[string]string
+}
+
+// openLibraries reads the bindings of a workspace. A file that cannot be read
+// is an error: to begin anew would lose it.
+func openLibraries(workspace string) (*libraries, error) {
+	l := &libraries{path: filepath.Join(workspace, librariesFile), machine: map[string]string{}}
+	data, err := os.ReadFile(l.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return l, nil
+	case err != nil:
+		return nil, fmt.Errorf("reading the libraries: %w", err)
+	}
+	if err := json.Unmarshal(data, &l.machine); err != nil {
+		return nil, fmt.Errorf("reading the libraries: %s: %w: repair or remove it", l.path, err)
+	}
+	if l.machine == nil {
+		l.machine = map[string]string{} // the file said null
+	}
+	return l, nil
+}
+
+// get is the machine that a library is bound to.
+func (l *libraries) get(libID string) (machineID string, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	machineID, ok = l.machine[libID]
+	return machineID, ok
+}
+
+// of is a library that is bound to the machine, the first by name, else "".
+func (l *libraries) of(machineID string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first := ""
+	for lib, machine := range l.machine {
+		if machine == machineID && (first == "" || lib < first) {
+			first = lib
+		}
+	}
+	return first
+}
+
+// set binds a library, or frees it when machineID is "".
+func (l *libraries) set(libID, machineID string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next := maps.Clone(l.machine)
+	if machineID == "" {
+		delete(next, libID)
+	} else {
+		next[libID] = machineID
+	}
+	if len(next) > maxLibraries {
+		return fmt.Errorf("more than %d libraries are bound: free one first", maxLibraries)
+	}
+	data, err := json.MarshalIndent(next, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing the libraries: %w", err)
+	}
+	if err := writeFileAtomic(l.path, append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	l.machine = next
+	return nil
+}

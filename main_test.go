@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestMain runs this test binary as one of the programs where a test has
+// started it as such, so that tests with real processes need no build. After
+// the tests it fails the run for what they left behind: goroutines, processes,
+// descriptors.
+func TestMain(m *testing.M) {
+	if os.Args[0] == daemonName {
+		os.Exit(runDaemon(systemProgram()))
+	}
+	if os.Args[0] == schedulerName {
+		os.Exit(runScheduler(systemProgram()))
+	}
+	descriptors := openDescriptors()
+	code := m.Run()
+	if left := leftovers(descriptors); code == 0 && left != "" {
+		fmt.Fprintln(os.Stderr, "left behind by the tests:\n"+left)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// leftovers waits for what is about to end and describes the rest.
+func leftovers(descriptors int) string {
+	const patience = 10 * time.Second
+	var left string
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // nothing tells of a goroutine's end
+		left = ""
+		if n := runtime.NumGoroutine(); n > 1 {
+			var stacks strings.Builder
+			_ = pprof.Lookup("goroutine").WriteTo(&stacks, 2)
+			left += fmt.Sprintf("%d goroutines beside this one:\n%s\n", n-1, stacks.String())
+		}
+		if children := childProcesses(); len(children) > 0 {
+			left += fmt.Sprintf("processes: %s\n", strings.Join(children, ", "))
+		}
+		if n := openDescriptors(); n > descriptors {
+			left += fmt.Sprintf("%d descriptors, %d at the start: %s\n", n, descriptors, strings.Join(descriptorNames(), ", "))
+		}
+		if left == "" {
+			return ""
+		}
+	}
+	return left
+}
+
+// openDescriptors counts this process's descriptors, but those of the
+// runtime's poller and of the look itself; 0 where /proc does not tell.
+func openDescriptors() int { return len(descriptorNames()) }
+
+func descriptorNames() []string {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, e := range entries {
+		target, err := os.Readlink("/proc/self/fd/" + e.Name())
+		if err != nil || strings.HasPrefix(target, "anon_inode:[event") || strings.HasSuffix(target, "/fd") {
+			continue
+		}
+		names = append(names, e.Name()+" -> "+target)
+	}
+	return names
+}
+
+// childProcesses lists the living children of this process; none where /proc
+// does not tell.
+func childProcesses() []string {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var children []string
+	for _, e := range entries {
+		data, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+		if err != nil {
+			continue
+		}
+		_, rest, ok := strings.Cut(string(data), ") ")
+		fields := strings.Fields(rest)
+		if ok && len(fields) > 1 && fields[1] == fmt.Sprint(os.Getpid()) {
+			children = append(children, strings.SplitN(string(data), ")", 2)[0]+")")
+		}
+	}
+	return children
+}

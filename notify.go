@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// notifier tells systemd how the program is: sd_notify(3). Without a
+// NOTIFY_SOCKET it does nothing.
+type notifier struct {
+	socket   string
+	watchdog time.Duration // half of what systemd waits for, 0 without a watchdog
+	log      *slog.Logger
+}
+
+func newNotifier(getenv func(string) string, log *slog.Logger) *notifier {
+	n := &notifier{socket: getenv("NOTIFY_SOCKET"), log: log}
+	if strings.HasPrefix(n.socket, "@") {
+		n.socket = "\x00" + n.socket[1:] // an abstract socket
+	}
+	if usec, err := strconv.ParseInt(getenv("WATCHDOG_USEC"), 10, 64); err == nil && usec > 0 {
+		n.watchdog = time.Duration(usec) * time.Microsecond / 2
+	}
+	return n
+}
+
+// tell sends one state, such as "READY=1" or "STATUS=…".
+func (n *notifier) tell(state string) {
+	if n.socket == "" {
+		return
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: n.socket, Net: "unixgram"})
+	if err != nil {
+		n.log.Debug("telling systemd", "err", err)
+		return
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte(state)); err != nil {
+		n.log.Debug("telling systemd", "err", err)
+	}
+}
+
+// beat feeds systemd's watchdog until ctx ends.
+func (n *notifier) beat(ctx context.Context) {
+	if n.socket == "" || n.watchdog == 0 {
+		return
+	}
+	ticker := time.NewTicker(n.watchdog)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			n.tell("WATCHDOG=1")
+		case <-ctx.Done():
+			return
+		}
+	}
+}

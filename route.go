@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// callGrace is what the hub waits longer than the daemon, which knows the
+// limit too and answers with TIMEOUT itself.
+const callGrace = 5 * time.Second
+
+// call is one request on its way from a caller to a daemon.
+type call struct {
+	id      json.RawMessage // the caller's
+	method  string
+	params  json.RawMessage
+	taskID  string
+	timeout time.Duration
+}
+
+// target finds the daemon for a call. again tells that the one before was lost
+// or drains.
+type target func(ctx context.Context, again bool) (*hubConn, error)
+
+// parseCall reads the body of an rpc request: one JSON-RPC request with an id.
+// The params get a task_id, so that a call sent again never runs twice in one
+// daemon.
+func parseCall(body []byte) (*call, error) {
+	var m envelope
+	if err := json.Unmarshal(body, &m); err != nil {
+		return nil, errors.New("the body is not a JSON-RPC request object")
+	}
+	method, err := m.request()
+	switch {
+	case err != nil:
+		return nil, err
+	case m.ID == nil:
+		return nil, errors.New(`"id" is missing: a notification has no answer`)
+	}
+	c := &call{id: m.ID, method: method, params: m.Params}
+	if c.params == nil {
+		c.params = json.RawMessage("{}")
+	}
+	c.timeout = defaultMethodTimeout
+	if c.method == cloneMethod {
+		c.timeout = cloneMethodTimeout
+	}
+	var common commonParams
+	if decodeParams(c.params, &common) != nil {
+		return c, nil // the daemon says what is wrong
+	}
+	if t := common.TimeoutMS; t != nil && *t > 0 && *t <= maxRequestTimeout.Milliseconds() {
+		c.timeout = time.Duration(*t) * time.Millisecond
+	}
+	if common.TaskID != nil {
+		c.taskID = *common.TaskID
+		return c, nil
+	}
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails, as its documentation says
+	c.taskID = hex.EncodeToString(id[:])
+	var buf bytes.Buffer
+	fmt.Fprintf(&buf, `{"task_id":%q`, c.taskID)
+	if rest := bytes.TrimLeft(c.params[1:], " \t\r\n"); len(rest) > 0 && rest[0] != '}' {
+		buf.WriteByte(',')
+	}
+	buf.Write(c.params[1:])
+	c.params = buf.Bytes()
+	return c, nil
+}
+
+// perform sends the call and sends it again when a link is lost before the
+// answer, at most twice; a daemon that drains has not begun, and its successor
+// is asked once. The result is the daemon's raw one; the error is the daemon's
+// *rpcError, or a *deliveryError.
+func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout+callGrace)
+	defer cancel()
+	drained := false
+	for resends := 0; ; {
+		conn, err := find(ctx, resends > 0 || drained)
+		if err != nil {
+			return nil, delivery(err)
+		}
+		result, err := conn.peer.call(ctx, c.method, c.params)
+		e, isAnswer := errors.AsType[*rpcError](err)
+		switch {
+		case isAnswer && e.name() == codeDraining && !drained:
+			drained = true
+			// The link of a daemon that drains ends soon; its successor has another.
+			select {
+			case <-conn.done:
+			case <-ctx.Done():
+			}
+		case err == nil, isAnswer:
+			return result, err
+		case errors.Is(err, errLinkLost) && resends < maxResends:
+			resends++
+			h.log.Info("the link was lost before the answer, sending the request again", "method", showName(c.method), "task_id", showName(c.taskID))
+		default:
+			return nil, delivery(err)
+		}
+	}
+}
+
+// machineTarget finds the daemon of one machine.
+func (h *hub) machineTarget(machineID string) target {
+	return func(ctx context.Context, again bool) (*hubConn, error) {
+		wait := time.Duration(0)
+		if again {
+			wait = returnTimeout
+		}
+		return h.connected(ctx, machineID, wait)
+	}
+}
+
+// deliveryError is what the hub could not deliver: an HTTP status and a
+// JSON-RPC error.
+type deliveryError struct {
+	status     int
+	retryAfter time.Duration // 0 for none
+	rpc        *rpcError
+}
+
+func (e *deliveryError) Error() string { return e.rpc.Message }
+
+// delivery turns the hub's own trouble into the caller's answer.
+func delivery(err error) error {
+	if _, ok := errors.AsType[*deliveryError](err); ok {
+		return err
+	}
+	if e, ok := errors.AsType[*poolError](err); ok {
+		rpc := failure(e.code, "%s", e.Error())
+		if rpc.Code == codeInternal { // a code that only the HTTP API has
+			rpc.Code = codeDaemonOffline.number()
+		}
+		return &deliveryError{status: e.status, retryAfter: e.retryAfter, rpc: rpc}
+	}
+	switch {
+	case errors.Is(err, errUnknownMachine):
+		return &deliveryError{status: http.StatusNotFound, rpc: failure(codeDaemonOffline, "no such machine was ever connected: GET /machines lists them")}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &deliveryError{status: http.StatusGatewayTimeout, rpc: failure(codeTimeout, "the daemon did not answer in time")}
+	case errors.Is(err, context.Canceled):
+		return err // the client went away: nobody reads the answer
+	}
+	if e, ok := errors.AsType[*rpcError](err); ok {
+		return e
+	}
+	return &deliveryError{status: http.StatusServiceUnavailable, rpc: failure(codeDaemonOffline, "the daemon is not connected: %v", err)}
+}

@@ -1,0 +1,282 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+)
+
+// programVersion is told in handshakes and by --version.
+const programVersion = "0.1.0"
+
+// The names under which one program is the other (see runScheduler).
+const (
+	daemonName    = "c4a-daemon"
+	schedulerName = "c4a-daemon-scheduler"
+)
+
+// program is what a program touches of its surroundings.
+type program struct {
+	args           []string // args[0] is the name it was called by
+	getenv         func(string) string
+	environ        func() []string
+	stdin          *os.File
+	stdout, stderr *os.File
+}
+
+func systemProgram() *program {
+	return &program{args: os.Args, getenv: os.Getenv, environ: os.Environ, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+}
+
+// Exit statuses (PROTOCOL 5).
+const (
+	exitStopped  = 0
+	exitFailure  = 1
+	exitUsage    = 2
+	exitGaveUp   = 3
+	exitRefused  = 4
+	exitReplaced = 5
+)
+
+// errPrinted ends a program with status 1 that has said why already.
+var errPrinted = errors.New("failed")
+
+// usageError is a wrong flag, variable or argument: one line, exit 2.
+type usageError struct{ message string }
+
+func (e *usageError) Error() string { return e.message }
+
+func usage(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+
+// exit prints the error, unless it was, and returns the exit status for it.
+func (p *program) exit(name string, err error) int {
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return exitStopped
+	}
+	if !errors.Is(err, errPrinted) {
+		fmt.Fprintf(p.stderr, "%s: %v\n", name, err)
+	}
+	if _, ok := errors.AsType[*usageError](err); ok {
+		fmt.Fprintf(p.stderr, "see %s --help\n", name)
+		return exitUsage
+	}
+	switch {
+	case errors.Is(err, errGaveUp):
+		return exitGaveUp
+	case errors.Is(err, errRefused):
+		return exitRefused
+	case errors.Is(err, errReplaced):
+		return exitReplaced
+	}
+	return exitFailure
+}
+
+// flagSet is the standard one whose flags can also be given as environment
+// variables: C4A_ and the name in capitals, dashes as underscores. A flag wins.
+type flagSet struct {
+	*flag.FlagSet
+	prog  *program
+	intro string
+}
+
+func (p *program) newFlagSet(name, intro string) *flagSet {
+	f := &flagSet{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError), prog: p, intro: intro}
+	f.SetOutput(io.Discard) // errors are printed once, by exit
+	f.Usage = func() {}
+	return f
+}
+
+// variable is the environment variable of a flag.
+func variable(name string) string {
+	return "C4A_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+// parse reads the arguments, then the environment for what they left out.
+// --help prints the manual and is flag.ErrHelp.
+func (f *flagSet) parse(args []string) error {
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			f.printHelp(f.prog.stdout)
+			return err
+		}
+		return usage("%s", strings.TrimPrefix(err.Error(), "flag: "))
+	}
+	given := map[string]bool{}
+	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
+	var err error
+	f.VisitAll(func(fl *flag.Flag) {
+		value := f.prog.getenv(variable(fl.Name))
+		if given[fl.Name] || value == "" || err != nil || isAction(fl.Name) {
+			return
+		}
+		if e := fl.Value.Set(value); e != nil {
+			err = usage("invalid value %q for %s: %v", value, variable(fl.Name), e)
+		}
+	})
+	return err
+}
+
+// isAction tells the flags that do something in place of the program's work:
+// a variable would make it never work again.
+func isAction(name string) bool {
+	return name == "version" || name == "check" || name == "healthcheck"
+}
+
+func (f *flagSet) printHelp(w io.Writer) {
+	fmt.Fprint(w, f.intro, "\nFlags (each also as an environment variable, such as C4A_LOG_LEVEL):\n")
+	f.VisitAll(func(fl *flag.Flag) {
+		kind, text := flag.UnquoteUsage(fl)
+		fmt.Fprintf(w, "  --%s %s\n      %s", fl.Name, kind, text)
+		if fl.DefValue != "" && fl.DefValue != "false" {
+			fmt.Fprintf(w, " (default %s)", fl.DefValue)
+		}
+		fmt.Fprintln(w)
+	})
+}
+
+// list is a comma-separated flag that may be repeated.
+type list []string
+
+func (l *list) String() string { return strings.Join(*l, ",") }
+
+func (l *list) Set(text string) error {
+	for part := range strings.SplitSeq(text, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			*l = append(*l, part)
+		}
+	}
+	return nil
+}
+
+// size is a number of bytes: 16777216, 16MiB.
+type size int64
+
+func (s *size) String() string { return strconv.FormatInt(int64(*s), 10) }
+
+func (s *size) Set(text string) error {
+	number, unit := text, int64(1)
+	for _, u := range []struct {
+		suffix string
+		bytes  int64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}} {
+		if rest, ok := strings.CutSuffix(text, u.suffix); ok {
+			number, unit = rest, u.bytes
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 0 || n > (1<<62)/unit {
+		return errors.New("must be a number of bytes, or one with KiB, MiB or GiB")
+	}
+	*s = size(n * unit)
+	return nil
+}
+
+// logFlags are the flags of both programs' logs.
+type logFlags struct{ level, format string }
+
+func (l *logFlags) register(f *flagSet) {
+	f.StringVar(&l.level, "log-level", "info", "`LEVEL` of the log on standard error: debug, info, warn, error")
+	f.StringVar(&l.format, "log-format", "text", "`FORMAT` of the log: text or json")
+}
+
+// logger makes the logger, or tells which flag is wrong.
+func (l *logFlags) logger(p *program) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l.level)); err != nil {
+		return nil, usage("invalid value %q for --log-level: must be debug, info, warn or error", l.level)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if p.getenv("JOURNAL_STREAM") != "" {
+		// systemd's journal has its own time.
+		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	switch l.format {
+	case "text":
+		return slog.New(slog.NewTextHandler(p.stderr, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(p.stderr, options)), nil
+	}
+	return nil, usage("invalid value %q for --log-format: must be text or json", l.format)
+}
+
+// readSecret is a token: the first line of file, or the value of the variable
+// when there is no file. No flag takes a secret's value.
+func (p *program) readSecret(flagName, file, variable string) (secret, error) {
+	if file == "" {
+		return checkSecret(variable, p.getenv(variable))
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", usage("reading --%s: %v", flagName, err)
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	line = strings.TrimSpace(line)
+	if line == "" {
+		return "", usage("reading --%s: the first line of %s is empty", flagName, file)
+	}
+	return checkSecret("--"+flagName, line)
+}
+
+// checkSecret refuses what cannot stand in a header; the error does not show
+// it.
+func checkSecret(source, token string) (secret, error) {
+	const most = 4096
+	if len(token) > most {
+		return "", usage("the token of %s is longer than %d bytes", source, most)
+	}
+	for i := range len(token) {
+		if token[i] <= ' ' || token[i] >= 0x7f {
+			return "", usage("the token of %s holds a space, a control character or one outside ASCII", source)
+		}
+	}
+	return secret(token), nil
+}
+
+// versionText is what --version prints.
+func versionText(name string) string {
+	revision := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = " " + s.Value[:min(len(s.Value), 12)]
+			}
+		}
+	}
+	return fmt.Sprintf("%s %s%s %s/%s %s\n", name, programVersion, revision, runtime.GOOS, runtime.GOARCH, runtime.Version())
+}
+
+// calledAsDaemon tells whether the scheduler's program shall be the daemon: it
+// was started under exactly that name, by a pool or from the PATH, or through a
+// link of that name. A file that `go build` or `go run` named after the
+// module is the scheduler.
+func (p *program) calledAsDaemon() bool {
+	name := strings.TrimSuffix(filepath.Base(p.args[0]), ".exe")
+	if name != daemonName {
+		return false
+	}
+	if filepath.Base(p.args[0]) == p.args[0] {
+		return true
+	}
+	info, err := os.Lstat(p.args[0])
+	return err == nil && info.Mode()&os.ModeSymlink != 0
+}
+
+// hostName is the machine's name, "localhost" where it has none.
+func hostName() string {
+	name, _ := os.Hostname()
+	return cmp.Or(name, "localhost")
+}

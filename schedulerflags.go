@@ -1,0 +1,239 @@
+package main
+
+import (
+	"crypto/tls"
+	"flag"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const schedulerIntro = `Usage: c4a-daemon-scheduler [flags]
+       c4a-daemon-scheduler call [flags] LIB_ID METHOD [KEY=VALUE… | JSON]
+
+Keeps a pool of c4a-daemon processes, one for each library, started on demand
+over an HTTP API. Without --server it is the server that they dial, and users'
+daemons too.
+
+  c4a-daemon-scheduler --workspace /var/lib/c4a
+  c4a-daemon-scheduler --server example.com --port 5110 --max-daemons 20
+  c4a-daemon-scheduler call demo vcs/clone url=https://example.com/r.git
+
+Exit: 0 stopped by a signal, 1 failed or stopped by a second signal, 2 wrong use.
+`
+
+const (
+	defaultSchedulerPort = 5110
+	defaultWorkspace     = "./data/daemon-workspace"
+	defaultMaxDaemons    = 20
+	defaultIdleTimeout   = 5 * time.Minute // the original's CLOUD_DAEMON_IDLE_TIMEOUT
+	defaultSpawnTimeout  = 15 * time.Second
+	defaultStopTimeout   = 2 * time.Second
+	defaultMinFreeDisk   = 5 // percent
+	unixPrefix           = "unix:"
+)
+
+// schedulerConfig is what a scheduler is started with, checked.
+type schedulerConfig struct {
+	server           *url.URL // nil: this program is the server
+	host             string   // or unix:/path
+	port             int      // 0: a free one
+	workspace        string
+	workspaceGiven   bool
+	maxDaemons       int
+	idleTimeout      time.Duration
+	spawnTimeout     time.Duration
+	stopTimeout      time.Duration
+	offlineThreshold time.Duration
+	allow            list
+	daemonBin        string // "" for this program itself
+	apiToken         secret
+	daemonToken      secret
+	serverToken      secret
+	allowHosts       list
+	certificate      *tls.Certificate
+	minFreeDisk      float64 // percent
+	logs             logFlags
+	log              *slog.Logger
+	healthcheck      bool
+	version          bool
+}
+
+// schedulerFlags registers the scheduler's flags. build checks their values
+// after the parse.
+func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerConfig, error)) {
+	c := &schedulerConfig{}
+	var server, apiTokenFile, daemonTokenFile, tokenFile, cert, key string
+	f.StringVar(&server, "server", "", "`ADDRESS` that the daemons dial (default: this program is the server)")
+	f.StringVar(&c.host, "host", "127.0.0.1", "`ADDRESS` to listen on, or unix:/path; beyond loopback only with an API token")
+	f.IntVar(&c.port, "port", defaultSchedulerPort, "`PORT` to listen on; 0 takes a free one")
+	f.StringVar(&c.workspace, "workspace", defaultWorkspace, "`DIR` for the daemons' work dirs")
+	f.IntVar(&c.maxDaemons, "max-daemons", defaultMaxDaemons, "`N` daemons at once")
+	f.DurationVar(&c.idleTimeout, "idle-timeout", defaultIdleTimeout, "`TIME` without use after which a daemon is ended")
+	f.DurationVar(&c.spawnTimeout, "spawn-timeout", defaultSpawnTimeout, "`TIME` for a daemon to get ready")
+	f.DurationVar(&c.stopTimeout, "stop-timeout", defaultStopTimeout, "`TIME` for a daemon to end before it is killed")
+	f.DurationVar(&c.offlineThreshold, "offline-threshold", defaultOfflineThreshold, "`TIME` of silence after which a daemon is offline")
+	f.Var(&c.allow, "allow", "`DIRS` that every daemon may read beside its own work dir, separated by commas")
+	f.StringVar(&c.daemonBin, "daemon-bin", "", "`PROGRAM` to run as the daemon (default: this program itself)")
+	f.StringVar(&apiTokenFile, "api-token-file", "", "`FILE` with the token that opens the HTTP API (or the variable C4A_API_TOKEN)")
+	f.StringVar(&daemonTokenFile, "daemon-token-file", "", "`FILE` with the token of users' daemons (or the variable C4A_DAEMON_TOKEN)")
+	f.StringVar(&tokenFile, "token-file", "", "`FILE` with the token for --server (or the variable C4A_TOKEN)")
+	f.Var(&c.allowHosts, "allow-host", "further `NAMES` that a request's Host may have, separated by commas")
+	f.StringVar(&cert, "tls-cert", "", "PEM `FILE` of the certificate to serve HTTPS with")
+	f.StringVar(&key, "tls-key", "", "PEM `FILE` of its key")
+	f.Float64Var(&c.minFreeDisk, "min-free-disk", defaultMinFreeDisk, "`PERCENT` of free disk below which /health is degraded")
+	c.logs.register(f)
+	return func(f *flagSet) (*schedulerConfig, error) {
+		f.Visit(func(fl *flag.Flag) { c.workspaceGiven = c.workspaceGiven || fl.Name == "workspace" })
+		c.workspaceGiven = c.workspaceGiven || p.getenv("C4A_WORKSPACE") != ""
+		var err error
+		if c.log, err = c.logs.logger(p); err != nil {
+			return nil, err
+		}
+		for _, t := range []struct {
+			to                   *secret
+			flag, file, variable string
+		}{
+			{&c.apiToken, "api-token-file", apiTokenFile, "C4A_API_TOKEN"},
+			{&c.daemonToken, "daemon-token-file", daemonTokenFile, "C4A_DAEMON_TOKEN"},
+			{&c.serverToken, "token-file", tokenFile, "C4A_TOKEN"},
+		} {
+			if *t.to, err = p.readSecret(t.flag, t.file, t.variable); err != nil {
+				return nil, err
+			}
+		}
+		if server != "" {
+			if c.server, err = parseServer(server); err != nil {
+				return nil, usage("invalid value for --server: %v", err)
+			}
+		}
+		if (cert == "") != (key == "") {
+			return nil, usage("--tls-cert and --tls-key go together")
+		}
+		if cert != "" {
+			pair, err := tls.LoadX509KeyPair(cert, key)
+			if err != nil {
+				return nil, usage("reading --tls-cert and --tls-key: %v", err)
+			}
+			c.certificate = &pair
+		}
+		return c, c.validate()
+	}
+}
+
+// schedulerConfig reads the scheduler's command line.
+func (p *program) schedulerConfig() (*schedulerConfig, error) {
+	f := p.newFlagSet(schedulerName, schedulerIntro)
+	build := p.schedulerFlags(f)
+	healthcheck := f.Bool("healthcheck", false, "ask a running scheduler for its health and exit 0 or 1")
+	version := f.Bool("version", false, "print the version and exit")
+	if err := f.parse(p.args[1:]); err != nil {
+		return nil, err
+	}
+	if *version {
+		return &schedulerConfig{version: true}, nil
+	}
+	if f.NArg() > 0 {
+		return nil, usage("unexpected argument %q: the only subcommand is call, and it comes first", f.Arg(0))
+	}
+	c, err := build(f)
+	if err != nil {
+		return nil, err
+	}
+	c.healthcheck = *healthcheck
+	if !c.healthcheck && !c.isLocal() && c.apiToken == "" {
+		return nil, usage("--host %s is open to other machines: give a token with --api-token-file or C4A_API_TOKEN", c.host)
+	}
+	return c, nil
+}
+
+// validate checks what the values mean.
+func (c *schedulerConfig) validate() error {
+	if c.port < 0 || c.port > 65535 {
+		return usage("invalid value %d for --port: must be 0 to 65535", c.port)
+	}
+	if c.maxDaemons < 1 || c.maxDaemons > 100_000 {
+		return usage("invalid value %d for --max-daemons: must be 1 to 100000", c.maxDaemons)
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"idle-timeout", c.idleTimeout}, {"spawn-timeout", c.spawnTimeout},
+		{"stop-timeout", c.stopTimeout}, {"offline-threshold", c.offlineThreshold},
+	} {
+		if d.value < 10*time.Millisecond || d.value > 365*24*time.Hour {
+			return usage("invalid value %v for --%s: must be 10ms to a year", d.value, d.name)
+		}
+	}
+	if !(c.minFreeDisk >= 0 && c.minFreeDisk <= 100) {
+		return usage("invalid value %v for --min-free-disk: must be 0 to 100 percent", c.minFreeDisk)
+	}
+	if c.workspace == "" {
+		return usage("invalid value for --workspace: must not be empty")
+	}
+	if path, ok := strings.CutPrefix(c.host, unixPrefix); ok {
+		if path == "" {
+			return usage("invalid value for --host: unix: needs a path")
+		}
+	} else if c.host == "" || strings.ContainsAny(c.host, "/ ") {
+		return usage("invalid value %q for --host: must be an address, a host name or unix:/path", c.host)
+	}
+	for i, dir := range c.allow {
+		// A child runs in its own directory.
+		var err error
+		if c.allow[i], err = filepath.Abs(dir); err != nil {
+			return usage("invalid value for --allow: %v", err)
+		}
+		if info, err := os.Stat(dir); err != nil {
+			return usage("invalid value for --allow: %v", err)
+		} else if !info.IsDir() {
+			return usage("invalid value for --allow: %s is not a directory", dir)
+		}
+	}
+	return nil
+}
+
+// isLocal tells whether only this machine can reach the listener.
+func (c *schedulerConfig) isLocal() bool {
+	if strings.HasPrefix(c.host, unixPrefix) || c.host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(c.host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// baseURL is where a client on this machine reaches the listener.
+func (c *schedulerConfig) baseURL() string {
+	scheme := "http"
+	if c.certificate != nil {
+		scheme = "https"
+	}
+	return scheme + "://" + net.JoinHostPort(c.dialHost(), strconv.Itoa(c.port))
+}
+
+// dialHost is the listener's address as this machine dials it.
+func (c *schedulerConfig) dialHost() string {
+	if ip, err := netip.ParseAddr(c.host); err == nil && ip.IsUnspecified() {
+		if ip.Is6() {
+			return "::1"
+		}
+		return "127.0.0.1"
+	}
+	return c.host
+}
+
+// childArgs are the flags that every child gets beside its own.
+func (c *schedulerConfig) childArgs() []string {
+	args := []string{"--log-level", c.logs.level, "--log-format", c.logs.format}
+	if len(c.allow) > 0 {
+		args = append(args, "--allow", c.allow.String())
+	}
+	return args
+}
