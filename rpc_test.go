@@ -1,0 +1,576 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// wire is a transport in memory: what is put in is read, what is sent is kept.
+type wire struct {
+	in   chan []byte
+	out  chan []byte
+	once sync.Once
+}
+
+func newWire() *wire { return &wire{in: make(chan []byte, 4096), out: make(chan []byte, 4096)} }
+
+func (w *wire) read() ([]byte, error) {
+	data, ok := <-w.in
+	if !ok {
+		return nil, io.EOF
+	}
+	return data, nil
+}
+
+func (w *wire) send(message []byte, sent func(error)) {
+	w.out <- message
+	if sent != nil {
+		sent(nil)
+	}
+}
+
+func (w *wire) close() { w.once.Do(func() { close(w.in) }) }
+
+// rpcBench is a peer whose requests a real dispatcher answers.
+type rpcBench struct {
+	*wire
+	t       *testing.T
+	peer    *peer
+	service *service
+	ended   chan struct{}
+}
+
+type echoParams struct {
+	Text  string `json:"text"`
+	Count int    `json:"count"`
+}
+
+// newRPCBench serves test/echo, test/wait (until it is cancelled or released),
+// test/panic, test/fail, test/big and what more is given.
+func newRPCBench(t *testing.T, release <-chan struct{}, more ...*method) *rpcBench {
+	t.Helper()
+	base, end := context.WithCancel(t.Context())
+	tasks := newFlights(base, taskKeep, maxTaskKept)
+	s := &service{methods: map[string]*method{}, tasks: tasks, maxConcurrent: 2, log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	s.activity = newActivity(tasks.running)
+	echo := newMethod("test/echo", "", func(_ context.Context, p echoParams) (echoParams, error) { return p, nil })
+	echo.inline = true
+	wait := newMethod("test/wait", "", func(ctx context.Context, p echoParams) (echoParams, error) {
+		select {
+		case <-release:
+			return p, nil
+		case <-ctx.Done():
+			return p, ctx.Err()
+		}
+	})
+	for _, m := range append(more, echo, wait,
+		newMethod("test/panic", "", func(context.Context, none) (none, error) { panic("secret detail") }),
+		newMethod("test/fail", "", func(context.Context, none) (none, error) {
+			return none{}, errors.New("an internal secret detail")
+		}),
+		newMethod("test/big", "", func(_ context.Context, p echoParams) (string, error) { return strings.Repeat("x", p.Count), nil }),
+	) {
+		s.methods[m.name] = m
+	}
+	b := &rpcBench{wire: newWire(), t: t, service: s, ended: make(chan struct{})}
+	b.peer = newPeer(b.wire, s.newDispatcher(), 1000, s.log)
+	go func() { // ends with the wire
+		defer close(b.ended)
+		_ = b.peer.run()
+	}()
+	t.Cleanup(func() {
+		b.close()
+		<-b.ended
+		end()
+		s.tasks.wait()
+		s.wait()
+	})
+	return b
+}
+
+func (b *rpcBench) put(format string, args ...any) { b.in <- fmt.Appendf(nil, format, args...) }
+
+func (b *rpcBench) get() string {
+	b.t.Helper()
+	select {
+	case data := <-b.out:
+		return string(data)
+	case <-time.After(10 * time.Second):
+		b.t.Fatal("no message was sent")
+		return ""
+	}
+}
+
+func TestMessages(t *testing.T) {
+	deep := strings.Repeat("[", 100_000)
+	var batch []string
+	for i := range maxBatch + 1 {
+		batch = append(batch, fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"test/echo"}`, i))
+	}
+	const (
+		nullID  = `{"jsonrpc":"2.0","id":null,"error":{"code":%d,"message":`
+		emptied = `"result":{"text":"","count":0}}`
+	)
+	for _, test := range []struct{ name, message, want string }{
+		{"request", `{"jsonrpc":"2.0","id":7,"method":"test/echo","params":{"text":"<é&>"}}`, `{"jsonrpc":"2.0","id":7,"result":{"text":"<é&>","count":0}}`},
+		{"no params", `{"jsonrpc":"2.0","id":7,"method":"test/echo"}`, `{"jsonrpc":"2.0","id":7,` + emptied},
+		{"unknown keys", `{"jsonrpc":"2.0","id":7,"x":1,"method":"test/echo","params":{"y":[]}}`, `{"jsonrpc":"2.0","id":7,` + emptied},
+		{"space around", " \r\n\t{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"test/echo\"} ", `{"jsonrpc":"2.0","id":7,` + emptied},
+		{"id string", `{"jsonrpc":"2.0","id":"a\u0041\"","method":"test/echo"}`, `{"jsonrpc":"2.0","id":"a\u0041\"",` + emptied},
+		{"id fraction", `{"jsonrpc":"2.0","id":1.50,"method":"test/echo"}`, `{"jsonrpc":"2.0","id":1.50,` + emptied},
+		{"id exponent", `{"jsonrpc":"2.0","id":1e3,"method":"test/echo"}`, `{"jsonrpc":"2.0","id":1e3,` + emptied},
+		{"id large", `{"jsonrpc":"2.0","id":18446744073709551616,"method":"test/echo"}`, `{"jsonrpc":"2.0","id":18446744073709551616,` + emptied},
+		{"id minus zero", `{"jsonrpc":"2.0","id":-0,"method":"test/echo"}`, `{"jsonrpc":"2.0","id":-0,` + emptied},
+		{"id null", `{"jsonrpc":"2.0","id":null,"method":"test/echo"}`, `{"jsonrpc":"2.0","id":null,` + emptied},
+		{"id true", `{"jsonrpc":"2.0","id":true,"method":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
+		{"id object", `{"jsonrpc":"2.0","id":{},"method":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
+		{"id array", `{"jsonrpc":"2.0","id":[1],"method":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
+		{"no version", `{"id":1,"method":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
+		{"version 1.0", `{"jsonrpc":"1.0","id":1,"method":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
+		{"version number", `{"jsonrpc":2.0,"id":1,"method":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
+		{"method number", `{"jsonrpc":"2.0","id":1,"method":1}`, fmt.Sprintf(nullID, -32600)},
+		{"method null", `{"jsonrpc":"2.0","id":1,"method":null}`, fmt.Sprintf(nullID, -32600)},
+		{"no method", `{"jsonrpc":"2.0","id":1}`, fmt.Sprintf(nullID, -32600)},
+		{"notification without a method", `{"jsonrpc":"2.0","params":{}}`, fmt.Sprintf(nullID, -32600)},
+		{"empty object", `{}`, fmt.Sprintf(nullID, -32600)},
+		{"unknown method", `{"jsonrpc":"2.0","id":1,"method":"no/such"}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"method not found: \"no/such\"`},
+		{"params array", `{"jsonrpc":"2.0","id":1,"method":"test/echo","params":[]}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32602,`},
+		{"params text", `{"jsonrpc":"2.0","id":1,"method":"test/echo","params":"x"}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32602,`},
+		{"param of a wrong type", `{"jsonrpc":"2.0","id":1,"method":"test/echo","params":{"count":"x"}}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid params: count: must be an integer, not string","data":{"param":"count"}}}`},
+		{"timeout of zero", `{"jsonrpc":"2.0","id":1,"method":"test/echo","params":{"timeout_ms":0}}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid params: timeout_ms: `},
+		{"task_id empty", `{"jsonrpc":"2.0","id":1,"method":"test/echo","params":{"task_id":""}}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid params: task_id: `},
+		{"task_id number", `{"jsonrpc":"2.0","id":1,"method":"test/echo","params":{"task_id":5}}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid params: task_id: `},
+		{"panic", `{"jsonrpc":"2.0","id":1,"method":"test/panic"}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"internal error: see the daemon's log"}}`},
+		{"internal error", `{"jsonrpc":"2.0","id":1,"method":"test/fail"}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"internal error: see the daemon's log"}}`},
+		{"result too large", `{"jsonrpc":"2.0","id":1,"method":"test/big","params":{"count":1000}}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32007,`},
+		{"not JSON", `{"jsonrpc":`, fmt.Sprintf(nullID, -32700)},
+		{"two values", `{} {}`, fmt.Sprintf(nullID, -32700)},
+		{"a word", `hello`, fmt.Sprintf(nullID, -32700)},
+		{"nothing", ``, fmt.Sprintf(nullID, -32700)},
+		{"a number", `12`, fmt.Sprintf(nullID, -32600)},
+		{"not UTF-8", "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"test/echo\",\"params\":{\"text\":\"\xff\"}}", fmt.Sprintf(nullID, -32700)},
+		{"too deep", deep, fmt.Sprintf(nullID, -32700)},
+		{"batch", `[{"jsonrpc":"2.0","id":1,"method":"test/echo"},{"jsonrpc":"2.0","method":"x/y"},7]`, `[{"jsonrpc":"2.0","id":1,` + emptied + `,{"jsonrpc":"2.0","id":null,"error":{"code":-32600`},
+		{"batch of rubbish", `[1,{}]`, `[{"jsonrpc":"2.0","id":null,"error":{"code":-32600`},
+		{"empty batch", `[]`, fmt.Sprintf(nullID, -32600)},
+		{"batch too long", "[" + strings.Join(batch, ",") + "]", fmt.Sprintf(nullID, -32600)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newRPCBench(t, nil)
+			b.put("%s", test.message)
+			if got := b.get(); !strings.HasPrefix(got, test.want) || !json.Valid([]byte(got)) {
+				t.Errorf("got  %.300s\nwant %.300s", got, test.want)
+			}
+			// The link stays, and nothing else was said.
+			b.put(`{"jsonrpc":"2.0","id":"after","method":"test/echo"}`)
+			if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":"after","result"`) {
+				t.Errorf("after it: %s", got)
+			}
+		})
+	}
+}
+
+func TestSilence(t *testing.T) {
+	for _, message := range []string{
+		`{"jsonrpc":"2.0","method":"test/echo"}`, // a notification has no answer, not even an error
+		`{"jsonrpc":"2.0","method":"no/such","params":[]}`,
+		`{"jsonrpc":"2.0","method":"$/whatever"}`,
+		`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":99}}`,
+		`{"jsonrpc":"2.0","method":"$/cancelRequest"}`,
+		`{"jsonrpc":"2.0","id":5,"result":{}}`, // an answer to nothing
+		`{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"x"}}`,
+		`[{"jsonrpc":"2.0","method":"a"},{"jsonrpc":"2.0","method":"b"}]`,
+	} {
+		b := newRPCBench(t, nil)
+		b.put("%s", message)
+		b.put(`{"jsonrpc":"2.0","id":1,"method":"test/echo"}`)
+		if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":1,"result"`) {
+			t.Errorf("%s was answered: %s", message, got)
+		}
+	}
+}
+
+func TestDuplicateID(t *testing.T) {
+	release := make(chan struct{})
+	b := newRPCBench(t, release)
+	b.put(`{"jsonrpc":"2.0","id":1,"method":"test/wait"}`)
+	b.put(`{"jsonrpc":"2.0","id":1,"method":"test/echo"}`)
+	if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,`) {
+		t.Error(got)
+	}
+	close(release)
+	if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":1,"result"`) {
+		t.Error(got)
+	}
+	b.put(`{"jsonrpc":"2.0","id":1,"method":"test/echo"}`) // free again
+	if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":1,"result"`) {
+		t.Error(got)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	b := newRPCBench(t, nil)
+	// Two take the places, the third waits; each is cancelled.
+	for id := range 3 {
+		b.put(`{"jsonrpc":"2.0","id":%d,"method":"test/wait"}`, id)
+	}
+	for _, id := range []int{2, 0, 1} {
+		b.put(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":%d}}`, id)
+		want := fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"error":{"code":-32800,"message":"the request was cancelled","data":{"code":"REQUEST_CANCELLED"}}}`, id)
+		if got := b.get(); got != want {
+			t.Errorf("got %s\nwant %s", got, want)
+		}
+	}
+	if active, _, _ := b.service.activity.state(); active != 0 {
+		t.Errorf("%d requests are active after all were cancelled", active)
+	}
+}
+
+func TestRequestTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newRPCBench(t, nil)
+		start := time.Now()
+		b.put(`{"jsonrpc":"2.0","id":1,"method":"test/wait","params":{"timeout_ms":300}}`)
+		if got := b.get(); !strings.Contains(got, `"code":-32006`) {
+			t.Error(got)
+		}
+		if took := time.Since(start); took != 300*time.Millisecond {
+			t.Errorf("after %v", took)
+		}
+		start = time.Now()
+		b.put(`{"jsonrpc":"2.0","id":1,"method":"test/wait"}`)
+		for got := b.getFor(2 * defaultMethodTimeout); !strings.Contains(got, `"code":-32006`); got = b.getFor(2 * defaultMethodTimeout) {
+			if !strings.Contains(got, "task/progress") {
+				t.Fatal(got)
+			}
+		}
+		if took := time.Since(start); took != defaultMethodTimeout {
+			t.Errorf("by default after %v", took)
+		}
+	})
+}
+
+func (b *rpcBench) getFor(most time.Duration) string {
+	b.t.Helper()
+	select {
+	case data := <-b.out:
+		return string(data)
+	case <-time.After(most):
+		b.t.Fatal("no message was sent")
+		return ""
+	}
+}
+
+func TestServerBusy(t *testing.T) {
+	release := make(chan struct{})
+	b := newRPCBench(t, release)
+	const all = 2 + maxQueue + 10
+	for id := range all {
+		b.put(`{"jsonrpc":"2.0","id":%d,"method":"test/wait"}`, id)
+	}
+	for range 10 { // the ten too many are refused at once
+		if got := b.get(); !strings.Contains(got, `"code":"SERVER_BUSY","retry_after_ms":1000`) {
+			t.Fatal(got)
+		}
+	}
+	b.put(`{"jsonrpc":"2.0","id":"quick","method":"test/echo"}`)
+	if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":"quick","result"`) {
+		t.Error("what needs no place must not wait: " + got)
+	}
+	close(release)
+	for range all - 10 {
+		if got := b.get(); !strings.Contains(got, `"result"`) {
+			t.Fatal(got)
+		}
+	}
+}
+
+func TestDraining(t *testing.T) {
+	release := make(chan struct{})
+	b := newRPCBench(t, release)
+	b.put(`{"jsonrpc":"2.0","id":1,"method":"test/wait"}`)
+	b.put(`{"jsonrpc":"2.0","id":2,"method":"test/echo"}`)
+	b.get() // both were taken
+	if b.service.activity.quiesce(0) {
+		t.Fatal("a busy daemon said that it is idle")
+	}
+	b.service.activity.drain()
+	b.put(`{"jsonrpc":"2.0","id":3,"method":"test/echo"}`)
+	if got := b.get(); !strings.Contains(got, `"code":-32011`) || !strings.Contains(got, `"DRAINING"`) {
+		t.Error(got)
+	}
+	close(release)
+	if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":1,"result"`) {
+		t.Error("the running request lost its answer: " + got)
+	}
+	b.service.activity.resume()
+	if !b.service.activity.quiesce(0) {
+		t.Error("an idle daemon said that it is busy")
+	}
+	b.service.activity.resume()
+	if b.service.activity.quiesce(time.Hour) {
+		t.Error("it was not idle for an hour")
+	}
+}
+
+// TestTasks: a task_id is run once, whoever asks how often, on whatever link.
+func TestTasks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		runs := 0
+		count := newMethod("test/count", "", func(ctx context.Context, p echoParams) (int, error) {
+			runs++
+			select {
+			case <-release:
+				return runs, nil
+			case <-ctx.Done():
+				return 0, ctx.Err()
+			}
+		})
+		b := newRPCBench(t, release, count)
+		ask := func(b *rpcBench, id int, text string) {
+			b.put(`{"jsonrpc":"2.0","id":%d,"method":"test/count","params":{"task_id":"T","text":%q}}`, id, text)
+			synctest.Wait()
+		}
+		ask(b, 1, "x")
+		ask(b, 2, "y")
+		if got := b.get(); !strings.Contains(got, `"id":2,"error"`) || !strings.Contains(got, `"CONFLICT"`) {
+			t.Error("other params under the same task_id: " + got)
+		}
+		// The link is lost; the task goes on and a new link joins it.
+		b.close()
+		<-b.ended
+		second := &rpcBench{wire: newWire(), t: t, service: b.service, ended: make(chan struct{})}
+		second.peer = newPeer(second.wire, b.service.newDispatcher(), 1000, b.service.log)
+		go func() { defer close(second.ended); _ = second.peer.run() }()
+		defer func() { second.close(); <-second.ended }()
+		ask(second, 1, "x")
+		ask(second, 2, "x")
+		close(release)
+		for range 2 {
+			if got := second.get(); !strings.Contains(got, `"result":1}`) {
+				t.Error(got)
+			}
+		}
+		// Answered from memory for a minute, then run anew.
+		time.Sleep(taskKeep - time.Millisecond)
+		ask(second, 3, "x")
+		if got := second.get(); !strings.Contains(got, `"id":3,"result":1}`) {
+			t.Error(got)
+		}
+		time.Sleep(time.Millisecond)
+		ask(second, 4, "x")
+		if got := second.get(); !strings.Contains(got, `"id":4,"result":2}`) {
+			t.Error(got)
+		}
+	})
+}
+
+// TestTaskCancelledByLastAsker: a task that others wait for goes on.
+func TestTaskCancelledByLastAsker(t *testing.T) {
+	b := newRPCBench(t, nil)
+	b.service.maxConcurrent = 10
+	for id := range 2 {
+		b.put(`{"jsonrpc":"2.0","id":%d,"method":"test/wait","params":{"task_id":"T"}}`, id)
+	}
+	b.put(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":0}}`)
+	if got := b.get(); !strings.Contains(got, `"id":0,"error":{"code":-32800`) {
+		t.Fatal(got)
+	}
+	if n := b.service.tasks.running(); n != 1 {
+		t.Fatalf("%d tasks run, the other asker's was stopped", n)
+	}
+	b.put(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}`)
+	if got := b.get(); !strings.Contains(got, `"id":1,"error":{"code":-32800`) {
+		t.Fatal(got)
+	}
+	if n := b.service.tasks.running(); n != 0 {
+		t.Errorf("%d tasks run after the answer", n)
+	}
+}
+
+// TestLostLinkCancels: what belongs to the link ends with it.
+func TestLostLinkCancels(t *testing.T) {
+	b := newRPCBench(t, nil)
+	b.put(`{"jsonrpc":"2.0","id":1,"method":"test/wait"}`)
+	b.put(`{"jsonrpc":"2.0","id":2,"method":"test/echo"}`)
+	b.get()
+	b.close()
+	<-b.ended
+	b.service.wait() // returns only when the request has ended
+	if len(b.out) != 0 {
+		t.Errorf("something was said into a lost link: %s", <-b.out)
+	}
+}
+
+func TestProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type step struct {
+			after   time.Duration
+			percent int
+		}
+		steps := make(chan step)
+		work := func(ctx context.Context, _ none) (none, error) {
+			for s := range steps {
+				time.Sleep(s.after)
+				reportProgress(ctx, progress{Phase: "p", Percent: s.percent})
+			}
+			return none{}, nil
+		}
+		clones := newMethod("test/clone", "", work)
+		clones.clones = true
+		b := newRPCBench(t, nil, clones, newMethod("test/work", "", work))
+		type seen struct {
+			at time.Duration
+			taskProgress
+		}
+		watch := func(method, id string) (all []seen) {
+			start := time.Now()
+			b.put(`{"jsonrpc":"2.0","id":%s,"method":"%s"}`, id, method)
+			for {
+				var m struct {
+					Params taskProgress    `json:"params"`
+					Result json.RawMessage `json:"result"`
+				}
+				if err := json.Unmarshal([]byte(b.getFor(time.Hour)), &m); err != nil {
+					t.Fatal(err)
+				}
+				if m.Result != nil {
+					return all
+				}
+				all = append(all, seen{time.Since(start), m.Params})
+			}
+		}
+		feed := func(all ...step) {
+			for _, s := range all {
+				steps <- s
+			}
+		}
+		// A clone tells from the start, at most 4 a second, never backwards, and 100
+		// before its answer.
+		go func() {
+			for i := range 100 {
+				feed(step{10 * time.Millisecond, i})
+			}
+			feed(step{0, 10}, step{40 * time.Second, 99})
+			close(steps)
+		}()
+		all := watch("test/clone", `"abc"`)
+		if all[0].at != 0 || all[0].Percent != 0 || all[0].Phase != "connecting" || all[0].TaskID != "abc" || all[0].Method != "test/clone" {
+			t.Errorf("first %+v", all[0])
+		}
+		if last := all[len(all)-1]; last.Percent != 100 {
+			t.Errorf("last %+v", last)
+		}
+		for i := 1; i < len(all); i++ {
+			pause := all[i].at - all[i-1].at
+			if all[i].Percent < all[i-1].Percent {
+				t.Errorf("fell from %d to %d", all[i-1].Percent, all[i].Percent)
+			}
+			if last := i == len(all)-1; (pause < progressPause && !last) || pause > progressBeat {
+				t.Errorf("pause of %v before number %d", pause, i)
+			}
+		}
+		// Another method tells only once it has run for a second.
+		steps = make(chan step)
+		go func() { feed(step{900 * time.Millisecond, 50}); close(steps) }()
+		if all := watch("test/work", "1"); len(all) != 0 {
+			t.Errorf("a short request told %+v", all)
+		}
+		steps = make(chan step)
+		go func() { feed(step{100 * time.Millisecond, 50}, step{2 * time.Second, 60}); close(steps) }()
+		all = watch("test/work", "1.5")
+		if len(all) < 2 || all[0].at != progressAfter || all[0].Percent != 50 || all[0].TaskID != "1.5" {
+			t.Errorf("a long request told %+v", all)
+		}
+	})
+}
+
+func TestCall(t *testing.T) {
+	a := newWire()
+	p := newPeer(a, nil, 1000, slog.New(slog.DiscardHandler))
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = p.run() }()
+	reply := func(want, answer string) {
+		if got := string(<-a.out); got != want {
+			t.Errorf("sent %s, want %s", got, want)
+		}
+		if answer != "" {
+			a.in <- []byte(answer)
+		}
+	}
+	go reply(`{"jsonrpc":"2.0","id":1,"method":"m","params":{"a":1}}`, `{"jsonrpc":"2.0","id":1,"result":{"b":2}}`)
+	if got, err := p.call(t.Context(), "m", map[string]int{"a": 1}); err != nil || string(got) != `{"b":2}` {
+		t.Error(string(got), err)
+	}
+	go reply(`{"jsonrpc":"2.0","id":2,"method":"m","params":{}}`, `{"jsonrpc":"2.0","id":2,"error":{"code":-32001,"message":"no","data":{"code":"SOURCE_ACCESS_DENIED"}}}`)
+	_, err := p.call(t.Context(), "m", none{})
+	if e, ok := errors.AsType[*rpcError](err); !ok || e.Code != -32001 || e.name() != codeAccessDenied {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("had enough")
+	go func() {
+		reply(`{"jsonrpc":"2.0","id":3,"method":"m","params":{}}`, "")
+		cancel(why)
+		reply(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":3}}`, "")
+		reply(`{"jsonrpc":"2.0","id":4,"method":"m","params":{}}`, "")
+		a.close()
+	}()
+	if _, err := p.call(ctx, "m", none{}); !errors.Is(err, why) {
+		t.Error(err)
+	}
+	if _, err := p.call(t.Context(), "m", none{}); !errors.Is(err, errLinkLost) {
+		t.Error(err)
+	}
+	if _, err := p.call(t.Context(), "m", none{}); !errors.Is(err, errLinkLost) {
+		t.Error("after the end:", err)
+	}
+	if _, err := p.call(t.Context(), "m", strings.Repeat("x", 1000)); err == nil {
+		t.Error("a request over the limit was sent")
+	}
+	<-ended
+}
+
+// FuzzReceive: whatever comes, what is said is JSON-RPC, and every id gets at
+// most one answer.
+func FuzzReceive(f *testing.F) {
+	for _, seed := range []string{
+		`{"jsonrpc":"2.0","id":1,"method":"test/echo","params":{"text":"x"}}`, `[{"jsonrpc":"2.0","id":1,"method":"test/echo"},1]`,
+		`[]`, `{}`, `{"id":{}}`, `nul`, "\xff", `{"jsonrpc":"2.0","id":1e999,"method":"\ud800"}`, `{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	echo := newMethod("test/echo", "", func(_ context.Context, p echoParams) (echoParams, error) { return p, nil })
+	echo.inline = true
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s := &service{methods: map[string]*method{echo.name: echo}, maxConcurrent: 1, log: slog.New(slog.DiscardHandler)}
+		s.activity = newActivity(func() int { return 0 })
+		w := newWire()
+		p := newPeer(w, s.newDispatcher(), 1<<20, s.log)
+		p.receive(data)
+		if len(w.out) > 1 {
+			t.Fatalf("%d messages for one", len(w.out))
+		}
+		if len(w.out) == 1 {
+			answer := <-w.out
+			var one envelope
+			var many []envelope
+			if json.Unmarshal(answer, &one) != nil && json.Unmarshal(answer, &many) != nil {
+				t.Fatalf("not an answer: %s", answer)
+			}
+		}
+		if active, _, _ := s.activity.state(); active != 0 {
+			t.Fatal("a request was not ended")
+		}
+	})
+}
