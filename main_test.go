@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"runtime/pprof"
 	"strings"
 	"testing"
@@ -36,10 +35,8 @@ func leftovers(descriptors int) string {
 	var left string
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // nothing tells of a goroutine's end
 		left = ""
-		if n := runtime.NumGoroutine(); n > 1 {
-			var stacks strings.Builder
-			_ = pprof.Lookup("goroutine").WriteTo(&stacks, 2)
-			left += fmt.Sprintf("%d goroutines beside this one:\n%s\n", n-1, stacks.String())
+		if stacks := otherGoroutines(); len(stacks) > 0 {
+			left += fmt.Sprintf("%d goroutines:\n%s\n", len(stacks), strings.Join(stacks, "\n\n"))
 		}
 		if children := childProcesses(); len(children) > 0 {
 			left += fmt.Sprintf("processes: %s\n", strings.Join(children, ", "))
@@ -52,6 +49,20 @@ func leftovers(descriptors int) string {
 		}
 	}
 	return left
+}
+
+// otherGoroutines is the stacks of all goroutines but this one and the one that
+// os/signal keeps for ever.
+func otherGoroutines() []string {
+	var text strings.Builder
+	_ = pprof.Lookup("goroutine").WriteTo(&text, 2) // a Builder takes all
+	var others []string
+	for stack := range strings.SplitSeq(strings.TrimSpace(text.String()), "\n\n") {
+		if !strings.Contains(stack, ".otherGoroutines(") && !strings.Contains(stack, "os/signal.loop") {
+			others = append(others, stack)
+		}
+	}
+	return others
 }
 
 // openDescriptors counts this process's descriptors, but those of the
