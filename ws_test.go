@@ -1,0 +1,399 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// pipeNet is a network in memory, for tests on fake time: a listener whose
+// connections are net.Pipes.
+type pipeNet struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+	wrap  func(net.Conn) net.Conn // of the dialling side, unless nil
+}
+
+func newPipeNet() *pipeNet { return &pipeNet{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+func (p *pipeNet) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipeNet) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
+func (p *pipeNet) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
+
+// client dials the listener whatever the address.
+func (p *pipeNet) client() *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		pipe, there := net.Pipe()
+		here := newBuffered(pipe)
+		select {
+		case p.conns <- there:
+		case <-p.done:
+			return nil, net.ErrClosed
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if p.wrap != nil {
+			return p.wrap(here), nil
+		}
+		return here, nil
+	}}}
+}
+
+// buffered is a connection that takes some writes before they are read, as a
+// socket does: two ends that answer each other's pings at once would wait for
+// each other for ever.
+type buffered struct {
+	net.Conn
+	writes chan []byte
+	done   chan struct{}
+	once   sync.Once
+}
+
+func newBuffered(c net.Conn) *buffered {
+	b := &buffered{Conn: c, writes: make(chan []byte, 16), done: make(chan struct{})}
+	go func() { // ends with the connection
+		for {
+			select {
+			case p := <-b.writes:
+				if _, err := c.Write(p); err != nil {
+					return
+				}
+			case <-b.done:
+				return
+			}
+		}
+	}()
+	return b
+}
+
+func (b *buffered) Write(p []byte) (int, error) {
+	select {
+	case <-b.done:
+		return 0, net.ErrClosed
+	default:
+	}
+	select {
+	case b.writes <- append([]byte(nil), p...):
+		return len(p), nil
+	case <-b.done:
+		return 0, net.ErrClosed
+	}
+}
+
+func (b *buffered) Close() error {
+	b.once.Do(func() { close(b.done) })
+	return b.Conn.Close()
+}
+
+// linkPair is two ends of one WebSocket connection in memory.
+func linkPair(t *testing.T, wrap func(net.Conn) net.Conn, times linkTimes) (client, server *link) {
+	t.Helper()
+	network := newPipeNet()
+	network.wrap = wrap
+	got := make(chan *link, 1)
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hooks := &linkHooks{}
+		conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		got <- newLink(conn, hooks, 1<<20, times, log)
+	})}
+	served := make(chan struct{})
+	go func() { defer close(served); _ = s.Serve(network) }()
+	hooks := &linkHooks{}
+	httpClient := network.client()
+	conn, _, err := websocket.Dial(t.Context(), "ws://pipe/", &websocket.DialOptions{HTTPClient: httpClient, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, server = newLink(conn, hooks, 1<<20, times, log), <-got
+	t.Cleanup(func() {
+		_, _ = client.fail(errors.New("the test is over")), server.fail(errors.New("the test is over"))
+		client.wg.Wait()
+		server.wg.Wait()
+		_ = s.Close()
+		<-served
+	})
+	return client, server
+}
+
+// drain reads a link to its end and tells how that came, and when.
+func drain(l *link) (messages chan []byte, ended chan error) {
+	messages, ended = make(chan []byte, 100), make(chan error, 1)
+	go func() {
+		for {
+			m, err := l.read()
+			if err != nil {
+				ended <- err
+				return
+			}
+			messages <- m
+		}
+	}()
+	return messages, ended
+}
+
+func TestLinkCarriesMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := linkPair(t, nil, defaultLinkTimes())
+		for _, ends := range [][2]*link{{client, server}, {server, client}} {
+			messages, ended := drain(ends[1])
+			for _, n := range []int{0, 1, maxFrame - 1, maxFrame, maxFrame + 1, 3*maxFrame + 5, 1 << 20} {
+				want := strings.Repeat("x", n)
+				written := make(chan error, 1)
+				ends[0].send([]byte(want), func(err error) { written <- err })
+				if got := <-messages; string(got) != want {
+					t.Errorf("%d bytes came as %d", n, len(got))
+				}
+				if err := <-written; err != nil {
+					t.Error(err)
+				}
+			}
+			select {
+			case err := <-ended:
+				t.Fatal(err)
+			default:
+			}
+		}
+	})
+}
+
+// gate is a connection that can stop to let bytes through: a peer that is gone
+// without a word.
+type gate struct {
+	net.Conn
+	shut atomic.Bool
+}
+
+func (g *gate) Read(p []byte) (int, error) {
+	for {
+		n, err := g.Conn.Read(p)
+		if !g.shut.Load() || err != nil {
+			return n, err
+		}
+	}
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	if g.shut.Load() {
+		return len(p), nil
+	}
+	return g.Conn.Write(p)
+}
+
+// TestPacketsDroppedBothWays: both ends know within 30 s.
+func TestPacketsDroppedBothWays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var wall *gate
+		client, server := linkPair(t, func(c net.Conn) net.Conn { wall = &gate{Conn: c}; return wall }, defaultLinkTimes())
+		_, clientEnded := drain(client)
+		_, serverEnded := drain(server)
+		time.Sleep(5 * time.Minute) // an idle link lives by its pings
+		synctest.Wait()
+		select {
+		case err := <-clientEnded:
+			t.Fatal("an idle link was given up:", err)
+		case err := <-serverEnded:
+			t.Fatal("an idle link was given up:", err)
+		default:
+		}
+		wall.shut.Store(true)
+		start := time.Now()
+		for _, ended := range []chan error{clientEnded, serverEnded} {
+			if err := <-ended; !errors.Is(err, errPingTimeout) && !errors.Is(err, io.EOF) {
+				t.Error(err)
+			}
+			if took := time.Since(start); took > 30*time.Second {
+				t.Errorf("noticed after %v", took)
+			}
+		}
+	})
+}
+
+// TestPeerThatTakesNothing: the link is given up when a frame is not taken in
+// 10 s, and what waits is told.
+func TestPeerThatTakesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := linkPair(t, nil, defaultLinkTimes())
+		_, ended := drain(client)
+		start := time.Now()
+		lost := make(chan error, 2)
+		client.send(make([]byte, 1<<20), func(err error) { lost <- err }) // nobody reads
+		synctest.Wait() // it is being written; else the short one goes first
+		client.send([]byte("{}"), func(err error) { lost <- err })
+		for range 2 {
+			if err := <-lost; !errors.Is(err, errWriteTimeout) {
+				t.Error(err)
+			}
+		}
+		if err := <-ended; !errors.Is(err, errWriteTimeout) {
+			t.Error(err)
+		}
+		if took := time.Since(start); took != 10*time.Second {
+			t.Errorf("after %v", took)
+		}
+		after := make(chan error, 1)
+		client.send([]byte("{}"), func(err error) { after <- err })
+		if err := <-after; !errors.Is(err, errWriteTimeout) {
+			t.Error("a message to a dead link:", err)
+		}
+	})
+}
+
+// slowly is a connection that writes 64 KiB/s.
+type slowly struct{ net.Conn }
+
+func (s slowly) Write(p []byte) (n int, err error) {
+	for len(p) > 0 {
+		part := min(len(p), 4<<10)
+		time.Sleep(time.Second / 16)
+		m, err := s.Conn.Write(p[:part])
+		n += m
+		if err != nil {
+			return n, err
+		}
+		p = p[part:]
+	}
+	return n, nil
+}
+
+// TestSlowLink: a long message over a slow link keeps the link alive; a short
+// one waits for it alone, not for the long ones behind.
+func TestSlowLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := linkPair(t, func(c net.Conn) net.Conn { return slowly{c} }, defaultLinkTimes())
+		_, clientEnded := drain(client)
+		messages, serverEnded := drain(server)
+		for range 4 {
+			client.send(make([]byte, 1<<20), nil) // 16 s each
+		}
+		synctest.Wait()
+		client.send([]byte("{}"), nil)
+		for i, want := range []int{1 << 20, 2, 1 << 20, 1 << 20, 1 << 20} {
+			select {
+			case m := <-messages:
+				if len(m) != want {
+					t.Errorf("message %d has %d bytes, want %d", i, len(m), want)
+				}
+			case err := <-clientEnded:
+				t.Fatal(err)
+			case err := <-serverEnded:
+				t.Fatal(err)
+			}
+			if quiet := server.silence(); quiet > time.Second {
+				t.Errorf("pieces came and the silence is %v", quiet)
+			}
+		}
+	})
+}
+
+// TestCrowdedLinkStopsReading: a peer that asks and takes no answers is not
+// read any more, until it does.
+func TestCrowdedLinkStopsReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := linkPair(t, nil, defaultLinkTimes())
+		for range maxUnsent {
+			server.send([]byte("{}"), nil)
+		}
+		server.send([]byte("{}"), nil)
+		messages, _ := drain(server)
+		go client.send([]byte(`{"a":1}`), nil)
+		time.Sleep(time.Second)
+		if len(messages) != 0 {
+			t.Error("a crowded link was read")
+		}
+		answers, _ := drain(client)
+		for range maxUnsent + 1 {
+			<-answers
+		}
+		<-messages
+	})
+}
+
+func TestBinaryMessageClosesWith1003(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := linkPair(t, nil, defaultLinkTimes())
+		_, serverEnded := drain(server)
+		_, clientEnded := drain(client)
+		if err := client.conn.Write(t.Context(), websocket.MessageBinary, []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-clientEnded; websocket.CloseStatus(err) != websocket.StatusUnsupportedData {
+			t.Error(err)
+		}
+		if err := <-serverEnded; !errors.Is(err, errBinary) {
+			t.Error(err)
+		}
+	})
+}
+
+func TestOversizedMessageClosesWith1009(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := linkPair(t, nil, defaultLinkTimes())
+		_, serverEnded := drain(server)
+		_, clientEnded := drain(client)
+		client.send(make([]byte, 1<<20+1), nil)
+		if err := <-serverEnded; !errors.Is(err, websocket.ErrMessageTooBig) {
+			t.Error(err)
+		}
+		if err := <-clientEnded; websocket.CloseStatus(err) != websocket.StatusMessageTooBig {
+			t.Error(err)
+		}
+	})
+}
+
+// TestWallClockJump: after a sleep the other side is asked at once.
+func TestWallClockJump(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var offset atomic.Int64
+		times := defaultLinkTimes()
+		times.ping = time.Hour // so that no ping is due for another reason
+		times.wall = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+		var wall *gate
+		client, server := linkPair(t, func(c net.Conn) net.Conn { wall = &gate{Conn: c}; return wall }, times)
+		_, ended := drain(client)
+		_, serverEnded := drain(server)
+		time.Sleep(time.Minute)
+		offset.Store(int64(wallJump / 2)) // an adjustment is no sleep
+		time.Sleep(time.Minute)
+		wall.shut.Store(true)
+		time.Sleep(time.Minute)
+		select {
+		case err := <-ended:
+			t.Fatal(err)
+		default:
+		}
+		offset.Store(int64(-time.Hour))
+		start := time.Now()
+		if err := <-ended; !errors.Is(err, errPingTimeout) {
+			t.Error(err)
+		}
+		if took := time.Since(start); took > wallCheck+times.pong {
+			t.Errorf("noticed after %v", took)
+		}
+		<-serverEnded
+	})
+}
