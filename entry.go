@@ -113,6 +113,12 @@ func (p *pool) run(e *entry) {
 
 // launch makes the work dir and starts the child in it.
 func (p *pool) launch(e *entry) (child, error) {
+	p.mu.Lock()
+	unwanted := e.status == statusStopping
+	p.mu.Unlock()
+	if unwanted {
+		return nil, errUnwanted
+	}
 	if err := p.makeWorkDir(e.libID); err != nil {
 		return nil, err
 	}
@@ -134,8 +140,9 @@ func (p *pool) supervise(e *entry, c child) {
 	defer spawnLimit.Stop()
 	chores := time.NewTicker(housekeeping)
 	defer chores.Stop()
-	events, hurry := c.events(), (<-chan struct{})(p.hurry)
+	events := c.events()
 	var grace, answer <-chan time.Time
+	var hurry <-chan struct{}
 	stopping := false
 	for {
 		p.mu.Lock()
@@ -149,7 +156,7 @@ func (p *pool) supervise(e *entry, c child) {
 		case stop && !stopping:
 			stopping = true
 			c.terminate()
-			grace = time.After(p.stopTimeout)
+			grace, hurry = time.After(p.stopTimeout), p.hurry
 		case ask && !stop:
 			answer = time.After(probeLimit)
 			p.say(e, c, controlOp{Op: opQuiesce, IdleMS: question.idle.Milliseconds()})
@@ -324,5 +331,5 @@ func (p *pool) finish(e *entry, how string) {
 	close(e.gone)
 }
 
-// errRemoved is a directory that is not there.
-var errRemoved = errors.New("there is no such directory")
+// errUnwanted ends an entry that was told to stop before it had a child.
+var errUnwanted = errors.New("stopped before it was started")

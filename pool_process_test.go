@@ -116,7 +116,7 @@ func TestPoolStartsStopsAndDeletes(t *testing.T) {
 	p := testPool(t, `read -r token; echo "token=$token argv=$0 $*"; env >env; echo "$token" >token
 `+strings.TrimPrefix(scriptGood, "read -r token"), func(c *poolConfig) {
 		c.childArgs = []string{"--log-level", "debug"}
-		c.environ = append(os.Environ(), "c4a_other=1")
+		c.environ = append(os.Environ(), "c4a_other=1", "NOTIFY_SOCKET=/run/x")
 	})
 	view := mustEnsure(t, p, "lib_1")
 	dir := filepath.Join(p.workspace, "lib_1")
@@ -135,7 +135,7 @@ func TestPoolStartsStopsAndDeletes(t *testing.T) {
 		t.Errorf("the child's token: %q, %v", text, err)
 	}
 	env, err := os.ReadFile(filepath.Join(dir, "env"))
-	if err != nil || strings.Contains(strings.ToUpper(string(env)), "C4A_") {
+	if err != nil || strings.Contains(strings.ToUpper(string(env)), "C4A_") || strings.Contains(string(env), "NOTIFY_SOCKET") {
 		t.Errorf("the child inherits our variables: %s, %v", env, err)
 	}
 	if again, started, err := p.ensure(t.Context(), "lib_1"); err != nil || started || again.PID != view.PID {

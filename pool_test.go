@@ -289,6 +289,23 @@ func TestPoolEnsureDuringStop(t *testing.T) {
 	})
 }
 
+func TestPoolEnsureDuringAStopThatLasts(t *testing.T) {
+	w := &fakeWorld{stopAfter: -1}
+	inBubble(t, w, func(c *poolConfig) { c.stopTimeout = time.Hour }, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "x")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := p.stopAll(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("stopAll: %v", err)
+		}
+		begin := time.Now()
+		if _, _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeSpawnTimeout || time.Since(begin) != p.spawnTimeout {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+		p.killNow()
+	})
+}
+
 func TestPoolIdleSweepSparesTheBusy(t *testing.T) {
 	w := &fakeWorld{}
 	inBubble(t, w, nil, func(t *testing.T, p *pool) {
