@@ -24,6 +24,12 @@ func (p *pool) ensure(ctx context.Context, libID string) (view poolEntry, starte
 	if err := checkLibID(libID); err != nil {
 		return poolEntry{}, false, err
 	}
+	p.mu.Lock()
+	if e := p.entries[libID]; e != nil && e.status == statusReady && !p.closed { // nearly always
+		defer p.mu.Unlock()
+		return p.useLocked(e), false, nil
+	}
+	p.mu.Unlock()
 	var mine *entry // the one that this call started
 	asked := map[*entry]bool{}
 	begin := time.Now()
@@ -41,11 +47,7 @@ func (p *pool) ensure(ctx context.Context, libID string) (view poolEntry, starte
 			p.mu.Unlock()
 			return poolEntry{}, false, errShuttingDown()
 		case e != nil && e.status == statusReady:
-			e.lastUsed = time.Now()
-			if e.probe != nil {
-				e.probe.wanted = true
-			}
-			view = p.viewLocked(e)
+			view = p.useLocked(e)
 			p.mu.Unlock()
 			return view, e == mine, nil
 		case e != nil && e.status == statusStarting:
@@ -69,6 +71,16 @@ func (p *pool) ensure(ctx context.Context, libID string) (view poolEntry, starte
 			}
 		}
 	}
+}
+
+// useLocked counts an ensure as a use, which also keeps a child that is just
+// being asked whether it can go.
+func (p *pool) useLocked(e *entry) poolEntry {
+	e.lastUsed = time.Now()
+	if e.probe != nil {
+		e.probe.wanted = true
+	}
+	return p.viewLocked(e)
 }
 
 // awaitReady waits until e is ready, or returns why it never will be.
