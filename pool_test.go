@@ -405,6 +405,12 @@ func TestPoolLeastRecentlyUsedGoesFirst(t *testing.T) {
 		if w.daemon("b") != nil || w.daemon("a") == nil || w.daemon("c") == nil {
 			t.Error("not b, the least recently used, went")
 		}
+		time.Sleep(time.Second)
+		mustEnsure(t, p, "c") // an ensure is a use as well
+		mustEnsure(t, p, "e")
+		if w.daemon("a") != nil || w.daemon("c") == nil {
+			t.Error("not a went, though c was asked for since")
+		}
 	})
 }
 
