@@ -185,7 +185,7 @@ func (p *pool) supervise(e *entry, c child) {
 		case <-answer:
 			answer = nil
 			p.mu.Lock()
-			if e.probe != nil {
+			if e.probe != nil && e.probe.sent {
 				p.log.Warn("a daemon does not answer", "lib_id", e.libID, "limit", probeLimit)
 				p.endProbeLocked(e, false)
 			}
@@ -228,7 +228,9 @@ func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
 		e.active = event.Active
 		used := now
 		if event.Active == 0 {
-			used = now.Add(-min(time.Duration(event.IdleMS)*time.Millisecond, now.Sub(e.started)))
+			// Bounded before it is a Duration, which a large number would overflow.
+			idle := min(event.IdleMS, now.Sub(e.started).Milliseconds())
+			used = now.Add(-time.Duration(idle) * time.Millisecond)
 		}
 		if used.After(e.lastUsed) {
 			e.lastUsed = used

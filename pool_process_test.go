@@ -96,6 +96,8 @@ func alive(t *testing.T, pid int) bool {
 	return err == nil && !strings.HasPrefix(strings.TrimSpace(string(out)), "Z")
 }
 
+// awaitThat looks again and again: other processes tell nobody when they
+// change.
 func awaitThat(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(eventually); !condition(); time.Sleep(5 * time.Millisecond) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -410,6 +411,18 @@ func TestPoolLeastRecentlyUsedGoesFirst(t *testing.T) {
 		mustEnsure(t, p, "e")
 		if w.daemon("a") != nil || w.daemon("c") == nil {
 			t.Error("not a went, though c was asked for since")
+		}
+	})
+}
+
+func TestPoolDaemonWithAnAbsurdIdleTime(t *testing.T) {
+	w := &fakeWorld{}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "x")
+		w.daemon("x").tell(controlEvent{Event: eventStatus, IdleMS: math.MaxInt64 / 3})
+		synctest.Wait()
+		if view, _ := p.get("x"); view.LastUsedAt.After(time.Now()) {
+			t.Errorf("last used in the future: %v", view.LastUsedAt)
 		}
 	})
 }
