@@ -112,7 +112,7 @@ func (p *pool) admitLocked(ctx context.Context, libID string, begin time.Time, a
 	switch {
 	case server == "":
 		return nil, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "no server to dial is known yet"}
-	case delay > p.spawnTimeout-now.Sub(begin):
+	case delay > 0 && delay >= p.spawnTimeout-now.Sub(begin):
 		return nil, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, retryAfter: delay,
 			message: fmt.Sprintf("the daemon for %s died %d times in a row and is started again in %v: %s", libID, past.inRow, delay.Round(time.Second), past.lastError)}
 	case delay > 0:

@@ -401,7 +401,7 @@ func TestPoolLeastRecentlyUsedGoesFirst(t *testing.T) {
 		w.daemon("a").request() // a use that never passes the pool
 		time.Sleep(time.Second)
 		w.daemon("a").finish()
-		synctest.Wait()
+		time.Sleep(time.Second)
 		mustEnsure(t, p, "d")
 		if w.daemon("b") != nil || w.daemon("a") == nil || w.daemon("c") == nil {
 			t.Error("not b, the least recently used, went")
@@ -499,7 +499,7 @@ func TestPoolCrashLoop(t *testing.T) {
 
 func TestPoolBackoffLongerThanTheSpawnTimeout(t *testing.T) {
 	w := &fakeWorld{crash: true}
-	inBubble(t, w, func(c *poolConfig) { c.spawnTimeout = time.Second }, func(t *testing.T, p *pool) {
+	inBubble(t, w, func(c *poolConfig) { c.spawnTimeout = 1500 * time.Millisecond }, func(t *testing.T, p *pool) {
 		var last *poolError
 		for range 4 {
 			_, _, err := p.ensure(t.Context(), "x")
