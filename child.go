@@ -262,11 +262,18 @@ func indented(lines string) string {
 
 // childEnv is env without any variable of ours, but for the one that tells the
 // child who is at its standard input: a child is told the rest by its flags,
-// and no token of the scheduler's is inherited.
+// and no token of the scheduler's is inherited. What systemd tells the
+// scheduler (sd_notify(3), sd_listen_fds(3)) is not meant for a child either:
+// it would report its own end as the scheduler's.
 func childEnv(env []string) []string {
 	var kept []string
 	for _, pair := range env {
-		if !strings.HasPrefix(strings.ToUpper(pair), "C4A_") {
+		name, _, _ := strings.Cut(strings.ToUpper(pair), "=")
+		switch name {
+		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES":
+			continue
+		}
+		if !strings.HasPrefix(name, "C4A_") {
 			kept = append(kept, pair)
 		}
 	}

@@ -113,6 +113,12 @@ func (p *pool) run(e *entry) {
 
 // launch makes the work dir and starts the child in it.
 func (p *pool) launch(e *entry) (child, error) {
+	p.mu.Lock()
+	unwanted := e.status == statusStopping
+	p.mu.Unlock()
+	if unwanted {
+		return nil, errUnwanted
+	}
 	if err := p.makeWorkDir(e.libID); err != nil {
 		return nil, err
 	}
@@ -134,8 +140,9 @@ func (p *pool) supervise(e *entry, c child) {
 	defer spawnLimit.Stop()
 	chores := time.NewTicker(housekeeping)
 	defer chores.Stop()
-	events, hurry := c.events(), (<-chan struct{})(p.hurry)
+	events := c.events()
 	var grace, answer <-chan time.Time
+	var hurry <-chan struct{}
 	stopping := false
 	for {
 		p.mu.Lock()
@@ -149,7 +156,7 @@ func (p *pool) supervise(e *entry, c child) {
 		case stop && !stopping:
 			stopping = true
 			c.terminate()
-			grace = time.After(p.stopTimeout)
+			grace, hurry = time.After(p.stopTimeout), p.hurry
 		case ask && !stop:
 			answer = time.After(probeLimit)
 			p.say(e, c, controlOp{Op: opQuiesce, IdleMS: question.idle.Milliseconds()})
@@ -178,7 +185,7 @@ func (p *pool) supervise(e *entry, c child) {
 		case <-answer:
 			answer = nil
 			p.mu.Lock()
-			if e.probe != nil {
+			if e.probe != nil && e.probe.sent {
 				p.log.Warn("a daemon does not answer", "lib_id", e.libID, "limit", probeLimit)
 				p.endProbeLocked(e, false)
 			}
@@ -221,7 +228,9 @@ func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
 		e.active = event.Active
 		used := now
 		if event.Active == 0 {
-			used = now.Add(-min(time.Duration(event.IdleMS)*time.Millisecond, now.Sub(e.started)))
+			// Bounded before it is a Duration, which a large number would overflow.
+			idle := min(event.IdleMS, now.Sub(e.started).Milliseconds())
+			used = now.Add(-time.Duration(idle) * time.Millisecond)
 		}
 		if used.After(e.lastUsed) {
 			e.lastUsed = used
@@ -324,5 +333,5 @@ func (p *pool) finish(e *entry, how string) {
 	close(e.gone)
 }
 
-// errRemoved is a directory that is not there.
-var errRemoved = errors.New("there is no such directory")
+// errUnwanted ends an entry that was told to stop before it had a child.
+var errUnwanted = errors.New("stopped before it was started")

@@ -1,17 +1,9 @@
 package main
 
 import (
-	"errors"
-	"fmt"
-	"io/fs"
 	"net/http"
-	"os"
 	"time"
 )
-
-// writableFile is written and removed to see whether the workspace takes
-// files.
-const writableFile = ".writable"
 
 // diskUsage is how full the workspace's disk is. FreeBytes is what an ordinary
 // user may still write, UsedPercent is df's.
@@ -29,23 +21,6 @@ func newDiskUsage(path string, blockSize, blocks, free, available uint64) diskUs
 		d.UsedPercent = 100 * float64(used) / float64(used+available)
 	}
 	return d
-}
-
-// writable tells why the workspace takes no files, nil if it does.
-func (p *pool) writable() error {
-	f, err := p.root.OpenFile(writableFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("writing to the workspace: %w", err)
-	}
-	_, err = f.WriteString("x") // a full disk still makes empty files
-	err = errors.Join(err, f.Close())
-	if removeErr := p.root.Remove(writableFile); !errors.Is(removeErr, fs.ErrNotExist) {
-		err = errors.Join(err, removeErr) // gone is fine: two may look at once
-	}
-	if err != nil {
-		return fmt.Errorf("writing to the workspace: %w", err)
-	}
-	return nil
 }
 
 // GET /health

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,20 +14,8 @@ import (
 	"time"
 )
 
-const (
-	maxLibID = 128
-	// maxGraves bounds how many lib_ids that died are remembered.
-	maxGraves = 1024
-	// maxRoomAsk bounds how long one ensure asks the others to make room.
-	maxRoomAsk = 2 * time.Second
-	// capacityRetryMin and capacityRetrySpread are when to come back to a full
-	// pool: at random, so that not all who were sent away come back together.
-	capacityRetryMin    = 5 * time.Second
-	capacityRetrySpread = 10 * time.Second
-	// trashPrefix begins the names of directories on their way out: no lib_id
-	// begins with a dot.
-	trashPrefix = ".deleted-"
-)
+// maxGraves bounds how many lib_ids that died are remembered.
+const maxGraves = 1024
 
 // poolConfig is what a pool is made with.
 type poolConfig struct {
@@ -143,14 +129,6 @@ func newPool(cfg poolConfig) (_ *pool, err error) {
 	return p, nil
 }
 
-// foldsCase tells whether root's file system finds a file by its name in
-// another case.
-func foldsCase(root *os.Root) bool {
-	a, err1 := root.Lstat(lockFileName)
-	b, err2 := root.Lstat(strings.ToUpper(lockFileName))
-	return err1 == nil && err2 == nil && os.SameFile(a, b)
-}
-
 // setServer tells the address that children dial. It is known only once the
 // scheduler listens.
 func (p *pool) setServer(url string) {
@@ -159,240 +137,8 @@ func (p *pool) setServer(url string) {
 	p.server = url
 }
 
-// validLibID tells a lib_id that can be a directory's name everywhere and is
-// none of ours.
-func validLibID(id string) bool {
-	if id == "" || len(id) > maxLibID || id[0] == '.' || id[0] == '-' || id == librariesFile {
-		return false
-	}
-	for i := range len(id) {
-		c := id[i]
-		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && !strings.ContainsRune("._-", rune(c)) {
-			return false
-		}
-	}
-	return true
-}
-
-// librariesFile is where the bindings of libraries are kept, beside the work
-// dirs.
-const librariesFile = "libraries.json"
-
-// machineIDOf is the machine_id of a library's daemon.
-func machineIDOf(libID string) string { return "cloud_" + libID }
-
-func checkLibID(id string) error {
-	if validLibID(id) {
-		return nil
-	}
-	return &poolError{code: codeInvalidLibID, status: http.StatusBadRequest,
-		message: fmt.Sprintf("a lib_id is 1 to %d of A-Z a-z 0-9 . _ -, does not start with . or - and is not %s", maxLibID, librariesFile)}
-}
-
 func errShuttingDown() *poolError {
 	return &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "the scheduler is stopping"}
-}
-
-// ensure returns the ready daemon of libID. However many ask at once, one
-// child is started; started is true for the one that did so. A child belongs
-// to the pool: it goes on when ctx ends, only the waiting does not. The error
-// is a *poolError, or ctx's.
-func (p *pool) ensure(ctx context.Context, libID string) (view poolEntry, started bool, err error) {
-	if err := checkLibID(libID); err != nil {
-		return poolEntry{}, false, err
-	}
-	var mine *entry // the one that this call started
-	asked := map[*entry]bool{}
-	begin := time.Now()
-	for {
-		if err := ctx.Err(); err != nil {
-			return poolEntry{}, false, err
-		}
-		p.mu.Lock()
-		e := p.entries[libID]
-		switch {
-		case p.closed:
-			p.mu.Unlock()
-			return poolEntry{}, false, errShuttingDown()
-		case e != nil && e.status == statusReady:
-			e.lastUsed = time.Now()
-			if e.probe != nil {
-				e.probe.wanted = true
-			}
-			view = p.viewLocked(e)
-			p.mu.Unlock()
-			return view, e == mine, nil
-		case e != nil && e.status == statusStarting:
-			p.mu.Unlock()
-			if err := p.awaitReady(ctx, e); err != nil {
-				return poolEntry{}, false, err
-			}
-		case e != nil: // stopping: a fresh one takes its place
-			p.mu.Unlock()
-			if err := wait(ctx, e.gone); err != nil {
-				return poolEntry{}, false, err
-			}
-		default:
-			e, err := p.admitLocked(ctx, libID, begin, asked)
-			if err == nil && e != nil {
-				mine = e
-				err = p.awaitReady(ctx, e)
-			}
-			if err != nil {
-				return poolEntry{}, false, err
-			}
-		}
-	}
-}
-
-// awaitReady waits until e is ready, or returns why it never will be.
-func (p *pool) awaitReady(ctx context.Context, e *entry) error {
-	if err := wait(ctx, e.settled); err != nil {
-		return err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if e.failed != nil {
-		return e.failed
-	}
-	return nil
-}
-
-// admitLocked starts libID's entry when it may: no crash loop, no other id of
-// the same name, a free place. Else it waits for what keeps it from starting,
-// and returns nil to be called again. It unlocks p.mu.
-func (p *pool) admitLocked(ctx context.Context, libID string, begin time.Time, asked map[*entry]bool) (*entry, error) {
-	now := time.Now()
-	past := deaths{}
-	if g := p.graves[libID]; g != nil {
-		past = g.deaths
-	}
-	delay, full, server := past.wait(now), p.places >= p.maxDaemons, p.server
-	if server == "" || delay > 0 || full {
-		p.mu.Unlock()
-	}
-	switch {
-	case server == "":
-		return nil, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "no server to dial is known yet"}
-	case delay > p.spawnTimeout-now.Sub(begin):
-		return nil, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, retryAfter: delay,
-			message: fmt.Sprintf("the daemon for %s died %d times in a row and is started again in %v: %s", libID, past.inRow, delay.Round(time.Second), past.lastError)}
-	case delay > 0:
-		timer := time.NewTimer(delay)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			return nil, nil
-		case <-p.closing:
-			return nil, nil
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	case full:
-		return nil, p.makeRoom(ctx, asked)
-	}
-	defer p.mu.Unlock()
-	if other := p.sameNameLocked(libID); other != "" {
-		return nil, &poolError{code: codeInvalidLibID, status: http.StatusBadRequest,
-			message: fmt.Sprintf("the file system cannot tell %s from %s, which is there already", libID, other)}
-	}
-	e := newEntry(libID, statusStarting, now)
-	e.place, e.history = true, past
-	p.places++
-	p.entries[libID] = e
-	p.tellLocked(e)
-	// Ends when the child is reaped and cleared away; shutdown waits for it.
-	p.wg.Go(func() { p.run(e) })
-	return e, nil
-}
-
-func wait(ctx context.Context, done <-chan struct{}) error {
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// sameNameLocked is another lib_id that the file system takes for libID.
-func (p *pool) sameNameLocked(libID string) string {
-	if !p.folds {
-		return ""
-	}
-	for other := range p.entries {
-		if other != libID && strings.EqualFold(other, libID) {
-			return other
-		}
-	}
-	names, err := fs.ReadDir(p.root.FS(), ".")
-	if err != nil {
-		return ""
-	}
-	for _, name := range names {
-		if name.Name() != libID && strings.EqualFold(name.Name(), libID) {
-			return name.Name()
-		}
-	}
-	return ""
-}
-
-// makeWorkDir makes libID's directory, or takes the one that is there. A link
-// or a file of that name is refused, and so is a directory of another user.
-func (p *pool) makeWorkDir(libID string) error {
-	err := p.root.Mkdir(libID, 0o700)
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("making the work dir: %w", err)
-	}
-	info, err := p.root.Lstat(libID)
-	if err != nil {
-		return fmt.Errorf("opening the work dir: %w", err)
-	}
-	if !info.IsDir() {
-		return fmt.Errorf("opening the work dir: %s is not a directory: remove it", p.workDir(libID))
-	}
-	if info.Mode().Perm() != 0o700 {
-		if err := p.root.Chmod(libID, 0o700); err != nil {
-			return fmt.Errorf("making the work dir private: %w", err)
-		}
-	}
-	return nil
-}
-
-func (p *pool) workDir(libID string) string { return filepath.Join(p.workspace, libID) }
-
-// removeWorkDir deletes libID's directory. It is renamed first, so that a
-// scheduler that is killed meanwhile leaves no half of it; a link is removed,
-// not followed.
-func (p *pool) removeWorkDir(libID string) error {
-	trash := trashPrefix + libID
-	if err := p.root.RemoveAll(trash); err != nil {
-		return fmt.Errorf("deleting the work dir of %s: %w", libID, err)
-	}
-	err := p.root.Rename(libID, trash)
-	if errors.Is(err, fs.ErrNotExist) {
-		return errRemoved
-	}
-	if err == nil {
-		err = p.root.RemoveAll(trash)
-	}
-	if err != nil {
-		return fmt.Errorf("deleting the work dir of %s: %w", libID, err)
-	}
-	return nil
-}
-
-// emptyTrash deletes what a killed scheduler was about to.
-func (p *pool) emptyTrash() {
-	names, err := fs.ReadDir(p.root.FS(), ".")
-	for _, name := range names {
-		if strings.HasPrefix(name.Name(), trashPrefix) {
-			err = errors.Join(err, p.root.RemoveAll(name.Name()))
-		}
-	}
-	if err != nil {
-		p.log.Warn("emptying the trash", "error", err)
-	}
 }
 
 // spec is how libID's child is started.
@@ -552,12 +298,17 @@ func (p *pool) stopping() bool {
 }
 
 // shutdown refuses new work, ends and reaps every child and unlocks the
-// workspace. When ctx ends first, the children are killed. Call it once.
+// workspace. When ctx ends first, the children are killed. Only the first call
+// does something.
 func (p *pool) shutdown(ctx context.Context) error {
 	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
 	p.closed = true
-	p.mu.Unlock()
 	close(p.closing)
+	p.mu.Unlock()
 	p.stopSweep()
 	err := p.endAll(ctx, errShuttingDown())
 	if err != nil {
@@ -603,11 +354,4 @@ func (p *pool) buryLocked(e *entry, how string) {
 		}
 	}
 	delete(p.graves, oldest)
-}
-
-// capacityError sends somebody away from a full pool.
-func (p *pool) capacityError() *poolError {
-	return &poolError{code: codeCapacity, status: http.StatusServiceUnavailable,
-		retryAfter: capacityRetryMin + rand.N(capacityRetrySpread),
-		message:    fmt.Sprintf("all %d daemons are busy: come back later or raise --max-daemons", p.maxDaemons)}
 }

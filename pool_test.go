@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -289,6 +290,23 @@ func TestPoolEnsureDuringStop(t *testing.T) {
 	})
 }
 
+func TestPoolEnsureDuringAStopThatLasts(t *testing.T) {
+	w := &fakeWorld{stopAfter: -1}
+	inBubble(t, w, func(c *poolConfig) { c.stopTimeout = time.Hour }, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "x")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := p.stopAll(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("stopAll: %v", err)
+		}
+		begin := time.Now()
+		if _, _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeSpawnTimeout || time.Since(begin) != p.spawnTimeout {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+		p.killNow()
+	})
+}
+
 func TestPoolIdleSweepSparesTheBusy(t *testing.T) {
 	w := &fakeWorld{}
 	inBubble(t, w, nil, func(t *testing.T, p *pool) {
@@ -383,10 +401,28 @@ func TestPoolLeastRecentlyUsedGoesFirst(t *testing.T) {
 		w.daemon("a").request() // a use that never passes the pool
 		time.Sleep(time.Second)
 		w.daemon("a").finish()
-		synctest.Wait()
+		time.Sleep(time.Second)
 		mustEnsure(t, p, "d")
 		if w.daemon("b") != nil || w.daemon("a") == nil || w.daemon("c") == nil {
 			t.Error("not b, the least recently used, went")
+		}
+		time.Sleep(time.Second)
+		mustEnsure(t, p, "c") // an ensure is a use as well
+		mustEnsure(t, p, "e")
+		if w.daemon("a") != nil || w.daemon("c") == nil {
+			t.Error("not a went, though c was asked for since")
+		}
+	})
+}
+
+func TestPoolDaemonWithAnAbsurdIdleTime(t *testing.T) {
+	w := &fakeWorld{}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "x")
+		w.daemon("x").tell(controlEvent{Event: eventStatus, IdleMS: math.MaxInt64 / 3})
+		synctest.Wait()
+		if view, _ := p.get("x"); view.LastUsedAt.After(time.Now()) {
+			t.Errorf("last used in the future: %v", view.LastUsedAt)
 		}
 	})
 }
@@ -463,7 +499,7 @@ func TestPoolCrashLoop(t *testing.T) {
 
 func TestPoolBackoffLongerThanTheSpawnTimeout(t *testing.T) {
 	w := &fakeWorld{crash: true}
-	inBubble(t, w, func(c *poolConfig) { c.spawnTimeout = time.Second }, func(t *testing.T, p *pool) {
+	inBubble(t, w, func(c *poolConfig) { c.spawnTimeout = 1500 * time.Millisecond }, func(t *testing.T, p *pool) {
 		var last *poolError
 		for range 4 {
 			_, _, err := p.ensure(t.Context(), "x")

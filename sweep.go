@@ -19,6 +19,9 @@ const (
 	sweepLeast = time.Second
 )
 
+// maxRoomAsk bounds how long one ensure asks the others to make room.
+const maxRoomAsk = 2 * time.Second
+
 func sweepInterval(idleTimeout time.Duration) time.Duration {
 	return max(sweepLeast, min(sweepMost, idleTimeout/4))
 }

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// This file is the workspace on the disk: one directory for each lib_id, held
+// by an os.Root, so that no link in it leads a deletion elsewhere.
+
+const (
+	// maxLibID leaves room, in a file name's 255 bytes, for trashPrefix.
+	maxLibID = 128
+	// librariesFile is where the bindings of libraries are kept, beside the work
+	// dirs.
+	librariesFile = "libraries.json"
+	// trashPrefix begins the names of directories on their way out: no lib_id
+	// begins with a dot.
+	trashPrefix = ".deleted-"
+	// writableFile is written and removed to see whether the workspace takes
+	// files.
+	writableFile = ".writable"
+)
+
+// errRemoved is a directory that is not there.
+var errRemoved = errors.New("there is no such directory")
+
+// validLibID tells a lib_id that can be a directory's name everywhere and is
+// none of ours.
+func validLibID(id string) bool {
+	if id == "" || len(id) > maxLibID || id[0] == '.' || id[0] == '-' || id == librariesFile {
+		return false
+	}
+	for i := range len(id) {
+		c := id[i]
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && !strings.ContainsRune("._-", rune(c)) {
+			return false
+		}
+	}
+	return true
+}
+
+// machineIDOf is the machine_id of a library's daemon.
+func machineIDOf(libID string) string { return "cloud_" + libID }
+
+func checkLibID(id string) error {
+	if validLibID(id) {
+		return nil
+	}
+	return &poolError{code: codeInvalidLibID, status: http.StatusBadRequest,
+		message: fmt.Sprintf("a lib_id is 1 to %d of A-Z a-z 0-9 . _ -, does not start with . or - and is not %s", maxLibID, librariesFile)}
+}
+
+// foldsCase tells whether root's file system finds a file by its name in
+// another case.
+func foldsCase(root *os.Root) bool {
+	a, err1 := root.Lstat(lockFileName)
+	b, err2 := root.Lstat(strings.ToUpper(lockFileName))
+	return err1 == nil && err2 == nil && os.SameFile(a, b)
+}
+
+// sameNameLocked is another lib_id that the file system takes for libID.
+func (p *pool) sameNameLocked(libID string) string {
+	if !p.folds {
+		return ""
+	}
+	for other := range p.entries {
+		if other != libID && strings.EqualFold(other, libID) {
+			return other
+		}
+	}
+	names, err := fs.ReadDir(p.root.FS(), ".")
+	if err != nil {
+		return ""
+	}
+	for _, name := range names {
+		if name.Name() != libID && strings.EqualFold(name.Name(), libID) {
+			return name.Name()
+		}
+	}
+	return ""
+}
+
+// makeWorkDir makes libID's directory, or takes the one that is there. A link
+// or a file of that name is refused, and so is a directory of another user.
+func (p *pool) makeWorkDir(libID string) error {
+	err := p.root.Mkdir(libID, 0o700)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("making the work dir: %w", err)
+	}
+	info, err := p.root.Lstat(libID)
+	if err != nil {
+		return fmt.Errorf("opening the work dir: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("opening the work dir: %s is not a directory: remove it", p.workDir(libID))
+	}
+	if info.Mode().Perm() != 0o700 {
+		if err := p.root.Chmod(libID, 0o700); err != nil {
+			return fmt.Errorf("making the work dir private: %w", err)
+		}
+	}
+	return nil
+}
+
+func (p *pool) workDir(libID string) string { return filepath.Join(p.workspace, libID) }
+
+// removeWorkDir deletes libID's directory. It is renamed first, so that a
+// scheduler that is killed meanwhile leaves no half of it; a link is removed,
+// not followed.
+func (p *pool) removeWorkDir(libID string) error {
+	trash := trashPrefix + libID
+	if err := p.root.RemoveAll(trash); err != nil {
+		return fmt.Errorf("deleting the work dir of %s: %w", libID, err)
+	}
+	err := p.root.Rename(libID, trash)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errRemoved
+	}
+	if err == nil {
+		err = p.root.RemoveAll(trash)
+	}
+	if err != nil {
+		return fmt.Errorf("deleting the work dir of %s: %w", libID, err)
+	}
+	return nil
+}
+
+// emptyTrash deletes what a killed scheduler was about to.
+func (p *pool) emptyTrash() {
+	names, err := fs.ReadDir(p.root.FS(), ".")
+	for _, name := range names {
+		if strings.HasPrefix(name.Name(), trashPrefix) {
+			err = errors.Join(err, p.root.RemoveAll(name.Name()))
+		}
+	}
+	if err != nil {
+		p.log.Warn("emptying the trash", "error", err)
+	}
+}
+
+// writable tells why the workspace takes no files, nil if it does.
+func (p *pool) writable() error {
+	f, err := p.root.OpenFile(writableFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("writing to the workspace: %w", err)
+	}
+	_, err = f.WriteString("x") // a full disk still makes empty files
+	err = errors.Join(err, f.Close())
+	if removeErr := p.root.Remove(writableFile); !errors.Is(removeErr, fs.ErrNotExist) {
+		err = errors.Join(err, removeErr) // gone is fine: two may look at once
+	}
+	if err != nil {
+		return fmt.Errorf("writing to the workspace: %w", err)
+	}
+	return nil
+}
