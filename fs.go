@@ -38,6 +38,7 @@ func (f *files) methods() []*method {
 		newMethod("fs/stat", "Describe files, following links.", f.stat),
 		newMethod("fs/readFile", "Read a file or a part of it.", f.readFile),
 		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob),
+		newMethod("fs/search", "Search the files of a tree for a text or a regular expression.", f.search),
 	}
 }
 

@@ -49,21 +49,31 @@ func (f *files) workTreeGit(top string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	err = os.Mkdir(filepath.Join(dir, "info"), 0o700)
+	err = f.copyExclude(gitDir, dir)
 	if err == nil && index != nil {
 		err = os.WriteFile(filepath.Join(dir, "index"), index, 0o600)
 	}
 	if err == nil {
 		err = f.copySharedIndex(gitDir, dir)
 	}
-	if text, readErr := f.readSmall(filepath.Join(f.commonDir(gitDir), "info", "exclude"), maxIgnoreFile); err == nil && readErr == nil {
-		err = os.WriteFile(filepath.Join(dir, "info", "exclude"), []byte(text), 0o600)
-	}
 	if err != nil {
 		_ = os.RemoveAll(dir) // the first error counts
 		return "", fmt.Errorf("copying the index of %s: %w", top, err)
 	}
 	return dir, nil
+}
+
+// copyExclude copies info/exclude, the ignore rules that a repository does not
+// share (gitignore(5)), if it is there.
+func (f *files) copyExclude(gitDir, to string) error {
+	text, err := f.readSmall(filepath.Join(f.commonDir(gitDir), "info", "exclude"), maxIgnoreFile)
+	if err != nil {
+		return nil // none, or none that may be read
+	}
+	if err := os.Mkdir(filepath.Join(to, "info"), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(to, "info", "exclude"), []byte(text), 0o600)
 }
 
 // readIndex reads an index; nil when there is none yet.
