@@ -248,6 +248,7 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 		}
 		return e, e.key > after && typ.IsRegular() && g.filter.file(path) && !rules.ignored(path, false)
 	}
+	state := "" // of the chain, once it is needed
 	for last := ""; ; {
 		names, more, err := d.namesAfter(g.ctx, last, chunkSize(len(g.chain)-1), keep)
 		if err != nil {
@@ -268,7 +269,10 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 				before := len(g.files)
 				err = g.add(rel+n.name, info)
 				if len(g.files) > before {
-					g.cursor.State = chainState(g.chain)
+					if state == "" {
+						state = chainState(g.chain)
+					}
+					g.cursor.State = state
 				}
 			}
 			if err != nil {

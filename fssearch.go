@@ -176,13 +176,14 @@ func (s *search) run(p searchParams, at place) error {
 }
 
 // grepFailure is what the end of git grep means to the caller: status 1 is no
-// match, a complaint about the pattern is the caller's.
+// match, whatever it says of files that it may not read; a complaint about the
+// pattern is the caller's.
 func grepFailure(err error) error {
 	e, ok := errors.AsType[*gitError](err)
 	if !ok {
 		return err
 	}
-	if e.exit == 1 && e.stderr == "" {
+	if e.exit == 1 {
 		return nil
 	}
 	if _, rest, ok := strings.Cut(e.stderr, "fatal: -e option, "); ok {

@@ -174,6 +174,38 @@ func TestSearchCancelled(t *testing.T) {
 	}
 }
 
+// A directory swapped for a link while git runs: git may read the outside, the
+// caller does not.
+func TestSearchSwapRace(t *testing.T) {
+	dir, out := fsReal(t), fsReal(t)
+	fsWrite(t, out, map[string]string{"f": "foo OUTSIDE"})
+	fsWrite(t, dir, map[string]string{"d/f": "foo inside"})
+	symlinks(t, map[string]string{dir + "/d-link": out})
+	stop, done := make(chan struct{}), make(chan struct{})
+	// Ends when stop is closed; the test waits for done.
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				swap(dir+"/d", dir+"/d-link")
+			}
+		}
+	}()
+	defer func() { close(stop); <-done }()
+	f := fsOn(t, dir)
+	for range 100 {
+		for _, path := range []string{dir, dir + "/d"} {
+			got, err := f.search(t.Context(), searchParams{pathParam: pathOf(path), Pattern: "foo"})
+			if err == nil && strings.Contains(showMatches(got), "OUTSIDE") {
+				t.Fatalf("found the outside: %s", showMatches(got))
+			}
+		}
+	}
+}
+
 // However the output is cut into pieces, the hits are the same.
 func FuzzGrepParser(f *testing.F) {
 	f.Add([]byte("a\nb\x0012\x003\x00text\x00more\nc\x001\x001\x00\n"), 3)
