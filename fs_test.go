@@ -423,3 +423,63 @@ func TestNamesAfter(t *testing.T) {
 		}
 	}
 }
+
+// A million names leave no more than twice a page in memory.
+func TestSmallestBound(t *testing.T) {
+	page := smallest{after: "n0000999", most: 100}
+	for i := range 1_000_000 {
+		name := fmt.Sprintf("n%07d", (i*7_919)%1_000_000)
+		page.add(dirEntryName{key: name})
+		if len(page.kept) > 2*page.most || cap(page.kept) > 4*page.most {
+			t.Fatalf("%d held, room for %d", len(page.kept), cap(page.kept))
+		}
+	}
+	got := page.sorted()
+	if len(got) != 100 || got[0].key != "n0001000" || got[99].key != "n0001099" || !page.more {
+		t.Errorf("%d from %s, more %v", len(got), got[0].key, page.more)
+	}
+}
+
+// A file that grows and shrinks while its pages are read: each page is of one
+// moment, and the reading ends.
+func TestReadFileChanging(t *testing.T) {
+	dir := fsReal(t)
+	path := dir + "/f"
+	fsWrite(t, dir, map[string]string{"f": strings.Repeat("x", 1000)})
+	stop, done := make(chan struct{}), make(chan struct{})
+	// Ends when stop is closed; the test waits for done.
+	go func() {
+		defer close(done)
+		for size := int64(0); ; size = (size + 977) % 10_000 {
+			select {
+			case <-stop:
+				return
+			default:
+				if os.Truncate(path, 0) == nil {
+					_ = os.WriteFile(path, bytes.Repeat([]byte("x"), int(size)), 0o644) // the next one tries again
+				}
+			}
+		}
+	}()
+	defer func() { close(stop); <-done }()
+	f := fsOn(t, dir)
+	for range 300 {
+		offset := int64(0)
+		for pages := 0; ; pages++ {
+			page, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(path), Offset: &offset, Length: new(700)})
+			if err != nil || pages > 100 {
+				t.Fatalf("page %d: %v", pages, err)
+			}
+			if strings.Trim(page.Content, "x") != "" || len(page.Content) != page.Length || page.Length > 700 || page.Size < offset && page.Length > 0 {
+				t.Fatalf("%+v", page)
+			}
+			offset += int64(page.Length)
+			if page.EOF {
+				break
+			}
+			if page.Length == 0 {
+				break // it grew just after it was read: the client asks again
+			}
+		}
+	}
+}

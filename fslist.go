@@ -95,18 +95,18 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 	result := &listDirResult{Path: showName(at.abs), PathBase64: nameBase64(at.abs), Entries: []dirEntry{}}
 	secrets := f.access.secretIDs()
 	size := 0
-	for i, n := range names {
+	for _, n := range names {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		info, err := dir.lstat(n.name)
+		gone := errors.Is(err, fs.ErrNotExist) // since its name was read
 		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue // removed since its name was read
+		case gone, err == nil && info.mode.IsRegular() && slices.Contains(secrets, info.id):
+			cursor.After = []byte(n.name)
+			continue
 		case err != nil:
 			return nil, f.access.wireError(err, filepath.Join(at.abs, n.name))
-		case info.mode.IsRegular() && slices.Contains(secrets, info.id):
-			continue
 		}
 		entry := dirEntry{
 			Name: showName(n.name), NameBase64: nameBase64(n.name),
@@ -115,7 +115,7 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 		if info.mode&fs.ModeSymlink != 0 {
 			entry.Target, entry.TargetBase64 = f.linkTarget(dir, at, n.name)
 		}
-		if size += entry.jsonSize(); size > maxPageBytes && i > 0 {
+		if size += entry.jsonSize(); size > maxPageBytes && len(result.Entries) > 0 {
 			more = true
 			break
 		}
@@ -123,11 +123,6 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 		cursor.After = []byte(n.name)
 	}
 	if more {
-		// Names that were all removed meanwhile leave an empty page; it goes on
-		// after the last of them.
-		if len(result.Entries) == 0 {
-			cursor.After = []byte(names[len(names)-1].name)
-		}
 		result.NextCursor = new(encodeCursor(cursor))
 	}
 	return result, nil

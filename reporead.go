@@ -212,16 +212,29 @@ func (f *files) lastCommits(ctx context.Context, repos []*foundRepo) error {
 		}
 		for len(batch) > 0 {
 			n := min(len(batch), commitBatch)
-			if err := f.lastCommitBatch(ctx, batch[:n], idLength); err != nil {
-				if ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
-				f.log.Warn("reading the dates of last commits", "error", err)
+			f.lastCommitsOf(ctx, batch[:n], idLength)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
 			batch = batch[n:]
 		}
 	}
 	return nil
+}
+
+// lastCommitsOf looks up a batch. Git gives up at the first corrupt object; the
+// halves are asked for apart then, so that one broken repository costs the
+// others nothing.
+func (f *files) lastCommitsOf(ctx context.Context, repos []*foundRepo, idLength int) {
+	err := f.lastCommitBatch(ctx, repos, idLength)
+	switch half := len(repos) / 2; {
+	case err == nil || ctx.Err() != nil:
+	case half == 0:
+		f.log.Warn("reading the date of a last commit", "path", repos[0].facts.Path, "error", err)
+	default:
+		f.lastCommitsOf(ctx, repos[:half], idLength)
+		f.lastCommitsOf(ctx, repos[half:], idLength)
+	}
 }
 
 func (f *files) lastCommitBatch(ctx context.Context, repos []*foundRepo, idLength int) error {
