@@ -46,7 +46,7 @@ func (e *dirEntry) jsonSize() int {
 // listCursor is where a listing of a directory goes on, and the directory as
 // it was.
 type listCursor struct {
-	Method string `json:"m"`
+	Method string `json:"m"` // and the version of these fields
 	Dir    string `json:"d"`
 	After  []byte `json:"a"` // the last name
 }
@@ -71,7 +71,7 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 	if err != nil {
 		return nil, f.access.wireError(err, at.abs)
 	}
-	cursor := listCursor{Method: "fs/listDir", Dir: directoryState(at.abs, self)}
+	cursor := listCursor{Method: "fs/listDir 1", Dir: directoryState(at.abs, self)}
 	if p.Cursor != "" {
 		given := listCursor{}
 		if err := decodeCursor(p.Cursor, &given); err != nil {

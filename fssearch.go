@@ -196,18 +196,6 @@ func grepFailure(err error) error {
 	return err
 }
 
-// pathspecs are the filter in git's own words.
-func (f *pathFilter) pathspecs() []string {
-	var specs []string
-	for _, p := range f.include {
-		specs = append(specs, ":(glob)"+p.text)
-	}
-	for _, p := range f.exclude {
-		specs = append(specs, ":(exclude,glob)"+p.text)
-	}
-	return append(specs, ":(exclude,glob,icase)**/"+secretPrefix+"*")
-}
-
 // add takes a line that git found; errStopWalk when there are enough.
 func (s *search) add(hit grepHit) error {
 	if s.ctx.Err() != nil {
@@ -303,7 +291,7 @@ func (s *search) readLines(hits []grepHit) (map[int]string, error) {
 		if number%1024 == 0 && s.ctx.Err() != nil {
 			return nil, context.Cause(s.ctx)
 		}
-		text, err := readLine(reader)
+		text, err := readCutLine(reader)
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -321,8 +309,8 @@ func (s *search) readLines(hits []grepHit) (map[int]string, error) {
 	return lines, nil
 }
 
-// readLine reads a line without its end, and keeps maxSearchText bytes of it.
-func readLine(r *bufio.Reader) (string, error) {
+// readCutLine reads a line without its end, and keeps maxSearchText bytes of it.
+func readCutLine(r *bufio.Reader) (string, error) {
 	var kept []byte
 	for read := false; ; read = true {
 		part, err := r.ReadSlice('\n')

@@ -190,12 +190,12 @@ const maxNulText = 64 << 10
 func (s *nulSplitter) Write(p []byte) (int, error) {
 	n := len(p)
 	for s.err == nil {
-		i := bytes.IndexByte(p, 0)
-		if i < 0 {
+		before, after, ok := bytes.Cut(p, []byte{0})
+		if !ok {
 			break
 		}
-		text := string(append(s.partial, p[:i]...))
-		s.partial, p = s.partial[:0], p[i+1:]
+		text := string(append(s.partial, before...))
+		s.partial, p = s.partial[:0], after
 		s.err = s.each(text)
 	}
 	if s.err == nil && len(s.partial)+len(p) > maxNulText {
