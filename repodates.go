@@ -64,7 +64,7 @@ func (f *files) lastCommitBatch(ctx context.Context, repos []*foundRepo, idLengt
 		}
 		fmt.Fprintln(&ids, *r.facts.Head)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "objects", "info", "alternates"), []byte(alternates.String()), 0o600); err != nil {
+	if err := borrowObjects(dir, alternates.String()); err != nil {
 		return err
 	}
 	times := &commitTimes{}
@@ -100,6 +100,12 @@ func emptyGitDir(idLength int) (string, error) {
 		return "", fmt.Errorf("making an empty repository: %w", err)
 	}
 	return dir, nil
+}
+
+// borrowObjects lets the repository at dir read other object directories, one a
+// line (gitrepository-layout(5), objects/info/alternates).
+func borrowObjects(dir, lines string) error {
+	return os.WriteFile(filepath.Join(dir, "objects", "info", "alternates"), []byte(lines), 0o600)
 }
 
 // maxCommitHead is how much of a commit is kept to look for its committer;

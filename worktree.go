@@ -56,6 +56,10 @@ func (f *files) workTreeGit(top string) (string, error) {
 	if err == nil {
 		err = f.copySharedIndex(gitDir, dir)
 	}
+	// A sparse index names directories: what is in them is told by tree objects.
+	if objects := f.objectDirs(filepath.Join(f.commonDir(gitDir), "objects"), nil); err == nil && objects != nil {
+		err = borrowObjects(dir, strings.Join(objects, "\n")+"\n")
+	}
 	if err != nil {
 		_ = os.RemoveAll(dir) // the first error counts
 		return "", fmt.Errorf("copying the index of %s: %w", top, err)
