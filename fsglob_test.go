@@ -143,6 +143,9 @@ func TestGlobIndexKinds(t *testing.T) {
 	fsRepo(t, dir+"/sparse", tree)
 	fsGit(t, dir+"/sparse", "sparse-checkout", "set", "--cone", "--sparse-index", "a")
 	check("sparse index", dir+"/sparse", ".gitignore a/f top")
+	// Ignored, and there after all: only a tree object tells that it is tracked.
+	fsWrite(t, dir+"/sparse", map[string]string{"b/c/f": "", "b/c/g": "", ".git/info/exclude": "b\n"})
+	check("sparse index, file there", dir+"/sparse", want)
 
 	fsGit(t, dir, "init", "-q", "--object-format=sha256", "long")
 	fsWrite(t, dir+"/long", tree)
