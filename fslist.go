@@ -110,7 +110,7 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 		}
 		entry := dirEntry{
 			Name: showName(n.name), NameBase64: nameBase64(n.name),
-			Type: fileType(info.mode), Size: info.size, Mode: octalMode(info.mode), Mtime: wireTime(info.mtime),
+			Type: fileType(info.mode), Size: info.size, Mode: permMode(info.mode), Mtime: wireTime(info.mtime),
 		}
 		if info.mode&fs.ModeSymlink != 0 {
 			entry.Target, entry.TargetBase64 = f.linkTarget(dir, at, n.name)
