@@ -47,7 +47,7 @@ func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	filter, err := newPathFilter(p.Include, p.Exclude)
+	filter, err := newTreeFilter(p.Include, p.Exclude)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
 // globPage is one page in the making.
 type globPage struct {
 	ctx     context.Context
-	filter  *pathFilter
+	filter  *treeFilter
 	start   *dirHandle
 	abs     string // its absolute path
 	limit   int

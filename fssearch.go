@@ -69,7 +69,7 @@ func (f *files) search(ctx context.Context, p searchParams) (*searchResult, erro
 	case strings.ContainsAny(p.Pattern, "\n\x00"):
 		return nil, invalidParam("pattern", "must be one line, without a NUL byte")
 	}
-	filter, err := newPathFilter(p.Include, p.Exclude)
+	filter, err := newTreeFilter(p.Include, p.Exclude)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func (f *files) search(ctx context.Context, p searchParams) (*searchResult, erro
 type search struct {
 	ctx    context.Context
 	files  *files
-	filter *pathFilter
+	filter *treeFilter
 	limit  int
 	around int // lines of context
 	below  *statBelow

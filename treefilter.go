@@ -2,14 +2,14 @@ package main
 
 import "strings"
 
-// pathFilter is what include and exclude say.
-type pathFilter struct {
+// treeFilter is what include and exclude say.
+type treeFilter struct {
 	include, exclude globs
 	prune            globs // match directories of which exclude matches all that is inside
 }
 
-func newPathFilter(include, exclude []string) (*pathFilter, error) {
-	f := &pathFilter{}
+func newTreeFilter(include, exclude []string) (*treeFilter, error) {
+	f := &treeFilter{}
 	var err error
 	if f.include, err = compileGlobs("include", include); err != nil {
 		return nil, err
@@ -36,12 +36,12 @@ func pruneGlobs(exclude globs) globs {
 }
 
 // file tells whether a path is wanted.
-func (f *pathFilter) file(path string) bool {
+func (f *treeFilter) file(path string) bool {
 	return (len(f.include) == 0 || f.include.match(path)) && !f.exclude.match(path)
 }
 
 // dir tells whether wanted files can lie in a directory.
-func (f *pathFilter) dir(path string) bool {
+func (f *treeFilter) dir(path string) bool {
 	if f.prune.match(path) {
 		return false
 	}
@@ -59,7 +59,7 @@ func (f *pathFilter) dir(path string) bool {
 }
 
 // pathspecs are the filter in git's own words.
-func (f *pathFilter) pathspecs() []string {
+func (f *treeFilter) pathspecs() []string {
 	var specs []string
 	for _, p := range f.include {
 		specs = append(specs, ":(glob)"+p.text)
