@@ -38,6 +38,7 @@ func (f *files) methods() []*method {
 		newMethod("fs/stat", "Describe files, following links.", f.stat),
 		newMethod("fs/readFile", "Read a file or a part of it.", f.readFile),
 		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob),
+		newMethod("fs/search", "Search the files of a tree for a text or a regular expression.", f.search),
 	}
 }
 
@@ -113,7 +114,7 @@ func (f *files) statOne(p pathParam, name string) (statEntry, error) {
 		return statEntry{}, err
 	}
 	entry.Exists, entry.Type, entry.Size = true, fileType(info.Mode()), new(info.Size())
-	entry.Mode, entry.Mtime = octalMode(info.Mode()), wireTime(info.ModTime())
+	entry.Mode, entry.Mtime = permMode(info.Mode()), wireTime(info.ModTime())
 	return entry, nil
 }
 
@@ -136,9 +137,9 @@ func fileType(mode fs.FileMode) string {
 	return "other"
 }
 
-// octalMode is the permission bits as four octal digits, as chmod(1) takes
+// permMode is the permission bits as four octal digits, as chmod(1) takes
 // them.
-func octalMode(mode fs.FileMode) string {
+func permMode(mode fs.FileMode) string {
 	bits := uint32(mode.Perm())
 	if mode&fs.ModeSetuid != 0 {
 		bits |= 0o4000

@@ -2,20 +2,17 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 )
 
 // fsOn is the file methods over the given allowed directories.
@@ -211,7 +208,7 @@ func TestListDirStaleCursor(t *testing.T) {
 	if got := next("d", cursor); got != "CONFLICT" {
 		t.Errorf("changed: %q", got)
 	}
-	for _, garbage := range []string{"x", "%", "e30", encodeCursor(7), encodeCursor(listCursor{Method: "fs/glob"}), strings.Repeat("A", maxCursorLength+1)} {
+	for _, garbage := range []string{"x", "%", "e30", encodeCursor(7), encodeCursor(listCursor{Method: "fs/glob 1"}), strings.Repeat("A", maxCursorLength+1)} {
 		if got := next("d", garbage); got != "param cursor" {
 			t.Errorf("cursor %.20q: %q", garbage, got)
 		}
@@ -237,147 +234,6 @@ func TestListDirNotUTF8(t *testing.T) {
 	read, err := f.readFile(t.Context(), readFileParams{pathParam: pathParam{PathBase64: base64.StdEncoding.EncodeToString([]byte(filepath.Join(dir, name)))}})
 	if err != nil || read.Content != "x" || read.PathBase64 == "" {
 		t.Errorf("got %+v, %v", read, err)
-	}
-}
-
-func TestReadFile(t *testing.T) {
-	dir := fsReal(t)
-	fsWrite(t, dir, map[string]string{"text": "grüße", "nul": "a\x00b", "latin": "gr\xfc", "cut": "ab\xe2\x82", "empty": "", "sub/": ""})
-	f := fsOn(t, dir)
-	for _, test := range []struct {
-		name, file     string
-		offset, length int64
-		content        string
-		encoding       string
-		used           int
-		eof            bool
-	}{
-		{"whole", "text", 0, 100, "grüße", "utf-8", 7, true},
-		{"exact", "text", 0, 7, "grüße", "utf-8", 7, true},
-		{"cut in ü", "text", 0, 3, "gr", "utf-8", 2, false},
-		{"after it", "text", 2, 3, "ü", "utf-8", 2, false},
-		{"from within", "text", 3, 2, "vMM=", "base64", 2, false},
-		{"half a character", "text", 2, 1, "ww==", "base64", 1, false},
-		{"at the end", "text", 7, 5, "", "utf-8", 0, true},
-		{"beyond", "text", 700, 5, "", "utf-8", 0, true},
-		{"far beyond", "text", maxReadOffset, 5, "", "utf-8", 0, true},
-		{"NUL", "nul", 0, 5, "YQBi", "base64", 3, true},
-		{"not UTF-8", "latin", 0, 5, "Z3L8", "base64", 3, true},
-		{"ends in half a character", "cut", 0, 5, "YWLigg==", "base64", 4, true},
-		{"empty", "empty", 0, 5, "", "utf-8", 0, true},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			got, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(filepath.Join(dir, test.file)), Offset: &test.offset, Length: new(int(test.length))})
-			if err != nil {
-				t.Fatal(err)
-			}
-			info, _ := os.Stat(filepath.Join(dir, test.file))
-			if got.Content != test.content || got.Encoding != test.encoding || got.Length != test.used || got.EOF != test.eof || got.Size != info.Size() || got.Offset != test.offset {
-				t.Errorf("got %+v", got)
-			}
-		})
-	}
-	for _, test := range []struct {
-		name string
-		p    readFileParams
-		want string
-	}{
-		{"directory", readFileParams{pathParam: pathOf(dir + "/sub")}, "param path"},
-		{"missing", readFileParams{pathParam: pathOf(dir + "/none")}, "SOURCE_NOT_FOUND"},
-		{"below a file", readFileParams{pathParam: pathOf(dir + "/text/x")}, "SOURCE_NOT_FOUND"},
-		{"outside", readFileParams{pathParam: pathOf("/etc/passwd")}, "SOURCE_ACCESS_DENIED"},
-		{"offset", readFileParams{pathParam: pathOf(dir + "/text"), Offset: new(int64(-1))}, "param offset"},
-		{"no length", readFileParams{pathParam: pathOf(dir + "/text"), Length: new(0)}, "param length"},
-		{"too long", readFileParams{pathParam: pathOf(dir + "/text"), Length: new(maxReadLength + 1)}, "param length"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			_, err := f.readFile(t.Context(), test.p)
-			if got := fsCode(err); got != test.want {
-				t.Errorf("got %q, want %q", got, test.want)
-			}
-		})
-	}
-}
-
-// Whatever the page length, pages put together are the file, and text stays text.
-func TestReadFilePages(t *testing.T) {
-	dir := fsReal(t)
-	rng := rand.New(rand.NewPCG(1, 2))
-	var text strings.Builder
-	for text.Len() < 300 {
-		text.WriteRune([]rune("aü€😀\n\"<")[rng.IntN(7)])
-	}
-	fsWrite(t, dir, map[string]string{"f": text.String()})
-	f := fsOn(t, dir)
-	for length := 1; length < 40; length++ {
-		var got []byte
-		for offset := int64(0); ; {
-			page, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(dir + "/f"), Offset: &offset, Length: &length})
-			if err != nil {
-				t.Fatal(err)
-			}
-			part := []byte(page.Content)
-			if page.Encoding == "base64" {
-				part, _ = base64.StdEncoding.DecodeString(page.Content)
-				if length >= utf8.UTFMax {
-					t.Fatalf("length %d: a page of text in base64", length)
-				}
-			}
-			if len(part) != page.Length || !page.EOF && page.Length == 0 {
-				t.Fatalf("length %d: %+v", length, page)
-			}
-			got = append(got, part...)
-			if offset += int64(page.Length); page.EOF {
-				break
-			}
-		}
-		if string(got) != text.String() {
-			t.Errorf("length %d: the pages are not the file", length)
-		}
-	}
-}
-
-// The escaped form of any part fits a message of 16 MiB.
-func TestReadFileEscaping(t *testing.T) {
-	dir := fsReal(t)
-	fsWrite(t, dir, map[string]string{"controls": strings.Repeat("\x01", maxReadLength), "ff": strings.Repeat("\xff", maxReadLength), "sep": strings.Repeat("\u2028", maxReadLength/3)})
-	f := fsOn(t, dir)
-	for _, name := range []string{"controls", "ff", "sep"} {
-		page, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(filepath.Join(dir, name)), Length: new(maxReadLength)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, _ := json.Marshal(page)
-		if len(data) > 15<<20 || page.Length < 1<<20 {
-			t.Errorf("%s: %d bytes of JSON for %d", name, len(data), page.Length)
-		}
-	}
-}
-
-func TestReadFileSparse(t *testing.T) {
-	dir := fsReal(t)
-	file, err := os.Create(filepath.Join(dir, "sparse"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	if err := file.Truncate(1 << 40); err != nil {
-		t.Skip("no file of 1 TiB here: ", err)
-	}
-	page, err := fsOn(t, dir).readFile(t.Context(), readFileParams{pathParam: pathOf(file.Name()), Offset: new(int64(1 << 39)), Length: new(10)})
-	if err != nil || page.Length != 10 || page.Size != 1<<40 || page.EOF || page.Encoding != "base64" {
-		t.Errorf("got %+v, %v", page, err)
-	}
-}
-
-func TestReadFileCancelled(t *testing.T) {
-	dir := fsReal(t)
-	fsWrite(t, dir, map[string]string{"f": strings.Repeat("x", 1<<20)})
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err := fsOn(t, dir).readFile(ctx, readFileParams{pathParam: pathOf(dir + "/f")})
-	if got := fsCode(err); got != "REQUEST_CANCELLED" {
-		t.Errorf("got %q", got)
 	}
 }
 
@@ -421,5 +277,21 @@ func TestNamesAfter(t *testing.T) {
 		if !slices.Equal(got, all) {
 			t.Errorf("most %d: %v", most, got)
 		}
+	}
+}
+
+// A million names leave no more than twice a page in memory.
+func TestSmallestBound(t *testing.T) {
+	page := smallest{after: "n0000999", most: 100}
+	for i := range 1_000_000 {
+		name := fmt.Sprintf("n%07d", (i*7_919)%1_000_000)
+		page.add(dirEntryName{key: name})
+		if len(page.kept) > 2*page.most || cap(page.kept) > 4*page.most {
+			t.Fatalf("%d held, room for %d", len(page.kept), cap(page.kept))
+		}
+	}
+	got := page.sorted()
+	if len(got) != 100 || got[0].key != "n0001000" || got[99].key != "n0001099" || !page.more {
+		t.Errorf("%d from %s, more %v", len(got), got[0].key, page.more)
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -37,66 +35,10 @@ type globFile struct {
 
 // globCursor is where a listing goes on, and what it went through.
 type globCursor struct {
-	Method string `json:"m"`
+	Method string `json:"m"` // and the version of these fields
 	Params string `json:"p"`
 	State  string `json:"s"`
 	After  []byte `json:"a"` // the last path
-}
-
-// pathFilter is what include and exclude say.
-type pathFilter struct {
-	include, exclude globs
-	prune            globs // match directories of which exclude matches all that is inside
-}
-
-func newPathFilter(include, exclude []string) (*pathFilter, error) {
-	f := &pathFilter{}
-	var err error
-	if f.include, err = compileGlobs("include", include); err != nil {
-		return nil, err
-	}
-	if f.exclude, err = compileGlobs("exclude", exclude); err != nil {
-		return nil, err
-	}
-	f.prune = pruneGlobs(f.exclude)
-	return f, nil
-}
-
-// pruneGlobs makes the patterns that match a directory when all that is inside
-// it is excluded: a literal one, and "x/**" without its end.
-func pruneGlobs(exclude globs) globs {
-	var prune globs
-	for _, p := range exclude {
-		if dir, ok := strings.CutSuffix(p.text, "/**"); ok {
-			prune = append(prune, parsePattern(dir))
-		} else if !p.wild {
-			prune = append(prune, p)
-		}
-	}
-	return prune
-}
-
-// file tells whether a path is wanted.
-func (f *pathFilter) file(path string) bool {
-	return (len(f.include) == 0 || f.include.match(path)) && !f.exclude.match(path)
-}
-
-// dir tells whether wanted files can lie in a directory.
-func (f *pathFilter) dir(path string) bool {
-	if f.prune.match(path) {
-		return false
-	}
-	path += "/"
-	for _, p := range f.include {
-		fixed := p.text
-		if p.wild {
-			fixed = p.prefix
-		}
-		if strings.HasPrefix(path, fixed) || strings.HasPrefix(fixed, path) {
-			return true
-		}
-	}
-	return len(f.include) == 0
 }
 
 // fs/glob
@@ -105,7 +47,7 @@ func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	filter, err := newPathFilter(p.Include, p.Exclude)
+	filter, err := newTreeFilter(p.Include, p.Exclude)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +66,7 @@ func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256(asked)
-	cursor := globCursor{Method: "fs/glob", Params: hex.EncodeToString(sum[:8])}
+	cursor := globCursor{Method: "fs/glob 1", Params: hex.EncodeToString(sum[:8])}
 	if p.Cursor != "" {
 		given := globCursor{}
 		if err := decodeCursor(p.Cursor, &given); err != nil {
@@ -161,7 +103,7 @@ func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
 // globPage is one page in the making.
 type globPage struct {
 	ctx     context.Context
-	filter  *pathFilter
+	filter  *treeFilter
 	start   *dirHandle
 	abs     string // its absolute path
 	limit   int
@@ -248,6 +190,7 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 		}
 		return e, e.key > after && typ.IsRegular() && g.filter.file(path) && !rules.ignored(path, false)
 	}
+	state := "" // of the chain, once it is needed
 	for last := ""; ; {
 		names, more, err := d.namesAfter(g.ctx, last, chunkSize(len(g.chain)-1), keep)
 		if err != nil {
@@ -268,7 +211,10 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 				before := len(g.files)
 				err = g.add(rel+n.name, info)
 				if len(g.files) > before {
-					g.cursor.State = chainState(g.chain)
+					if state == "" {
+						state = chainState(g.chain)
+					}
+					g.cursor.State = state
 				}
 			}
 			if err != nil {
@@ -331,63 +277,4 @@ func chainState(chain []entryInfo) string {
 		fmt.Fprintf(sum, "%s\n", directoryState("", c))
 	}
 	return hex.EncodeToString(sum.Sum(nil)[:8])
-}
-
-// statBelow describes files below a directory, asked for in the order of their
-// paths, without following a link or leaving the file system on the way.
-type statBelow struct {
-	start *dirHandle
-	dev   uint64
-	rel   string // the directory that is open
-	dir   *dirHandle
-}
-
-func (s *statBelow) lstat(rel string) (entryInfo, error) {
-	dir, name := path.Split(rel)
-	if s.dir == nil || dir != s.rel {
-		s.close()
-		if err := s.open(dir); err != nil {
-			return entryInfo{}, err
-		}
-	}
-	return s.dir.lstat(name)
-}
-
-func (s *statBelow) open(rel string) error {
-	at := s.start
-	for name := range strings.SplitSeq(strings.TrimSuffix(rel, "/"), "/") {
-		if name == "" {
-			name = "."
-		}
-		next, err := at.openDir(name)
-		if at != s.start {
-			at.close()
-		}
-		if err != nil {
-			return err
-		}
-		at = next
-	}
-	self, err := at.info()
-	if err == nil && self.id.dev != s.dev {
-		err = errors.ErrUnsupported // another file system
-	}
-	if err != nil {
-		at.close()
-		return err
-	}
-	s.rel, s.dir = rel, at
-	return nil
-}
-
-func (s *statBelow) close() {
-	if s.dir != nil {
-		s.dir.close()
-		s.dir = nil
-	}
-}
-
-// safeRel tells a path as git prints it that is fit to be looked up.
-func safeRel(rel string) bool {
-	return filepath.IsLocal(filepath.FromSlash(rel)) && !hasSecretName(rel)
 }

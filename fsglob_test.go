@@ -124,6 +124,43 @@ func TestGlobRepository(t *testing.T) {
 	}
 }
 
+// Split, sparse and SHA-256 indexes, linked work trees and submodules are read.
+func TestGlobIndexKinds(t *testing.T) {
+	dir := fsReal(t)
+	tree := map[string]string{"a/f": "", "b/c/f": "", "top": "", ".gitignore": "*.log", "a/x.log": ""}
+	want := ".gitignore a/f b/c/f top"
+	f := fsOn(t, dir)
+	check := func(name, path, want string) {
+		t.Helper()
+		if got := strings.Join(fsGlobAll(t, f, globParams{pathParam: pathOf(path), Limit: new(2)}), " "); got != want {
+			t.Errorf("%s: got %s, want %s", name, got, want)
+		}
+	}
+	fsRepo(t, dir+"/split", tree)
+	fsGit(t, dir+"/split", "update-index", "--split-index")
+	check("split index", dir+"/split", want)
+
+	fsRepo(t, dir+"/sparse", tree)
+	fsGit(t, dir+"/sparse", "sparse-checkout", "set", "--cone", "--sparse-index", "a")
+	check("sparse index", dir+"/sparse", ".gitignore a/f top")
+	// Ignored, and there after all: only a tree object tells that it is tracked.
+	fsWrite(t, dir+"/sparse", map[string]string{"b/c/f": "", "b/c/g": "", ".git/info/exclude": "b\n"})
+	check("sparse index, file there", dir+"/sparse", want)
+
+	fsGit(t, dir, "init", "-q", "--object-format=sha256", "long")
+	fsWrite(t, dir+"/long", tree)
+	fsGit(t, dir+"/long", "add", "-A")
+	check("SHA-256", dir+"/long", want)
+
+	fsGit(t, dir+"/split", "worktree", "add", "-q", dir+"/linked")
+	check("linked work tree", dir+"/linked", want)
+
+	fsRepo(t, dir+"/super", map[string]string{"own": ""})
+	fsGit(t, dir+"/super", "submodule", "--quiet", "add", dir+"/split", "sub")
+	check("submodule", dir+"/super/sub", want)
+	check("above a submodule", dir+"/super", ".gitmodules own")
+}
+
 // What a repository's configuration names is not run.
 func TestGlobHostileConfig(t *testing.T) {
 	dir := fsReal(t)

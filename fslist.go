@@ -46,7 +46,7 @@ func (e *dirEntry) jsonSize() int {
 // listCursor is where a listing of a directory goes on, and the directory as
 // it was.
 type listCursor struct {
-	Method string `json:"m"`
+	Method string `json:"m"` // and the version of these fields
 	Dir    string `json:"d"`
 	After  []byte `json:"a"` // the last name
 }
@@ -71,7 +71,7 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 	if err != nil {
 		return nil, f.access.wireError(err, at.abs)
 	}
-	cursor := listCursor{Method: "fs/listDir", Dir: directoryState(at.abs, self)}
+	cursor := listCursor{Method: "fs/listDir 1", Dir: directoryState(at.abs, self)}
 	if p.Cursor != "" {
 		given := listCursor{}
 		if err := decodeCursor(p.Cursor, &given); err != nil {
@@ -95,27 +95,27 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 	result := &listDirResult{Path: showName(at.abs), PathBase64: nameBase64(at.abs), Entries: []dirEntry{}}
 	secrets := f.access.secretIDs()
 	size := 0
-	for i, n := range names {
+	for _, n := range names {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		info, err := dir.lstat(n.name)
+		gone := errors.Is(err, fs.ErrNotExist) // since its name was read
 		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue // removed since its name was read
+		case gone, err == nil && info.mode.IsRegular() && slices.Contains(secrets, info.id):
+			cursor.After = []byte(n.name)
+			continue
 		case err != nil:
 			return nil, f.access.wireError(err, filepath.Join(at.abs, n.name))
-		case info.mode.IsRegular() && slices.Contains(secrets, info.id):
-			continue
 		}
 		entry := dirEntry{
 			Name: showName(n.name), NameBase64: nameBase64(n.name),
-			Type: fileType(info.mode), Size: info.size, Mode: octalMode(info.mode), Mtime: wireTime(info.mtime),
+			Type: fileType(info.mode), Size: info.size, Mode: permMode(info.mode), Mtime: wireTime(info.mtime),
 		}
 		if info.mode&fs.ModeSymlink != 0 {
 			entry.Target, entry.TargetBase64 = f.linkTarget(dir, at, n.name)
 		}
-		if size += entry.jsonSize(); size > maxPageBytes && i > 0 {
+		if size += entry.jsonSize(); size > maxPageBytes && len(result.Entries) > 0 {
 			more = true
 			break
 		}
@@ -123,11 +123,6 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 		cursor.After = []byte(n.name)
 	}
 	if more {
-		// Names that were all removed meanwhile leave an empty page; it goes on
-		// after the last of them.
-		if len(result.Entries) == 0 {
-			cursor.After = []byte(names[len(names)-1].name)
-		}
 		result.NextCursor = new(encodeCursor(cursor))
 	}
 	return result, nil

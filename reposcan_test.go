@@ -143,6 +143,34 @@ func TestRepoScanAlternatesOutside(t *testing.T) {
 	}
 }
 
+// A corrupt object in one repository costs the others nothing.
+func TestRepoScanCorrupt(t *testing.T) {
+	dir := fsReal(t)
+	for i := range 7 {
+		head := fsRepo(t, fmt.Sprintf("%s/r%d", dir, i), map[string]string{"f": fmt.Sprint(i)})
+		if i == 3 {
+			object := fmt.Sprintf("%s/r%d/.git/objects/%s/%s", dir, i, head[:2], head[2:])
+			data, err := os.ReadFile(object)
+			if err == nil {
+				// Its header can be read, the rest cannot: git gives up at that.
+				err = errors.Join(os.Remove(object), os.WriteFile(object, data[:len(data)*2/3], 0o644))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	got, err := fsOn(t, dir).repoScan(t.Context(), repoScanParams{})
+	if err != nil || len(got.Repos) != 7 {
+		t.Fatal(got, err)
+	}
+	for i, r := range got.Repos {
+		if (r.LastCommitAt == nil) != (i == 3) {
+			t.Errorf("%s: %v", r.Name, r.LastCommitAt)
+		}
+	}
+}
+
 // What a repository's configuration names is not run.
 func TestRepoScanHostileConfig(t *testing.T) {
 	dir := fsReal(t)

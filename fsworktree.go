@@ -49,21 +49,35 @@ func (f *files) workTreeGit(top string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	err = os.Mkdir(filepath.Join(dir, "info"), 0o700)
+	err = f.copyExclude(gitDir, dir)
 	if err == nil && index != nil {
 		err = os.WriteFile(filepath.Join(dir, "index"), index, 0o600)
 	}
 	if err == nil {
 		err = f.copySharedIndex(gitDir, dir)
 	}
-	if text, readErr := f.readSmall(filepath.Join(f.commonDir(gitDir), "info", "exclude"), maxIgnoreFile); err == nil && readErr == nil {
-		err = os.WriteFile(filepath.Join(dir, "info", "exclude"), []byte(text), 0o600)
+	// A sparse index names directories: what is in them is told by tree objects.
+	if objects := f.objectDirs(filepath.Join(f.commonDir(gitDir), "objects"), nil); err == nil && objects != nil {
+		err = borrowObjects(dir, strings.Join(objects, "\n")+"\n")
 	}
 	if err != nil {
 		_ = os.RemoveAll(dir) // the first error counts
 		return "", fmt.Errorf("copying the index of %s: %w", top, err)
 	}
 	return dir, nil
+}
+
+// copyExclude copies info/exclude, the ignore rules that a repository does not
+// share (gitignore(5)), if it is there.
+func (f *files) copyExclude(gitDir, to string) error {
+	text, err := f.readSmall(filepath.Join(f.commonDir(gitDir), "info", "exclude"), maxIgnoreFile)
+	if err != nil {
+		return nil // none, or none that may be read
+	}
+	if err := os.Mkdir(filepath.Join(to, "info"), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(to, "info", "exclude"), []byte(text), 0o600)
 }
 
 // readIndex reads an index; nil when there is none yet.
@@ -180,12 +194,12 @@ const maxNulText = 64 << 10
 func (s *nulSplitter) Write(p []byte) (int, error) {
 	n := len(p)
 	for s.err == nil {
-		i := bytes.IndexByte(p, 0)
-		if i < 0 {
+		before, after, ok := bytes.Cut(p, []byte{0})
+		if !ok {
 			break
 		}
-		text := string(append(s.partial, p[:i]...))
-		s.partial, p = s.partial[:0], p[i+1:]
+		text := string(append(s.partial, before...))
+		s.partial, p = s.partial[:0], after
 		s.err = s.each(text)
 	}
 	if s.err == nil && len(s.partial)+len(p) > maxNulText {

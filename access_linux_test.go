@@ -1,0 +1,52 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// The kernel's own files under an allowed directory would tell the daemon's
+// environment.
+func TestAccessProc(t *testing.T) {
+	if _, err := os.Stat("/proc/self/environ"); err != nil {
+		t.Skip("there is no /proc here: ", err)
+	}
+	f := fsOn(t, "/")
+	for _, path := range []string{"/proc/self/environ", "/proc/1/cmdline", "/proc/self/task/../environ", "/sys/kernel/mm/transparent_hugepage/enabled"} {
+		if _, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(path)}); err == nil {
+			t.Errorf("read %s", path)
+		}
+	}
+	if _, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf("/proc/self")}); fsCode(err) != "SOURCE_ACCESS_DENIED" {
+		t.Errorf("listing /proc/self: %v", err)
+	}
+}
+
+// A tree 3,000 levels deep: what is too deep is refused or passed over, and
+// nothing fails.
+func TestAccessDeep(t *testing.T) {
+	dir := fsReal(t)
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := root.MkdirAll(strings.Repeat("d/", 3000)+"d", 0o755); err != nil {
+		t.Skip("no such deep tree here: ", err)
+	}
+	fsWrite(t, dir, map[string]string{"d/d/f": "foo"})
+	f := fsOn(t, dir)
+	if got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); len(got) != 1 {
+		t.Errorf("glob: %v", got)
+	}
+	if _, err := f.repoScan(t.Context(), repoScanParams{MaxDepth: new(maxScanDepth)}); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.stat(t.Context(), statParams{pathParam: pathOf(dir + "/" + strings.Repeat("d/", 2999))}); fsCode(err) != "param path" {
+		t.Errorf("stat: %v", err)
+	}
+	if err := root.RemoveAll("d"); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,312 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// accessOn opens allowed directories, the first of them as the work dir if
+// work is set.
+func accessOn(t testing.TB, work bool, dirs ...string) *access {
+	t.Helper()
+	workDir := ""
+	if work {
+		workDir, dirs = dirs[0], dirs[1:]
+	}
+	a, err := openAccess(dirs, workDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.close)
+	return a
+}
+
+func symlinks(t testing.TB, links map[string]string) {
+	t.Helper()
+	for name, target := range links {
+		if err := os.Symlink(target, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAccessResolve(t *testing.T) {
+	top := fsReal(t)
+	in, out, other := top+"/in", top+"/out", top+"/other"
+	fsWrite(t, top, map[string]string{
+		"in/f": "", "in/d/e/f": "", "in2/f": "", "out/f": "", "out/sub/f": "", "other/f": "", "in/inner/f": "", "in/x/y": "",
+	})
+	symlinks(t, map[string]string{
+		in + "/abs-in": in + "/d", in + "/rel-in": "d/e/f", in + "/out": out, in + "/rel-out": "../out/f", in + "/up": "../in/f",
+		in + "/loop": "loop", in + "/loop-a": "loop-b", in + "/loop-b": "loop-a", in + "/dangling": "d/none", in + "/dangling-out": "../none",
+		in + "/to-other": other + "/f", in + "/root": "/", in + "/via-out": out + "/back/f", out + "/back": in,
+		in + "/deep": "d/e", in + "/x/dotdot": "../deep/../f", top + "/alias": in, in + "/to-alias": top + "/alias/f",
+	})
+	for i := range 60 {
+		symlinks(t, map[string]string{in + "/chain" + strings.Repeat("x", i): "chain" + strings.Repeat("x", i+1)})
+	}
+	fsWrite(t, in, map[string]string{"chain" + strings.Repeat("x", 60): ""})
+	fsWrite(t, in, map[string]string{"d/f": "the right one"})
+	a := accessOn(t, true, in, other, in+"/inner")
+
+	const deniedCode, loop, missing = "SOURCE_ACCESS_DENIED", "param path", "SOURCE_NOT_FOUND"
+	for _, test := range []struct{ path, want string }{
+		{in, in},
+		{in + "/", in},
+		{in + "/f", in + "/f"},
+		{in + "/./d//e/../f", in + "/d/f"},
+		{in + "/none/at/all", in + "/none/at/all"},
+		{"f", in + "/f"},
+		{".", in},
+		{"d/../f", in + "/f"},
+		{"../in/f", in + "/f"},
+		{"../out/f", deniedCode},
+		{"../in2/f", deniedCode},
+		{top, deniedCode},
+		{top + "/in2/f", deniedCode},
+		{"/", deniedCode},
+		{"/etc/passwd", deniedCode},
+		{"/no/such/place", deniedCode},
+		{in + "/../out/f", deniedCode},
+		{in + "/abs-in/e/f", in + "/d/e/f"},
+		{in + "/rel-in", in + "/d/e/f"},
+		{in + "/rel-in/x", missing},
+		{in + "/f/x", missing},
+		{in + "/up", in + "/f"},
+		{in + "/out", deniedCode},
+		{in + "/out/f", deniedCode},
+		{in + "/out/none", deniedCode},
+		{in + "/rel-out", deniedCode},
+		{in + "/dangling", in + "/d/none"},
+		{in + "/dangling-out", deniedCode},
+		{in + "/to-other", other + "/f"},
+		{in + "/root/etc/passwd", deniedCode},
+		{in + "/root" + in + "/f", in + "/f"},
+		{in + "/via-out", deniedCode},
+		{in + "/loop", loop},
+		{in + "/loop-a/x", loop},
+		{in + "/chain", loop},
+		{in + "/chain" + strings.Repeat("x", 30), in + "/chain" + strings.Repeat("x", 60)},
+		{in + "/x/dotdot", in + "/d/f"},
+		{in + "/to-alias", deniedCode}, // the alias lies outside and is not looked at
+		{in + "/inner/f", in + "/inner/f"},
+		{in + "/.git-daemon.credentials", deniedCode},
+		{in + "/d/.GIT-DAEMON.x/y", deniedCode},
+		{strings.Repeat("d/", 20_000), loop},
+		{strings.Repeat("n", 5000), loop},
+	} {
+		got, err := a.resolvePath(test.path)
+		if code := fsCode(err); err != nil && code != test.want || err == nil && got.abs != test.want {
+			t.Errorf("%.80s: got %q %s, want %q", test.path, got.abs, code, test.want)
+		}
+	}
+	// The same answer for what exists outside and what does not.
+	_, there := a.resolvePath("/etc/passwd")
+	_, notThere := a.resolvePath("/etc/none")
+	if there.Error() != notThere.Error() {
+		t.Errorf("two answers: %v, %v", there, notThere)
+	}
+}
+
+func TestAccessText(t *testing.T) {
+	for _, test := range []struct {
+		p    pathParam
+		want string
+	}{
+		{pathParam{}, "param path"},
+		{pathParam{Path: "a\x00b"}, "param path"},
+		{pathParam{PathBase64: base64.StdEncoding.EncodeToString([]byte("a\x00"))}, "param path_base64"},
+		{pathParam{PathBase64: "!"}, "param path_base64"},
+		{pathParam{Path: "a", PathBase64: "YQ=="}, "param path"},
+	} {
+		if _, err := test.p.text("path"); fsCode(err) != test.want {
+			t.Errorf("%+v: got %q, want %q", test.p, fsCode(err), test.want)
+		}
+	}
+}
+
+// A root that was given through a link is known by both names, and stays the
+// directory that it was when the link or the directory is replaced.
+func TestAccessRootReplaced(t *testing.T) {
+	top := fsReal(t)
+	fsWrite(t, top, map[string]string{"v1/f": "old", "evil/f": "new"})
+	symlinks(t, map[string]string{top + "/current": "v1"})
+	f := fsOn(t, top+"/current")
+	read := func(path string) string {
+		got, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(path)})
+		if err != nil {
+			return fsCode(err)
+		}
+		return got.Content
+	}
+	if read(top+"/current/f") != "old" || read(top+"/v1/f") != "old" {
+		t.Error("one of the two names does not work")
+	}
+	if err := errors.Join(os.Rename(top+"/v1", top+"/moved"), os.Symlink(top+"/evil", top+"/v1")); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(top + "/v1/f"); got != "old" {
+		t.Errorf("after a swap: %q", got)
+	}
+	if got := read(top + "/evil/f"); got != "SOURCE_ACCESS_DENIED" {
+		t.Errorf("beside it: %q", got)
+	}
+}
+
+func TestAccessEverything(t *testing.T) {
+	a := accessOn(t, false, "/")
+	dir := fsReal(t)
+	fsWrite(t, dir, map[string]string{"f": "", ".git-daemon.config": ""})
+	if got, err := a.resolvePath(dir + "/f"); err != nil || got.abs != dir+"/f" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err := a.resolvePath(dir + "/.git-daemon.config"); fsCode(err) != "SOURCE_ACCESS_DENIED" {
+		t.Errorf("own file: %v", err)
+	}
+	if _, err := a.resolvePath("/../../etc/../" + dir + "/f"); err != nil {
+		t.Error(err)
+	}
+}
+
+// The daemon's own files are denied by identity: hard links to them, and files
+// that have another name.
+func TestAccessSecretIdentity(t *testing.T) {
+	dir := fsReal(t)
+	fsWrite(t, dir, map[string]string{"token": "s3cret", "f": "x"})
+	if err := os.Link(dir+"/token", dir+"/hard"); err != nil {
+		t.Fatal(err)
+	}
+	symlinks(t, map[string]string{dir + "/soft": "token"})
+	f := fsOn(t, dir)
+	f.access.keepSecret(dir + "/token")
+	for _, name := range []string{"token", "hard", "soft"} {
+		if _, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(dir + "/" + name)}); fsCode(err) != "SOURCE_ACCESS_DENIED" {
+			t.Errorf("reading %s: %v", name, err)
+		}
+		if _, err := f.stat(t.Context(), statParams{pathParam: pathOf(dir + "/" + name)}); fsCode(err) != "SOURCE_ACCESS_DENIED" {
+			t.Errorf("stat of %s: %v", name, err)
+		}
+	}
+	page, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(dir)})
+	if err != nil || len(page.Entries) != 2 { // f and soft
+		t.Errorf("listed: %+v, %v", page, err)
+	}
+	if got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); len(got) != 1 {
+		t.Errorf("glob: %v", got)
+	}
+	if got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "s3cret"}); err != nil || len(got.Matches) != 0 {
+		t.Errorf("search: %+v, %v", got, err)
+	}
+}
+
+// A file swapped for a link to the outside, and a directory likewise, 20,000
+// times while they are read: never a byte from outside.
+func TestAccessSwapRace(t *testing.T) {
+	dir, out := fsReal(t), fsReal(t)
+	fsWrite(t, out, map[string]string{"secret": "OUTSIDE", "secret-2": "OUTSIDE"})
+	fsWrite(t, dir, map[string]string{"file": "inside", "d/secret": "inside"})
+	symlinks(t, map[string]string{dir + "/file-link": out + "/secret", dir + "/d-link": out})
+	swaps := 20_000
+	if testing.Short() {
+		swaps = 2000
+	}
+	done := make(chan struct{})
+	// Ends after its swaps; the test waits for done.
+	go func() {
+		defer close(done)
+		for range swaps {
+			for _, name := range []string{"/file", "/d"} {
+				swap(dir+name, dir+name+"-link")
+			}
+		}
+	}()
+	f := fsOn(t, dir)
+	read := 0
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		for _, path := range []string{dir + "/file", dir + "/d/secret"} {
+			got, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(path)})
+			if err == nil && got.Content != "inside" {
+				t.Fatalf("read %q from outside", got.Content)
+			}
+			if err == nil {
+				read++
+			}
+		}
+		page, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(dir + "/d")})
+		if err == nil && len(page.Entries) != 1 {
+			t.Fatalf("listed the outside: %+v", page.Entries)
+		}
+		all, err := f.glob(t.Context(), globParams{pathParam: pathOf(dir), RespectGitignore: new(false), Include: []string{"d", "d-link"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range all.Files {
+			if filepath.Base(file.Path) != "secret" {
+				t.Fatalf("glob shows the outside: %+v", all.Files)
+			}
+		}
+	}
+	t.Logf("%d reads went well meanwhile", read)
+}
+
+// swap exchanges two names, or tries to: with three renames.
+func swap(a, b string) {
+	_ = os.Rename(a, a+"-tmp") // what fails now works the next time
+	_ = os.Rename(b, a)
+	_ = os.Rename(a+"-tmp", b)
+}
+
+// Whatever the text, what is found lies below a root: its real path does, and
+// the file is the one that the system finds there.
+func FuzzAccessResolve(f *testing.F) {
+	top := fsReal(f)
+	root, out := top+"/root", top+"/out"
+	fsWrite(f, top, map[string]string{"root/a/b/f": "", "root/f": "", "out/secret": "", "root/.git-daemon.config": "", "roots/f": ""})
+	symlinks(f, map[string]string{
+		root + "/abs": root + "/a", root + "/rel": "a/b", root + "/up": "..", root + "/out": out, root + "/a/up2": "../../out",
+		root + "/all": "/", root + "/a/self": "..", root + "/loop": "loop", root + "/own": ".git-daemon.config",
+	})
+	a := accessOn(f, true, root)
+	for _, seed := range []string{
+		root, "f", "a/b/f", "abs/b/f", "rel/f", "up/root/f", "out/secret", "a/up2/secret", "all" + root + "/f", "a/self/a/self/f", "loop/x", "own",
+		"../root/f", "../roots/f", root + "/../out/secret", "./a//b/../b/f", "", "\x00", "a/\xff", "/proc/self/cwd", "up/../../out/secret", strings.Repeat("a/self/", 50) + "f",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, path []byte) {
+		got, err := a.resolve(pathParam{PathBase64: base64.StdEncoding.EncodeToString(path)})
+		if err != nil {
+			if !utf8.ValidString(err.Error()) {
+				t.Errorf("%q: the error is not UTF-8: %q", path, err)
+			}
+			return
+		}
+		if rel, err := filepath.Rel(root, got.abs); err != nil || !filepath.IsLocal(rel) || rel != got.rel {
+			t.Fatalf("%q: %+v is not below the root", path, got)
+		}
+		info, err := a.stat(got)
+		if err != nil {
+			return
+		}
+		real, err := filepath.EvalSymlinks(got.abs)
+		if err != nil || real != got.abs {
+			t.Fatalf("%q: %s has links in it: %s, %v", path, got.abs, real, err)
+		}
+		if there, err := os.Stat(real); err != nil || !os.SameFile(there, info) {
+			t.Fatalf("%q: another file than %s", path, real)
+		}
+		if strings.Contains(got.abs, ".git-daemon.") {
+			t.Fatalf("%q: found %s", path, got.abs)
+		}
+	})
+}

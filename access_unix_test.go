@@ -1,0 +1,81 @@
+//go:build unix
+
+package main
+
+import (
+	"net"
+	"os"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// What is neither a file nor a directory is refused at once: opening a pipe
+// would wait for its other end, reading a device never ends.
+func TestAccessSpecialFiles(t *testing.T) {
+	dir := fsReal(t)
+	if err := syscall.Mkfifo(dir+"/fifo", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	symlinks(t, map[string]string{dir + "/fifo-link": "fifo"})
+	// A socket's path is short; the directory's may not be.
+	t.Chdir(dir)
+	listener, err := net.Listen("unix", "socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	names := []string{"fifo", "fifo-link", "socket"}
+	if syscall.Mknod(dir+"/zero", syscall.S_IFCHR|0o600, 1<<8|5) == nil && runtime.GOOS == "linux" {
+		names = append(names, "zero") // only root can make one
+	}
+	f := fsOn(t, dir)
+	for _, name := range names {
+		begin := time.Now()
+		_, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(dir + "/" + name)})
+		if took := time.Since(begin); fsCode(err) != "param path" || took > 5*time.Second {
+			t.Errorf("%s: %v after %v", name, err, took)
+		}
+		got, err := f.stat(t.Context(), statParams{pathParam: pathOf(dir + "/" + name)})
+		if err != nil || got.Entries[0].Type != "other" {
+			t.Errorf("stat of %s: %+v, %v", name, got, err)
+		}
+	}
+	if got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); got != nil {
+		t.Errorf("glob lists %v", got)
+	}
+}
+
+// A directory that the daemon's user may not read is passed over by walks.
+func TestAccessUnreadable(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may read everything")
+	}
+	dir := fsReal(t)
+	fsWrite(t, dir, map[string]string{"closed/f": "", "open/f": "", "file": ""})
+	for _, name := range []string{"/closed", "/file"} {
+		if err := os.Chmod(dir+name, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { _ = os.Chmod(dir+"/closed", 0o755) })
+	f := fsOn(t, dir)
+	if got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); len(got) != 2 {
+		t.Errorf("glob: %v", got)
+	}
+	if _, err := f.repoScan(t.Context(), repoScanParams{}); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"/closed/f", "/file"} {
+		if _, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(dir + name)}); fsCode(err) != "SOURCE_ACCESS_DENIED" {
+			t.Errorf("reading %s: %v", name, err)
+		}
+	}
+	if _, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(dir + "/closed")}); fsCode(err) != "SOURCE_ACCESS_DENIED" {
+		t.Errorf("listing: %v", err)
+	}
+	if got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "x"}); err != nil || len(got.Matches) != 0 {
+		t.Errorf("search: %+v, %v", got, err)
+	}
+}

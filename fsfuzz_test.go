@@ -1,0 +1,78 @@
+package main
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// However a stream is cut into pieces, the texts are the same.
+func FuzzNulSplitter(f *testing.F) {
+	f.Add([]byte("a\x00b\nc\x00"), 1)
+	f.Add([]byte("\x00\x00tail"), 3)
+	f.Fuzz(func(t *testing.T, stream []byte, step int) {
+		var got []string
+		s := &nulSplitter{each: func(text string) error { got = append(got, text); return nil }}
+		for rest := stream; len(rest) > 0; {
+			n := min(max(step, 1), len(rest))
+			if _, err := s.Write(rest[:n]); err != nil {
+				if len(stream) <= maxNulText {
+					t.Fatal(err)
+				}
+				return
+			}
+			rest = rest[n:]
+		}
+		want := strings.Split(string(stream), "\x00")
+		if want = want[:len(want)-1]; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+}
+
+// No .gitignore and no path makes trouble, and a rule decides alike each time.
+func FuzzIgnore(f *testing.F) {
+	f.Add("*.log\n!keep.log\n/build/\n", "a/b.log", true)
+	f.Add("\\ \r\n[!a-\n**/x/**\n\xff", "x/y", false)
+	f.Fuzz(func(t *testing.T, text, path string, isDir bool) {
+		rules := &ignoreRules{rules: parseIgnore(text)}
+		first := rules.ignored(path, isDir)
+		if first != (&ignoreRules{rules: parseIgnore(text + "\n# end")}).ignored(path, isDir) {
+			t.Errorf("%q, %q: a comment changes the answer", text, path)
+		}
+		if (&ignoreRules{rules: parseIgnore(text + "\n!**")}).ignored(path, isDir) {
+			t.Errorf("%q, %q: ignored although all is taken back", text, path)
+		}
+	})
+}
+
+// Whatever a file holds, a part of it comes back as it is, and its JSON has
+// the size that was reckoned with.
+func FuzzEncodePart(f *testing.F) {
+	f.Add([]byte("gr\xc3\xbc\xc3"), false)
+	f.Add([]byte("a\x00\xe2\x80\xa8<\\\""), true)
+	f.Fuzz(func(t *testing.T, data []byte, atEnd bool) {
+		content, encoding, used := encodePart(data, atEnd)
+		got := []byte(content)
+		if encoding == "base64" {
+			got, _ = base64.StdEncoding.DecodeString(content)
+		} else if !utf8.ValidString(content) || strings.IndexByte(content, 0) >= 0 {
+			t.Errorf("%q is no text", content)
+		}
+		if used > len(data) || !slices.Equal(got, data[:used]) || used == 0 && len(data) > 0 || atEnd && used < len(data) {
+			t.Errorf("%q: %q, %d bytes", data, got, used)
+		}
+		text := strings.ToValidUTF8(string(data), "?")
+		if out, err := json.Marshal(text); err != nil || len(out) > jsonSize(text) {
+			t.Errorf("%q: %d bytes of JSON, %d reckoned with", text, len(out), jsonSize(text))
+		}
+		if n := fitJSON([]byte(text), 30); n < len(text) {
+			if out, err := json.Marshal(text[:n]); err != nil || len(out) > 30 || !utf8.ValidString(text[:n]) {
+				t.Errorf("%q cut at %d: %s", text, n, out)
+			}
+		}
+	})
+}

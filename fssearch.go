@@ -1,0 +1,331 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+)
+
+const (
+	defaultSearchLimit = 1000
+	maxContextLines    = 20
+	maxPatternLength   = 4 << 10
+	// maxSearchText is what is shown of a line: a minified file has one of many
+	// MiB.
+	maxSearchText = 2000
+	// maxSearchFile is the largest file that git may read: it holds a file in
+	// memory.
+	maxSearchFile = "256m"
+)
+
+type searchParams struct {
+	pathParam
+	Pattern       string   `json:"pattern"`                  // one line
+	Regexp        bool     `json:"regexp,omitempty"`         // an extended regular expression (POSIX) in place of a fixed text
+	CaseSensitive *bool    `json:"case_sensitive,omitempty"` // true when absent
+	Include       []string `json:"include,omitempty"`        // globs; all files when absent
+	Exclude       []string `json:"exclude,omitempty"`        // globs
+	ContextLines  *int     `json:"context_lines,omitempty"`  // 0 to 20; 0 when absent
+	Limit         *int     `json:"limit,omitempty"`          // 1 to 10,000; 1,000 when absent
+}
+
+type searchResult struct {
+	Matches   []searchMatch `json:"matches"` // a line each
+	Truncated bool          `json:"truncated"`
+}
+
+type searchMatch struct {
+	Path       string   `json:"path"` // relative to the path asked for, with slashes
+	PathBase64 string   `json:"path_base64,omitempty"`
+	Line       int      `json:"line"`   // from 1
+	Column     int      `json:"column"` // of the first match, in bytes, from 1
+	Text       string   `json:"text"`   // the first 2,000 bytes of the line
+	Before     []string `json:"before"`
+	After      []string `json:"after"`
+}
+
+// fs/search
+func (f *files) search(ctx context.Context, p searchParams) (*searchResult, error) {
+	limit, err := limitParam("limit", p.Limit, defaultSearchLimit, maxPageEntries)
+	if err != nil {
+		return nil, err
+	}
+	around := 0
+	if p.ContextLines != nil {
+		around = *p.ContextLines
+	}
+	switch {
+	case around < 0 || around > maxContextLines:
+		return nil, invalidParam("context_lines", "must be 0 to %d, not %d", maxContextLines, around)
+	case p.Pattern == "":
+		return nil, invalidParam("pattern", "must not be empty")
+	case len(p.Pattern) > maxPatternLength:
+		return nil, invalidParam("pattern", "must have at most %d bytes", maxPatternLength)
+	case strings.ContainsAny(p.Pattern, "\n\x00"):
+		return nil, invalidParam("pattern", "must be one line, without a NUL byte")
+	}
+	filter, err := newTreeFilter(p.Include, p.Exclude)
+	if err != nil {
+		return nil, err
+	}
+	at, err := f.access.resolve(p.pathParam)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := f.access.openDir(at)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.close()
+	self, err := dir.info()
+	if err != nil {
+		return nil, f.access.wireError(err, at.abs)
+	}
+	s := &search{
+		ctx: ctx, files: f, filter: filter, limit: limit, around: around,
+		below: &statBelow{start: dir, dev: self.id.dev}, matches: []searchMatch{},
+	}
+	defer s.below.close()
+	if err := s.run(p, at); err != nil {
+		return nil, err
+	}
+	return &searchResult{Matches: s.matches, Truncated: s.truncated}, nil
+}
+
+// search is one search. Git finds the lines; what is answered is read again
+// through descriptors that follow no link, and must be the same.
+type search struct {
+	ctx    context.Context
+	files  *files
+	filter *treeFilter
+	limit  int
+	around int // lines of context
+	below  *statBelow
+
+	matches   []searchMatch
+	size      int // of their JSON
+	truncated bool
+	hits      []grepHit // of one file, still to be read
+}
+
+// run starts git on the directory at. It gets an empty repository of our own:
+// inside a work tree with that one's info/exclude, elsewhere with --no-index.
+func (s *search) run(p searchParams, at place) error {
+	gitDir, err := emptyGitDir(40)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(gitDir)
+	top := s.files.workTreeOf(at)
+	args := []string{"grep", "--exclude-standard", "-z", "-n", "--column", "-I", "--no-color", "--no-textconv"}
+	if top != "" {
+		args = append(args, "--untracked")
+		if err := s.files.copyExclude(s.files.gitDirOf(top), gitDir); err != nil {
+			return err
+		}
+	} else {
+		top = at.abs
+		args = append(args, "--no-index")
+	}
+	if p.Regexp {
+		args = append(args, "-E")
+	} else {
+		args = append(args, "-F")
+	}
+	if p.CaseSensitive != nil && !*p.CaseSensitive {
+		args = append(args, "-i")
+	}
+	args = append(append(args, "-e", p.Pattern, "--"), s.filter.pathspecs()...)
+
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	out := &grepParser{each: func(hit grepHit) error {
+		err := s.add(hit)
+		if err != nil {
+			cancel() // git would search on until its next match
+		}
+		return err
+	}}
+	_, err = s.files.git.run(ctx, gitCommand{
+		args: args, dir: at.abs, gitDir: gitDir, workTree: top, stdout: out,
+		// Letters beyond ASCII have a case, too; git's own words stay English. The
+		// pathspecs are globs, which the runner turns off.
+		env: []string{"LC_ALL=C.UTF-8", "GIT_LITERAL_PATHSPECS=0", "GIT_ALLOC_LIMIT=" + maxSearchFile},
+	})
+	if s.ctx.Err() != nil {
+		return context.Cause(s.ctx)
+	}
+	if errors.Is(out.err, errStopWalk) {
+		return nil
+	}
+	if out.err != nil {
+		return out.err
+	}
+	if err := grepFailure(err); err != nil {
+		return err
+	}
+	if err := s.flush(); err != nil && !errors.Is(err, errStopWalk) {
+		return err
+	}
+	return nil
+}
+
+// grepFailure is what the end of git grep means to the caller: status 1 is no
+// match, whatever it says of files that it may not read; a complaint about the
+// pattern is the caller's.
+func grepFailure(err error) error {
+	e, ok := errors.AsType[*gitError](err)
+	if !ok {
+		return err
+	}
+	if e.exit == 1 {
+		return nil
+	}
+	if _, rest, ok := strings.Cut(e.stderr, "fatal: -e option, "); ok {
+		reason := strings.TrimSpace(rest[strings.LastIndex(rest, "': ")+1:])
+		return invalidParam("pattern", "is not a regular expression%s", strings.TrimPrefix(reason, "'"))
+	}
+	if strings.Contains(e.stderr, "over limit") {
+		return gitFailure(gitTooLarge, "a file is larger than %s: leave it out with exclude", maxSearchFile)
+	}
+	return err
+}
+
+// add takes a line that git found; errStopWalk when there are enough.
+func (s *search) add(hit grepHit) error {
+	if s.ctx.Err() != nil {
+		return context.Cause(s.ctx)
+	}
+	if !safeRel(hit.path) || !s.filter.file(hit.path) {
+		return nil
+	}
+	if len(s.hits) > 0 && s.hits[0].path != hit.path {
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
+	s.hits = append(s.hits, hit)
+	if len(s.matches)+len(s.hits) > s.limit {
+		return s.flush()
+	}
+	return nil
+}
+
+// flush reads the lines of one file that git found, and what is around them.
+func (s *search) flush() error {
+	hits := s.hits
+	s.hits = nil
+	if len(hits) == 0 {
+		return nil
+	}
+	lines, err := s.readLines(hits)
+	if err != nil {
+		return nil // gone, behind a link, or not to be read: nothing was found there
+	}
+	for _, hit := range hits {
+		text, ok := lines[hit.line]
+		if !ok || text != hit.text {
+			continue // changed meanwhile
+		}
+		m := searchMatch{
+			Path: showName(hit.path), PathBase64: nameBase64(hit.path), Line: hit.line, Column: hit.column,
+			Text: showLine(text), Before: []string{}, After: []string{},
+		}
+		for line := max(hit.line-s.around, 1); line <= hit.line+s.around; line++ {
+			text, ok := lines[line]
+			switch {
+			case !ok || line == hit.line:
+			case line < hit.line:
+				m.Before = append(m.Before, showLine(text))
+			default:
+				m.After = append(m.After, showLine(text))
+			}
+		}
+		const rest = 100 // keys, punctuation and figures
+		s.size += rest + jsonSize(m.Path) + len(m.PathBase64) + jsonSize(m.Text)
+		for _, text := range append(m.Before, m.After...) {
+			s.size += jsonSize(text) + 1
+		}
+		if len(s.matches) == s.limit || s.size > maxPageBytes && len(s.matches) > 0 {
+			s.truncated = true
+			return errStopWalk
+		}
+		s.matches = append(s.matches, m)
+	}
+	reportProgress(s.ctx, progress{Phase: "searching", Message: "searching", Done: int64(len(s.matches))})
+	return nil
+}
+
+// showLine is a line fit for JSON. One that was cut ends at a whole character.
+func showLine(text string) string {
+	if len(text) == maxSearchText {
+		text = text[:wholeRunes([]byte(text))]
+	}
+	return showName(text)
+}
+
+// readLines reads the lines that belong to hits, in the file itself, each cut
+// at maxSearchText; only as many as fit a page.
+func (s *search) readLines(hits []grepHit) (map[int]string, error) {
+	rel := hits[0].path
+	if _, err := s.below.lstat(rel); err != nil {
+		return nil, err
+	}
+	file, err := s.below.dir.openFile(path.Base(rel))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close() // nothing is written
+	if info, err := file.Stat(); err != nil || s.files.access.isSecret(info) {
+		return nil, denied()
+	}
+	lines := map[int]string{}
+	reader := bufio.NewReaderSize(file, 64<<10)
+	size, next := 0, 0
+	for number := 1; next < len(hits) && size < maxPageBytes; number++ {
+		if number%1024 == 0 && s.ctx.Err() != nil {
+			return nil, context.Cause(s.ctx)
+		}
+		text, err := readCutLine(reader)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		for next < len(hits) && number > hits[next].line+s.around {
+			next++
+		}
+		if next < len(hits) && number >= hits[next].line-s.around {
+			lines[number] = text
+			size += len(text)
+		}
+	}
+	return lines, nil
+}
+
+// readCutLine reads a line without its end, and keeps maxSearchText bytes of it.
+func readCutLine(r *bufio.Reader) (string, error) {
+	var kept []byte
+	for read := false; ; read = true {
+		part, err := r.ReadSlice('\n')
+		if errors.Is(err, io.EOF) && (read || len(part) > 0) {
+			err = nil
+		} else if errors.Is(err, bufio.ErrBufferFull) {
+			kept = append(kept, part[:min(len(part), maxSearchText-len(kept))]...)
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("reading a line: %w", err)
+		}
+		if n := len(part); n > 0 && part[n-1] == '\n' {
+			part = part[:n-1]
+		}
+		return string(append(kept, part[:min(len(part), maxSearchText-len(kept))]...)), nil
+	}
+}

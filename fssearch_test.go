@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func showMatches(r *searchResult) string {
+	var b strings.Builder
+	for _, m := range r.Matches {
+		fmt.Fprintf(&b, "%s:%d:%d:%s %v %v\n", m.Path, m.Line, m.Column, m.Text, m.Before, m.After)
+	}
+	return b.String()
+}
+
+func TestSearch(t *testing.T) {
+	tree := map[string]string{
+		"a.txt": "one\ntwo foo\nthree\nfoo foo\nfive", "sub/b.go": "x.foo()\r\n", "sub/Upper": "FOO ÄPFEL\n", "bin": "foo\x00foo",
+		".gitignore": "*.log\n", "x.log": "foo\n", ".git-daemon.config": "foo\n", "sub/.git-daemon.x/y": "foo\n", "nested/c": "foo\n",
+		"new\nline": "foo\n", "-dash": "foo\n",
+	}
+	for _, repository := range []bool{false, true} {
+		t.Run(fmt.Sprint("repository ", repository), func(t *testing.T) {
+			dir := fsReal(t)
+			if repository {
+				fsGit(t, dir, "init", "-q")
+				fsWrite(t, dir, map[string]string{".git/info/exclude": "excluded\n", "excluded": "foo"})
+			}
+			fsWrite(t, dir, tree)
+			if repository {
+				fsGit(t, dir, "add", "a.txt", "sub/b.go")
+			}
+			outside := fsReal(t)
+			fsWrite(t, outside, map[string]string{"secret": "foo\n"})
+			if err := errors.Join(os.Symlink(outside, dir+"/link"), os.Symlink(outside+"/secret", dir+"/file-link"), os.Link(dir+"/.git-daemon.config", dir+"/hard")); err != nil {
+				t.Fatal(err)
+			}
+			f := fsOn(t, dir)
+			f.access.keepSecret(dir + "/.git-daemon.config")
+			for _, test := range []struct {
+				name string
+				p    searchParams
+				want string
+			}{
+				{"fixed", searchParams{Pattern: "foo"}, "-dash:1:1:foo [] []\na.txt:2:5:two foo [] []\na.txt:4:1:foo foo [] []\nnested/c:1:1:foo [] []\nnew\nline:1:1:foo [] []\nsub/b.go:1:3:x.foo()\r [] []\n"},
+				{"context", searchParams{Pattern: "foo", ContextLines: new(1), Include: []string{"a.txt"}}, "a.txt:2:5:two foo [one] [three]\na.txt:4:1:foo foo [three] [five]\n"},
+				{"a dot is a dot", searchParams{Pattern: "x.f"}, "sub/b.go:1:1:x.foo()\r [] []\n"},
+				{"regexp", searchParams{Pattern: "^(two|x)[. ]f", Regexp: true}, "a.txt:2:1:two foo [] []\nsub/b.go:1:1:x.foo()\r [] []\n"},
+				{"case", searchParams{Pattern: "äpfel", CaseSensitive: new(false)}, "sub/Upper:1:5:FOO ÄPFEL [] []\n"},
+				{"include, exclude", searchParams{Pattern: "foo", Include: []string{"sub/**", "*.txt"}, Exclude: []string{"**/*.go"}}, "a.txt:2:5:two foo [] []\na.txt:4:1:foo foo [] []\n"},
+				{"an option as pattern", searchParams{Pattern: "--no-index"}, ""},
+				{"nothing", searchParams{Pattern: "nothing"}, ""},
+			} {
+				test.p.pathParam = pathOf(dir)
+				got, err := f.search(t.Context(), test.p)
+				if err != nil {
+					t.Errorf("%s: %v", test.name, err)
+					continue
+				}
+				if show := showMatches(got); show != test.want || got.Truncated {
+					t.Errorf("%s:\n got %q\nwant %q", test.name, show, test.want)
+				}
+			}
+			got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir + "/sub"), Pattern: "foo"})
+			if err != nil || showMatches(got) != "b.go:1:3:x.foo()\r [] []\n" {
+				t.Errorf("below: %v, %v", got, err)
+			}
+			for limit := 1; limit < 8; limit++ {
+				got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "foo", Limit: &limit})
+				if err != nil || len(got.Matches) != min(limit, 6) || got.Truncated != (limit < 6) {
+					t.Errorf("limit %d: %+v, %v", limit, got, err)
+				}
+			}
+			for _, test := range []struct {
+				p    searchParams
+				want string
+			}{
+				{searchParams{Pattern: "x("}, ""},
+				{searchParams{Pattern: "x(", Regexp: true}, "param pattern"},
+				{searchParams{Pattern: "[[:foo:]]", Regexp: true}, "param pattern"},
+				{searchParams{Pattern: "a\nb"}, "param pattern"},
+				{searchParams{Pattern: ""}, "param pattern"},
+				{searchParams{Pattern: "x", ContextLines: new(-1)}, "param context_lines"},
+				{searchParams{Pattern: "x", Include: []string{"../x"}}, "param include"},
+			} {
+				test.p.pathParam = pathOf(dir)
+				if _, err := f.search(t.Context(), test.p); fsCode(err) != test.want {
+					t.Errorf("%q: got %q (%v), want %q", test.p.Pattern, fsCode(err), err, test.want)
+				}
+			}
+			if _, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir + "/link"), Pattern: "x"}); fsCode(err) != "SOURCE_ACCESS_DENIED" {
+				t.Errorf("outside: %v", err)
+			}
+		})
+	}
+}
+
+// A line of many MiB is cut, at a whole character, and a file that git could
+// only search with that much memory is an answer that says so.
+func TestSearchLarge(t *testing.T) {
+	dir := fsReal(t)
+	fsWrite(t, dir, map[string]string{"long": strings.Repeat("ä", 1<<20) + "\n" + strings.Repeat("a", 99) + "ä" + strings.Repeat("€", 1<<20) + "needle\n"})
+	f := fsOn(t, dir)
+	got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "needle", ContextLines: new(1)})
+	if err != nil || len(got.Matches) != 1 {
+		t.Fatal(got, err)
+	}
+	m := got.Matches[0]
+	if m.Line != 2 || len(m.Text) > maxSearchText || len(m.Text) < maxSearchText-3 || strings.Contains(m.Text, "\uFFFD") || len(m.Before[0]) != maxSearchText {
+		t.Errorf("line %d, %d bytes, before %d", m.Line, len(m.Text), len(m.Before[0]))
+	}
+	if err := os.Truncate(dir+"/long", 1<<40); err != nil {
+		t.Skip("no file of 1 TiB here: ", err)
+	}
+	if _, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "needle"}); fsCode(err) != "GIT_FAILED" || asRPCError(err).Data["reason"] != gitTooLarge {
+		t.Errorf("1 TiB: %v", err)
+	}
+}
+
+// However many lines match, the answer fits a message.
+func TestSearchManyMatches(t *testing.T) {
+	dir := fsReal(t)
+	fsWrite(t, dir, map[string]string{"f": strings.Repeat(strings.Repeat("<", 1000)+"\n", 20_000)})
+	got, err := fsOn(t, dir).search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "<", Limit: new(10_000), ContextLines: new(3)})
+	if err != nil || !got.Truncated || len(got.Matches) < 100 {
+		t.Fatal(len(got.Matches), err)
+	}
+	if data, err := json.Marshal(got); err != nil || len(data) > 10<<20 {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
+}
+
+// What a repository's configuration names is not run.
+func TestSearchHostileConfig(t *testing.T) {
+	dir := fsReal(t)
+	fsRepo(t, dir, map[string]string{"a": "foo", ".gitattributes": "* filter=x diff=x"})
+	marker := filepath.Join(t.TempDir(), "ran")
+	for _, key := range []string{"core.fsmonitor", "filter.x.clean", "diff.x.textconv", "diff.external", "core.pager", "pager.grep", "alias.grep"} {
+		fsGit(t, dir, "config", key, "touch "+marker)
+	}
+	got, err := fsOn(t, dir).search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "foo"})
+	if err != nil || len(got.Matches) != 1 {
+		t.Error(got, err)
+	}
+	if _, err := os.Stat(marker); err == nil {
+		t.Error("a command of the repository's configuration ran")
+	}
+}
+
+func TestSearchCancelled(t *testing.T) {
+	dir := fsReal(t)
+	for i := range 200 {
+		fsWrite(t, dir, map[string]string{fmt.Sprint(i): strings.Repeat("foo\n", 100)})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var stopped time.Time
+	ctx = withProgress(ctx, func(progress) {
+		if stopped.IsZero() {
+			stopped = time.Now()
+			cancel()
+		}
+	})
+	_, err := fsOn(t, dir).search(ctx, searchParams{pathParam: pathOf(dir), Pattern: "foo", Limit: new(10_000)})
+	if took := time.Since(stopped); fsCode(err) != "REQUEST_CANCELLED" || took > time.Second {
+		t.Errorf("got %v after %v", err, took)
+	}
+}
+
+// A directory swapped for a link while git runs: git may read the outside, the
+// caller does not.
+func TestSearchSwapRace(t *testing.T) {
+	dir, out := fsReal(t), fsReal(t)
+	fsWrite(t, out, map[string]string{"f": "foo OUTSIDE"})
+	fsWrite(t, dir, map[string]string{"d/f": "foo inside"})
+	symlinks(t, map[string]string{dir + "/d-link": out})
+	stop, done := make(chan struct{}), make(chan struct{})
+	// Ends when stop is closed; the test waits for done.
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				swap(dir+"/d", dir+"/d-link")
+			}
+		}
+	}()
+	defer func() { close(stop); <-done }()
+	f := fsOn(t, dir)
+	for range 100 {
+		for _, path := range []string{dir, dir + "/d"} {
+			got, err := f.search(t.Context(), searchParams{pathParam: pathOf(path), Pattern: "foo"})
+			if err == nil && strings.Contains(showMatches(got), "OUTSIDE") {
+				t.Fatalf("found the outside: %s", showMatches(got))
+			}
+		}
+	}
+}
+
+// However the output is cut into pieces, the hits are the same.
+func FuzzGrepParser(f *testing.F) {
+	f.Add([]byte("a\nb\x0012\x003\x00text\x00more\nc\x001\x001\x00\n"), 3)
+	f.Add([]byte("a\x000\x003\x00text\n"), 1)
+	f.Add([]byte("--\na\x001\x00-1\x00text"), 2)
+	f.Fuzz(func(t *testing.T, out []byte, step int) {
+		parse := func(step int) (hits []grepHit, err error) {
+			g := &grepParser{each: func(h grepHit) error { hits = append(hits, h); return nil }}
+			for rest := out; len(rest) > 0 && err == nil; {
+				n := min(max(step, 1), len(rest))
+				_, err = g.Write(rest[:n])
+				rest = rest[n:]
+			}
+			return hits, err
+		}
+		whole, err := parse(len(out))
+		pieces, err2 := parse(step)
+		if (err == nil) != (err2 == nil) || !slices.Equal(whole, pieces) {
+			t.Fatalf("whole %v %v, pieces %v %v", whole, err, pieces, err2)
+		}
+		for _, h := range whole {
+			if h.line < 1 || h.column < 1 || len(h.text) > maxSearchText {
+				t.Errorf("hit %+v", h)
+			}
+		}
+	})
+}
