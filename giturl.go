@@ -42,6 +42,18 @@ type remoteURL struct {
 // file:// and absolute local paths. Errors are -32602 for the parameter url
 // and never repeat the text, which may hold a token.
 func parseRemoteURL(text string) (remoteURL, error) {
+	u, err := splitRemoteURL(text)
+	if err == nil && len(u.String()) > maxURLLength {
+		err = invalidParam("url", "is longer than %d bytes when it is percent-encoded", maxURLLength)
+	}
+	if err != nil {
+		return remoteURL{}, err
+	}
+	return u, nil
+}
+
+// splitRemoteURL tells the kinds of URL apart.
+func splitRemoteURL(text string) (remoteURL, error) {
 	switch {
 	case text == "":
 		return remoteURL{}, invalidParam("url", "must not be empty")
