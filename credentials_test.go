@@ -71,12 +71,17 @@ func TestCredentialsStored(t *testing.T) {
 			return false
 		}
 		rw.Header().Set("WWW-Authenticate", `Basic realm="git"`)
-		http.Error(rw, "you sent "+r.Header.Get("Authorization"), http.StatusUnauthorized)
+		user, password, _ := r.BasicAuth()
+		encoded := strings.TrimPrefix(r.Header.Get("Authorization"), "Basic ")
+		http.Error(rw, "you sent "+encoded+"\nthat is "+user+":"+password+"\nor "+percentEncode(password), http.StatusUnauthorized)
 		return true
 	})
 	_, err = w.try(p)
 	wantCode(t, err, codeGitFailed, gitAuth)
 	wantNoSecret(t, err, oddToken)
+	if !strings.Contains(fmt.Sprint(asRPCError(err).Data["stderr"]), "remote: you sent "+redacted) {
+		t.Errorf("the server's words are missing: %v", asRPCError(err).Data)
+	}
 	if after := w.stored(); after != before {
 		t.Errorf("a 401 changed the store to %q", after)
 	}
@@ -146,6 +151,22 @@ func TestCredentialsInURL(t *testing.T) {
 		if strings.Contains(fmt.Sprint(err, asRPCError(err).Data), "s3cretT0ken") {
 			t.Errorf("the error holds the token: %v", err)
 		}
+	}
+}
+
+// A server that answers 401 once, to a repository that needs no token.
+func TestCredentialsFlaky401(t *testing.T) {
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	w.setToken("other.localhost", "t0ken")
+	before := w.stored()
+	w.server.setHook(answerOnce("info/refs", http.StatusUnauthorized, http.Header{"Www-Authenticate": {`Basic realm="git"`}}, ""))
+	p := cloneParams{URL: w.server.address("lib")}
+	_, err := w.try(p)
+	wantCode(t, err, codeGitFailed, gitAuth)
+	w.must(p, actionCloned, remote.head())
+	if w.stored() != before || len(w.server.authorizations()) != 0 {
+		t.Errorf("the store is %q, sent was %q", w.stored(), w.server.authorizations())
 	}
 }
 
