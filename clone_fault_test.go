@@ -217,3 +217,61 @@ func TestCloneEvilTree(t *testing.T) {
 		w.noTemporaries()
 	}
 }
+
+// A file's content is lost while the checkout still looks whole.
+func TestCloneMissingBlob(t *testing.T) {
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	packs, err := filepath.Glob(r.Path + "/.git/objects/pack/*.pack")
+	if err != nil || len(packs) != 1 {
+		t.Fatalf("packs %v, %v", packs, err)
+	}
+	pack, err := os.ReadFile(packs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	clone := &testRepo{t: t, dir: r.Path}
+	blob := clone.git("rev-parse", "HEAD:a")
+	if err := os.RemoveAll(filepath.Dir(packs[0])); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := clone.tryGit(pack, "unpack-objects", "-q"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(r.Path + "/.git/objects/" + blob[:2] + "/" + blob[2:]); err != nil {
+		t.Fatal(err)
+	}
+	w.must(p, actionRecloned, remote.head())
+}
+
+// Two requests that differ in the token alone do not share an answer that one
+// of them has no right to.
+func TestCloneTokensAreNotShared(t *testing.T) {
+	w := newCloneWorld(t)
+	w.server.repo("lib", map[string]string{"a": "1"})
+	w.server.requireAuth("oauth2", "right-token")
+	begin := make(chan struct{})
+	w.server.setHook(func(http.ResponseWriter, *http.Request) bool {
+		<-begin
+		return false
+	})
+	var boarded, wg sync.WaitGroup
+	errs := make([]error, 2)
+	for i, token := range []string{"right-token", "wrong-token"} {
+		boarded.Add(1)
+		var first sync.Once
+		ctx := withProgress(t.Context(), func(progress) { first.Do(boarded.Done) })
+		wg.Go(func() { // ends with its answer
+			_, errs[i] = w.tryIn(ctx, cloneParams{URL: w.server.addressAs("oauth2:"+token, "lib")})
+		})
+	}
+	boarded.Wait()
+	close(begin)
+	wg.Wait()
+	if errs[0] != nil {
+		t.Error(errs[0])
+	}
+	wantCode(t, errs[1], codeGitFailed, gitAuth)
+}

@@ -405,10 +405,12 @@ func TestCloneLocalOutside(t *testing.T) {
 	write(inside("commondir").dir+"/.git/commondir", secret.dir+"/.git\n")
 	link(secret.dir+"/.git/objects", inside("objects").dir+"/.git/objects")
 	link(secret.dir+"/.git/objects/pack", inside("pack").dir+"/.git/objects/pack")
+	fanout := "/.git/objects/" + secret.head()[:2]
+	link(secret.dir+fanout, inside("fanout").dir+fanout)
 	write(inside("alternates").dir+"/.git/objects/info/alternates", secret.dir+"/.git/objects\n")
 	write(inside("nested").dir+"/.git/objects/info/alternates", allowed+"/alternates/.git/objects\n")
 	w := newCloneWorld(t, allowed)
-	for _, path := range []string{secret.dir, "/", "file://" + secret.dir, allowed + "/gitfile", allowed + "/link", allowed + "/gitlink", allowed + "/commondir", allowed + "/objects", allowed + "/pack", allowed + "/alternates", allowed + "/nested"} {
+	for _, path := range []string{secret.dir, "/", "file://" + secret.dir, allowed + "/gitfile", allowed + "/link", allowed + "/gitlink", allowed + "/commondir", allowed + "/objects", allowed + "/pack", allowed + "/fanout", allowed + "/alternates", allowed + "/nested"} {
 		_, err := w.try(cloneParams{URL: path, Name: "x"})
 		wantCode(t, err, codeAccessDenied, "")
 	}
