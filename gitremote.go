@@ -102,7 +102,7 @@ func (rm *remote) explain(err error) error {
 		out.Message += ": the token for " + rm.credentialHost() + " may not read this repository, see config/setAuth"
 	case e.reason == gitMoved:
 		out.Message += ": the repository has moved, ask with its new URL"
-	case e.reason == gitNetwork && e.exit != -1:
+	case e.reason == gitNetwork && e.exit != -1 && rm.host != "":
 		out.Message += ": " + rm.host + " could not be reached"
 	}
 	return out

@@ -1,0 +1,277 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Every part of a repository that can be lost or damaged makes a fresh clone.
+func TestCloneCorruptRepository(t *testing.T) {
+	for name, damage := range map[string]func(git string) error{
+		"HEAD gone":     func(git string) error { return os.Remove(git + "/HEAD") },
+		"HEAD garbage":  func(git string) error { return os.WriteFile(git+"/HEAD", []byte("\x00\x01"), 0o644) },
+		"index empty":   func(git string) error { return os.WriteFile(git+"/index", nil, 0o644) },
+		"index garbage": func(git string) error { return os.WriteFile(git+"/index", []byte("DIRCgarbage garbage"), 0o644) },
+		"config empty":  func(git string) error { return os.WriteFile(git+"/config", nil, 0o644) },
+		"config broken": func(git string) error { return os.WriteFile(git+"/config", []byte("[core"), 0o644) },
+		"objects gone":  func(git string) error { return os.RemoveAll(git + "/objects") },
+		"packs gone":    func(git string) error { return os.RemoveAll(git + "/objects/pack") },
+		"all gone":      os.RemoveAll,
+		"git is a file": func(git string) error {
+			return errors.Join(os.RemoveAll(git), os.WriteFile(git, []byte("gitdir: /elsewhere\n"), 0o644))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newCloneWorld(t)
+			remote := w.server.repo("lib", map[string]string{"a": "1"})
+			p := cloneParams{URL: w.server.address("lib")}
+			r := w.must(p, actionCloned, remote.head())
+			if err := damage(r.Path + "/.git"); err != nil {
+				t.Fatal(err)
+			}
+			again, err := w.try(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again.Action == actionCloned {
+				t.Errorf("action is %s", again.Action)
+			}
+			w.must(p, actionUnchanged, remote.head())
+		})
+	}
+}
+
+// What a killed git leaves must not stop the next one.
+func TestCloneStaleLocks(t *testing.T) {
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	for _, name := range []string{"shallow.lock", "index.lock", "HEAD.lock", "config.lock", "packed-refs.lock", "refs/heads/main.lock", "refs/daemon/target.lock", "objects/pack/tmp_pack_x", "objects/00/tmp_obj_x"} {
+		path := filepath.Join(r.Path, ".git", name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.must(p, actionUpdated, remote.commit("second", map[string]string{"a": "2"}))
+}
+
+// A crash between the two renames of a swap leaves the old repository aside.
+func TestCloneCrashLeftovers(t *testing.T) {
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	p := cloneParams{URL: w.server.address("lib"), Name: "g/lib"}
+	w.must(p, actionCloned, remote.head())
+	w.stop()
+	w.wait()
+	repos := filepath.Join(w.workDir, reposDirName)
+	for _, err := range []error{
+		os.Rename(repos+"/g/lib", repos+"/"+oldPrefix+"ABC+g+lib"),
+		os.MkdirAll(repos+"/"+oldPrefix+"DEF+other", 0o755),
+		os.MkdirAll(repos+"/"+tempPrefix+"XYZ/.git", 0o755),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.open()
+	w.must(p, actionUnchanged, remote.head())
+}
+
+func TestCloneTooLarge(t *testing.T) {
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1", "b": strings.Repeat("x", 1000), "d/c": "3"})
+	p := cloneParams{URL: w.server.address("lib")}
+	for _, limit := range []func(){
+		func() { w.cfg.maxFiles, w.cfg.maxBytes = 2, 1<<30 },
+		func() { w.cfg.maxFiles, w.cfg.maxBytes = 100, 500 },
+	} {
+		limit()
+		_, err := w.try(p)
+		wantCode(t, err, codeGitFailed, gitTooLarge)
+		w.noTemporaries()
+	}
+	w.cfg.maxFiles, w.cfg.maxBytes = 3, 1<<30
+	w.must(p, actionCloned, remote.head())
+	before := remote.head()
+	remote.commit("more", map[string]string{"e": "5"})
+	_, err := w.try(p)
+	wantCode(t, err, codeGitFailed, gitTooLarge)
+	if at := (&testRepo{t: t, dir: filepath.Join(w.workDir, "repos/lib")}).head(); at != before {
+		t.Errorf("the failed update moved HEAD to %s", at)
+	}
+}
+
+func TestCloneRemoteHangs(t *testing.T) {
+	for _, part := range []string{"info/refs", "git-upload-pack"} {
+		w := newCloneWorld(t)
+		w.server.repo("lib", map[string]string{"a": "1"})
+		w.remotes.stall = 300 * time.Millisecond
+		w.server.setHook(hang(part, nil))
+		_, err := w.try(cloneParams{URL: w.server.address("lib")})
+		wantCode(t, err, codeGitFailed, gitNetwork)
+		w.noTemporaries()
+	}
+}
+
+// A cancelled clone is cleared away before it is answered.
+func TestCloneCancelled(t *testing.T) {
+	w := newCloneWorld(t)
+	w.server.repo("lib", map[string]string{"a": "1"})
+	reached := make(chan struct{}, 1)
+	w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+		return r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "git-upload-pack") && len(w.temporaries()) > 0 && hang("", reached)(rw, r)
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { // ends when the clone is answered, which is waited for below
+		_, err := w.tryIn(ctx, cloneParams{URL: w.server.address("lib")})
+		done <- err
+	}()
+	<-reached
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	w.noTemporaries()
+}
+
+func (w *cloneWorld) temporaries() []string {
+	found, _ := filepath.Glob(filepath.Join(w.workDir, reposDirName, tempPrefix+"*")) // the pattern is well-formed
+	return found
+}
+
+// Equal requests share one git; others for the name wait for their turn.
+func TestCloneConcurrent(t *testing.T) {
+	w := newCloneWorld(t)
+	one := w.server.repo("one", map[string]string{"a": "1"})
+	two := w.server.repo("two", map[string]string{"b": "2"})
+	begin := make(chan struct{})
+	w.server.setHook(func(http.ResponseWriter, *http.Request) bool {
+		<-begin
+		return false
+	})
+	var boarded, wg sync.WaitGroup
+	for i := range 10 {
+		name, want := "one", one.head()
+		if i%2 == 1 {
+			name, want = "two", two.head()
+		}
+		boarded.Add(1)
+		var first sync.Once
+		ctx := withProgress(t.Context(), func(progress) { first.Do(boarded.Done) })
+		wg.Go(func() { // ends with its answer
+			r, err := w.tryIn(ctx, cloneParams{URL: w.server.address(name), Name: "same"})
+			if err != nil {
+				t.Error(err)
+			} else if *r.Commit != want {
+				t.Errorf("request %d got %+v", i, r)
+			}
+		})
+	}
+	boarded.Wait()
+	close(begin)
+	wg.Wait()
+	w.noTemporaries()
+	asked := 0
+	for _, r := range w.server.requests() {
+		if strings.Contains(r, "/one/info/refs") {
+			asked++
+		}
+	}
+	if asked != 2 { // ls-remote and fetch
+		t.Errorf("five equal requests asked the server %d times, want 2", asked)
+	}
+}
+
+// A tree that would write outside the work tree or into .git is refused.
+func TestCloneEvilTree(t *testing.T) {
+	w := newCloneWorld(t)
+	for i, entry := range []string{".git", ".GIT", "git~1", "..", "."} {
+		name := fmt.Sprintf("evil%d", i)
+		remote := w.server.repo(name, map[string]string{"a": "1"})
+		blob := remote.git("rev-parse", "HEAD:a")
+		raw := make([]byte, 0, 20)
+		for j := 0; j < len(blob); j += 2 {
+			var b byte
+			if _, err := fmt.Sscanf(blob[j:j+2], "%02x", &b); err != nil {
+				t.Fatal(err)
+			}
+			raw = append(raw, b)
+		}
+		tree, err := remote.tryGit(append([]byte("100644 "+entry+"\x00"), raw...), "hash-object", "-t", "tree", "-w", "--literally", "--stdin")
+		if err != nil {
+			t.Fatal(err)
+		}
+		remote.git("update-ref", "refs/heads/main", remote.git("commit-tree", "-m", "evil", tree))
+		_, err = w.try(cloneParams{URL: w.server.address(name), Name: "x"})
+		wantCode(t, err, codeGitFailed, gitCorrupt)
+		w.noTemporaries()
+	}
+}
+
+// A file's content is lost while the checkout still looks whole.
+func TestCloneMissingBlob(t *testing.T) {
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	packs, err := filepath.Glob(r.Path + "/.git/objects/pack/*.pack")
+	if err != nil || len(packs) != 1 {
+		t.Fatalf("packs %v, %v", packs, err)
+	}
+	pack, err := os.ReadFile(packs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	clone := &testRepo{t: t, dir: r.Path}
+	blob := clone.git("rev-parse", "HEAD:a")
+	if err := os.RemoveAll(filepath.Dir(packs[0])); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := clone.tryGit(pack, "unpack-objects", "-q"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(r.Path + "/.git/objects/" + blob[:2] + "/" + blob[2:]); err != nil {
+		t.Fatal(err)
+	}
+	w.must(p, actionRecloned, remote.head())
+}
+
+// Two requests that differ in the token alone do not share an answer that one
+// of them has no right to.
+func TestCloneTokensAreNotShared(t *testing.T) {
+	w := newCloneWorld(t)
+	w.server.repo("lib", map[string]string{"a": "1"})
+	w.server.requireAuth("oauth2", "right-token")
+	begin := make(chan struct{})
+	w.server.setHook(func(http.ResponseWriter, *http.Request) bool {
+		<-begin
+		return false
+	})
+	var boarded, wg sync.WaitGroup
+	errs := make([]error, 2)
+	for i, token := range []string{"right-token", "wrong-token"} {
+		boarded.Add(1)
+		var first sync.Once
+		ctx := withProgress(t.Context(), func(progress) { first.Do(boarded.Done) })
+		wg.Go(func() { // ends with its answer
+			_, errs[i] = w.tryIn(ctx, cloneParams{URL: w.server.addressAs("oauth2:"+token, "lib")})
+		})
+	}
+	boarded.Wait()
+	close(begin)
+	wg.Wait()
+	if errs[0] != nil {
+		t.Error(errs[0])
+	}
+	wantCode(t, errs[1], codeGitFailed, gitAuth)
+}

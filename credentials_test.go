@@ -1,0 +1,299 @@
+package main
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// setToken stores a token for a host through config/setAuth.
+func (w *cloneWorld) setToken(host, token string) {
+	w.t.Helper()
+	text, _ := json.Marshal(token) // a string always marshals
+	r, err := w.cfg.credentials.setAuth(w.t.Context(), setAuthParams{Host: host, Protocol: "http", Token: text})
+	if err != nil || !r.Stored || r.Username != "oauth2" {
+		w.t.Fatalf("setAuth: %+v, %v", r, err)
+	}
+}
+
+func (w *cloneWorld) stored() string {
+	w.t.Helper()
+	data, err := os.ReadFile(filepath.Join(w.workDir, credentialsFileName))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return string(data)
+}
+
+const oddToken = `a/b:c@d%e+f#g?h i'"$x\`
+
+// A stored token survives every odd character in it and in the work dir's
+// path, a restart, and a single 401.
+func TestCredentialsStored(t *testing.T) {
+	w := &cloneWorld{t: t, server: newGitServer(t), workDir: filepath.Join(realTempDir(t), "we ird's \"q\" $x")}
+	if err := os.Mkdir(w.workDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(w.workDir, credentialsFileName+".lock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.open()
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	w.server.requireAuth("oauth2", oddToken)
+	p := cloneParams{URL: w.server.address("lib")}
+	_, err := w.try(p)
+	wantCode(t, err, codeGitFailed, gitAuth)
+	if !strings.Contains(err.Error(), "config/setAuth") {
+		t.Errorf("the error does not say what to do: %v", err)
+	}
+	w.setToken(strings.ToUpper(w.server.host()), oddToken)
+	w.must(p, actionCloned, remote.head())
+	before := w.stored()
+	if want := "http://oauth2:a%2fb%3ac%40d%25e%2bf%23g%3fh%20i%27%22%24x%5c@" + strings.Replace(w.server.host(), ":", "%3a", 1) + "\n"; before != want {
+		t.Errorf("stored %q, want %q", before, want)
+	}
+	w.stop()
+	w.wait()
+	w.open()
+	w.must(p, actionUnchanged, remote.head())
+
+	w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.Header.Get("Authorization") == "" {
+			return false
+		}
+		rw.Header().Set("WWW-Authenticate", `Basic realm="git"`)
+		user, password, _ := r.BasicAuth()
+		encoded := strings.TrimPrefix(r.Header.Get("Authorization"), "Basic ")
+		http.Error(rw, "you sent "+encoded+"\nthat is "+user+":"+password+"\nor "+percentEncode(password), http.StatusUnauthorized)
+		return true
+	})
+	_, err = w.try(p)
+	wantCode(t, err, codeGitFailed, gitAuth)
+	wantNoSecret(t, err, oddToken)
+	if !strings.Contains(fmt.Sprint(asRPCError(err).Data["stderr"]), "remote: you sent "+redacted) {
+		t.Errorf("the server's words are missing: %v", asRPCError(err).Data)
+	}
+	if after := w.stored(); after != before {
+		t.Errorf("a 401 changed the store to %q", after)
+	}
+	w.server.setHook(nil)
+	w.must(p, actionUnchanged, remote.head())
+}
+
+// wantNoSecret looks for a token in everything that goes out of an error.
+func wantNoSecret(t *testing.T, err error, token string) {
+	t.Helper()
+	out, _ := json.Marshal(asRPCError(err)) // made of texts and numbers
+	text := string(out) + err.Error()
+	for _, form := range []string{token, percentEncode(token), base64.StdEncoding.EncodeToString([]byte("oauth2:" + token))} {
+		if strings.Contains(text, form) {
+			t.Errorf("the error holds the token: %s", text)
+		}
+	}
+}
+
+// A token in the URL is used and found nowhere afterwards; while git runs it
+// is in no argument list.
+func TestCredentialsInURL(t *testing.T) {
+	for _, userinfo := range []string{"oauth2:s3cretT0ken%2fx", "s3cretT0ken%2fx"} {
+		w := newCloneWorld(t)
+		remote := w.server.repo("lib", map[string]string{"a": "1"})
+		user, password, _ := strings.Cut(userinfo, ":")
+		w.server.requireAuth(strings.ReplaceAll(user, "%2f", "/"), strings.ReplaceAll(password, "%2f", "/"))
+		var mu sync.Mutex
+		var seen []string
+		w.server.setHook(func(http.ResponseWriter, *http.Request) bool {
+			files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // none where there is no /proc
+			mu.Lock()
+			defer mu.Unlock()
+			for _, file := range files {
+				if text, err := os.ReadFile(file); err == nil {
+					seen = append(seen, string(text))
+				}
+			}
+			return false
+		})
+		r := w.must(cloneParams{URL: w.server.addressAs(userinfo, "lib")}, actionCloned, remote.head())
+		if r.URL != w.server.address("lib") {
+			t.Errorf("the result's url is %s", r.URL)
+		}
+		mu.Lock()
+		for _, line := range seen {
+			if strings.Contains(line, "s3cretT0ken") {
+				t.Errorf("an argument list holds the token: %q", line)
+			}
+		}
+		mu.Unlock()
+		err := filepath.WalkDir(w.workDir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			data, err := os.ReadFile(path)
+			if strings.Contains(string(data), "s3cretT0ken") {
+				t.Errorf("%s holds the token", path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		_, err = w.try(cloneParams{URL: w.server.addressAs(userinfo+"wrong", "lib")})
+		wantCode(t, err, codeGitFailed, gitAuth)
+		if strings.Contains(fmt.Sprint(err, asRPCError(err).Data), "s3cretT0ken") {
+			t.Errorf("the error holds the token: %v", err)
+		}
+	}
+}
+
+// A server that answers 401 once, to a repository that needs no token.
+func TestCredentialsFlaky401(t *testing.T) {
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	w.setToken("other.localhost", "t0ken")
+	before := w.stored()
+	w.server.setHook(answerOnce("info/refs", http.StatusUnauthorized, http.Header{"Www-Authenticate": {`Basic realm="git"`}}, ""))
+	p := cloneParams{URL: w.server.address("lib")}
+	_, err := w.try(p)
+	wantCode(t, err, codeGitFailed, gitAuth)
+	w.must(p, actionCloned, remote.head())
+	if w.stored() != before || len(w.server.authorizations()) != 0 {
+		t.Errorf("the store is %q, sent was %q", w.stored(), w.server.authorizations())
+	}
+}
+
+// A redirect to another host is told, not followed: the token is for the first.
+func TestCredentialsRedirect(t *testing.T) {
+	w := newCloneWorld(t)
+	other := newGitServer(t)
+	other.repo("lib", map[string]string{"a": "1"})
+	w.server.repo("lib", map[string]string{"a": "1"})
+	w.server.requireAuth("oauth2", "s3cret")
+	w.setToken(w.server.host(), "s3cret")
+	before := w.stored()
+	w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+		http.Redirect(rw, r, other.URL+r.URL.RequestURI(), http.StatusFound)
+		return true
+	})
+	_, err := w.try(cloneParams{URL: w.server.address("lib")})
+	wantCode(t, err, codeGitFailed, gitMoved)
+	if n := len(other.requests()); n != 0 {
+		t.Errorf("the other host was asked %d times", n)
+	}
+	if w.stored() != before {
+		t.Error("the store has changed")
+	}
+}
+
+func TestCredentialsSetAuth(t *testing.T) {
+	w := newCloneWorld(t)
+	c := w.cfg.credentials
+	token := json.RawMessage(`"t0ken"`)
+	for _, bad := range []struct {
+		p     setAuthParams
+		param string
+	}{
+		{setAuthParams{Token: token}, "host"},
+		{setAuthParams{Host: "h", URL: "https://h/x", Token: token}, "host"},
+		{setAuthParams{Host: "h/x", Token: token}, "host"},
+		{setAuthParams{Host: "https://h", Token: token}, "host"},
+		{setAuthParams{Host: "u@h", Token: token}, "host"},
+		{setAuthParams{Host: "h:0", Token: token}, "host"},
+		{setAuthParams{Host: "h\n", Token: token}, "host"},
+		{setAuthParams{Host: "h"}, "token"},
+		{setAuthParams{Host: "h", Token: json.RawMessage(`""`)}, "token"},
+		{setAuthParams{Host: "h", Token: json.RawMessage(`5`)}, "token"},
+		{setAuthParams{Host: "h", Token: json.RawMessage(`"a\nb"`)}, "token"},
+		{setAuthParams{Host: "h", Token: token, Username: "a\rb"}, "username"},
+		{setAuthParams{Host: "h", Token: token, Protocol: "ssh"}, "protocol"},
+		{setAuthParams{Host: "example.org", Token: token, Protocol: "http"}, "protocol"},
+		{setAuthParams{URL: "http://example.org/x", Token: token}, "protocol"},
+		{setAuthParams{URL: "ssh://h/x", Token: token}, "url"},
+	} {
+		_, err := c.setAuth(t.Context(), bad.p)
+		wantInvalid(t, err, bad.param)
+	}
+	for _, good := range []setAuthParams{
+		{Host: "Example.ORG:443", Token: token},
+		{Host: "example.org:8443", Token: token, Username: "me"},
+		{URL: "http://[::1]:3000/x", Token: token},
+		{Host: "example.org", Token: json.RawMessage(`"other"`), Username: "me"},
+	} {
+		if _, err := c.setAuth(t.Context(), good); err != nil {
+			t.Error(err)
+		}
+	}
+	want := []authEntry{{"http", "[::1]:3000", "oauth2"}, {"https", "example.org", "me"}, {"https", "example.org:8443", "me"}}
+	if got, err := c.list(); err != nil || !slices.Equal(got, want) {
+		t.Errorf("list is %v, %v", got, err)
+	}
+	r, err := c.setAuth(t.Context(), setAuthParams{Host: "example.org", Token: json.RawMessage("null")})
+	if err != nil || r.Stored {
+		t.Errorf("removing: %+v, %v", r, err)
+	}
+	if got, err := c.list(); err != nil || len(got) != 2 {
+		t.Errorf("list is %v, %v after removing one", got, err)
+	}
+	for _, name := range []string{credentialsFileName, configFileName} {
+		info, err := os.Stat(filepath.Join(w.workDir, name))
+		if err != nil || info.Mode() != 0o600 {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+		_, err = w.cfg.access.resolvePath(name)
+		wantCode(t, err, codeAccessDenied, "")
+	}
+}
+
+func TestCredentialsConcurrentSetAuth(t *testing.T) {
+	w := newCloneWorld(t)
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() { // ends when it is stored
+			_, err := w.cfg.credentials.setAuth(t.Context(), setAuthParams{Host: fmt.Sprintf("h%d.example.org", i%10), Token: json.RawMessage(fmt.Sprintf(`"t%d"`, i))})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if got, err := w.cfg.credentials.list(); err != nil || len(got) != 10 {
+		t.Errorf("%d entries, %v", len(got), err)
+	}
+}
+
+func FuzzParseCredential(f *testing.F) {
+	for _, seed := range []string{"https://oauth2:a%2fb@h%3a80", "http://u:p@h/", "x", "https://u@h", "https://:p@h", "https://u:%0a@h", "https://u:p@h\r"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		one, ok := parseCredential(line)
+		if !ok {
+			return
+		}
+		again, ok := parseCredential(strings.TrimSuffix(one.line(), "\n"))
+		if !ok || again.host != one.host || again.username != one.username || again.token != one.token {
+			t.Errorf("%q does not survive a round trip", line)
+		}
+	})
+}
+
+// A store that cannot be read is an error, not an empty store: setAuth would
+// overwrite the other tokens.
+func TestCredentialsUnreadableStore(t *testing.T) {
+	w := newCloneWorld(t)
+	if err := os.Mkdir(filepath.Join(w.workDir, credentialsFileName), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.cfg.credentials.setAuth(t.Context(), setAuthParams{Host: "h", Token: json.RawMessage(`"x"`)})
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestParseRemoteRefs(t *testing.T) {
+	a, b := strings.Repeat("a", 40), strings.Repeat("b", 40)
+	got := parseRemoteRefs("ref: refs/heads/main\tHEAD\n" + a + "\tHEAD\n" + a + "\trefs/heads/main\n" + b + "\trefs/tags/v1\n" + a + "\trefs/tags/v1^{}\n" +
+		"garbage\nref: -x\tHEAD\n" + a + "\trefs/heads/-x y\n" + a + "\trefs/heads/--ok\n" + "short\trefs/heads/z\n" + a + "\tother\n")
+	want := []remoteRef{{"refs/heads/main", a, ""}, {"refs/tags/v1", b, a}, {"refs/heads/--ok", a, ""}}
+	if got.head != "refs/heads/main" || got.headOID != a || !slices.Equal(got.refs, want) {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func FuzzParseRemoteRefs(f *testing.F) {
+	f.Add("ref: refs/heads/main\tHEAD\n" + strings.Repeat("a", 40) + "\trefs/heads/main\n")
+	f.Add("\t\n^{}\t^{}\n")
+	f.Fuzz(func(t *testing.T, out string) {
+		for _, ref := range parseRemoteRefs(out).refs {
+			if !strings.HasPrefix(ref.name, "refs/") || checkRef(ref.name) != nil || !isObjectID(ref.oid) {
+				t.Errorf("took %+v", ref)
+			}
+		}
+	})
+}
+
+// ssh to a server that takes the connection and says nothing ends with the
+// stall limit, and leaves no process.
+func TestCloneSSHHangs(t *testing.T) {
+	w := newCloneWorld(t)
+	w.remotes.stall = 500 * time.Millisecond
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, err = w.try(cloneParams{URL: "ssh://git@" + l.Addr().String() + "/x"})
+	if e := asRPCError(err); e.name() != codeGitFailed || e.Data["reason"] != gitNetwork {
+		t.Errorf("got %v (%v)", err, e.Data)
+	}
+	w.wantNoGit()
+}
+
+func TestCloneAllowedHosts(t *testing.T) {
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	w.remotes.allowHosts = []string{"*.example.org"}
+	_, err := w.try(cloneParams{URL: w.server.address("lib")})
+	wantInvalid(t, err, "url")
+	if n := len(w.server.requests()); n != 0 {
+		t.Errorf("the host was asked %d times", n)
+	}
+	w.remotes.allowHosts = []string{"127.0.0.1"}
+	w.must(cloneParams{URL: w.server.address("lib")}, actionCloned, remote.head())
+}
+
+func TestCloneConnectionRefused(t *testing.T) {
+	w := newCloneWorld(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	_, err = w.try(cloneParams{URL: "http://" + address + "/x"})
+	wantCode(t, err, codeGitFailed, gitNetwork)
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParseRemoteURL(t *testing.T) {
+	for _, c := range []struct{ text, url, key, name string }{
+		{"https://Example.ORG/g/lib.git", "https://example.org/g/lib.git", "https://example.org/g/lib", "lib"},
+		{"HTTPS://user:tok%40en@example.org.:443/g/lib/", "https://example.org/g/lib/", "https://example.org/g/lib", "lib"},
+		{"https://t@example.org/g/lib.git/", "https://example.org/g/lib.git/", "https://example.org/g/lib", "lib"},
+		{"http://127.0.0.1:0080/x", "http://127.0.0.1/x", "http://127.0.0.1/x", "x"},
+		{"http://[::1]:3000/x", "http://[::1]:3000/x", "http://[::1]:3000/x", "x"},
+		{"https://h/a%20b/c%2Bd", "https://h/a%20b/c%2Bd", "https://h/a b/c+d", "c+d"},
+		{"ssh://git@h:2222/x/y.git", "ssh://git@h:2222/x/y.git", "ssh://h:2222/x/y", "y"},
+		{"ssh://h/~u/y", "ssh://h/~u/y", "ssh://h/~u/y", "y"},
+		{"git@h:g/lib.git", "git@h:g/lib.git", "ssh://h/g/lib", "lib"},
+		{"git@[::1]:lib", "git@[::1]:lib", "ssh://[::1]/lib", "lib"},
+		{"file:///srv/a%20b.git", "file:///srv/a%20b.git", "file:///srv/a b", "a b"},
+		{"/srv/x y/.git", "file:///srv/x%20y/.git", "file:///srv/x y", "x y"},
+		{"/srv/../srv/100%", "file:///srv/100%25", "file:///srv/100%", "100%"},
+		{"file://localhost/srv/x", "file:///srv/x", "file:///srv/x", "x"},
+	} {
+		u, err := parseRemoteURL(c.text)
+		if err != nil {
+			t.Errorf("%s: %v", c.text, err)
+			continue
+		}
+		if u.String() != c.url || u.key() != c.key || u.defaultName() != c.name {
+			t.Errorf("%s: url %s, key %s, name %s", c.text, u, u.key(), u.defaultName())
+		}
+	}
+}
+
+func TestParseRemoteURLRefuses(t *testing.T) {
+	for _, text := range []string{
+		"", "-x", "--upload-pack=touch x", "ext::sh -c touch%20x", "fd::17/x", "git://h/x", "ftp://h/x", "javascript:x", "relative/path", "./x", "h:p", "C:x",
+		"https://", "https:///x", "https://h", "https://h/", "https://h:0/x", "https://h:65536/x", "https://h:/x", "https://h:x/x", "https://h/x?q", "https://h/x#f",
+		"https://h/a/../b", "https://h/a/%2e%2e/b", "https://h/-x", "https://h/a b", "https://h/a\nb", "https://h/a%0ab", "https://h/a%0db", "https://h/a%00", "https://h\\x/y",
+		"https://u%0a:p@h/x", "https://h_/\"x", "https://é.org/x", "https://-h/x", "https://a..b/x", "https:h/x", "https://[::1%25eth0]/x",
+		"ssh://-oProxyCommand=x/y", "ssh://-u@h/x", "ssh://u:p@h/x", "ssh://a$b@h/x", "-oProxyCommand=x:y", "u@-h:x", "u@h:", "u@h:-x", "u@h:../x", "u:p@h:x", "u@h::x",
+		"file://h/x", "file:relative", "file://u@/x", "file:///a%0ab", "file:///x?q", "https://" + strings.Repeat("x/", maxURLLength),
+	} {
+		u, err := parseRemoteURL(text)
+		if err == nil {
+			t.Errorf("%q was taken as %s", text, u)
+			continue
+		}
+		wantInvalid(t, err, "url")
+	}
+}
+
+// An error must not repeat a URL, which may hold a token.
+func TestParseRemoteURLErrorsHideIt(t *testing.T) {
+	for _, text := range []string{"https://s3cret@h:x/y", "https://u:s3cret@h/%zz", "https://s3cret@/x", "s3cret", "git://s3cret@h/x", "u:s3cret@h:x", "https://s3cret@h/a b"} {
+		if _, err := parseRemoteURL(text); err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func FuzzParseRemoteURL(f *testing.F) {
+	for _, seed := range []string{"https://u:p@h:1/x.git", "git@h:x", "/a/b", "file:///a%20b", "ssh://u@[::1]:22/x", "https://h/%0a", "ext::x", "http://h/a?b#c", "/" + strings.Repeat("+", maxURLLength/2)} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		u, err := parseRemoteURL(text)
+		if err != nil {
+			return
+		}
+		out := u.String()
+		if strings.HasPrefix(out, "-") || hasControl(out) || len(u.password) > 3 && u.scheme != "file" && strings.Contains(out, ":"+string(u.password)+"@") {
+			t.Errorf("%q became %q", text, out)
+		}
+		again, err := parseRemoteURL(out)
+		if err != nil || again.key() != u.key() || again.String() != out {
+			t.Errorf("%q became %q, which reads as %q (%v)", text, out, again, err)
+		}
+	})
+}
+
+func TestCheckRef(t *testing.T) {
+	for _, good := range []string{"main", "feat/sub", "v1.0", "refs/heads/x", "é", "a@b", "#1"} {
+		if err := checkRef(good); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+	for _, bad := range []string{"", "-x", "/a", "a/", "a//b", ".a", "a/.b", "a.lock", "a.lock/b", "a.", "a..b", "a~1", "a^", "a:b", "a?", "a*", "a[", "a\\b", "a b", "a\x7f", "a\nb", "@", "a@{1}", strings.Repeat("a", maxRefLength+1)} {
+		wantInvalid(t, checkRef(bad), "ref")
+	}
+}
+
+// Git must agree with every name that checkRef lets through.
+func FuzzCheckRef(f *testing.F) {
+	for _, seed := range []string{"main", "a/b", "a..b", "x.lock", "@", "é", "a\x80"} {
+		f.Add(seed)
+	}
+	repo := newTestRepo(f, nil)
+	f.Fuzz(func(t *testing.T, ref string) {
+		if checkRef(ref) != nil {
+			return
+		}
+		if _, err := repo.tryGit(nil, "check-ref-format", "refs/heads/"+ref); err != nil {
+			t.Errorf("%q is no ref for git", ref)
+		}
+	})
+}
+
+func TestHostAllowed(t *testing.T) {
+	for _, c := range []struct {
+		patterns string
+		host     string
+		want     bool
+	}{
+		{"", "x", true}, {"example.org", "example.org", true}, {"Example.ORG.", "example.org", true}, {"example.org", "a.example.org", false},
+		{"*.example.org", "a.b.example.org", true}, {"*.example.org", "example.org", false}, {"*.example.org", "evilexample.org", false},
+		{"a,10.0.0.1", "10.0.0.1", true}, {"::1", "::1", true},
+	} {
+		var patterns []string
+		if c.patterns != "" {
+			patterns = strings.Split(c.patterns, ",")
+		}
+		for _, p := range patterns {
+			if err := checkHostPattern(p); err != nil {
+				t.Error(err)
+			}
+		}
+		if got := hostAllowed(patterns, c.host); got != c.want {
+			t.Errorf("%v allows %s: %v", patterns, c.host, got)
+		}
+	}
+	for _, bad := range []string{"", "*", "*.", "a:80", "https://a", "a.*.b", "**.a"} {
+		if checkHostPattern(bad) == nil {
+			t.Errorf("the pattern %q was taken", bad)
+		}
+	}
+}
+
+func TestIsPrivateHost(t *testing.T) {
+	for host, want := range map[string]bool{
+		"localhost": true, "git": true, "127.0.0.1": true, "10.1.2.3": true, "::1": true, "fe80::1": true, "x.local": true, "x.internal": true,
+		"example.org": false, "8.8.8.8": false, "local.org": false, "": false,
+	} {
+		if isPrivateHost(host) != want {
+			t.Errorf("%q: %v", host, !want)
+		}
+	}
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// gits lists the processes that carry this cloner's mark.
+func (w *cloneWorld) gits() []string {
+	files, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is well-formed
+	var found []string
+	for _, file := range files {
+		if environ, err := os.ReadFile(file); err == nil && bytes.Contains(environ, []byte(w.owner+"\x00")) {
+			found = append(found, filepath.Dir(file))
+		}
+	}
+	return found
+}
+
+// wantNoGit checks that no git process of the cloner is left.
+func (w *cloneWorld) wantNoGit() {
+	w.t.Helper()
+	if left := w.gits(); len(left) > 0 {
+		w.t.Errorf("processes are left: %v", left)
+	}
+}
+
+// The daemon stops while a clone waits for a silent remote.
+func TestCloneDaemonStops(t *testing.T) {
+	w := newCloneWorld(t)
+	w.server.repo("lib", map[string]string{"a": "1"})
+	reached := make(chan struct{}, 1)
+	w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+		return len(w.temporaries()) > 0 && hang("", reached)(rw, r)
+	})
+	done := make(chan error, 1)
+	go func() { // ends when the clone is answered, which is waited for below
+		_, err := w.try(cloneParams{URL: w.server.address("lib")})
+		done <- err
+	}()
+	<-reached
+	if len(w.gits()) == 0 {
+		t.Error("no git runs, the test sees nothing")
+	}
+	w.stop()
+	w.wait()
+	w.wantNoGit()
+	w.noTemporaries()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A lost link leaves the clone running; asked again, it is joined.
+func TestCloneLinkLost(t *testing.T) {
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	reached, release := make(chan struct{}, 1), make(chan struct{})
+	w.server.setHook(func(http.ResponseWriter, *http.Request) bool {
+		select {
+		case reached <- struct{}{}:
+		default:
+		}
+		<-release
+		return false
+	})
+	ctx, lose := context.WithCancelCause(t.Context())
+	done := make(chan error, 1)
+	p := cloneParams{URL: w.server.address("lib")}
+	go func() { // ends when the link is lost
+		_, err := w.tryIn(ctx, p)
+		done <- err
+	}()
+	<-reached
+	lose(errLinkLost)
+	if err := <-done; !errors.Is(err, errLinkLost) {
+		t.Errorf("got %v", err)
+	}
+	if w.flights.running() != 1 {
+		t.Error("the clone has ended with its link")
+	}
+	close(release)
+	if r := w.must(p, actionCloned, remote.head()); r.Path == "" {
+		t.Errorf("joined: %+v", r)
+	}
+}
+
+// What a killed daemon left is ended by the next one, and nothing else is.
+func TestEndOrphans(t *testing.T) {
+	dir := realTempDir(t)
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	start := func(owner string) (*exec.Cmd, <-chan struct{}) {
+		cmd := exec.Command("sleep", "600")
+		cmd.Env = []string{ownerVariable + "=" + owner}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() { // ends with the process, which the test's end kills
+			defer close(ended)
+			_ = cmd.Wait() // killed
+		}()
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill() // it may have ended
+			<-ended
+		})
+		return cmd, ended
+	}
+	gone := strconv.Itoa(dead.ProcessState.Pid())
+	_, orphan := start(gone + ":" + dir)
+	_, other := start(gone + ":" + dir + "x")
+	_, alive := start(strconv.Itoa(os.Getppid()) + ":" + dir)
+	if err := endOrphans(dir); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-orphan:
+	case <-time.After(patience):
+		t.Error("the orphan lives")
+	}
+	select {
+	case <-other:
+		t.Error("a process of another work dir was ended")
+	case <-alive:
+		t.Error("a process of a living daemon was ended")
+	default:
+	}
+}

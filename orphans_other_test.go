@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// wantNoGit checks nothing where there is no /proc.
+func (w *cloneWorld) wantNoGit() {}
