@@ -30,6 +30,8 @@ func checkRevision(name, rev string) error {
 		return invalidParam(name, "a revision does not begin with %q", rev[:1])
 	case strings.Contains(rev, ".."):
 		return invalidParam(name, "must be one revision, not a range")
+	case strings.Contains(rev, "@{"):
+		return invalidParam(name, "the reflog is not looked into: give a branch, a tag or a commit id")
 	case strings.Contains(rev, "^{/"), strings.Contains(rev, "^@"), strings.Contains(rev, "^!"), strings.Contains(rev, "^-"):
 		return invalidParam(name, "must name one commit: a branch, a tag or a commit id, with ~ or ^ and a number behind it")
 	}
