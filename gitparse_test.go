@@ -17,7 +17,7 @@ func configTexts() []string {
 		"", "\n# c\n; c\n", "[a]\n\tb = c\n", "[a]b=c", "[A \"Sub.X\"]\nName = Value # comment\n", "[a.B]\nx=1\n[a.b \"c\"]\ny\n",
 		"[a]\nx = \"  quoted # ; \" tail  \n", "[a]\nx = a \\\n  b\n", "[a]\nx = \\t\\n\\\\\\\"\\b\n", "[a]\r\nx = 1\r\n", "\ufeff[a]\nx=1\n",
 		"[remote \"o\\\"r\\\\i\"]\nurl = https://example.org/x\nfetch = +refs/heads/*:refs/remotes/o/*\n", "[a]\nx =\n", "[a]\nx\n", "[a]\nx = \"\n", "[a\n", "[]\n", "x = 1\n",
-		"[a \"b]\n", "[a \"b\" ]\n", "[a]\n1x = 2\n", "[a]\nx y\n", "[a]\nx = \\q\n", "[a] ; c\nx = 1", "[a \"\"]\nx=1\n", "[a]\nx = a  b\t c  \n", "[a]\nx-y = \"a\"\"b\"\n",
+		"[a \"b]\n", "[a \"b\" ]\n", "[a]\n1x = 2\n", "[a]\nx y\n", "[a]\nx = \\q\n", "[a] ; c\nx = 1", "[a \"\"]\nx=1\n", "[a]\nx = a  b  c  \n", "[a]\nx-y = \"a\"\"b\"\n",
 	}
 }
 
@@ -38,7 +38,7 @@ func TestConfigIsReadAsGitDoes(t *testing.T) {
 		}
 		var got []string
 		for _, v := range settings {
-			key := v.section + "." + v.name
+			key := strings.TrimPrefix(v.section+"."+v.name, ".")
 			if v.subsection != "" {
 				key = v.section + "." + v.subsection + "." + v.name
 			}
