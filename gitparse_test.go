@@ -68,7 +68,7 @@ func FuzzGitConfig(f *testing.F) {
 		}
 		// What is written from it reads the same.
 		for _, v := range settings {
-			if strings.ContainsAny(v.value, "\x00\r") || strings.ContainsAny(v.subsection, "\n\x00\r") || v.subsection == "" || strings.Contains(v.section, ".") {
+			if strings.ContainsAny(v.value, "\x00\r") || strings.ContainsAny(v.subsection, "\n\x00\r") || v.subsection == "" || v.section == "" || strings.Contains(v.section, ".") {
 				continue
 			}
 			again, err := parseGitConfig("[" + v.section + " " + quoteSubsection(v.subsection) + "]\n" + v.name + " = " + quoteConfig(v.value) + "\n")

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"io"
 	"strings"
 )
 
@@ -87,10 +86,9 @@ func (i *inspector) isCutOff(ctx context.Context, s *shadow, rev string) (bool, 
 	}
 	if isObjectID(rev) {
 		cut := false
-		err := i.readObjects(ctx, s, boundary, func(o objectInfo, content io.Reader) error {
-			data, err := io.ReadAll(io.LimitReader(content, maxCommitField))
-			cut = cut || bytes.Contains(data, []byte("\nparent "+rev+"\n"))
-			return err
+		err := i.readObjects(ctx, s, boundary, maxCommitField, func(_ objectInfo, content string) error {
+			cut = cut || strings.Contains(content, "\nparent "+rev+"\n")
+			return nil
 		})
 		return cut, err
 	}
