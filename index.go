@@ -64,15 +64,11 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 	}
 	defer s.remove()
 	rev := valueOr(p.Commit, "HEAD")
-	commit, err := i.commitOf(ctx, s, "commit", rev)
+	commits, trees, err := i.treesOf(ctx, s, namedRevision{"commit", rev})
 	if err != nil {
 		return manifestResult{}, err
 	}
-	trees, err := i.treeOf(ctx, s, commit)
-	if err != nil {
-		return manifestResult{}, err
-	}
-	tree := trees[0]
+	commit, tree := commits[0], trees[0]
 	asked := fingerprint("index/manifest", repo.top.abs, repo.prefix, rev, fingerprintList(p.Include), fingerprintList(p.Exclude))
 	cursor, err := startCursor(p.Cursor, asked, tree)
 	if err != nil {

@@ -59,15 +59,7 @@ func (i *inspector) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	}
 	defer s.remove()
 	to := valueOr(p.To, "HEAD")
-	from, err := i.commitOf(ctx, s, "from", p.From)
-	if err != nil {
-		return diffResult{}, err
-	}
-	toCommit, err := i.commitOf(ctx, s, "to", to)
-	if err != nil {
-		return diffResult{}, err
-	}
-	trees, err := i.treeOf(ctx, s, from, toCommit)
+	commits, trees, err := i.treesOf(ctx, s, namedRevision{"from", p.From}, namedRevision{"to", to})
 	if err != nil {
 		return diffResult{}, err
 	}
@@ -84,7 +76,7 @@ func (i *inspector) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	if err := i.addSizes(ctx, s, changes); err != nil {
 		return diffResult{}, err
 	}
-	result := diffResult{From: optionalString(from), To: optionalString(toCommit), Changes: changes}
+	result := diffResult{From: optionalString(commits[0]), To: optionalString(commits[1]), Changes: changes}
 	if more {
 		result.NextCursor = cursor.next(len(changes))
 	}
