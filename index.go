@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"strconv"
 )
@@ -78,7 +79,7 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 		return manifestResult{Files: []manifestFile{}}, nil
 	}
 
-	key := fingerprint(asked, tree, strconv.FormatBool(repo.hasParts))
+	key := fingerprint(asked, tree, strconv.FormatBool(repo.partial))
 	l := i.listings.find(key, cursor.At)
 	cached := l != nil
 	if !cached {
@@ -107,7 +108,7 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter pathFilter, key string, from pageCursor) (*listing, error) {
 	l := &listing{key: key, first: from.At}
 	args := []string{"ls-tree", "-r", "-z", "--full-tree"}
-	if !s.repo.hasParts {
+	if !s.repo.partial {
 		args = append(args, "-l") // the size of a blob that is not here is not known
 	}
 	n := int64(0)
@@ -143,7 +144,14 @@ func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter pat
 	return l, nil
 }
 
-// pathFilter is what include and exclude let through.
+// mayBeSecret is a quick look for names that begin with a dot, as those of
+// the daemon's own files do.
+func mayBeSecret(path []byte) bool {
+	return path[0] == '.' || bytes.Contains(path, []byte("/."))
+}
+
+// pathFilter is what include and exclude let through: never the names of the
+// daemon's own files, which a commit may hold by mistake.
 type pathFilter struct {
 	all     bool // no include: everything
 	include globs
@@ -160,9 +168,9 @@ func newPathFilter(include, exclude []string) (pathFilter, error) {
 }
 
 func (f pathFilter) passes(path []byte) bool {
-	if f.all && len(f.exclude) == 0 {
+	if f.all && len(f.exclude) == 0 && !mayBeSecret(path) {
 		return true
 	}
 	name := string(path)
-	return (f.all || f.include.match(name)) && !f.exclude.match(name)
+	return !hasSecretName(name) && (f.all || f.include.match(name)) && !f.exclude.match(name)
 }

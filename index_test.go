@@ -423,3 +423,26 @@ func TestDiffOfADirectory(t *testing.T) {
 		t.Errorf("%q, want %q", names, want)
 	}
 }
+
+// What a commit holds under the name of one of the daemon's own files is not
+// shown by that name.
+func TestNamesOfTheDaemonsFilesAreNotListed(t *testing.T) {
+	dir := resolvedTempDir(t)
+	r := newSampleRepo(t, dir)
+	r.write("a", "a")
+	r.commit("first")
+	r.write("x/.git-daemon.credentials", "https://oauth2:s3cret@example.org")
+	r.write(".GIT-DAEMON.config", "c")
+	r.write(".gitignore", "i")
+	r.commit("second")
+	i := newTestInspector(t, dir)
+	if got := allPages(t, i, manifestParams{pathParam: at(dir), Limit: new(1)}); len(got) != 2 {
+		t.Errorf("manifest: %q", got)
+	}
+	got, err := i.diff(t.Context(), diffParams{pathParam: at(dir), From: "HEAD~1"})
+	if err != nil || len(got.Changes) != 1 || got.Changes[0].Path != ".gitignore" {
+		t.Errorf("diff: %s, %v", asJSON(t, got), err)
+	}
+	_, err = i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{"x/.git-daemon.credentials"}})
+	wantFailure(t, err, codeAccessDenied)
+}

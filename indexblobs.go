@@ -97,6 +97,7 @@ func (i *inspector) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 		}
 		result.Blobs = append(result.Blobs, entry)
 	}
+	total := len(wanted)
 	err = i.readObjects(ctx, s, wanted, int64(most), func(o objectInfo, content string) error {
 		if o.oid != wanted[0] || o.size != int64(len(content)) {
 			return badOutput("cat-file", []byte(o.oid))
@@ -104,6 +105,8 @@ func (i *inspector) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 		entry := &result.Blobs[places[0]]
 		wanted, places = wanted[1:], places[1:]
 		entry.Size = &o.size
+		done := total - len(wanted)
+		reportProgress(ctx, progress{Phase: "reading", Percent: done * 99 / total, Done: int64(done), Total: int64(total)})
 		text, encoding := blobText(content)
 		entry.Content, entry.Encoding = &text, encoding
 		return nil
@@ -146,6 +149,8 @@ func checkTreePath(name, file string) error {
 		return invalidParam(name, "a path must not be empty")
 	case strings.IndexByte(file, 0) >= 0:
 		return invalidParam(name, "a path must not hold a NUL byte")
+	case hasSecretName(file):
+		return denied()
 	case len(file) > maxPathField:
 		return invalidParam(name, "a path must have at most %d bytes", maxPathField)
 	case file[0] == '/', file != path.Clean(file), file == ".", file == "..", strings.HasPrefix(file, "../"):

@@ -93,13 +93,16 @@ func (i *inspector) diffTrees(ctx context.Context, s *shadow, from, to string, r
 	changes, more := []diffChange{}, false
 	command := s.command("diff-tree", "--raw", "-z", "-r", "--no-abbrev", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty", find, "--end-of-options", from, to, "--")
 	err := i.git.stream(ctx, command, func(r *bufio.Reader) error {
-		for n := int64(0); ; n++ {
+		for n := int64(0); ; {
 			change, err := readChange(r)
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			if err != nil {
 				return err
+			}
+			if hasSecretName(change.Path) || hasSecretName(change.OldPath) {
+				continue // never the names of the daemon's own files
 			}
 			if len(changes) == limit {
 				more = true
@@ -108,6 +111,7 @@ func (i *inspector) diffTrees(ctx context.Context, s *shadow, from, to string, r
 			if n >= skip {
 				changes = append(changes, change)
 			}
+			n++
 		}
 	})
 	return changes, more, err
