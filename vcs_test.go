@@ -79,12 +79,12 @@ func TestLogFilters(t *testing.T) {
 		{"ref", logParams{pathParam: at(dir), Ref: text("HEAD~4")}, "10"},
 	} {
 		c.p.Limit = new(2)
-		got := ""
+		var got strings.Builder
 		for _, commit := range allCommits(t, i, c.p) {
-			got += commit.Subject
+			got.WriteString(commit.Subject)
 		}
-		if got != c.want {
-			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		if got.String() != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got.String(), c.want)
 		}
 	}
 	for param, p := range map[string]logParams{
