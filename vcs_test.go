@@ -338,3 +338,23 @@ func TestURLsAreShownWithoutCredentials(t *testing.T) {
 		}
 	}
 }
+
+// A layout that cannot be read is told of, not taken for an empty repository.
+func TestRepositoriesThatCannotBeRead(t *testing.T) {
+	for name, spoil := range map[string]func(r *sampleRepo){
+		"reftable":      func(r *sampleRepo) { r.git("config", "extensions.refStorage", "reftable") },
+		"broken config": func(r *sampleRepo) { r.write(".git/config", "[core\n") },
+		"broken HEAD":   func(r *sampleRepo) { r.write(".git/HEAD", "ref: ../../x\n") },
+		"huge HEAD":     func(r *sampleRepo) { r.write(".git/HEAD", strings.Repeat("x", maxSmallFile+1)) },
+		"broken index":  func(r *sampleRepo) { r.write(".git/index", "DIRC and nothing") },
+	} {
+		r := newSampleRepo(t, resolvedTempDir(t))
+		r.write("a", "a")
+		r.commit("a")
+		spoil(r)
+		_, err := newTestInspector(t, r.dir).info(t.Context(), infoParams{at(r.dir)})
+		if err == nil || asRPCError(err).name() != codeGitFailed {
+			t.Errorf("%s: %v, want %s", name, err, codeGitFailed)
+		}
+	}
+}
