@@ -206,6 +206,9 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	}
 	stderr := &lineWriter{each: c.line, redact: c.redact}
 	cmd.Stdout = writerFunc(func(p []byte) (int, error) { alive(); return c.stdout.Write(p) })
+	if file, ok := c.stdout.(*os.File); ok {
+		cmd.Stdout = file // git writes to it itself; only its standard error counts for stall
+	}
 	cmd.Stderr = writerFunc(func(p []byte) (int, error) { alive(); return stderr.Write(p) })
 
 	p, err := startProcess(cmd)

@@ -68,9 +68,6 @@ func parseGitConfig(text string) (gitSettings, error) {
 		if v.name, v.value, err = p.variable(); err != nil {
 			return nil, err
 		}
-		if section == "" {
-			return nil, p.errorf("a variable before the first section")
-		}
 		settings = append(settings, v)
 	}
 }

@@ -44,9 +44,9 @@ func (i *inspector) lookUp(ctx context.Context, s *shadow, names []string) ([]ob
 	return objects, err
 }
 
-// readObjects hands each object's content to read, with one git for all; what
-// read leaves of it is skipped. An object that is not here is not handed over.
-func (i *inspector) readObjects(ctx context.Context, s *shadow, oids []string, read func(o objectInfo, content io.Reader) error) error {
+// readObjects hands each object's content to take, with one git for all; what
+// is over most is skipped. An object that is not here is not handed over.
+func (i *inspector) readObjects(ctx context.Context, s *shadow, oids []string, most int64, take func(o objectInfo, content string) error) error {
 	if len(oids) == 0 {
 		return nil
 	}
@@ -65,16 +65,39 @@ func (i *inspector) readObjects(ctx context.Context, s *shadow, oids []string, r
 			if o.oid == "" {
 				continue
 			}
-			content := &io.LimitedReader{R: r, N: o.size}
-			if err := read(o, content); err != nil {
+			content, err := readContent(r, min(o.size, most))
+			if err != nil {
 				return err
 			}
-			if _, err := r.Discard(int(content.N) + 1); err != nil { // and the newline behind it
+			if _, err := r.Discard(int(o.size) - len(content) + 1); err != nil { // and the newline behind it
 				return torn(err)
+			}
+			if err := take(o, content); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
+}
+
+// readContent reads size bytes; they are copied once.
+func readContent(r *bufio.Reader, size int64) (string, error) {
+	var b strings.Builder
+	b.Grow(int(size))
+	for left := int(size); left > 0; left = int(size) - b.Len() {
+		if _, err := r.Peek(1); err != nil {
+			return "", torn(err)
+		}
+		part, err := r.Peek(min(left, r.Buffered()))
+		if err != nil {
+			return "", torn(err)
+		}
+		b.Write(part)
+		if _, err := r.Discard(len(part)); err != nil {
+			return "", torn(err)
+		}
+	}
+	return b.String(), nil
 }
 
 // readLine reads up to a newline, which it leaves out.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 )
 
 // streamBuffer is how much of git's output is read at once.
@@ -20,14 +21,17 @@ var errEnough = errors.New("enough was read")
 func (g *gitRunner) stream(ctx context.Context, c gitCommand, read func(*bufio.Reader) error) error {
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()
-	out, in := io.Pipe()
-	c.stdout = in
+	out, in, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("running git %s: %w", c.args[0], err)
+	}
+	c.stdout = in // git's own: nothing in between copies
 	failed := make(chan error, 1)
-	// Ends with git, which ends when the pipe is closed; the receive below waits
-	// for it.
+	// Ends with git, which ends when the pipe is closed or run is cancelled; the
+	// receive below waits for it.
 	go func() {
 		_, err := g.run(run, c)
-		_ = in.CloseWithError(cmpEOF(err)) // never fails
+		_ = in.Close() // the reader sees the end
 		failed <- err
 	}()
 	buffered := bufio.NewReaderSize(out, streamBuffer)
@@ -37,7 +41,7 @@ func (g *gitRunner) stream(ctx context.Context, c gitCommand, read func(*bufio.R
 		_, err := buffered.Peek(1)
 		stopped = err == nil
 	}
-	_ = out.CloseWithError(errEnough) // never fails
+	_ = out.Close() // only read
 	if stopped || readErr != nil && !errors.Is(readErr, io.ErrUnexpectedEOF) {
 		cancel() // it may compute for long before it writes again
 	}
@@ -45,20 +49,12 @@ func (g *gitRunner) stream(ctx context.Context, c gitCommand, read func(*bufio.R
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case readErr != nil && (runErr == nil || !errors.Is(readErr, io.ErrUnexpectedEOF)):
-		return readErr
 	case stopped:
 		return nil
+	case readErr == nil, runErr != nil && errors.Is(readErr, io.ErrUnexpectedEOF):
+		return runErr // a torn output has its reason in what git said
 	}
-	return runErr
-}
-
-func cmpEOF(err error) error {
-	if err == nil {
-		return io.EOF
-	}
-	// The reader sees a torn output; what git said comes from the run.
-	return io.ErrUnexpectedEOF
+	return readErr
 }
 
 // readField reads up to a NUL byte, which it leaves out; what is longer than

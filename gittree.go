@@ -7,46 +7,28 @@ import (
 	"strings"
 )
 
-// treeOf is the id of the tree that a request on a commit lists: the commit's
-// own, or the one where the caller's path lies in it. A commit that has no
-// such directory gets the empty tree, as does no commit.
-func (i *inspector) treeOf(ctx context.Context, s *shadow, commits ...string) ([]string, error) {
-	trees := make([]string, len(commits))
-	direct := !strings.ContainsAny(s.repo.prefix, "\r\n")
-	var names []string
+// treesOf resolves revisions to their commits and to the trees that a request
+// lists: the commit's own, or the one at the caller's path. A commit that has
+// no such directory gets the empty tree, as does no commit.
+func (i *inspector) treesOf(ctx context.Context, s *shadow, revs ...namedRevision) (commits, trees []string, err error) {
+	commits, at, err := i.resolve(ctx, s, revs...)
+	if err != nil {
+		return nil, nil, err
+	}
+	trees = make([]string, len(commits))
 	for n, commit := range commits {
-		switch {
-		case commit == "":
-			trees[n] = s.emptyTree()
-		case direct:
-			names = append(names, commit+"^{tree}:"+s.repo.prefix)
-		default: // a line cannot hold the name
+		if commit != "" && strings.ContainsAny(s.repo.prefix, "\r\n") {
 			entries, err := i.entriesOf(ctx, s, commit, []string{s.repo.prefix})
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
-			if trees[n], err = s.treeIn(entries[s.repo.prefix]); err != nil {
-				return nil, err
-			}
+			at[n] = entries[s.repo.prefix]
+		}
+		if trees[n], err = s.treeIn(at[n]); err != nil {
+			return nil, nil, err
 		}
 	}
-	if len(names) == 0 {
-		return trees, nil
-	}
-	objects, err := i.lookUp(ctx, s, names)
-	if err != nil {
-		return nil, err
-	}
-	for n := range commits {
-		if trees[n] != "" {
-			continue
-		}
-		if trees[n], err = s.treeIn(objects[0]); err != nil {
-			return nil, err
-		}
-		objects = objects[1:]
-	}
-	return trees, nil
+	return commits, trees, nil
 }
 
 func (s *shadow) treeIn(o objectInfo) (string, error) {

@@ -26,7 +26,7 @@ func globPatterns() []string {
 		"[", "[a", "[x]", `\[x\]`, `a\*b`, `a\`, `q\?`, `back\\slash`, `\a`, `s\rc/*`, `src\/*`, "a*b", "*b", "*/*", "*/*/*", "**/*/*", "**/b/**", "*/",
 		"./src", "src//b", "src/./b", "src/x/../b", "src/../x/y", ".", "./", ".hidden", ".*", "-x", "über.*", "?ber.txt", "??ber.txt", "日本/*", "*.TXT", "*.txt",
 		"a b/*", "*a*a*", "f*/b*/b*", "foo**/baz", "foo/**bar", "foo/**/bar", "**foo", "**/foo/**/baz", "***/a.go", "src/***", "*.g[o]", "m*[_]*", "[[]x]", "[a-c]/d", "c[/]d", "c[!a]d",
-		"deep/**/**/5.txt", "**/**", "**/**/z", "x/**", "x/y/**/", "*o/b?r/*",
+		"deep/**/**/5.txt", "**/**", "**/**/z", "x/**", "x/y/**/", "*o/b?r/*", "s[r]c**/c.go", "?oo**/baz",
 	}
 }
 

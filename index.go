@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"strconv"
 )
@@ -54,7 +55,7 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 	if err != nil {
 		return manifestResult{}, err
 	}
-	repo, err := openRepository(i.access, p.pathParam)
+	repo, err := i.open(p.pathParam)
 	if err != nil {
 		return manifestResult{}, err
 	}
@@ -64,15 +65,11 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 	}
 	defer s.remove()
 	rev := valueOr(p.Commit, "HEAD")
-	commit, err := i.commitOf(ctx, s, "commit", rev)
+	commits, trees, err := i.treesOf(ctx, s, namedRevision{"commit", rev})
 	if err != nil {
 		return manifestResult{}, err
 	}
-	trees, err := i.treeOf(ctx, s, commit)
-	if err != nil {
-		return manifestResult{}, err
-	}
-	tree := trees[0]
+	commit, tree := commits[0], trees[0]
 	asked := fingerprint("index/manifest", repo.top.abs, repo.prefix, rev, fingerprintList(p.Include), fingerprintList(p.Exclude))
 	cursor, err := startCursor(p.Cursor, asked, tree)
 	if err != nil {
@@ -82,7 +79,7 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 		return manifestResult{Files: []manifestFile{}}, nil
 	}
 
-	key := fingerprint(asked, tree, strconv.FormatBool(repo.hasParts))
+	key := fingerprint(asked, tree, strconv.FormatBool(repo.partial))
 	l := i.listings.find(key, cursor.At)
 	cached := l != nil
 	if !cached {
@@ -108,17 +105,17 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 // list reads the entries of a tree that pass the filter, from the cursor's
 // place on as many as a listing holds. Only the first page needs to see the
 // end of the tree, to count.
-func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter *pathFilter, key string, from pageCursor) (*listing, error) {
+func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter pathFilter, key string, from pageCursor) (*listing, error) {
 	l := &listing{key: key, first: from.At}
 	args := []string{"ls-tree", "-r", "-z", "--full-tree"}
-	if !s.repo.hasParts {
+	if !s.repo.partial {
 		args = append(args, "-l") // the size of a blob that is not here is not known
 	}
 	n := int64(0)
 	err := i.git.stream(ctx, s.command(append(args, "--end-of-options", tree)...), func(r *bufio.Reader) error {
 		err := readRecords(r, func(record []byte) error {
 			e, err := parseTreeEntry(record)
-			if err != nil || !filter.file(string(e.path)) {
+			if err != nil || !filter.passes(e.path) {
 				return err
 			}
 			if n >= from.At && !l.full() {
@@ -145,4 +142,35 @@ func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter *pa
 		l.total = from.Total
 	}
 	return l, nil
+}
+
+// mayBeSecret is a quick look for names that begin with a dot, as those of
+// the daemon's own files do.
+func mayBeSecret(path []byte) bool {
+	return path[0] == '.' || bytes.Contains(path, []byte("/."))
+}
+
+// pathFilter is what include and exclude let through: never the names of the
+// daemon's own files, which a commit may hold by mistake.
+type pathFilter struct {
+	all     bool // no include: everything
+	include globs
+	exclude globs
+}
+
+func newPathFilter(include, exclude []string) (pathFilter, error) {
+	in, err := compileGlobs("include", include)
+	if err != nil {
+		return pathFilter{}, err
+	}
+	out, err := compileGlobs("exclude", exclude)
+	return pathFilter{all: len(include) == 0, include: in, exclude: out}, err
+}
+
+func (f pathFilter) passes(path []byte) bool {
+	if f.all && len(f.exclude) == 0 && !mayBeSecret(path) {
+		return true
+	}
+	name := string(path)
+	return !hasSecretName(name) && (f.all || f.include.match(name)) && !f.exclude.match(name)
 }

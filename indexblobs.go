@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
-	"io"
 	"path"
 	"strings"
 	"unicode/utf8"
@@ -99,18 +97,17 @@ func (i *inspector) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 		}
 		result.Blobs = append(result.Blobs, entry)
 	}
-	err = i.readObjects(ctx, s, wanted, func(o objectInfo, content io.Reader) error {
-		if o.oid != wanted[0] || o.size > int64(most) {
+	total := len(wanted)
+	err = i.readObjects(ctx, s, wanted, int64(most), func(o objectInfo, content string) error {
+		if o.oid != wanted[0] || o.size != int64(len(content)) {
 			return badOutput("cat-file", []byte(o.oid))
 		}
 		entry := &result.Blobs[places[0]]
 		wanted, places = wanted[1:], places[1:]
-		data := make([]byte, o.size)
-		if _, err := io.ReadFull(content, data); err != nil {
-			return torn(err)
-		}
 		entry.Size = &o.size
-		text, encoding := blobText(data)
+		done := total - len(wanted)
+		reportProgress(ctx, progress{Phase: "reading", Percent: done * 99 / total, Done: int64(done), Total: int64(total)})
+		text, encoding := blobText(content)
 		entry.Content, entry.Encoding = &text, encoding
 		return nil
 	})
@@ -152,6 +149,8 @@ func checkTreePath(name, file string) error {
 		return invalidParam(name, "a path must not be empty")
 	case strings.IndexByte(file, 0) >= 0:
 		return invalidParam(name, "a path must not hold a NUL byte")
+	case hasSecretName(file):
+		return denied()
 	case len(file) > maxPathField:
 		return invalidParam(name, "a path must have at most %d bytes", maxPathField)
 	case file[0] == '/', file != path.Clean(file), file == ".", file == "..", strings.HasPrefix(file, "../"):
@@ -206,9 +205,9 @@ func (i *inspector) blobsAsked(ctx context.Context, s *shadow, p blobsParams) ([
 
 // blobText is content for JSON: text where it is valid UTF-8 without NUL, else
 // base64.
-func blobText(data []byte) (content, encoding string) {
-	if utf8.Valid(data) && bytes.IndexByte(data, 0) < 0 {
-		return string(data), "utf-8"
+func blobText(data string) (content, encoding string) {
+	if utf8.ValidString(data) && strings.IndexByte(data, 0) < 0 {
+		return data, "utf-8"
 	}
-	return base64.StdEncoding.EncodeToString(data), "base64"
+	return base64.StdEncoding.EncodeToString([]byte(data)), "base64"
 }

@@ -59,15 +59,7 @@ func (i *inspector) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	}
 	defer s.remove()
 	to := valueOr(p.To, "HEAD")
-	from, err := i.commitOf(ctx, s, "from", p.From)
-	if err != nil {
-		return diffResult{}, err
-	}
-	toCommit, err := i.commitOf(ctx, s, "to", to)
-	if err != nil {
-		return diffResult{}, err
-	}
-	trees, err := i.treeOf(ctx, s, from, toCommit)
+	commits, trees, err := i.treesOf(ctx, s, namedRevision{"from", p.From}, namedRevision{"to", to})
 	if err != nil {
 		return diffResult{}, err
 	}
@@ -84,7 +76,7 @@ func (i *inspector) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	if err := i.addSizes(ctx, s, changes); err != nil {
 		return diffResult{}, err
 	}
-	result := diffResult{From: optionalString(from), To: optionalString(toCommit), Changes: changes}
+	result := diffResult{From: optionalString(commits[0]), To: optionalString(commits[1]), Changes: changes}
 	if more {
 		result.NextCursor = cursor.next(len(changes))
 	}
@@ -101,13 +93,16 @@ func (i *inspector) diffTrees(ctx context.Context, s *shadow, from, to string, r
 	changes, more := []diffChange{}, false
 	command := s.command("diff-tree", "--raw", "-z", "-r", "--no-abbrev", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty", find, "--end-of-options", from, to, "--")
 	err := i.git.stream(ctx, command, func(r *bufio.Reader) error {
-		for n := int64(0); ; n++ {
+		for n := int64(0); ; {
 			change, err := readChange(r)
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			if err != nil {
 				return err
+			}
+			if hasSecretName(change.Path) || hasSecretName(change.OldPath) {
+				continue // never the names of the daemon's own files
 			}
 			if len(changes) == limit {
 				more = true
@@ -116,6 +111,7 @@ func (i *inspector) diffTrees(ctx context.Context, s *shadow, from, to string, r
 			if n >= skip {
 				changes = append(changes, change)
 			}
+			n++
 		}
 	})
 	return changes, more, err

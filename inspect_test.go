@@ -18,6 +18,7 @@ import (
 type sampleRepo struct {
 	t   testing.TB
 	dir string
+	env []string // further environment
 }
 
 // newSampleRepo makes an empty repository with the branch main.
@@ -39,6 +40,16 @@ func (r *sampleRepo) git(args ...string) string {
 
 func (r *sampleRepo) gitInput(stdin string, args ...string) string {
 	r.t.Helper()
+	cmd := r.command(args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		r.t.Fatalf("git %q: %v\n%s", args, err, stderr.String())
+	}
+	return stdout.String()
+}
+
+func (r *sampleRepo) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("git", args...)
 	cmd.Dir = r.dir
 	cmd.Env = []string{
@@ -47,12 +58,8 @@ func (r *sampleRepo) gitInput(stdin string, args ...string) string {
 		"GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@example.org", "GIT_AUTHOR_DATE=2024-05-06T07:08:09+02:00",
 		"GIT_COMMITTER_NAME=Bob", "GIT_COMMITTER_EMAIL=bob@example.org", "GIT_COMMITTER_DATE=2024-05-06T07:08:10+02:00",
 	}
-	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		r.t.Fatalf("git %q: %v\n%s", args, err, stderr.String())
-	}
-	return stdout.String()
+	cmd.Env = append(cmd.Env, r.env...)
+	return cmd
 }
 
 // write puts a file into the work tree.
@@ -180,4 +187,12 @@ func must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
+}
+
+// mayFail runs git where a conflict is what is wanted.
+func (r *sampleRepo) mayFail(args ...string) {
+	r.t.Helper()
+	if err := r.command(args...).Run(); err == nil {
+		r.t.Fatalf("git %q went well", args)
+	}
 }

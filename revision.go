@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"io"
 	"strings"
 )
 
@@ -30,6 +29,8 @@ func checkRevision(name, rev string) error {
 		return invalidParam(name, "a revision does not begin with %q", rev[:1])
 	case strings.Contains(rev, ".."):
 		return invalidParam(name, "must be one revision, not a range")
+	case strings.Contains(rev, "@{"):
+		return invalidParam(name, "the reflog is not looked into: give a branch, a tag or a commit id")
 	case strings.Contains(rev, "^{/"), strings.Contains(rev, "^@"), strings.Contains(rev, "^!"), strings.Contains(rev, "^-"):
 		return invalidParam(name, "must name one commit: a branch, a tag or a commit id, with ~ or ^ and a number behind it")
 	}
@@ -46,28 +47,67 @@ func checkRevision(name, rev string) error {
 // repository without commits. The error is COMMIT_NOT_FOUND, or
 // COMMIT_NOT_AVAILABLE for one that the shallow depth cut off.
 func (i *inspector) commitOf(ctx context.Context, s *shadow, name, rev string) (string, error) {
-	if err := checkRevision(name, rev); err != nil {
-		return "", err
-	}
-	if rev == "HEAD" && s.repo.head == "" {
-		return "", nil
-	}
-	// On standard input a name can be nothing but a name.
-	objects, err := i.lookUp(ctx, s, []string{rev + "^{commit}"})
+	commits, _, err := i.resolve(ctx, s, namedRevision{name, rev})
 	if err != nil {
 		return "", err
 	}
-	if objects[0].kind == "commit" {
-		return objects[0].oid, nil
+	return commits[0], nil
+}
+
+// namedRevision is a revision and the param that it came in.
+type namedRevision struct{ param, rev string }
+
+// resolve is commitOf for several revisions, with one git for all, and what
+// each has at the caller's path: nothing where it has no commit, or where a
+// line break in the path keeps it from being asked for.
+func (i *inspector) resolve(ctx context.Context, s *shadow, revs ...namedRevision) (commits []string, at []objectInfo, err error) {
+	commits, at = make([]string, len(revs)), make([]objectInfo, len(revs))
+	direct := !strings.ContainsAny(s.repo.prefix, "\r\n")
+	var names []string
+	var places []int
+	for n, r := range revs {
+		if err := checkRevision(r.param, r.rev); err != nil {
+			return nil, nil, err
+		}
+		if r.rev == "HEAD" && s.repo.head == "" {
+			continue
+		}
+		// On standard input a name can be nothing but a name. The references are
+		// the shadow's: both lines see the same.
+		names, places = append(names, r.rev+"^{commit}"), append(places, n)
+		if direct {
+			names = append(names, r.rev+"^{commit}:"+s.repo.prefix)
+		}
 	}
+	if len(names) == 0 {
+		return commits, at, nil
+	}
+	objects, err := i.lookUp(ctx, s, names)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, n := range places {
+		if objects[0].kind != "commit" {
+			return nil, nil, i.unknownRevision(ctx, s, revs[n].rev)
+		}
+		commits[n], objects = objects[0].oid, objects[1:]
+		if direct {
+			at[n], objects = objects[0], objects[1:]
+		}
+	}
+	return commits, at, nil
+}
+
+// unknownRevision is the error for a revision that has no commit here.
+func (i *inspector) unknownRevision(ctx context.Context, s *shadow, rev string) error {
 	cut, err := i.isCutOff(ctx, s, rev)
-	if err != nil {
-		return "", err
+	switch {
+	case err != nil:
+		return err
+	case cut:
+		return failure(codeCommitNotAvailable, "%s: is beyond the depth of this shallow repository: fetch more of its history (vcs/clone with a larger depth, 0 for all)", cleanText(rev))
 	}
-	if cut {
-		return "", failure(codeCommitNotAvailable, "%s: is beyond the depth of this shallow repository: fetch more of its history (vcs/clone with a larger depth, 0 for all)", cleanText(rev))
-	}
-	return "", failure(codeCommitNotFound, "%s: no such commit in this repository", cleanText(rev))
+	return failure(codeCommitNotFound, "%s: no such commit in this repository", cleanText(rev))
 }
 
 // isCutOff tells whether an unknown revision is known to have existed: an
@@ -85,10 +125,9 @@ func (i *inspector) isCutOff(ctx context.Context, s *shadow, rev string) (bool, 
 	}
 	if isObjectID(rev) {
 		cut := false
-		err := i.readObjects(ctx, s, boundary, func(o objectInfo, content io.Reader) error {
-			data, err := io.ReadAll(io.LimitReader(content, maxCommitField))
-			cut = cut || bytes.Contains(data, []byte("\nparent "+rev+"\n"))
-			return err
+		err := i.readObjects(ctx, s, boundary, maxCommitField, func(_ objectInfo, content string) error {
+			cut = cut || strings.Contains(content, "\nparent "+rev+"\n")
+			return nil
 		})
 		return cut, err
 	}

@@ -1,0 +1,493 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// callAll calls every method on a path, as a caller would, and returns the
+// answers as JSON and the errors, by method.
+func callAll(t *testing.T, i *inspector, path string) (answers map[string]string, errs map[string]error) {
+	t.Helper()
+	params := map[string]map[string]any{
+		"vcs/info":        {},
+		"vcs/refs":        {},
+		"vcs/log":         {"file": "f"},
+		"index/manifest":  {},
+		"index/readBlobs": {"files": []string{"f", "secret"}},
+		"index/diff":      {"from": "HEAD~1"},
+	}
+	answers, errs = map[string]string{}, map[string]error{}
+	for _, m := range i.methods() {
+		p, known := params[m.name]
+		if !known {
+			t.Fatalf("no params for %s", m.name)
+		}
+		p["path"] = path
+		data, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := m.call(t.Context(), data)
+		errs[m.name] = err
+		if err == nil {
+			answers[m.name] = asJSON(t, answer)
+		}
+	}
+	return answers, errs
+}
+
+// hostileRepo is a repository with two commits and an edit that keeps the
+// size, below the directory that a daemon may read; outside is beside it.
+type hostileRepo struct {
+	*sampleRepo
+	allowed, outside string
+	marker           string // what an attack creates
+}
+
+func newHostileRepo(t *testing.T) *hostileRepo {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("the attacks are shell commands")
+	}
+	dir := resolvedTempDir(t)
+	h := &hostileRepo{allowed: filepath.Join(dir, "allowed"), outside: filepath.Join(dir, "outside"), marker: filepath.Join(dir, "marker")}
+	h.sampleRepo = newSampleRepo(t, filepath.Join(h.allowed, "repo"))
+	for n := range 2 {
+		h.write("f", fmt.Sprintf("line %d\n", n))
+		h.commit("c")
+	}
+	h.write("f", "line 9\n")
+	return h
+}
+
+// attack is a program that leaves the marker; as a filter it passes its input
+// on.
+func (h *hostileRepo) attack() string {
+	script := filepath.Join(h.allowed, "attack.sh")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\ntouch '"+h.marker+"'\ncat\n"), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	return script
+}
+
+func (h *hostileRepo) wasAttacked() bool {
+	_, err := os.Stat(h.marker)
+	return err == nil
+}
+
+// A repository that runs a program when git looks at it must not when we do.
+// The control shows that git itself falls for it, where it does.
+func TestHostileConfigurationRunsNothing(t *testing.T) {
+	attacks := map[string]struct {
+		set     func(h *hostileRepo, attack string)
+		control []string // nil where this git is not taken in
+	}{
+		"fsmonitor": {func(h *hostileRepo, attack string) { h.git("config", "core.fsmonitor", attack) }, []string{"status"}},
+		"fsmonitor in an included file": {func(h *hostileRepo, attack string) {
+			h.write("../included", "[core]\nfsmonitor = "+attack+"\n")
+			h.git("config", "include.path", filepath.Join(h.allowed, "included"))
+		}, []string{"status"}},
+		"fsmonitor in config.worktree": {func(h *hostileRepo, attack string) {
+			h.git("config", "extensions.worktreeConfig", "true")
+			h.git("config", "--worktree", "core.fsmonitor", attack)
+		}, []string{"status"}},
+		"fsmonitor of a submodule": {func(h *hostileRepo, attack string) {
+			sub := newSampleRepo(h.t, filepath.Join(h.allowed, "sub"))
+			sub.write("s", "s\n")
+			sub.commit("s")
+			h.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", sub.dir, "module")
+			h.git("commit", "-q", "-m", "module")
+			h.git("-C", "module", "config", "core.fsmonitor", attack)
+			h.write("module/s", "t\n")
+		}, []string{"status"}},
+		"hooks": {func(h *hostileRepo, attack string) {
+			for _, hook := range []string{"post-index-change", "post-checkout", "reference-transaction", "fsmonitor-watchman"} {
+				if err := os.MkdirAll(filepath.Join(h.dir, ".git", "hooks"), 0o755); err != nil {
+					h.t.Fatal(err)
+				}
+				if err := os.Symlink(attack, filepath.Join(h.dir, ".git", "hooks", hook)); err != nil {
+					h.t.Fatal(err)
+				}
+			}
+		}, []string{"checkout", "-q", "-f", "HEAD"}},
+		"hooksPath": {func(h *hostileRepo, attack string) {
+			h.git("config", "core.hooksPath", filepath.Join(h.allowed, "hooks"))
+			h.write("../hooks/post-index-change", "#!/bin/sh\n"+attack+" </dev/null\n")
+			if err := os.Chmod(filepath.Join(h.allowed, "hooks", "post-index-change"), 0o755); err != nil {
+				h.t.Fatal(err)
+			}
+		}, []string{"checkout", "-q", "-f", "HEAD"}},
+		"configured hook": {func(h *hostileRepo, attack string) { // git 2.54 and later
+			h.git("config", "hook.x.command", attack)
+			h.git("config", "--add", "hook.x.event", "post-index-change")
+			h.git("config", "--add", "hook.x.event", "reference-transaction")
+		}, nil},
+		"external diff": {func(h *hostileRepo, attack string) { h.git("config", "diff.external", attack) }, []string{"diff"}},
+		"diff driver": {func(h *hostileRepo, attack string) {
+			h.write(".gitattributes", "* diff=x\n")
+			h.git("config", "diff.x.command", attack)
+		}, []string{"diff"}},
+		"textconv": {func(h *hostileRepo, attack string) {
+			h.write(".gitattributes", "* diff=x\n")
+			h.git("config", "diff.x.textconv", attack)
+		}, []string{"log", "-p"}},
+		"filter": {func(h *hostileRepo, attack string) {
+			h.write(".gitattributes", "* filter=x\n")
+			h.commit("attributes")
+			h.write("f", "line 8\n")
+			for _, name := range []string{"clean", "smudge"} {
+				h.git("config", "filter.x."+name, attack)
+			}
+			h.git("config", "filter.x.required", "true")
+		}, []string{"status"}},
+		"filter process": {func(h *hostileRepo, attack string) {
+			h.write(".git/info/attributes", "* filter=x\n")
+			h.git("config", "filter.x.process", attack)
+		}, []string{"status"}},
+		"signature": {func(h *hostileRepo, attack string) {
+			commit := h.git("cat-file", "commit", "HEAD")
+			commit = strings.Replace(commit, "\n\n", "\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----\n\n", 1)
+			h.git("update-ref", "HEAD", strings.TrimSpace(h.gitInput(commit, "hash-object", "-t", "commit", "-w", "--stdin")))
+			h.git("config", "gpg.program", attack)
+			h.git("config", "log.showSignature", "true")
+		}, []string{"log"}},
+		"alias, pager and editor": {func(h *hostileRepo, attack string) {
+			for _, name := range []string{"alias.status", "alias.log"} {
+				h.git("config", name, "!"+attack)
+			}
+			for _, name := range []string{"core.pager", "core.editor", "core.askPass", "credential.helper", "core.alternateRefsCommand", "uploadpack.packObjectsHook"} {
+				h.git("config", name, attack)
+			}
+		}, nil},
+		"promisor remote": {func(h *hostileRepo, attack string) {
+			h.git("config", "core.repositoryFormatVersion", "1")
+			h.git("config", "extensions.partialClone", "origin")
+			h.git("config", "remote.origin.promisor", "true")
+			h.git("config", "remote.origin.url", "ssh://127.0.0.1/x")
+			h.git("config", "core.sshCommand", attack)
+			h.git("config", "remote.origin.uploadpack", attack)
+			oid := strings.TrimSpace(h.git("rev-parse", "HEAD:f"))
+			if err := os.Remove(filepath.Join(h.dir, ".git", "objects", oid[:2], oid[2:])); err != nil {
+				h.t.Fatal(err)
+			}
+		}, nil},
+	}
+	for name, attack := range attacks {
+		t.Run(name, func(t *testing.T) {
+			h := newHostileRepo(t)
+			attack.set(h, h.attack())
+			_ = os.Remove(h.marker) // setting it up may have set it off
+			i := newTestInspector(t, h.allowed)
+			_, errs := callAll(t, i, h.dir)
+			if h.wasAttacked() {
+				t.Fatal("the repository ran a program")
+			}
+			for method, err := range errs {
+				if err != nil && name != "promisor remote" {
+					t.Errorf("%s: %v", method, err)
+				}
+			}
+			if attack.control != nil {
+				_ = h.command(attack.control...).Run() // how it ends says nothing
+				if !h.wasAttacked() {
+					t.Errorf("git %q does not fall for it: this test proves nothing", attack.control)
+				}
+			}
+		})
+	}
+}
+
+// A blob that a partial clone left out is one that cannot be read; nothing is
+// fetched for it.
+func TestPartialClone(t *testing.T) {
+	h := newHostileRepo(t)
+	h.git("config", "remote.origin.promisor", "true")
+	oid := strings.TrimSpace(h.git("rev-parse", "HEAD:f"))
+	if err := os.Remove(filepath.Join(h.dir, ".git", "objects", oid[:2], oid[2:])); err != nil {
+		t.Fatal(err)
+	}
+	i := newTestInspector(t, h.allowed)
+	page, err := i.manifest(t.Context(), manifestParams{pathParam: at(h.dir)})
+	if err != nil || len(page.Files) != 1 || page.Files[0].Size != nil || page.Files[0].OID != oid {
+		t.Errorf("%s, %v", asJSON(t, page), err)
+	}
+	blobs, err := i.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}})
+	if err != nil || blobs.Blobs[0].Error == nil {
+		t.Errorf("%s, %v", asJSON(t, blobs), err)
+	}
+}
+
+// Whatever of a repository leads outside the allowed directories denies it.
+func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
+	move := func(h *hostileRepo, part string) string {
+		from, to := filepath.Join(h.dir, filepath.FromSlash(part)), filepath.Join(h.outside, filepath.Base(part))
+		if err := os.MkdirAll(h.outside, 0o755); err != nil {
+			h.t.Fatal(err)
+		}
+		if err := os.Rename(from, to); err != nil {
+			h.t.Fatal(err)
+		}
+		return to
+	}
+	link := func(h *hostileRepo, part string) {
+		if err := os.Symlink(move(h, part), filepath.Join(h.dir, filepath.FromSlash(part))); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	for name, set := range map[string]func(h *hostileRepo){
+		"gitfile":         func(h *hostileRepo) { h.write(".git", "gitdir: "+move(h, ".git")+"\n") },
+		"gitfile, dotted": func(h *hostileRepo) { move(h, ".git"); h.write(".git", "gitdir: ../../outside/.git\n") },
+		"git directory":   func(h *hostileRepo) { link(h, ".git") },
+		"HEAD":            func(h *hostileRepo) { link(h, ".git/HEAD") },
+		"config":          func(h *hostileRepo) { link(h, ".git/config") },
+		"objects":         func(h *hostileRepo) { link(h, ".git/objects") },
+		"refs":            func(h *hostileRepo) { link(h, ".git/refs") },
+		"index":           func(h *hostileRepo) { link(h, ".git/index") },
+		"packed-refs":     func(h *hostileRepo) { h.git("pack-refs", "--all"); link(h, ".git/packed-refs") },
+		"an object": func(h *hostileRepo) {
+			oid := strings.TrimSpace(h.git("rev-parse", "HEAD"))
+			link(h, ".git/objects/"+oid[:2]+"/"+oid[2:])
+		},
+		"objects of one prefix": func(h *hostileRepo) { link(h, ".git/objects/"+h.git("rev-parse", "HEAD")[:2]) },
+		"packs":                 func(h *hostileRepo) { h.git("repack", "-q", "-a", "-d"); link(h, ".git/objects/pack") },
+		"commondir": func(h *hostileRepo) {
+			h.write(".git/commondir", move(h, ".git/objects")+"/..\n")
+			move(h, ".git/refs")
+		},
+		"alternates": func(h *hostileRepo) {
+			h.write(".git/objects/info/alternates", filepath.Join(h.outside, "objects")+"\n")
+			newSampleRepo(h.t, h.outside)
+		},
+		"nested alternates": func(h *hostileRepo) {
+			inner := newSampleRepo(h.t, filepath.Join(h.allowed, "inner"))
+			inner.write(".git/objects/info/alternates", "# one that is not there, and one that is\n"+h.allowed+"/nowhere\n../../../../outside\n")
+			h.write(".git/objects/info/alternates", "../../../inner/.git/objects\n")
+		},
+		"quoted alternates": func(h *hostileRepo) {
+			h.write(".git/objects/info/alternates", `"`+h.outside+`"`+"\n")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHostileRepo(t)
+			set(h)
+			_, errs := callAll(t, newTestInspector(t, h.allowed), h.dir)
+			for method, err := range errs {
+				if name == "index" && method != "vcs/info" {
+					continue // only a status reads it
+				}
+				if err == nil || asRPCError(err).name() != codeAccessDenied {
+					t.Errorf("%s: %v, want %s", method, err, codeAccessDenied)
+				}
+			}
+			// With the outside allowed too there is nothing wrong with it.
+			if name == "gitfile" || name == "objects" || name == "packs" {
+				if _, err := newTestInspector(t, h.allowed, h.outside).info(t.Context(), infoParams{at(h.dir)}); err != nil {
+					t.Errorf("with the outside allowed: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// A reference that is a link to a file elsewhere is not read.
+func TestReferenceThatLeadsOutsideIsNotListed(t *testing.T) {
+	h := newHostileRepo(t)
+	secret := strings.Repeat("5e", 20)
+	if err := os.MkdirAll(filepath.Join(h.outside, "heads"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, name := range map[string]string{"heads/x": "stolen", "heads": "dir"} {
+		if path != "heads" {
+			if err := os.WriteFile(filepath.Join(h.outside, path), []byte(secret+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Symlink(filepath.Join(h.outside, path), filepath.Join(h.dir, ".git", "refs", "heads", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answers, errs := callAll(t, newTestInspector(t, h.allowed), h.dir)
+	for method, err := range errs {
+		if err != nil || strings.Contains(answers[method], secret) {
+			t.Errorf("%s: %s, %v", method, answers[method], err)
+		}
+	}
+}
+
+// core.worktree would have a status compare, and so tell of, somebody else's
+// files.
+func TestWorktreeElsewhereIsNotLookedAt(t *testing.T) {
+	h := newHostileRepo(t)
+	if err := os.MkdirAll(h.outside, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 5 {
+		if err := os.WriteFile(filepath.Join(h.outside, fmt.Sprint("private", n)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.git("config", "core.worktree", h.outside)
+	got, err := newTestInspector(t, h.allowed).info(t.Context(), infoParams{at(h.dir)})
+	if err != nil || got.Path != h.dir || *got.Dirty != (dirtyCounts{Unstaged: 1}) {
+		t.Errorf("%s, %v", asJSON(t, got), err)
+	}
+	if control := h.git("status", "--porcelain"); !strings.Contains(control, "private0") {
+		t.Errorf("git does not fall for it: %q", control)
+	}
+}
+
+// The commits of a submodule are read only where all of it may be.
+func TestSubmodules(t *testing.T) {
+	h := newHostileRepo(t)
+	sub := newSampleRepo(t, filepath.Join(h.allowed, "sub"))
+	sub.write("s", "s\n")
+	sub.commit("s")
+	h.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", sub.dir, "module")
+	h.commit("module")
+	i := newTestInspector(t, h.allowed)
+	module := filepath.Join(h.dir, "module")
+	if got, err := i.info(t.Context(), infoParams{at(module)}); err != nil || got.Path != module || got.LastCommit.Subject != "s" {
+		t.Errorf("inside: %s, %v", asJSON(t, got), err)
+	}
+	(&sampleRepo{t: t, dir: module}).commit("moved on")
+	unstaged := func() int {
+		t.Helper()
+		got, err := i.info(t.Context(), infoParams{at(h.dir)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Dirty.Unstaged
+	}
+	if n := unstaged(); n != 1 {
+		t.Errorf("%d changes, want that of the submodule", n)
+	}
+	if err := os.Rename(filepath.Join(h.dir, ".git", "modules", "module"), filepath.Join(h.allowed, "..", "gone")); err != nil {
+		t.Fatal(err)
+	}
+	h.write("module/.git", "gitdir: ../../../gone\n")
+	if n := unstaged(); n != 0 {
+		t.Errorf("%d changes: the submodule's git directory outside was read", n)
+	}
+	_, err := i.info(t.Context(), infoParams{at(module)})
+	wantFailure(t, err, codeAccessDenied)
+}
+
+// A bare repository among somebody's files came with them.
+func TestBareRepositoryInsideAWorkTree(t *testing.T) {
+	h := newHostileRepo(t)
+	inner := filepath.Join(h.dir, "inner")
+	h.git("clone", "-q", "--bare", h.dir, inner)
+	answers, errs := callAll(t, newTestInspector(t, h.allowed), inner)
+	for method, err := range errs {
+		if err != nil {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+	if !strings.Contains(answers["vcs/info"], `"path": "`+h.dir+`"`) || !strings.Contains(answers["index/manifest"], `"total": 0`) {
+		t.Errorf("taken for a repository: %s", answers)
+	}
+}
+
+// A directory of a bigger repository that is not allowed is in none.
+func TestRepositoryAboveTheAllowedDirectory(t *testing.T) {
+	h := newHostileRepo(t)
+	h.write("part/x", "x")
+	h.commit("part")
+	_, errs := callAll(t, newTestInspector(t, filepath.Join(h.dir, "part")), filepath.Join(h.dir, "part"))
+	for method, err := range errs {
+		if err == nil || asRPCError(err).name() != codeRepoNotFound {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+}
+
+// Nothing of the configuration counts, so the owner does not matter.
+func TestRepositoryOfAnotherUser(t *testing.T) {
+	h := newHostileRepo(t)
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	err := filepath.WalkDir(h.dir, func(path string, _ os.DirEntry, err error) error {
+		if err == nil {
+			err = os.Lchown(path, 65534, 65534)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, errs := callAll(t, newTestInspector(t, h.allowed), h.dir)
+	for method, err := range errs {
+		if err != nil {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+}
+
+// What a caller sends stays a name: no option, no second command, no other
+// repository's file.
+func TestHostileParams(t *testing.T) {
+	h := newHostileRepo(t)
+	i := newTestInspector(t, h.allowed)
+	for _, rev := range []string{"--output=" + h.marker, "-O" + h.marker, "--no-index", "--all", "^HEAD", "HEAD..HEAD~1", "HEAD\n--output=" + h.marker, "HEAD\x00", "@{-1}"} {
+		for _, err := range []error{
+			second(i.manifest(t.Context(), manifestParams{pathParam: at(h.dir), Commit: &rev})),
+			second(i.history(t.Context(), logParams{pathParam: at(h.dir), Ref: &rev})),
+			second(i.diff(t.Context(), diffParams{pathParam: at(h.dir), From: rev})),
+			second(i.diff(t.Context(), diffParams{pathParam: at(h.dir), From: "HEAD", To: &rev})),
+			second(i.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}, Commit: &rev})),
+		} {
+			if err == nil || asRPCError(err).Code != codeInvalidParams {
+				t.Errorf("%q: %v", rev, err)
+			}
+		}
+	}
+	for _, author := range []string{"--output=" + h.marker, "-p", "x\x00y"} {
+		page, err := i.history(t.Context(), logParams{pathParam: at(h.dir), Author: &author})
+		if len(page.Commits) != 0 {
+			t.Errorf("author %q: %v", author, err)
+		}
+	}
+	for _, file := range []string{"--output=" + h.marker, ":!f", ":(top)f", "*", ":(glob)**"} {
+		page, err := i.history(t.Context(), logParams{pathParam: at(h.dir), File: &file})
+		if err != nil || len(page.Commits) != 0 {
+			t.Errorf("file %q: %s, %v", file, asJSON(t, page), err)
+		}
+	}
+	if h.wasAttacked() {
+		t.Error("a param became an option")
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// Whatever happens, the temporary git directory goes away.
+func TestNothingTemporaryStays(t *testing.T) {
+	h := newHostileRepo(t)
+	temp := filepath.Join(h.allowed, "..", "temp")
+	if err := os.MkdirAll(temp, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", temp)
+	i := newTestInspector(t, h.allowed)
+	callAll(t, i, h.dir)
+	h.write(".git/index", "not an index")
+	if _, err := i.info(t.Context(), infoParams{at(h.dir)}); err == nil {
+		t.Error("a broken index went unnoticed")
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := i.manifest(cancelled, manifestParams{pathParam: at(h.dir)}); err == nil {
+		t.Error("a cancelled request was answered")
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}

@@ -1,0 +1,448 @@
+package main
+
+import (
+	"encoding/base64"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// newOddRepo is a repository with every kind of entry that git knows and names
+// that need care; it returns its two commits. Names that not every file system
+// takes go into the index alone.
+func newOddRepo(t testing.TB, dir string, initArgs ...string) (r *sampleRepo, first, second string) {
+	t.Helper()
+	r = newSampleRepo(t, dir, initArgs...)
+	add := func(mode, name, content string) {
+		oid := strings.TrimSpace(r.gitInput(content, "hash-object", "-w", "--stdin"))
+		r.gitInput(mode+" "+oid+"\t"+name+"\x00", "update-index", "-z", "--index-info")
+	}
+	long := strings.Repeat("a line of text that is long enough to be found again\n", 40)
+	add("100644", "README.md", "# odd\n")
+	add("100755", "bin/run me", "#!/bin/sh\n")
+	add("120000", "link", "README.md")
+	add("100644", `quo"te's`, "q")
+	add("100644", "new\nline", "nl")
+	add("100644", "dir\nx/return\r", "cr")
+	add("100644", "tab\there", "t")
+	add("100644", "not utf-8 \xff\xfe", "u")
+	add("100644", "日本/über.txt", "ü")
+	add("100644", "--output=x", "option")
+	add("100644", ":(icase)readme", "magic")
+	add("100644", "empty", "")
+	add("100644", "binary", "a\x00b")
+	add("100644", "latin1", "\xe9t\xe9")
+	add("100644", "sub/deep/old name", long)
+	add("100644", "sub/deep/stays", "s")
+	add("100644", "sub/gone", "g")
+	for n := range 120 {
+		add("100644", fmt.Sprintf("many/%d/f%03d", n%7, n), strconv.Itoa(n))
+	}
+	id := strings.Repeat("12", 20)
+	if slices.Contains(initArgs, "--object-format=sha256") {
+		id = strings.Repeat("12", 32)
+	}
+	r.gitInput("160000 "+id+"\tmodule\x00", "update-index", "-z", "--index-info")
+	r.git("commit", "-q", "-m", "first")
+	first = strings.TrimSpace(r.git("rev-parse", "HEAD"))
+
+	r.git("checkout", "-q", "-f", "-b", "side")
+	r.git("commit", "-q", "--allow-empty", "-m", "side")
+	r.git("checkout", "-q", "-f", "main")
+	gone := strings.Repeat("0", len(id))
+	r.gitInput("0 "+gone+"\tsub/gone\x00"+"0 "+gone+"\tsub/deep/old name\x00"+"0 "+gone+"\tempty\x00", "update-index", "-z", "--index-info")
+	add("100644", "sub/new\nname", long+"and one more\n")
+	add("120000", "empty", "now a link")
+	add("100755", "README.md", "# odd\n")
+	add("100644", "added", "a")
+	r.git("commit", "-q", "-m", "second\n\nbody\n\nmore")
+	r.git("merge", "-q", "--no-ff", "-m", "merge", "side")
+	second = strings.TrimSpace(r.git("rev-parse", "HEAD"))
+	r.git("tag", "light")
+	r.git("tag", "-m", "a tag", "annotated")
+	r.git("tag", "-m", "a tag of a tag", "nested", "annotated")
+	r.git("tag", "-m", "of a blob", "blob-tag", "HEAD:README.md")
+	r.git("symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/main")
+	r.git("update-ref", "refs/remotes/origin/main", "HEAD")
+	return r, first, second
+}
+
+// exactName undoes what a result did to a name that is not UTF-8.
+func exactName(t testing.TB, name, name64 string) string {
+	t.Helper()
+	if name64 == "" {
+		return name
+	}
+	raw, err := base64.StdEncoding.DecodeString(name64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+// everyFormat runs a test on SHA-1 and SHA-256 repositories.
+func everyFormat(t *testing.T, test func(t *testing.T, dir string, initArgs ...string)) {
+	for _, format := range []string{"sha1", "sha256"} {
+		t.Run(format, func(t *testing.T) { test(t, resolvedTempDir(t), "--object-format="+format) })
+	}
+}
+
+// allPages is the manifest of all pages, as git ls-tree -z would print it.
+func allPages(t *testing.T, i *inspector, p manifestParams) []string {
+	t.Helper()
+	var lines []string
+	for {
+		got, err := i.manifest(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range got.Files {
+			size, kind := "-", "commit"
+			if f.Size != nil {
+				size, kind = strconv.FormatInt(*f.Size, 10), "blob"
+			}
+			lines = append(lines, fmt.Sprintf("%s %s %s %7s\t%s", f.Mode, kind, f.OID, size, exactName(t, f.Path, f.PathBase64)))
+		}
+		if p.Cursor = got.NextCursor; p.Cursor == nil {
+			if got.Total != int64(len(lines)) {
+				t.Errorf("total %d of %d files", got.Total, len(lines))
+			}
+			return lines
+		}
+	}
+}
+
+func splitNUL(out string) []string {
+	if out == "" {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(out, "\x00"), "\x00")
+}
+
+func TestManifestEqualsLsTreeOverAllPages(t *testing.T) {
+	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
+		r, first, _ := newOddRepo(t, dir, initArgs...)
+		i := newTestInspector(t, dir)
+		for _, commit := range []string{"HEAD", "HEAD^2~0", "annotated", first[:12]} {
+			want := splitNUL(r.git("ls-tree", "-r", "-l", "-z", commit))
+			for _, limit := range []int{37, len(want) - 1, len(want)} {
+				if got := allPages(t, i, manifestParams{pathParam: at(dir), Commit: &commit, Limit: &limit}); !slices.Equal(got, want) {
+					t.Errorf("commit %s, limit %d: %q\nwant %q", commit, limit, got, want)
+				}
+				// Each page from git, none from memory.
+				var lines []string
+				for p := (manifestParams{pathParam: at(dir), Commit: &commit, Limit: new(40)}); ; {
+					i.listings.empty()
+					got, err := i.manifest(t.Context(), p)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, f := range got.Files {
+						lines = append(lines, exactName(t, f.Path, f.PathBase64))
+					}
+					if p.Cursor = got.NextCursor; p.Cursor == nil {
+						break
+					}
+				}
+				if names := splitNUL(r.git("ls-tree", "-r", "--name-only", "-z", commit)); !slices.Equal(lines, names) {
+					t.Errorf("without memory: %q\nwant %q", lines, names)
+				}
+			}
+		}
+	})
+}
+
+func TestManifestOfADirectoryAndGlobs(t *testing.T) {
+	dir := resolvedTempDir(t)
+	r, _, _ := newOddRepo(t, dir)
+	r.git("checkout", "-q", "-f", "main")
+	i := newTestInspector(t, dir)
+	got := allPages(t, i, manifestParams{pathParam: at(filepath.Join(dir, "many", "3")), Limit: new(2)})
+	if want := splitNUL(r.git("ls-tree", "-r", "-l", "-z", "HEAD:many/3")); !slices.Equal(got, want) {
+		t.Errorf("directory: %q\nwant %q", got, want)
+	}
+	odd := filepath.Join(dir, "dir\nx")
+	if got := allPages(t, i, manifestParams{pathParam: at(odd)}); len(got) != 1 || !strings.HasSuffix(got[0], "return\r") {
+		t.Errorf("directory with a line break: %q", got)
+	}
+	for _, c := range []struct{ include, exclude []string }{
+		{[]string{"**/*.txt"}, nil}, {nil, []string{"many"}}, {[]string{"many/**", "sub"}, []string{"many/[0-4]/*", "**/f00?"}}, {[]string{"*"}, nil}, {[]string{":(icase)readme"}, nil},
+	} {
+		args := []string{"ls-files", "-z", "--"}
+		for _, pattern := range c.include {
+			args = append(args, ":(glob)"+pattern)
+		}
+		for _, pattern := range c.exclude {
+			args = append(args, ":(exclude,glob)"+pattern)
+		}
+		var names []string
+		for _, line := range allPages(t, i, manifestParams{pathParam: at(dir), Include: c.include, Exclude: c.exclude, Limit: new(5)}) {
+			_, name, _ := strings.Cut(line, "\t")
+			names = append(names, name)
+		}
+		if want := splitNUL(r.git(args...)); !slices.Equal(names, want) {
+			t.Errorf("%q without %q: %q\nwant %q", c.include, c.exclude, names, want)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "untracked"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got := allPages(t, i, manifestParams{pathParam: at(filepath.Join(dir, "untracked"))}); len(got) != 0 {
+		t.Errorf("untracked directory: %q", got)
+	}
+	_, err := i.manifest(t.Context(), manifestParams{pathParam: at(filepath.Join(dir, "README.md"))})
+	wantInvalid(t, err, "path")
+}
+
+// A cursor goes on with what it began, or fails: it never shows another list.
+func TestManifestCursorOfAChangedRepository(t *testing.T) {
+	dir := resolvedTempDir(t)
+	r, first, _ := newOddRepo(t, dir)
+	i := newTestInspector(t, dir)
+	p := manifestParams{pathParam: at(dir), Limit: new(10)}
+	fixed := p
+	fixed.Commit = &first
+	page, err := i.manifest(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fixedPage, err := i.manifest(t.Context(), fixed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.git("checkout", "-q", "-f", "main")
+	r.write("one more", "x")
+	r.git("add", "one more")
+	r.git("commit", "-q", "-m", "third")
+
+	p.Cursor, fixed.Cursor = page.NextCursor, fixedPage.NextCursor
+	_, err = i.manifest(t.Context(), p)
+	wantFailure(t, err, codeConflict)
+	if _, err = i.manifest(t.Context(), fixed); err != nil {
+		t.Errorf("the commit that the cursor lists has not changed: %v", err)
+	}
+	other := fixed
+	other.Include = []string{"*"}
+	_, err = i.manifest(t.Context(), other)
+	wantInvalid(t, err, "cursor")
+	_, err = i.diff(t.Context(), diffParams{pathParam: at(dir), From: first, Cursor: fixed.Cursor})
+	wantInvalid(t, err, "cursor")
+	for _, garbage := range []string{"", "x", "e30", "!!", strings.Repeat("A", 5000), base64.RawURLEncoding.EncodeToString([]byte(`{"v":1,"q":"x","s":"y","n":-1}`))} {
+		bad := fixed
+		bad.Cursor = &garbage
+		_, err = i.manifest(t.Context(), bad)
+		wantInvalid(t, err, "cursor")
+	}
+}
+
+func TestReadBlobsEqualsCatFile(t *testing.T) {
+	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
+		r, first, _ := newOddRepo(t, dir, initArgs...)
+		i := newTestInspector(t, dir)
+		var oids, files, want []string
+		for _, line := range splitNUL(r.git("ls-tree", "-r", "-z", first)) {
+			head, name, _ := strings.Cut(line, "\t")
+			if fields := strings.Fields(head); fields[1] == "blob" && !strings.Contains(name, "\xff") {
+				oids, files = append(oids, fields[2]), append(files, name)
+				want = append(want, r.git("cat-file", "blob", fields[2]))
+			}
+		}
+		for _, p := range []blobsParams{
+			{OIDs: oids},
+			{Files: files, Commit: &first},
+			{Files: files, Commit: &first, MaxBytes: new(2500)},
+		} {
+			p.pathParam = at(dir)
+			var got []string
+			for {
+				page, err := i.readBlobs(t.Context(), p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, b := range page.Blobs {
+					if b.Error != nil {
+						t.Fatalf("%s: %v", b.Path, b.Error)
+					}
+					content := *b.Content
+					if b.Encoding == "base64" {
+						content = exactName(t, "", content)
+					}
+					if int64(len(content)) != *b.Size || *b.OID != oids[len(got)] || p.Files != nil && b.Path != p.Files[0] {
+						t.Errorf("blob %d: %s", len(got), asJSON(t, b))
+					}
+					if p.Files != nil {
+						p.Files = p.Files[1:]
+					}
+					got = append(got, content)
+				}
+				if page.NextIndex == nil {
+					break
+				}
+				if *page.NextIndex != len(page.Blobs) || *page.NextIndex == 0 {
+					t.Fatalf("next_index %d of %d blobs", *page.NextIndex, len(page.Blobs))
+				}
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%d contents, want %d, or they differ", len(got), len(want))
+			}
+		}
+	})
+}
+
+func TestReadBlobsTellsOfEachThatCannotBeRead(t *testing.T) {
+	dir := resolvedTempDir(t)
+	r, first, _ := newOddRepo(t, dir)
+	i := newTestInspector(t, dir)
+	got, err := i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Commit: &first, MaxBytes: new(100),
+		Files: []string{"binary", "no such file", "sub", "module", "sub/deep/old name", "no\nsuch", "latin1", "README.md"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range []string{"YQBi", "SOURCE_NOT_FOUND", "SOURCE_NOT_FOUND", "SOURCE_NOT_FOUND", "RESULT_TOO_LARGE", "SOURCE_NOT_FOUND", "6XTp", "# odd\n"} {
+		b := got.Blobs[n]
+		if b.Error != nil && string(b.Error.name()) != want || b.Error == nil && *b.Content != want {
+			t.Errorf("%s: %s, want %s", b.Path, asJSON(t, b), want)
+		}
+	}
+	// Below the caller's directory.
+	r.git("checkout", "-q", "-f", "main")
+	got, err = i.readBlobs(t.Context(), blobsParams{pathParam: at(filepath.Join(dir, "sub")), Files: []string{"deep/stays"}})
+	if err != nil || *got.Blobs[0].Content != "s" {
+		t.Errorf("%s, %v", asJSON(t, got), err)
+	}
+	missing := strings.Repeat("ab", 20)
+	commit := strings.TrimSpace(r.git("rev-parse", "HEAD"))
+	got, err = i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), OIDs: []string{missing, commit}})
+	if err != nil || got.Blobs[0].Error.name() != codeSourceNotFound || got.Blobs[1].Error.name() != codeSourceNotFound || *got.Blobs[0].OID != missing {
+		t.Errorf("%s, %v", asJSON(t, got), err)
+	}
+	for param, p := range map[string]blobsParams{
+		"oids":      {OIDs: []string{"abcd"}},
+		"files":     {Files: []string{"a", "../x"}},
+		"max_bytes": {Files: []string{"a"}, MaxBytes: new(0)},
+	} {
+		p.pathParam = at(dir)
+		_, err := i.readBlobs(t.Context(), p)
+		wantInvalid(t, err, param)
+	}
+	for _, file := range []string{"/etc/passwd", "..", "a/../../b", "a//b", "./a", "", "a\x00"} {
+		_, err := i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{file}})
+		wantInvalid(t, err, "files")
+	}
+	_, err = i.readBlobs(t.Context(), blobsParams{pathParam: at(dir)})
+	wantInvalid(t, err, "oids")
+	_, err = i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), OIDs: []string{missing}, Files: []string{"a"}})
+	wantInvalid(t, err, "files")
+}
+
+func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
+	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
+		r, first, second := newOddRepo(t, dir, initArgs...)
+		i := newTestInspector(t, dir)
+		for _, c := range []struct {
+			from, to string
+			renames  bool
+		}{{first, second, true}, {first, "HEAD", false}, {"HEAD", first, true}, {first, first, true}} {
+			find := "--no-renames"
+			if c.renames {
+				find = "-M"
+			}
+			want := splitNUL(r.git("diff-tree", "-r", "-z", "--raw", "--no-abbrev", find, c.from, c.to))
+			for _, limit := range []int{2, 1000} {
+				var got []string
+				for p := (diffParams{pathParam: at(dir), From: c.from, To: &c.to, Renames: &c.renames, Limit: &limit}); ; {
+					page, err := i.diff(t.Context(), p)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, change := range page.Changes {
+						got = append(got, rawChange(t, r, want, len(got), change)...)
+					}
+					if p.Cursor = page.NextCursor; p.Cursor == nil {
+						break
+					}
+				}
+				if !slices.Equal(got, want) {
+					t.Errorf("%v, limit %d: %q\nwant %q", c, limit, got, want)
+				}
+			}
+		}
+		renamed, err := i.diff(t.Context(), diffParams{pathParam: at(dir), From: first})
+		if err != nil || !slices.ContainsFunc(renamed.Changes, func(c diffChange) bool {
+			return c.Status == "R" && c.OldPath == "sub/deep/old name" && c.Path == "sub/new\nname" && *c.Score > 90
+		}) {
+			t.Errorf("no rename in %s, %v", asJSON(t, renamed), err)
+		}
+	})
+}
+
+// rawChange is a change as git diff-tree --raw -z prints it; the mode before,
+// which is not in a change, is taken from git's own line.
+func rawChange(t *testing.T, r *sampleRepo, want []string, at int, c diffChange) []string {
+	t.Helper()
+	if at >= len(want) || len(want[at]) < 8 {
+		t.Fatalf("more changes than git has: %s", asJSON(t, c))
+	}
+	zero := strings.Repeat("0", 40)
+	if strings.Count(want[at], " ") == 4 && len(strings.Fields(want[at])[2]) == 64 {
+		zero = strings.Repeat("0", 64)
+	}
+	status := c.Status
+	if c.Score != nil {
+		status += fmt.Sprintf("%03d", *c.Score)
+	}
+	lines := []string{fmt.Sprintf("%s %s %s %s %s", want[at][:7], c.Mode, valueOr(c.OldOID, zero), valueOr(c.OID, zero), status)}
+	if c.OldPath != "" {
+		lines = append(lines, exactName(t, c.OldPath, c.OldPathBase64))
+	}
+	if c.OID != nil && c.Mode != modeSubmodule {
+		if size := strings.TrimSpace(r.git("cat-file", "-s", *c.OID)); c.Size == nil || strconv.FormatInt(*c.Size, 10) != size {
+			t.Errorf("size of %s: %v, want %s", c.Path, c.Size, size)
+		}
+	}
+	return append(lines, exactName(t, c.Path, c.PathBase64))
+}
+
+func TestDiffOfADirectory(t *testing.T) {
+	dir := resolvedTempDir(t)
+	r, first, _ := newOddRepo(t, dir)
+	r.git("checkout", "-q", "-f", "main")
+	got, err := newTestInspector(t, dir).diff(t.Context(), diffParams{pathParam: at(filepath.Join(dir, "sub")), From: first})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, c := range got.Changes {
+		names = append(names, c.Status+c.OldPath+">"+c.Path)
+	}
+	if want := []string{"D>gone", "Rdeep/old name>new\nname"}; !slices.Equal(names, want) {
+		t.Errorf("%q, want %q", names, want)
+	}
+}
+
+// What a commit holds under the name of one of the daemon's own files is not
+// shown by that name.
+func TestNamesOfTheDaemonsFilesAreNotListed(t *testing.T) {
+	dir := resolvedTempDir(t)
+	r := newSampleRepo(t, dir)
+	r.write("a", "a")
+	r.commit("first")
+	r.write("x/.git-daemon.credentials", "https://oauth2:s3cret@example.org")
+	r.write(".GIT-DAEMON.config", "c")
+	r.write(".gitignore", "i")
+	r.commit("second")
+	i := newTestInspector(t, dir)
+	if got := allPages(t, i, manifestParams{pathParam: at(dir), Limit: new(1)}); len(got) != 2 {
+		t.Errorf("manifest: %q", got)
+	}
+	got, err := i.diff(t.Context(), diffParams{pathParam: at(dir), From: "HEAD~1"})
+	if err != nil || len(got.Changes) != 1 || got.Changes[0].Path != ".gitignore" {
+		t.Errorf("diff: %s, %v", asJSON(t, got), err)
+	}
+	_, err = i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{"x/.git-daemon.credentials"}})
+	wantFailure(t, err, codeAccessDenied)
+}

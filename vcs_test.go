@@ -1,0 +1,360 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// allCommits is the log of all pages.
+func allCommits(t *testing.T, i *inspector, p logParams) []commitEntry {
+	t.Helper()
+	var commits []commitEntry
+	for {
+		page, err := i.history(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		commits = append(commits, page.Commits...)
+		if p.Cursor = page.NextCursor; p.Cursor == nil {
+			return commits
+		}
+	}
+}
+
+func TestLogEqualsGitLogOverAllPages(t *testing.T) {
+	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
+		r, _, _ := newOddRepo(t, dir, initArgs...)
+		r.git("commit", "-q", "--allow-empty", "--author=Zo\u00eb \"Q\" B <zoe@example.org>", "--date=1999-12-31T23:59:59-05:00", "-m", "  odd subject \u2603  \n\nline 1\nline 2\n\ttab")
+		i := newTestInspector(t, dir)
+		all := allCommits(t, i, logParams{pathParam: at(dir), Limit: new(2)})
+		var got, parents []string
+		for _, c := range all {
+			got = append(got, c.OID)
+			parents = append(parents, strings.Join(c.Parents, " "))
+		}
+		if want := strings.Fields(r.git("log", "--format=%H")); !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+		if want := strings.Split(strings.TrimSuffix(r.git("log", "--format=%P"), "\n"), "\n"); !slices.Equal(parents, want) {
+			t.Errorf("parents %q, want %q", parents, want)
+		}
+		if c := all[0]; c.Subject != "  odd subject \u2603" && c.Subject != "odd subject \u2603" || c.Body != "line 1\nline 2\n\ttab" || c.Author != (commitPerson{"Zo\u00eb \"Q\" B", "zoe@example.org", "2000-01-01T04:59:59Z"}) {
+			t.Errorf("first: %s", asJSON(t, c))
+		}
+	})
+}
+
+func TestLogFilters(t *testing.T) {
+	dir := resolvedTempDir(t)
+	r := newSampleRepo(t, dir)
+	for n := range 6 {
+		r.write(fmt.Sprintf("sub/f%d", n%2), fmt.Sprint(n))
+		r.git("add", "-A")
+		r.env = []string{fmt.Sprintf("GIT_COMMITTER_DATE=2024-01-0%dT12:00:00Z", n+1)}
+		r.git("commit", "-q", "--author=Author "+string(rune('A'+n))+" <a.b@example.org>", "-m", fmt.Sprint(n))
+	}
+	i := newTestInspector(t, dir)
+	text := func(s string) *string { return &s }
+	for _, c := range []struct {
+		name string
+		p    logParams
+		want string
+	}{
+		{"file", logParams{pathParam: at(dir), File: text("sub/f1")}, "531"},
+		{"file below a directory", logParams{pathParam: at(filepath.Join(dir, "sub")), File: text("f0")}, "420"},
+		{"no such file", logParams{pathParam: at(dir), File: text("sub/*")}, ""},
+		{"magic file", logParams{pathParam: at(dir), File: text(":(icase)SUB")}, ""},
+		{"author", logParams{pathParam: at(dir), Author: text("Author C")}, "2"},
+		{"author is no regular expression", logParams{pathParam: at(dir), Author: text("Author .")}, ""},
+		{"since", logParams{pathParam: at(dir), Since: text("2024-01-05T00:00:00Z")}, "54"},
+		{"until", logParams{pathParam: at(dir), Until: text("2024-01-02T14:00:00+02:00")}, "10"},
+		{"since the beginning", logParams{pathParam: at(dir), Since: text("0001-01-01T00:00:00Z")}, "543210"},
+		{"until before git", logParams{pathParam: at(dir), Until: text("1900-01-01T00:00:00Z")}, ""},
+		{"until the end", logParams{pathParam: at(dir), Until: text("9999-01-01T00:00:00Z")}, "543210"},
+		{"ref", logParams{pathParam: at(dir), Ref: text("HEAD~4")}, "10"},
+	} {
+		c.p.Limit = new(2)
+		var got strings.Builder
+		for _, commit := range allCommits(t, i, c.p) {
+			got.WriteString(commit.Subject)
+		}
+		if got.String() != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got.String(), c.want)
+		}
+	}
+	for param, p := range map[string]logParams{
+		"file":   {File: text("../x")},
+		"since":  {Since: text("yesterday")},
+		"until":  {Until: text("--all")},
+		"author": {Author: text("a\nb")},
+		"limit":  {Limit: new(0)},
+	} {
+		p.pathParam = at(dir)
+		_, err := i.history(t.Context(), p)
+		wantInvalid(t, err, param)
+	}
+	page, err := i.history(t.Context(), logParams{pathParam: at(dir), Limit: new(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.commit("one more")
+	_, err = i.history(t.Context(), logParams{pathParam: at(dir), Limit: new(1), Cursor: page.NextCursor})
+	wantFailure(t, err, codeConflict)
+}
+
+func TestRefsEqualShowRefOverAllPages(t *testing.T) {
+	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
+		r, _, _ := newOddRepo(t, dir, initArgs...)
+		r.git("pack-refs", "--all")
+		r.git("update-ref", "refs/heads/dir/loose", "HEAD")
+		r.git("update-ref", "refs/heads/side", "HEAD") // over a packed one
+		r.git("update-ref", "refs/odd/one", "HEAD~1")
+		r.git("tag", "-m", "late", "late")
+		i := newTestInspector(t, dir)
+		i.lsRemote = func(_ context.Context, url string) ([]byte, error) {
+			return []byte(r.git("ls-remote", "--symref", dir)), nil
+		}
+		for _, p := range []refsParams{{pathParam: at(dir)}, {URL: new("https://example.org/x")}} {
+			var got []string
+			p.Limit = new(3)
+			for {
+				page, err := i.listRefs(t.Context(), p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if *page.Head.Ref != "refs/heads/main" || *page.Head.OID != strings.TrimSpace(r.git("rev-parse", "HEAD")) {
+					t.Errorf("head %s", asJSON(t, page.Head))
+				}
+				for _, ref := range page.Refs {
+					got = append(got, ref.OID+" "+ref.Name)
+					if ref.PeeledOID != nil {
+						got = append(got, *ref.PeeledOID+" "+ref.Name+"^{}")
+					}
+					if kind := strings.Split(ref.Name, "/")[1]; ref.Type != map[string]string{"heads": "branch", "tags": "tag", "remotes": "remote", "odd": "other"}[kind] {
+						t.Errorf("%s is a %s", ref.Name, ref.Type)
+					}
+				}
+				if p.Cursor = page.NextCursor; p.Cursor == nil {
+					break
+				}
+			}
+			if want := strings.Split(strings.TrimSpace(r.git("show-ref", "-d")), "\n"); !slices.Equal(got, want) {
+				t.Errorf("%q\nwant %q", got, want)
+			}
+		}
+		page, err := i.listRefs(t.Context(), refsParams{pathParam: at(dir), Limit: new(1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.git("branch", "another")
+		_, err = i.listRefs(t.Context(), refsParams{pathParam: at(dir), Cursor: page.NextCursor})
+		wantFailure(t, err, codeConflict)
+	})
+}
+
+// Every method answers for a repository without commits.
+func TestRepositoryWithoutCommits(t *testing.T) {
+	dir := resolvedTempDir(t)
+	r := newSampleRepo(t, dir)
+	r.write("new", "n")
+	i := newTestInspector(t, dir)
+	info, err := i.info(t.Context(), infoParams{at(dir)})
+	if err != nil || info.Head != nil || *info.Branch != "main" || info.LastCommit != nil || info.Dirty.Untracked != 1 {
+		t.Errorf("info %s, %v", asJSON(t, info), err)
+	}
+	if page, err := i.history(t.Context(), logParams{pathParam: at(dir)}); err != nil || len(page.Commits) != 0 || page.Commits == nil {
+		t.Errorf("log %s, %v", asJSON(t, page), err)
+	}
+	if page, err := i.manifest(t.Context(), manifestParams{pathParam: at(dir)}); err != nil || page.Files == nil || page.Total != 0 || page.Commit != nil {
+		t.Errorf("manifest %s, %v", asJSON(t, page), err)
+	}
+	if page, err := i.listRefs(t.Context(), refsParams{pathParam: at(dir)}); err != nil || page.Refs == nil || len(page.Refs) != 0 || *page.Head.Ref != "refs/heads/main" || page.Head.OID != nil {
+		t.Errorf("refs %s, %v", asJSON(t, page), err)
+	}
+	if page, err := i.diff(t.Context(), diffParams{pathParam: at(dir), From: "HEAD"}); err != nil || page.Changes == nil || len(page.Changes) != 0 {
+		t.Errorf("diff %s, %v", asJSON(t, page), err)
+	}
+	if page, err := i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{"new"}}); err != nil || page.Blobs[0].Error.name() != codeSourceNotFound {
+		t.Errorf("blobs %s, %v", asJSON(t, page), err)
+	}
+	_, err = i.manifest(t.Context(), manifestParams{pathParam: at(dir), Commit: new("main")})
+	wantFailure(t, err, codeCommitNotFound)
+}
+
+func TestRevisionsOfAllKinds(t *testing.T) {
+	dir := resolvedTempDir(t)
+	r, first, second := newOddRepo(t, dir)
+	r.git("tag", "tree-tag", "HEAD^{tree}")
+	i := newTestInspector(t, dir)
+	log := func(rev string) (string, error) {
+		page, err := i.history(t.Context(), logParams{pathParam: at(dir), Ref: &rev, Limit: new(1)})
+		if err != nil {
+			return "", err
+		}
+		return page.Commits[0].OID, nil
+	}
+	for rev, want := range map[string]string{
+		"HEAD": second, "main": second, "refs/heads/main": second, "light": second, "annotated": second, "nested": second, "origin": second, "origin/main": second,
+		second: second, second[:10]: second, "HEAD~2": first, "HEAD^^": first, "@": second, "main^{commit}": second,
+	} {
+		if got, err := log(rev); err != nil || got != want {
+			t.Errorf("%s: %s, %v, want %s", rev, got, err, want)
+		}
+	}
+	for _, rev := range []string{"nothing", "HEAD~99", "tree-tag", "blob-tag", strings.Repeat("ab", 20), "abcdef", "HEAD^7", "HEAD^{tree}", "HEAD^{blob}"} {
+		_, err := log(rev)
+		wantFailure(t, err, codeCommitNotFound)
+	}
+	for _, rev := range []string{"", "--output=x", "-x", "--all", "^HEAD", "HEAD..HEAD~1", "HEAD...main", ":/second", "HEAD^{/second}", "HEAD:README.md", "a b", "x\ny", "x\x00y", "ma*", "a\\b", "HEAD^@", "HEAD^!", "HEAD^-", "@{1 year ago}", "@{1}", "main@{u}", strings.Repeat("a", 2000)} {
+		_, err := log(rev)
+		wantInvalid(t, err, "ref")
+	}
+}
+
+func TestShallowRepository(t *testing.T) {
+	dir := resolvedTempDir(t)
+	r := newSampleRepo(t, filepath.Join(dir, "full"))
+	var ids []string
+	for n := range 4 {
+		r.write("f", fmt.Sprint(n))
+		ids = append(ids, r.commit(fmt.Sprint(n)))
+	}
+	r.git("clone", "-q", "--depth=2", "file://"+r.dir, filepath.Join(dir, "shallow"))
+	i := newTestInspector(t, dir)
+	path := at(filepath.Join(dir, "shallow"))
+	if info, err := i.info(t.Context(), infoParams{path}); err != nil || !info.IsShallow {
+		t.Errorf("%s, %v", asJSON(t, info), err)
+	}
+	if commits := allCommits(t, i, logParams{pathParam: path}); len(commits) != 2 {
+		t.Errorf("%d commits", len(commits))
+	}
+	for _, rev := range []string{ids[1], "HEAD~2", "HEAD~3", "main^^"} {
+		_, err := i.manifest(t.Context(), manifestParams{pathParam: path, Commit: &rev})
+		wantFailure(t, err, codeCommitNotAvailable)
+	}
+	for _, rev := range []string{strings.Repeat("ab", 20), "nothing", "nothing~1"} {
+		_, err := i.manifest(t.Context(), manifestParams{pathParam: path, Commit: &rev})
+		wantFailure(t, err, codeCommitNotFound)
+	}
+}
+
+func TestPathsAndRepositories(t *testing.T) {
+	dir := resolvedTempDir(t)
+	r, _, _ := newOddRepo(t, filepath.Join(dir, "repo"))
+	r.git("checkout", "-q", "-f", "main")
+	r.git("clone", "-q", "--bare", r.dir, filepath.Join(dir, "bare.git"))
+	r.git("worktree", "add", "-q", filepath.Join(dir, "linked"), "side")
+	r.git("update-index", "--split-index")
+	r.write("added too", "x")
+	r.git("add", "added too")
+	if err := os.MkdirAll(filepath.Join(dir, "plain"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	i := newTestInspector(t, dir)
+	get := func(path string) infoResult {
+		t.Helper()
+		got, err := i.info(t.Context(), infoParams{at(path)})
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		return got
+	}
+	if got := get(r.dir); got.Path != r.dir || got.Dirty.Staged != 1 {
+		t.Errorf("split index: %s", asJSON(t, got))
+	}
+	if got := get(filepath.Join(dir, "bare.git")); !got.IsBare || got.Dirty != nil || *got.Branch != "main" || *got.DefaultBranch != "main" || got.LastCommit.Subject != "merge" {
+		t.Errorf("bare: %s", asJSON(t, got))
+	}
+	if got := get(filepath.Join(dir, "linked")); *got.Branch != "side" || got.LastCommit.Subject != "side" || *got.Dirty != (dirtyCounts{}) {
+		t.Errorf("linked worktree: %s", asJSON(t, got))
+	}
+	r.git("checkout", "-q", "-f", "--detach")
+	if got := get(r.dir); got.Branch != nil || got.Head == nil {
+		t.Errorf("detached: %s", asJSON(t, got))
+	}
+	for _, path := range []string{"plain", "missing", "repo/.git", "repo/.git/refs", "bare.git/refs", "repo/missing"} {
+		_, err := i.info(t.Context(), infoParams{at(filepath.Join(dir, path))})
+		wantFailure(t, err, codeRepoNotFound)
+	}
+	_, err := i.info(t.Context(), infoParams{at("/etc")})
+	wantFailure(t, err, codeAccessDenied)
+	_, err = i.info(t.Context(), infoParams{})
+	wantInvalid(t, err, "path")
+}
+
+func TestInfoOfAConflictAndSparseCheckout(t *testing.T) {
+	dir := resolvedTempDir(t)
+	r := newSampleRepo(t, filepath.Join(dir, "repo"))
+	r.write("a/f", "1")
+	r.write("b/f", "1")
+	r.commit("base")
+	r.git("checkout", "-q", "-b", "other")
+	r.write("a/f", "2")
+	r.commit("other")
+	r.git("checkout", "-q", "main")
+	r.write("a/f", "3")
+	r.commit("ours")
+	i := newTestInspector(t, dir)
+	status := func() dirtyCounts {
+		t.Helper()
+		got, err := i.info(t.Context(), infoParams{at(r.dir)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *got.Dirty
+	}
+	r.git("sparse-checkout", "set", "a")
+	if got := status(); got != (dirtyCounts{}) {
+		t.Errorf("sparse checkout: %+v", got)
+	}
+	r.mayFail("merge", "-q", "other")
+	if got := status(); got != (dirtyCounts{Conflicted: 1}) {
+		t.Errorf("conflict: %+v", got)
+	}
+}
+
+func TestURLsAreShownWithoutCredentials(t *testing.T) {
+	for url, want := range map[string]string{
+		"https://example.org/a/b.git":           "https://example.org/a/b.git",
+		"https://user:s3cret@example.org/a":     "https://example.org/a",
+		"https://s3cret@example.org:8443/a":     "https://example.org:8443/a",
+		"https://u:s3/cret@example.org/a":       "https://example.org/a",
+		"https://example.org/a?token=s3cret":    "https://example.org/a",
+		"https://example.org:80/@scope/a":       "https://example.org:80/@scope/a",
+		"ssh://git@example.org/a":               "ssh://git@example.org/a",
+		"ssh://git:s3cret@example.org/a":        "ssh://example.org/a",
+		"git@example.org:a/b":                   "git@example.org:a/b",
+		"git:s3cret@example.org:a/b":            "example.org:a/b",
+		"/srv/a b":                              "/srv/a b",
+		"https://user:s3cret@[::1]:8080/a\x1b[": "https://[::1]:8080/a[",
+	} {
+		if got := withoutCredentials(url); got != want || strings.Contains(got, "s3") {
+			t.Errorf("%q: %q, want %q", url, got, want)
+		}
+	}
+}
+
+// A layout that cannot be read is told of, not taken for an empty repository.
+func TestRepositoriesThatCannotBeRead(t *testing.T) {
+	for name, spoil := range map[string]func(r *sampleRepo){
+		"reftable":      func(r *sampleRepo) { r.git("config", "extensions.refStorage", "reftable") },
+		"broken config": func(r *sampleRepo) { r.write(".git/config", "[core\n") },
+		"broken HEAD":   func(r *sampleRepo) { r.write(".git/HEAD", "ref: ../../x\n") },
+		"huge HEAD":     func(r *sampleRepo) { r.write(".git/HEAD", strings.Repeat("x", maxSmallFile+1)) },
+		"broken index":  func(r *sampleRepo) { r.write(".git/index", "DIRC and nothing") },
+	} {
+		r := newSampleRepo(t, resolvedTempDir(t))
+		r.write("a", "a")
+		r.commit("a")
+		spoil(r)
+		_, err := newTestInspector(t, r.dir).info(t.Context(), infoParams{at(r.dir)})
+		if err == nil || asRPCError(err).name() != codeGitFailed {
+			t.Errorf("%s: %v, want %s", name, err, codeGitFailed)
+		}
+	}
+}
