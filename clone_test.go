@@ -132,13 +132,6 @@ func wantCode(t *testing.T, err error, code errorCode, reason gitReason) {
 	}
 }
 
-func wantInvalid(t *testing.T, err error, param string) {
-	t.Helper()
-	if e := asRPCError(err); err == nil || e.Code != codeInvalidParams || e.Data["param"] != param {
-		t.Errorf("got %v, want -32602 for %s", err, param)
-	}
-}
-
 func TestCloneThenUpdate(t *testing.T) {
 	w := newCloneWorld(t)
 	remote := w.server.repo("group/lib.git", map[string]string{"a.txt": "1\n", "old/b.txt": "b\n"})

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"strconv"
 )
@@ -51,11 +50,11 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 	if err != nil {
 		return manifestResult{}, err
 	}
-	filter, err := newPathFilter(p.Include, p.Exclude)
+	filter, err := newTreeFilter(p.Include, p.Exclude)
 	if err != nil {
 		return manifestResult{}, err
 	}
-	repo, err := i.open(p.pathParam)
+	repo, err := openRepository(i.access, p.pathParam)
 	if err != nil {
 		return manifestResult{}, err
 	}
@@ -105,7 +104,7 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 // list reads the entries of a tree that pass the filter, from the cursor's
 // place on as many as a listing holds. Only the first page needs to see the
 // end of the tree, to count.
-func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter pathFilter, key string, from pageCursor) (*listing, error) {
+func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter *treeFilter, key string, from pageCursor) (*listing, error) {
 	l := &listing{key: key, first: from.At}
 	args := []string{"ls-tree", "-r", "-z", "--full-tree"}
 	if !s.repo.partial {
@@ -115,7 +114,7 @@ func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter pat
 	err := i.git.stream(ctx, s.command(append(args, "--end-of-options", tree)...), func(r *bufio.Reader) error {
 		err := readRecords(r, func(record []byte) error {
 			e, err := parseTreeEntry(record)
-			if err != nil || !filter.passes(e.path) {
+			if err != nil || !filter.entry(e.path) {
 				return err
 			}
 			if n >= from.At && !l.full() {
@@ -142,35 +141,4 @@ func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter pat
 		l.total = from.Total
 	}
 	return l, nil
-}
-
-// mayBeSecret is a quick look for names that begin with a dot, as those of
-// the daemon's own files do.
-func mayBeSecret(path []byte) bool {
-	return path[0] == '.' || bytes.Contains(path, []byte("/."))
-}
-
-// pathFilter is what include and exclude let through: never the names of the
-// daemon's own files, which a commit may hold by mistake.
-type pathFilter struct {
-	all     bool // no include: everything
-	include globs
-	exclude globs
-}
-
-func newPathFilter(include, exclude []string) (pathFilter, error) {
-	in, err := compileGlobs("include", include)
-	if err != nil {
-		return pathFilter{}, err
-	}
-	out, err := compileGlobs("exclude", exclude)
-	return pathFilter{all: len(include) == 0, include: in, exclude: out}, err
-}
-
-func (f pathFilter) passes(path []byte) bool {
-	if f.all && len(f.exclude) == 0 && !mayBeSecret(path) {
-		return true
-	}
-	name := string(path)
-	return !hasSecretName(name) && (f.all || f.include.match(name)) && !f.exclude.match(name)
 }

@@ -1,6 +1,9 @@
 package main
 
-import "strings"
+import (
+	"bytes"
+	"strings"
+)
 
 // treeFilter is what include and exclude say.
 type treeFilter struct {
@@ -38,6 +41,18 @@ func pruneGlobs(exclude globs) globs {
 // file tells whether a path is wanted.
 func (f *treeFilter) file(path string) bool {
 	return (len(f.include) == 0 || f.include.match(path)) && !f.exclude.match(path)
+}
+
+// entry is file for an entry of a tree object: never a name of the daemon's own
+// files, which a commit may hold by mistake. Most trees have no such names, so
+// it looks for the dot first.
+func (f *treeFilter) entry(path []byte) bool {
+	dotted := path[0] == '.' || bytes.Contains(path, []byte("/."))
+	if len(f.include) == 0 && len(f.exclude) == 0 && !dotted {
+		return true
+	}
+	name := string(path)
+	return f.file(name) && !(dotted && hasSecretName(name))
 }
 
 // dir tells whether wanted files can lie in a directory.

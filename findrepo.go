@@ -1,0 +1,164 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strings"
+)
+
+// openRepository finds the repository that p belongs to: the one at p, or in a
+// parent
+// directory that is allowed too. A directory with a .git counts before a bare
+// repository below it, as with git's safe.bareRepository=explicit: a bare one
+// inside somebody's work tree came with its files.
+func openRepository(a *access, p pathParam) (*repository, error) {
+	start, err := a.resolve(p)
+	if err == nil {
+		_, err = a.stat(start)
+	}
+	if e, ok := errors.AsType[*rpcError](err); ok && e.name() == codeSourceNotFound {
+		return nil, failure(codeRepoNotFound, "%s", e.Message)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found *repository
+	for dir, ok := start, true; ok; dir, ok = parentOf(a, dir) {
+		r, err := repositoryAt(a, dir)
+		if err != nil {
+			return nil, err
+		}
+		if r != nil && (found == nil || !r.bare) {
+			found = r
+		}
+		if r != nil && !r.bare {
+			break
+		}
+	}
+	if found == nil {
+		return nil, notRepository(start.abs)
+	}
+	rel, err := filepath.Rel(found.top.abs, start.abs)
+	if err != nil || !filepath.IsLocal(rel) {
+		return nil, notRepository(start.abs)
+	}
+	if rel != "." {
+		found.prefix = filepath.ToSlash(rel)
+	}
+	// Inside a git directory there is nothing to list by path.
+	for part := range strings.SplitSeq(found.prefix, "/") {
+		if strings.EqualFold(part, ".git") || part != "" && found.bare {
+			return nil, failure(codeRepoNotFound, "%s: lies inside a git directory: give the path of the repository", showName(start.abs))
+		}
+	}
+	if err := found.read(); err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+// parentOf is the directory above, unless that is not allowed.
+func parentOf(a *access, dir place) (place, bool) {
+	above := filepath.Dir(dir.abs)
+	if above == dir.abs {
+		return place{}, false
+	}
+	up, err := a.within(above)
+	return up, err == nil && up.abs == above
+}
+
+// repositoryAt is the repository whose top is dir, nil when it is none.
+func repositoryAt(a *access, dir place) (*repository, error) {
+	_, err := dir.root.dir.Lstat(filepath.Join(dir.rel, ".git"))
+	if err == nil {
+		git, err := gitDirOf(a, dir)
+		if err != nil {
+			return nil, err
+		}
+		if r, err := layoutOf(a, dir, git); r != nil || err != nil {
+			return r, err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) && !isNotDirectory(err) {
+		return nil, a.wireError(err, dir.abs)
+	}
+	if strings.EqualFold(filepath.Base(dir.abs), ".git") {
+		return nil, nil // belongs to the directory above
+	}
+	r, err := layoutOf(a, dir, dir)
+	if r != nil {
+		r.bare = true
+	}
+	return r, err
+}
+
+// gitDirOf is what the .git of dir is or, as a file, names
+// (gitrepository-layout(5)).
+func gitDirOf(a *access, dir place) (place, error) {
+	dotGit, err := a.within(filepath.Join(dir.abs, ".git"))
+	if err != nil {
+		return place{}, err
+	}
+	info, err := a.stat(dotGit)
+	if err != nil || info.IsDir() {
+		return dotGit, err
+	}
+	text, err := a.readSmall(dotGit, maxSmallFile)
+	if err != nil {
+		return place{}, err
+	}
+	target, ok := strings.CutPrefix(strings.TrimRight(string(text), "\r\n"), "gitdir: ")
+	if !ok || target == "" {
+		return place{}, failure(codeRepoNotFound, "%s: its .git file does not name a git directory", showName(dir.abs))
+	}
+	git, err := a.within(absoluteFrom(dir.abs, target))
+	if err != nil {
+		return place{}, err
+	}
+	r, err := layoutOf(a, dir, git)
+	if err == nil && r == nil {
+		err = failure(codeRepoNotFound, "%s: its .git file names a directory that is no git directory", showName(dir.abs))
+	}
+	return git, err
+}
+
+// layoutOf tells whether git is a git directory, and where its parts lie; each
+// must be allowed. nil when it is none.
+func layoutOf(a *access, top, git place) (*repository, error) {
+	if _, err := git.root.dir.Lstat(filepath.Join(git.rel, "HEAD")); err != nil {
+		return nil, nil
+	}
+	r := &repository{access: a, top: top, gitDir: git, common: git}
+	if text, err := r.optional(git, "commondir", maxSmallFile); err != nil {
+		return nil, err
+	} else if text != nil {
+		if r.common, err = a.within(absoluteFrom(git.abs, strings.TrimRight(string(text), "\r\n"))); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range []string{"objects", "refs"} {
+		if _, err := r.common.root.dir.Lstat(filepath.Join(r.common.rel, name)); err != nil {
+			return nil, nil
+		}
+		part, err := a.within(filepath.Join(r.common.abs, name))
+		if err != nil {
+			return nil, err
+		}
+		if info, err := a.stat(part); err != nil || !info.IsDir() {
+			return nil, nil
+		}
+		if name == "objects" {
+			r.objects = part
+		}
+	}
+	return r, nil
+}
+
+// absoluteFrom is a path as written in a file of dir.
+func absoluteFrom(dir, path string) string {
+	path = filepath.FromSlash(path)
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(dir, path)
+}
