@@ -408,7 +408,7 @@ func TestCloneLocalOutside(t *testing.T) {
 		wantCode(t, err, codeAccessDenied, "")
 	}
 	_, err := w.try(cloneParams{URL: allowed + "/none"})
-	wantCode(t, err, codeSourceNotFound, "")
+	wantCode(t, err, codeRepoNotFound, "")
 	_, err = w.try(cloneParams{URL: allowed, Name: "x"})
 	wantCode(t, err, codeRepoNotFound, "")
 }

@@ -95,14 +95,9 @@ func (s *progressSender) report(p progress) {
 	defer s.mu.Unlock()
 	p.Percent = max(p.Percent, s.latest.Percent)
 	s.latest, s.fresh = p, true
-	if s.ended || !s.begun || s.sending.Load() {
-		return // sent, or the timer, comes back to it
+	if s.begun {
+		s.sendIfDueLocked()
 	}
-	if wait := progressPause - time.Since(s.lastSent); wait > 0 {
-		s.timer.Reset(wait)
-		return
-	}
-	s.sendLocked()
 }
 
 // tick is called by the timer: the first second is over, a pause is, or
@@ -111,12 +106,23 @@ func (s *progressSender) tick() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begun = true
-	switch silence := time.Since(s.lastSent); {
-	case s.ended || s.sending.Load():
-	case s.fresh || silence >= progressBeat:
-		s.sendLocked()
-	default:
+	if time.Since(s.lastSent) >= progressBeat {
+		s.fresh = true
+	}
+	s.sendIfDueLocked()
+}
+
+// sendIfDueLocked sends what is new, or sets the timer for when it may.
+func (s *progressSender) sendIfDueLocked() {
+	silence := time.Since(s.lastSent)
+	switch {
+	case s.ended || s.sending.Load(): // sent sets the timer
+	case !s.fresh:
 		s.timer.Reset(progressBeat - silence)
+	case silence < progressPause:
+		s.timer.Reset(progressPause - silence)
+	default:
+		s.sendLocked()
 	}
 }
 
