@@ -164,14 +164,10 @@ func (d *daemon) methods() []*method {
 
 // serve keeps the link until a signal, or until it makes no sense.
 func (d *daemon) serve(stopping, hurry context.Context, parent *scheduled, p *program) error {
-	client, err := newLinkClient(d.cfg.caFile)
-	if err != nil {
-		return usage("%v", err)
-	}
 	system := newNotifier(p.getenv, d.cfg.log)
 	isReady := false
 	c := &connector{
-		server: d.cfg.server, client: client, token: d.cfg.token, compress: d.cfg.compress,
+		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
 		maxMessage: d.cfg.maxMessage, attempts: d.cfg.maxAttempts, heartbeat: d.cfg.heartbeat,
 		times: defaultLinkTimes(), hello: d.hello(), service: d.service, began: d.began, log: d.cfg.log,
 		onState: func(state string) { system.tell("STATUS=" + state) },
@@ -267,12 +263,11 @@ func (d *daemon) check(p *program) error {
 		err = errors.New("not found in the PATH: install git")
 	}
 	tell("git", err, d.git.version)
-	client, err := newLinkClient(d.cfg.caFile)
-	if err == nil {
-		c := &connector{server: d.cfg.server, client: client, token: d.cfg.token, compress: d.cfg.compress, maxMessage: d.cfg.maxMessage, times: defaultLinkTimes(), hello: d.hello(), log: d.cfg.log}
-		err = c.try()
+	c := &connector{
+		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
+		maxMessage: d.cfg.maxMessage, times: defaultLinkTimes(), hello: d.hello(), log: d.cfg.log,
 	}
-	tell("server", err, d.cfg.server.String())
+	tell("server", c.try(), d.cfg.server.String())
 	if failed {
 		return errPrinted
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -32,6 +33,7 @@ type daemonConfig struct {
 	workDir        string // absolute; "" without one
 	token          secret
 	caFile         string
+	client         *http.Client // dials the server
 	compress       bool
 	maxConcurrent  int
 	maxMessage     int
@@ -105,6 +107,9 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 			return nil, err
 		}
 	}
+	if c.client, err = newLinkClient(c.caFile); err != nil {
+		return nil, usage("invalid value for --ca-file: %v", err)
+	}
 	return c, c.validate()
 }
 
@@ -151,7 +156,7 @@ func (c *daemonConfig) validate() error {
 			return usage("finding the current directory: %v; give --allow", err)
 		}
 		c.allow = []string{dir}
-		c.log.Info("neither --allow nor --work-dir was given: serving the current directory", "dir", dir)
+		defer c.log.Info("neither --allow nor --work-dir was given: serving the current directory", "dir", dir)
 	}
 	for _, dir := range c.allow {
 		if info, err := os.Stat(dir); err != nil {

@@ -108,7 +108,7 @@ func (f *flagSet) parse(args []string) error {
 			f.printHelp(f.prog.stdout)
 			return err
 		}
-		return usage("%s", strings.TrimPrefix(err.Error(), "flag: "))
+		return usage("%s", strings.ReplaceAll(err.Error(), "parse error", wrongForm))
 	}
 	given := map[string]bool{}
 	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
@@ -119,11 +119,14 @@ func (f *flagSet) parse(args []string) error {
 			return
 		}
 		if e := fl.Value.Set(value); e != nil {
-			err = usage("invalid value %q for %s: %v", value, variable(fl.Name), e)
+			err = usage("invalid value %q for %s: %s", value, variable(fl.Name), strings.ReplaceAll(e.Error(), "parse error", wrongForm))
 		}
 	})
 	return err
 }
+
+// wrongForm stands for the flag package's "parse error".
+const wrongForm = "not a value of this kind (numbers: 20; times: 30s, 5m; switches: true, false)"
 
 // isAction tells the flags that do something in place of the program's work:
 // a variable would make it never work again.

@@ -65,14 +65,14 @@ func newLinkClient(caFile string) (*http.Client, error) {
 	if caFile != "" {
 		pem, err := os.ReadFile(caFile)
 		if err != nil {
-			return nil, fmt.Errorf("reading --ca-file: %w", err)
+			return nil, err
 		}
 		roots, err := x509.SystemCertPool()
 		if err != nil {
 			roots = x509.NewCertPool()
 		}
 		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("reading --ca-file: %s holds no certificate in PEM form", caFile)
+			return nil, fmt.Errorf("%s holds no certificate in PEM form", caFile)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	}
