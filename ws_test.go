@@ -402,3 +402,26 @@ func TestWallClockJump(t *testing.T) {
 		<-serverEnded
 	})
 }
+
+// TestCrowdedLinkLives: while it does not read, it cannot see pongs; what it
+// writes is taken, so the link lives.
+func TestCrowdedLinkLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := linkPair(t, func(c net.Conn) net.Conn { return slowly{c} }, defaultLinkTimes())
+		_, clientEnded := drain(client)
+		messages, serverEnded := drain(server)
+		const all = maxUnsent + 800 // the link is crowded until 800 are written, 50 s
+		for range all {
+			client.send(make([]byte, 4<<10), nil)
+		}
+		for range all {
+			select {
+			case <-messages:
+			case err := <-clientEnded:
+				t.Fatal(err)
+			case err := <-serverEnded:
+				t.Fatal(err)
+			}
+		}
+	})
+}
