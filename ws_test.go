@@ -414,6 +414,7 @@ func TestCrowdedLinkLives(t *testing.T) {
 		for range all {
 			client.send(make([]byte, 4<<10), nil)
 		}
+		server.send([]byte("{}"), nil) // what was being read before the crowd still comes
 		for range all {
 			select {
 			case <-messages:
