@@ -47,6 +47,7 @@ const probeTimeout = 3 * time.Second
 type callConfig struct {
 	scheduler *schedulerConfig
 	url       string
+	byURL     bool     // --url was given
 	named     bool     // the user said where the scheduler is
 	local     []string // flags that only a scheduler of one's own can take
 	libID     string
@@ -63,6 +64,9 @@ func (p *program) call(args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), stopSignals()...)
 	defer stop()
 	client := &callClient{base: c.url, token: c.scheduler.apiToken, http: &http.Client{}}
+	if !c.byURL {
+		client.http = c.scheduler.localClient()
+	}
 	defer client.http.CloseIdleConnections()
 	switch found, err := client.probe(ctx); {
 	case err != nil:
@@ -143,7 +147,8 @@ func (p *program) callConfig(args []string) (*callConfig, error) {
 	if c.params, err = callParams(c.method, f.Args()[2:]); err != nil {
 		return nil, err
 	}
-	if c.url == "" {
+	c.byURL = c.url != ""
+	if !c.byURL {
 		c.url = c.scheduler.baseURL()
 	}
 	u, err := url.Parse(c.url)

@@ -147,7 +147,12 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		workspace: cfg.workspace, daemonBin: bin, maxDaemons: cfg.maxDaemons,
 		idleTimeout: cfg.idleTimeout, spawnTimeout: cfg.spawnTimeout, stopTimeout: cfg.stopTimeout,
 		childArgs: cfg.childArgs(), token: s.childToken, environ: p.environ(), log: cfg.log,
-		onEvent: func(e poolEntry) { s.events.publish("pool/entry", e) },
+		onEvent: func(e poolEntry) {
+			if e.Status == statusExited {
+				s.tokens.revoke(e.MachineID)
+			}
+			s.events.publish("pool/entry", e)
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -335,6 +340,13 @@ func (t *childTokens) issue(machineID string) secret {
 	}
 	t.byMachine[machineID] = sha256.Sum256([]byte(token))
 	return secret(token)
+}
+
+// revoke makes the token of a daemon that ended worthless.
+func (t *childTokens) revoke(machineID string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.byMachine, machineID)
 }
 
 // holder is the machine whose token this is, "" for none.

@@ -211,6 +211,9 @@ func (c *schedulerConfig) isLocal() bool {
 
 // baseURL is where a client on this machine reaches the listener.
 func (c *schedulerConfig) baseURL() string {
+	if strings.HasPrefix(c.host, unixPrefix) {
+		return "http://localhost" // what localClient dials for any name
+	}
 	scheme := "http"
 	if c.certificate != nil {
 		scheme = "https"

@@ -1,0 +1,444 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// startUserDaemon runs a user's daemon and waits until the scheduler at url
+// knows it.
+func startUserDaemon(t *testing.T, url, machineID string, env []string, args ...string) *startedProgram {
+	t.Helper()
+	p := start(t, daemonName, env, append([]string{"--server", url, "--machine-id", machineID}, args...)...)
+	p.says("msg=connected")
+	return p
+}
+
+// TestUserDaemon: a user's machine, its library, and what happens when it
+// leaves.
+func TestUserDaemon(t *testing.T) {
+	repo := newTestRepo(t, map[string]string{"README.md": "hello\n"})
+	_, url := startSchedulerProcess(t, nil)
+	if status, a := callRPC(t, url+"/machines/laptop", "config/get", "{}"); status != 404 || a.Error.Code != -32010 {
+		t.Error(status, a.Error)
+	}
+	for _, body := range []string{``, `{}`, `{"machine_id":""}`, `{"machine_id":"cloud_x"}`, `{"machine_id":1}`, `{"machine_id":"laptop","x":1}`} {
+		if status, answer := askHTTP(t, http.MethodPut, url+"/libraries/lib_1", body); status != 400 || !strings.Contains(answer, `"BAD_REQUEST"`) {
+			t.Error(body, status, answer)
+		}
+	}
+	if status, _ := askHTTP(t, http.MethodGet, url+"/libraries/lib_1", ""); status != 404 {
+		t.Error("an unbound library:", status)
+	}
+	if status, body := askHTTP(t, http.MethodPut, url+"/libraries/lib_1", `{"machine_id":"laptop"}`); status != 200 || body != `{"lib_id":"lib_1","machine_id":"laptop"}`+"\n" {
+		t.Error(status, body)
+	}
+	if status, body := askHTTP(t, http.MethodPut, url+"/libraries/.x", `{"machine_id":"laptop"}`); status != 400 || !strings.Contains(body, "INVALID_LIB_ID") {
+		t.Error(status, body)
+	}
+
+	d := startUserDaemon(t, url, "laptop", nil, "--allow", repo.dir)
+	if line := d.says("msg=connected"); !strings.Contains(line, "lib_id=lib_1") {
+		t.Error(line)
+	}
+	for _, target := range []string{"/machines/laptop", "/libraries/lib_1"} {
+		status, a := callRPC(t, url+target, "fs/readFile", `{"path":"`+repo.dir+`/README.md"}`)
+		if status != 200 || a.Error != nil || field[string](t, a.Result, "content") != "hello\n" {
+			t.Error(target, status, a.Error)
+		}
+	}
+	if _, body := askHTTP(t, http.MethodGet, url+"/machines/laptop", ""); field[string](t, []byte(body), "status") != "online" || field[string](t, []byte(body), "lib_id") != "lib_1" {
+		t.Error(body)
+	}
+	if status, body := askHTTP(t, http.MethodGet, url+"/daemons", ""); status != 200 || !strings.Contains(body, `"daemons":[]`) {
+		t.Error("a user's machine is not the pool's:", body)
+	}
+	for _, body := range []string{``, `[]`, `{}`, `{"jsonrpc":"2.0","method":"fs/stat"}`, `{"jsonrpc":"2.0","id":true,"method":"fs/stat"}`} {
+		if status, answer := askHTTP(t, http.MethodPost, url+"/machines/laptop/rpc", body); status != 400 || !strings.Contains(answer, `"BAD_REQUEST"`) {
+			t.Error(body, status, answer)
+		}
+	}
+
+	if err := d.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if code := d.exit(); code != 0 {
+		t.Error("exit", code)
+	}
+	awaitThat(t, "the machine to be offline", func() bool {
+		_, body := askHTTP(t, http.MethodGet, url+"/machines/laptop", "")
+		return field[string](t, []byte(body), "status") == "offline"
+	})
+	if status, a := callRPC(t, url+"/libraries/lib_1", "config/get", "{}"); status != 503 || a.Error.name() != codeDaemonOffline {
+		t.Error(status, a.Error)
+	}
+	if status, _ := askHTTP(t, http.MethodDelete, url+"/libraries/lib_1", ""); status != 204 {
+		t.Error(status)
+	}
+	if status, _ := askHTTP(t, http.MethodDelete, url+"/libraries/lib_1", ""); status != 404 {
+		t.Error(status)
+	}
+}
+
+// TestBindingsOutliveTheScheduler: libraries.json is read again.
+func TestBindingsOutliveTheScheduler(t *testing.T) {
+	workspace := filepath.Join(realTempDir(t), "ws")
+	for round := range 2 {
+		p := start(t, schedulerName, nil, "--port", "0", "--workspace", workspace)
+		line := p.says("msg=listening")
+		_, rest, _ := strings.Cut(line, "url=")
+		url, _, _ := strings.Cut(rest, " ")
+		if round == 0 {
+			if status, body := askHTTP(t, http.MethodPut, url+"/libraries/a", `{"machine_id":"m"}`); status != 200 {
+				t.Fatal(status, body)
+			}
+		} else if status, body := askHTTP(t, http.MethodGet, url+"/libraries/a", ""); status != 200 || !strings.Contains(body, `"m"`) {
+			t.Error(status, body)
+		}
+		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if code := p.exit(); code != 0 {
+			t.Error(code)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(workspace, librariesFile), []byte("{not JSON"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, schedulerName, nil, "--port", "0", "--workspace", workspace)
+	if code := p.exit(); code != 1 || !strings.Contains(p.stderr.String(), librariesFile) {
+		t.Error("a broken file:", code, p.stderr)
+	}
+}
+
+// TestTokens: who may do what with which token.
+func TestTokens(t *testing.T) {
+	_, url := startSchedulerProcess(t, []string{"C4A_API_TOKEN=api-s3cret", "C4A_DAEMON_TOKEN=daemon-s3cret"})
+	for _, open := range []string{"/livez", "/readyz", "/health"} {
+		if status, _ := askHTTP(t, http.MethodGet, url+open, ""); status != 200 {
+			t.Error(open, status)
+		}
+	}
+	for _, route := range []string{"GET /daemons", "POST /daemons", "GET /machines", "PUT /libraries/x", "POST /libraries/x/rpc", "POST /stop", "GET /events"} {
+		method, path, _ := strings.Cut(route, " ")
+		for _, token := range []string{"", "wrong", "daemon-s3cret"} {
+			if status, body := askHTTP(t, method, url+path, "", "Authorization", "Bearer "+token); status != 401 || !strings.Contains(body, "UNAUTHORIZED") {
+				t.Errorf("%s with %q: %d %s", route, token, status, body)
+			}
+		}
+	}
+	if status, _ := askHTTP(t, http.MethodGet, url+"/daemons", "", "Authorization", "Bearer api-s3cret"); status != 200 {
+		t.Error(status)
+	}
+	for _, header := range [][2]string{{"Origin", "http://evil.example"}, {"Origin", "null"}, {"Sec-Fetch-Site", "cross-site"}} {
+		if status, _ := askHTTP(t, http.MethodGet, url+"/daemons", "", "Authorization", "Bearer api-s3cret", header[0], header[1]); status != 403 {
+			t.Error(header, status)
+		}
+		if status, _ := askHTTP(t, http.MethodGet, url+"/ws/daemon", "", header[0], header[1]); status != 403 {
+			t.Error(header, status)
+		}
+	}
+
+	// A user's daemon needs the daemon token; a child has its own.
+	for _, token := range []string{"", "wrong", "api-s3cret"} {
+		p := start(t, daemonName, []string{"C4A_TOKEN=" + token}, "--server", url, "--machine-id", "m")
+		if code := p.exit(); code != 4 {
+			t.Errorf("token %q: exit %d", token, code)
+		}
+	}
+	startUserDaemon(t, url, "m", []string{"C4A_TOKEN=daemon-s3cret"})
+	p := start(t, daemonName, []string{"C4A_TOKEN=daemon-s3cret"}, "--server", url, "--machine-id", "cloud_x", "--work-dir", t.TempDir(), "--max-reconnect-attempts", "1")
+	if code := p.exit(); code != 3 || !strings.Contains(p.stderr.String(), "belong to the pool") {
+		t.Error("a user's daemon became cloud_x:", code)
+	}
+	if status, body := askHTTP(t, http.MethodPost, url+"/daemons", `{"lib_id":"x"}`, "Authorization", "Bearer api-s3cret"); status != 201 {
+		t.Error(status, body)
+	}
+}
+
+// TestClientGoesAway: its request is cancelled, the daemon stays.
+func TestClientGoesAway(t *testing.T) {
+	git := newGitServer(t)
+	git.repo("lib.git", map[string]string{"a": "1"})
+	asked := make(chan struct{}, 10)
+	git.setHook(hang("", asked))
+	_, url := startSchedulerProcess(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/libraries/demo/rpc",
+		strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"vcs/clone","params":{"url":"`+git.address("lib.git")+`"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	failed := make(chan error, 1)
+	go func() {
+		_, err := client.Do(r)
+		failed <- err
+	}()
+	select {
+	case <-asked: // git waits for the server
+	case <-time.After(patience):
+		t.Fatal("git does not ask")
+	}
+	awaitThat(t, "the daemon to be busy", func() bool {
+		_, body := askHTTP(t, http.MethodGet, url+"/daemons/demo", "")
+		return field[bool](t, []byte(body), "busy")
+	})
+	cancel()
+	if err := <-failed; err == nil {
+		t.Error("an answer came")
+	}
+	awaitThat(t, "the clone to be cancelled", func() bool {
+		_, body := askHTTP(t, http.MethodGet, url+"/daemons/demo", "")
+		return !field[bool](t, []byte(body), "busy")
+	})
+	_, a := callRPC(t, url+"/libraries/demo", "fs/listDir", `{"path":"repos"}`)
+	if a.Error != nil || !strings.Contains(string(a.Result), `"entries":[]`) {
+		t.Errorf("%v %s", a.Error, a.Result)
+	}
+}
+
+// TestSchedulerIsKilled: its daemons end by themselves, the next one finds a
+// clean house.
+func TestSchedulerIsKilled(t *testing.T) {
+	workspace := filepath.Join(realTempDir(t), "ws")
+	p := start(t, schedulerName, nil, "--port", "0", "--workspace", workspace)
+	_, rest, _ := strings.Cut(p.says("msg=listening"), "url=")
+	url, _, _ := strings.Cut(rest, " ")
+	var pids []int
+	for _, id := range []string{"a", "b", "c"} {
+		_, body := askHTTP(t, http.MethodPost, url+"/daemons", `{"lib_id":"`+id+`"}`)
+		pids = append(pids, field[int](t, []byte(body), "pid"))
+	}
+	second := start(t, schedulerName, nil, "--port", "0", "--workspace", workspace)
+	if code := second.exit(); code != 1 || !strings.Contains(second.stderr.String(), "pid") {
+		t.Error("a second scheduler in the workspace:", code)
+	}
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.exit()
+	awaitThat(t, "the daemons to end", func() bool {
+		for _, pid := range pids {
+			if alive(t, pid) {
+				return false
+			}
+		}
+		return true
+	})
+	p = start(t, schedulerName, nil, "--port", "0", "--workspace", workspace)
+	_, rest, _ = strings.Cut(p.says("msg=listening"), "url=")
+	url, _, _ = strings.Cut(rest, " ")
+	if status, a := callRPC(t, url+"/libraries/a", "config/get", "{}"); status != 200 || a.Error != nil {
+		t.Error(status, a.Error)
+	}
+}
+
+// TestUnixSocketScheduler: a program that embeds it talks over a socket file;
+// the daemons still find it.
+func TestUnixSocketScheduler(t *testing.T) {
+	dir := realTempDir(t)
+	path := filepath.Join(dir, "s")
+	for range 2 { // the second finds the stale file of the first
+		p := start(t, schedulerName, nil, "--host", "unix:"+path, "--workspace", filepath.Join(dir, "ws"))
+		p.says("msg=listening")
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		}}}
+		response, err := client.Post("http://localhost/libraries/demo/rpc", "application/json", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"config/get"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var a rpcAnswer
+		err = json.NewDecoder(bufio.NewReader(response.Body)).Decode(&a)
+		_ = response.Body.Close()
+		if err != nil || a.Error != nil || field[string](t, a.Result, "machine_id") != "cloud_demo" {
+			t.Error(err, a.Error)
+		}
+		health := start(t, schedulerName, nil, "--host", "unix:"+path, "--healthcheck")
+		if code := health.exit(); code != 0 {
+			t.Error("healthcheck:", code)
+		}
+		if err := p.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		p.exit()
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, schedulerName, nil, "--host", "unix:"+path, "--workspace", filepath.Join(dir, "ws"))
+	if code := p.exit(); code != 1 {
+		t.Error("a file in the socket's place:", code)
+	}
+	if data, err := os.ReadFile(path); err != nil || string(data) != "precious" {
+		t.Error("it was removed:", err)
+	}
+}
+
+// TestExternalServer: with --server the children dial there, with the token of
+// that server, and the hub's routes are not here.
+func TestExternalServer(t *testing.T) {
+	tokens := make(chan string, 10)
+	server := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tokens <- r.Header.Get("Authorization")
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for {
+			_, data, err := conn.Read(context.Background())
+			if err != nil {
+				return
+			}
+			var m struct {
+				ID     json.RawMessage
+				Method string
+			}
+			if json.Unmarshal(data, &m) == nil && m.Method == handshakeMethod {
+				_ = conn.Write(context.Background(), websocket.MessageText, []byte(`{"jsonrpc":"2.0","id":`+string(m.ID)+`,"result":{"accepted":true}}`))
+			}
+		}
+	}))
+	p, url := startSchedulerProcess(t, []string{"C4A_TOKEN=server-s3cret"}, "--server", server)
+	status, body := askHTTP(t, http.MethodPost, url+"/daemons", `{"lib_id":"x"}`)
+	if status != 201 || field[string](t, []byte(body), "status") != "ready" {
+		t.Fatal(status, body)
+	}
+	if got := <-tokens; got != "Bearer server-s3cret" {
+		t.Errorf("the child dialled with %q", got)
+	}
+	pid := field[int](t, []byte(body), "pid")
+	for _, file := range []string{"cmdline", "environ"} {
+		data, err := os.ReadFile(filepath.Join("/proc", strings.TrimSpace(string(mustJSON(t, pid))), file))
+		if err == nil && strings.Contains(string(data), "s3cret") {
+			t.Errorf("the child's %s holds the token", file)
+		}
+	}
+	if status, _ := askHTTP(t, http.MethodGet, url+"/machines", ""); status != 404 {
+		t.Error(status)
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.exit(); code != 0 || alive(t, pid) {
+		t.Error(code)
+	}
+}
+
+func mustJSON(t *testing.T, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// TestSignals: the first lets a running request end, the second does not wait.
+func TestSignals(t *testing.T) {
+	git := newGitServer(t)
+	git.repo("lib.git", map[string]string{"a": "1"})
+	for _, signals := range []int{1, 2} {
+		asked, release := make(chan struct{}, 10), make(chan struct{})
+		git.setHook(func(_ http.ResponseWriter, r *http.Request) bool {
+			if !strings.Contains(r.URL.RequestURI(), "info/refs") {
+				return false
+			}
+			asked <- struct{}{}
+			select {
+			case <-release:
+				return false
+			case <-r.Context().Done():
+				return true
+			}
+		})
+		address, connected := serveOneDaemon(t)
+		p := start(t, daemonName, nil, "--server", address, "--work-dir", filepath.Join(realTempDir(t), "w"), "--machine-id", "m")
+		s := <-connected
+		s.say(`{"jsonrpc":"2.0","id":1,"method":"vcs/clone","params":{"url":"` + git.address("lib.git") + `"}}`)
+		<-asked
+		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		p.says("waiting for running requests")
+		s.say(`{"jsonrpc":"2.0","id":2,"method":"config/get"}`)
+		if a, _ := s.answer("2"); a.Error == nil || a.Error.name() != codeDraining {
+			t.Errorf("%+v", a)
+		}
+		want := exitStopped
+		if signals == 2 {
+			want = exitFailure
+			if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if a, _ := s.answer("1"); a.Error == nil || a.Error.name() != codeCancelled {
+				t.Errorf("%+v", a)
+			}
+		} else {
+			close(release)
+			if a, _ := s.answer("1"); a.Error != nil {
+				t.Errorf("the running request: %v", a.Error)
+			}
+		}
+		if code := p.exit(); code != want {
+			t.Errorf("after %d signals: exit %d", signals, code)
+		}
+	}
+}
+
+// TestSystemdNotify: READY=1 only once a handshake was accepted.
+func TestSystemdNotify(t *testing.T) {
+	path := filepath.Join(realTempDir(t), "n")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	next := func() string {
+		buf := make([]byte, 4096)
+		if err := socket.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := socket.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	address, connected := serveOneDaemon(t)
+	p := start(t, daemonName, []string{"NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=100000"}, "--server", address, "--machine-id", "m")
+	<-connected
+	seen := ""
+	for !strings.Contains(seen, "WATCHDOG=1") || !strings.Contains(seen, "READY=1") {
+		seen += next() + "\n"
+	}
+	if !strings.Contains(seen, "STATUS=connected to ") {
+		t.Error(seen)
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for seen = ""; !strings.Contains(seen, "STOPPING=1"); {
+		seen += next() + "\n"
+	}
+	if code := p.exit(); code != 0 {
+		t.Error(code)
+	}
+}
