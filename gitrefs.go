@@ -178,3 +178,16 @@ func isRefName(name string) bool {
 	}
 	return true
 }
+
+// isObjectID tells a full object id, SHA-1 or SHA-256.
+func isObjectID(s string) bool {
+	if len(s) != 40 && len(s) != 64 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
