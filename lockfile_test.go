@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -23,7 +24,9 @@ func daemonCommand(t *testing.T, workDir, server string, args ...string) (*exec.
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self)
+	ctx, cancel := context.WithTimeout(t.Context(), eventually) // a daemon that should end and does not
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, self)
 	cmd.Args = append([]string{daemonName, "--server", "ws://" + server, "--work-dir", workDir}, args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	var stderr bytes.Buffer
