@@ -78,11 +78,11 @@ func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
 		cursor = given
 	}
 	g := &globPage{ctx: ctx, filter: filter, start: dir, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
-	repo := ""
+	var repo *repository
 	if respect {
 		repo = f.workTreeOf(at)
 	}
-	if repo != "" {
+	if repo != nil {
 		err = g.list(f, repo)
 	} else {
 		err = g.walk(respect)

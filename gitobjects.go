@@ -46,13 +46,14 @@ func (i *inspector) lookUp(ctx context.Context, s *shadow, names []string) ([]ob
 
 // readObjects hands each object's content to take, with one git for all; what
 // is over most is skipped. An object that is not here is not handed over.
-func (i *inspector) readObjects(ctx context.Context, s *shadow, oids []string, most int64, take func(o objectInfo, content string) error) error {
+// where is the repository to read, without a command.
+func (g *gitRunner) readObjects(ctx context.Context, where gitCommand, oids []string, most int64, take func(o objectInfo, content string) error) error {
 	if len(oids) == 0 {
 		return nil
 	}
-	command := s.command("cat-file", "--batch", "--buffer")
-	command.stdin = strings.NewReader(strings.Join(oids, "\n") + "\n")
-	return i.git.stream(ctx, command, func(r *bufio.Reader) error {
+	where.args = []string{"cat-file", "--batch", "--buffer"}
+	where.stdin = strings.NewReader(strings.Join(oids, "\n") + "\n")
+	return g.stream(ctx, where, func(r *bufio.Reader) error {
 		for range oids {
 			line, err := readLine(r)
 			if err != nil {

@@ -58,7 +58,7 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 	if err != nil {
 		return manifestResult{}, err
 	}
-	s, err := repo.shadow(false)
+	s, err := repo.shadow(objectsView)
 	if err != nil {
 		return manifestResult{}, err
 	}

@@ -53,7 +53,7 @@ func (i *inspector) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	if err != nil {
 		return diffResult{}, err
 	}
-	s, err := repo.shadow(false)
+	s, err := repo.shadow(objectsView)
 	if err != nil {
 		return diffResult{}, err
 	}

@@ -209,7 +209,7 @@ func TestRepoScanCancelled(t *testing.T) {
 	}
 }
 
-func TestParseRepoConfig(t *testing.T) {
+func TestRemoteURLAndBare(t *testing.T) {
 	for _, test := range []struct{ text, url, bare string }{
 		{"", "", "-"},
 		{"[core]\n\tbare = true\n[remote \"origin\"]\n\turl = https://h/r\n", "https://h/r", "true"},
@@ -224,77 +224,125 @@ func TestParseRepoConfig(t *testing.T) {
 		{"; [remote \"origin\"]\n# url = x\n[remote \"origin", "", "-"},
 		{"[include]\npath = /etc/passwd\n[remote \"origin\"]\n\turl = ok\n", "ok", "-"},
 	} {
-		c := parseRepoConfig(test.text)
+		settings, _ := parseGitConfig(test.text) // what stands before a mistake counts
+		r := &repository{config: settings}
 		bare := "-"
-		if c.bare != nil {
-			bare = fmt.Sprint(*c.bare)
+		if _, said := r.config.get("core", "", "bare"); said {
+			bare = fmt.Sprint(r.config.isTrue("core", "bare"))
 		}
-		if c.remoteURL != test.url || bare != test.bare {
-			t.Errorf("%q: got %q, %s", test.text, c.remoteURL, bare)
+		if r.remoteURL() != test.url || bare != test.bare {
+			t.Errorf("%q: got %q, %s", test.text, r.remoteURL(), bare)
 		}
 	}
 }
 
-func TestParseHead(t *testing.T) {
+func TestParseRefFile(t *testing.T) {
 	id := strings.Repeat("0123456789", 4)
-	for _, test := range []struct {
-		text, oid, ref string
-		ok             bool
-	}{
-		{id + "\n", id, "", true},
-		{id + " branch\n", id, "", true},
-		{"ref: refs/heads/a/b\n", "", "refs/heads/a/b", true},
-		{"ref:\trefs/heads/x", "", "refs/heads/x", true},
-		{"ref: ../../etc/passwd", "", "../../etc/passwd", false},
-		{"ref: refs/../../../x", "", "refs/../../../x", false},
-		{"ref: refs/heads/.git-daemon.x", "", "refs/heads/.git-daemon.x", false},
-		{"", "", "", false},
-		{"root:x:0:0", "root:x:0:0", "", false},
+	for _, test := range []struct{ text, oid, ref string }{
+		{id + "\n", id, ""},
+		{id + " branch\n", id, ""},
+		{"ref: refs/heads/a/b\n", "", "refs/heads/a/b"},
+		{"ref:\trefs/heads/x", "", "refs/heads/x"},
+		{"ref: ../../etc/passwd", "", ""},
+		{"ref: refs/../../../x", "", ""},
+		{"ref: refs/heads/.git-daemon.x", "", ""},
+		{"", "", ""},
+		{"root:x:0:0", "", ""},
 	} {
-		oid, ref, ok := parseHead(test.text)
-		if oid != test.oid || ref != test.ref || ok != test.ok {
-			t.Errorf("%q: got %q, %q, %v", test.text, oid, ref, ok)
+		if oid, ref := parseRefFile(test.text); oid != test.oid || ref != test.ref {
+			t.Errorf("%q: got %q, %q", test.text, oid, ref)
 		}
 	}
 }
 
-func FuzzParseRepoConfig(f *testing.F) {
-	f.Add("[core]\n\tbare = true\n[remote \"origin\"]\n\turl = \"https://h/r\" # x\n")
-	f.Add("[remote \"a\\\"\"]url=\\\n\\")
-	f.Add("[[\"")
-	f.Fuzz(func(t *testing.T, text string) {
-		c := parseRepoConfig(text)
-		if len(c.remoteURL) > len(text) {
-			t.Errorf("a value longer than the file: %q", c.remoteURL)
+func TestParseGitFile(t *testing.T) {
+	for text, want := range map[string]string{
+		"gitdir: ../.git/worktrees/x\n": "../.git/worktrees/x", "gitdir: /a b\r\n": "/a b", "gitdir: ": "", "gitdir:x": "", "": "", "gitdir: a\nb\n": "", "gitdir: a\x00": "",
+	} {
+		if got := parseGitFile(text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
 		}
-		if oid, ref, ok := parseHead(text); ok && (oid == "") == (ref == "") {
-			t.Errorf("HEAD %q: %q, %q", text, oid, ref)
+	}
+}
+
+func FuzzCommitTime(f *testing.F) {
+	f.Add("tree x\ncommitter c <c@h> 1234567890 +0200\n\nmessage\n")
+	f.Add("committer > 99999999999999999999\n")
+	f.Add("committer c <c@h>\n\ncommitter c <c@h> 1 +0000\n")
+	f.Fuzz(func(t *testing.T, commit string) {
+		if seconds, ok := parseCommitTime(commit); ok && (seconds < 0 || seconds > maxCommitSeconds || !strings.Contains(commit, "committer ")) {
+			t.Errorf("%q: %d", commit, seconds)
 		}
 	})
 }
 
-// However the output is cut into pieces, the times are the same.
-func FuzzCommitTimes(f *testing.F) {
-	id := strings.Repeat("a", 40)
-	f.Add([]byte(id+" commit 41\ntree x\ncommitter c <c@h> 1234567890 +0200\n\n"+id+" missing\n"), 3)
-	f.Add([]byte(id+" commit 99999999999999999999\n"), 1)
-	f.Add([]byte(id+" tree 0\n\n"), 2)
-	f.Fuzz(func(t *testing.T, out []byte, step int) {
-		var whole, pieces commitTimes
-		_, err := whole.Write(out)
-		var err2 error
-		for rest := out; len(rest) > 0 && err2 == nil; {
-			n := min(max(step, 1), len(rest))
-			_, err2 = pieces.Write(rest[:n])
-			rest = rest[n:]
-		}
-		if (err == nil) != (err2 == nil) || err == nil && len(whole.found) != len(pieces.found) {
-			t.Fatalf("whole %v %v, pieces %v %v", whole.found, err, pieces.found, err2)
-		}
-		for i, at := range whole.found {
-			if err == nil && (at == nil) != (pieces.found[i] == nil) {
-				t.Errorf("object %d: %v, %v", i, at, pieces.found[i])
+// A repository that is not whole is listed, globbed and searched as far as it
+// goes; one that leads outside is a plain directory.
+func TestRepositoriesThatAreNotWhole(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		spoil    func(top, outside string) error
+		known    bool // by the scan
+		tracked  bool // the index counts: what is tracked is listed although it is ignored
+		branch   string
+		headless bool
+		url      string
+	}{
+		{"whole", func(string, string) error { return nil }, true, true, "main", false, ""},
+		{".git leads outside", func(top, outside string) error {
+			return errors.Join(os.Rename(top+"/.git", outside+"/git"), os.Symlink(outside+"/git", top+"/.git"))
+		}, false, false, "", false, ""},
+		{".git file leads outside", func(top, outside string) error {
+			return errors.Join(os.Rename(top+"/.git", outside+"/git"), os.WriteFile(top+"/.git", []byte("gitdir: "+outside+"/git\n"), 0o644))
+		}, false, false, "", false, ""},
+		{"HEAD is garbage", func(top, _ string) error { return os.WriteFile(top+"/.git/HEAD", []byte("x\n"), 0o644) }, false, false, "", false, ""},
+		{"HEAD of a reftable", func(top, _ string) error {
+			return os.WriteFile(top+"/.git/HEAD", []byte("ref: refs/heads/.invalid\n"), 0o644)
+		}, true, true, "", true, ""},
+		{"config is garbage behind the remote", func(top, _ string) error {
+			return os.WriteFile(top+"/.git/config", []byte("[remote \"origin\"]\nurl = https://u:p@example.org/x\n[core\n"), 0o644)
+		}, true, true, "main", false, "https://example.org/x"},
+		{"objects borrowed outside", func(top, outside string) error {
+			return errors.Join(os.Mkdir(outside+"/objects", 0o755), os.WriteFile(top+"/.git/objects/info/alternates", []byte(outside+"/objects\n"), 0o644))
+		}, true, true, "main", false, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir, outside := fsReal(t), fsReal(t)
+			top := dir + "/r"
+			head := fsRepo(t, top, map[string]string{"tracked.log": "foo", "a": "foo"})
+			fsWrite(t, top, map[string]string{".gitignore": "*.log\n", "x.log": "foo"})
+			if err := test.spoil(top, outside); err != nil {
+				t.Fatal(err)
 			}
-		}
-	})
+			f := fsOn(t, dir)
+			want := ".gitignore a"
+			if test.tracked {
+				want += " tracked.log"
+			}
+			if got := strings.Join(fsGlobAll(t, f, globParams{pathParam: pathOf(top)}), " "); got != want {
+				t.Errorf("glob: %s, want %s", got, want)
+			}
+			found, err := f.search(t.Context(), searchParams{pathParam: pathOf(top), Pattern: "foo"})
+			if err != nil || showMatches(found) != "a:1:1:foo [] []\n" {
+				t.Errorf("search: %v, %v", found, err)
+			}
+			scan, err := f.repoScan(t.Context(), repoScanParams{})
+			if err != nil || len(scan.Repos) == 1 != test.known {
+				t.Fatalf("scan: %+v, %v", scan, err)
+			}
+			if !test.known {
+				return
+			}
+			r := scan.Repos[0]
+			if test.branch == "" && r.Branch != nil || test.branch != "" && (r.Branch == nil || *r.Branch != test.branch) {
+				t.Errorf("scan: %s", showRepo(r))
+			}
+			if test.headless && r.Head != nil || !test.headless && (r.Head == nil || *r.Head != head) {
+				t.Errorf("scan: %s", showRepo(r))
+			}
+			if test.url == "" && r.RemoteURL != nil || test.url != "" && (r.RemoteURL == nil || *r.RemoteURL != test.url) {
+				t.Errorf("scan: %s", showRepo(r))
+			}
+		})
+	}
 }

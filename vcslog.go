@@ -54,7 +54,7 @@ func (i *inspector) history(ctx context.Context, p logParams) (logResult, error)
 	if err != nil {
 		return logResult{}, err
 	}
-	s, err := repo.shadow(false)
+	s, err := repo.shadow(objectsView)
 	if err != nil {
 		return logResult{}, err
 	}
