@@ -171,7 +171,7 @@ func TestListDir(t *testing.T) {
 			if page.NextCursor == nil {
 				break
 			}
-			p.Cursor = *page.NextCursor
+			p.Cursor = page.NextCursor
 		}
 		if got := strings.Join(got, " "); got != want {
 			t.Errorf("limit %d:\n got %s\nwant %s", limit, got, want)
@@ -191,7 +191,7 @@ func TestListDirStaleCursor(t *testing.T) {
 		return *page.NextCursor
 	}
 	next := func(name, cursor string) string {
-		_, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(filepath.Join(dir, name)), Cursor: cursor})
+		_, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(filepath.Join(dir, name)), Cursor: &cursor})
 		return fsCode(err)
 	}
 	cursor := first("d")
@@ -208,7 +208,7 @@ func TestListDirStaleCursor(t *testing.T) {
 	if got := next("d", cursor); got != "CONFLICT" {
 		t.Errorf("changed: %q", got)
 	}
-	for _, garbage := range []string{"x", "%", "e30", encodeCursor(7), encodeCursor(listCursor{Method: "fs/glob 1"}), strings.Repeat("A", maxCursorLength+1)} {
+	for _, garbage := range []string{"x", "%", "e30", "Nw", *pageCursor{Version: cursorVersion, Asked: fingerprint("fs/glob"), After: []byte("a")}.text(), *pageCursor{Version: cursorVersion, Asked: fingerprint("fs/listDir")}.text(), strings.Repeat("A", maxCursorLength+1)} {
 		if got := next("d", garbage); got != "param cursor" {
 			t.Errorf("cursor %.20q: %q", garbage, got)
 		}

@@ -28,7 +28,7 @@ func fsGlobAll(t testing.TB, f *files, p globParams) []string {
 		if page.NextCursor == nil {
 			return paths
 		}
-		p.Cursor = *page.NextCursor
+		p.Cursor = page.NextCursor
 	}
 	t.Fatal("the pages have no end")
 	return nil
@@ -79,7 +79,7 @@ func TestGlob(t *testing.T) {
 		{globParams{pathParam: pathOf(dir), Include: []string{"../x"}}, "param include"},
 		{globParams{pathParam: pathOf(dir), Exclude: []string{"/x"}}, "param exclude"},
 		{globParams{pathParam: pathOf(dir), Limit: new(maxPageEntries + 1)}, "param limit"},
-		{globParams{pathParam: pathOf(dir), Cursor: "x"}, "param cursor"},
+		{globParams{pathParam: pathOf(dir), Cursor: new("x")}, "param cursor"},
 	} {
 		if _, err := f.glob(t.Context(), test.p); fsCode(err) != test.want {
 			t.Errorf("%+v: got %q, want %q", test.p, fsCode(err), test.want)
@@ -192,7 +192,7 @@ func TestGlobStaleCursor(t *testing.T) {
 		if err != nil || page.NextCursor == nil || len(page.Files) != 3 {
 			t.Fatal(page, err)
 		}
-		p.Cursor = *page.NextCursor
+		p.Cursor = page.NextCursor
 		other := p
 		other.Include = []string{"b/**"}
 		if _, err := f.glob(t.Context(), other); fsCode(err) != "param cursor" {

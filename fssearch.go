@@ -55,10 +55,7 @@ func (f *files) search(ctx context.Context, p searchParams) (*searchResult, erro
 	if err != nil {
 		return nil, err
 	}
-	around := 0
-	if p.ContextLines != nil {
-		around = *p.ContextLines
-	}
+	around := valueOr(p.ContextLines, 0)
 	switch {
 	case around < 0 || around > maxContextLines:
 		return nil, invalidParam("context_lines", "must be 0 to %d, not %d", maxContextLines, around)
@@ -127,7 +124,7 @@ func (s *search) run(p searchParams, at place) error {
 	} else {
 		args = append(args, "-F")
 	}
-	if p.CaseSensitive != nil && !*p.CaseSensitive {
+	if !valueOr(p.CaseSensitive, true) {
 		args = append(args, "-i")
 	}
 	args = append(append(args, "-e", p.Pattern, "--"), s.filter.pathspecs()...)

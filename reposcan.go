@@ -66,10 +66,7 @@ func (f *files) repoScan(ctx context.Context, p repoScanParams) (*repoScanResult
 	if err != nil {
 		return nil, err
 	}
-	depth := defaultScanDepth
-	if p.MaxDepth != nil {
-		depth = *p.MaxDepth
-	}
+	depth := valueOr(p.MaxDepth, defaultScanDepth)
 	switch {
 	case depth < 0 || depth > maxScanDepth:
 		return nil, invalidParam("max_depth", "must be 0 to %d, not %d", maxScanDepth, depth)
