@@ -23,7 +23,7 @@ func configTexts() []string {
 
 // The values that we take from a file are those that git takes.
 func TestConfigIsReadAsGitDoes(t *testing.T) {
-	r := newSampleRepo(t, resolvedTempDir(t))
+	r := newTestRepoAt(t, realTempDir(t), nil)
 	for _, text := range configTexts() {
 		settings, err := parseGitConfig(text)
 		cmd := r.command("config", "-f", "-", "--no-includes", "-z", "--list")

@@ -107,5 +107,5 @@ func TestCloneConnectionRefused(t *testing.T) {
 	address := l.Addr().String()
 	l.Close()
 	_, err = w.try(cloneParams{URL: "http://" + address + "/x"})
-	wantCode(t, err, codeGitFailed, gitNetwork)
+	wantGitFailure(t, err, gitNetwork)
 }

@@ -101,7 +101,7 @@ func FuzzCheckRef(f *testing.F) {
 		if checkRef(ref) != nil {
 			return
 		}
-		if _, err := repo.tryGit(nil, "check-ref-format", "refs/heads/"+ref); err != nil {
+		if _, err := repo.tryGit("", "check-ref-format", "refs/heads/"+ref); err != nil {
 			t.Errorf("%q is no ref for git", ref)
 		}
 	})

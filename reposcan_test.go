@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,35 +12,10 @@ import (
 	"time"
 )
 
-// fsGit runs git in dir with a fixed identity and date, and nothing of the
-// user's configuration.
-func fsGit(t testing.TB, dir string, args ...string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "git", args...)
-	cmd.Dir = dir
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + os.DevNull, "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + os.DevNull,
-		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.org", "GIT_COMMITTER_NAME=c", "GIT_COMMITTER_EMAIL=c@example.org",
-		"GIT_AUTHOR_DATE=1000000000 +0000", "GIT_COMMITTER_DATE=1234567890 +0200", "GIT_ALLOW_PROTOCOL=file",
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("git %v: %v\n%s", args, err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
 // fsRepo makes a repository with one commit at dir.
 func fsRepo(t testing.TB, dir string, files map[string]string) string {
 	t.Helper()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	fsGit(t, dir, "init", "-q", "-b", "main")
-	fsWrite(t, dir, files)
-	fsGit(t, dir, "add", "-A")
-	fsGit(t, dir, "commit", "-q", "--allow-empty", "-m", "first")
-	return fsGit(t, dir, "rev-parse", "HEAD")
+	return newTestRepoAt(t, dir, nil).commit("first", files)
 }
 
 func showRepo(r repoFacts) string {
@@ -55,26 +29,26 @@ func showRepo(r repoFacts) string {
 }
 
 func TestRepoScan(t *testing.T) {
-	dir := fsReal(t)
-	const at = "2009-02-13T23:31:30Z"
+	dir := realTempDir(t)
+	const at = "2024-05-06T05:08:10Z"
 	head := fsRepo(t, dir+"/a/work", map[string]string{"f": "x"})
-	fsGit(t, dir+"/a/work", "remote", "add", "other", "https://example.org/other")
-	fsGit(t, dir+"/a/work", "remote", "add", "origin", "https://user:s3cret@example.org/work.git")
+	gitIn(t, dir+"/a/work", "remote", "add", "other", "https://example.org/other")
+	gitIn(t, dir+"/a/work", "remote", "add", "origin", "https://user:s3cret@example.org/work.git")
 	fsRepo(t, dir+"/a/work/nested", nil) // inside a repository: not looked for
-	fsGit(t, dir, "clone", "-q", "--bare", dir+"/a/work", "bare.git")
-	fsGit(t, dir, "clone", "-q", "--depth=1", "file://"+dir+"/a/work", "shallow")
-	fsGit(t, dir+"/shallow", "checkout", "-q", "--detach")
-	fsGit(t, dir+"/a/work", "worktree", "add", "-q", "-b", "side", dir+"/tree")
-	fsGit(t, dir+"/a/work", "pack-refs", "--all")
-	fsGit(t, dir+"/a/work", "gc", "-q")
-	fsGit(t, dir, "init", "-q", "-b", "trunk", "unborn")
-	fsGit(t, dir, "init", "-q", "-b", "main", "--object-format=sha256", "sha256")
-	fsGit(t, dir+"/sha256", "commit", "-q", "--allow-empty", "-m", "x")
-	long := fsGit(t, dir+"/sha256", "rev-parse", "HEAD")
+	gitIn(t, dir, "clone", "-q", "--bare", dir+"/a/work", "bare.git")
+	gitIn(t, dir, "clone", "-q", "--depth=1", "file://"+dir+"/a/work", "shallow")
+	gitIn(t, dir+"/shallow", "checkout", "-q", "--detach")
+	gitIn(t, dir+"/a/work", "worktree", "add", "-q", "-b", "side", dir+"/tree")
+	gitIn(t, dir+"/a/work", "pack-refs", "--all")
+	gitIn(t, dir+"/a/work", "gc", "-q")
+	gitIn(t, dir, "init", "-q", "-b", "trunk", "unborn")
+	gitIn(t, dir, "init", "-q", "-b", "main", "--object-format=sha256", "sha256")
+	gitIn(t, dir+"/sha256", "commit", "-q", "--allow-empty", "-m", "x")
+	long := gitIn(t, dir+"/sha256", "rev-parse", "HEAD")
 	fsRepo(t, dir+"/a/skip/r", nil)
 	fsRepo(t, dir+"/1/2/3/deep", nil)
-	fsWrite(t, dir, map[string]string{"broken/.git/x": "", "broken/file": "", "lie/.git": "gitdir: /etc\n", "half/HEAD": "ref: refs/heads/x\n", "half/objects/": "", "half/refs": "a file"})
-	outside := fsReal(t)
+	writeFiles(t, dir, map[string]string{"broken/.git/x": "", "broken/file": "", "lie/.git": "gitdir: /etc\n", "half/HEAD": "ref: refs/heads/x\n", "half/objects/": "", "half/refs": "a file"})
+	outside := realTempDir(t)
 	fsRepo(t, outside+"/r", nil)
 	if err := errors.Join(os.Symlink(outside, dir+"/link"), os.Symlink(dir+"/a", dir+"/loop"), os.Mkdir(dir+"/away", 0o755),
 		os.Symlink(outside+"/r/.git", dir+"/away/.git")); err != nil {
@@ -131,9 +105,9 @@ func TestRepoScan(t *testing.T) {
 
 // Objects borrowed from outside the allowed directories are not read.
 func TestRepoScanAlternatesOutside(t *testing.T) {
-	dir, outside := fsReal(t), fsReal(t)
+	dir, outside := realTempDir(t), realTempDir(t)
 	fsRepo(t, outside+"/r", nil)
-	fsGit(t, dir, "clone", "-q", "--shared", outside+"/r", "r")
+	gitIn(t, dir, "clone", "-q", "--shared", outside+"/r", "r")
 	got, err := fsOn(t, dir).repoScan(t.Context(), repoScanParams{})
 	if err != nil || len(got.Repos) != 1 || got.Repos[0].Head == nil || got.Repos[0].LastCommitAt != nil {
 		t.Errorf("got %+v, %v", got, err)
@@ -145,7 +119,7 @@ func TestRepoScanAlternatesOutside(t *testing.T) {
 
 // A corrupt object in one repository costs the others nothing.
 func TestRepoScanCorrupt(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	for i := range 7 {
 		head := fsRepo(t, fmt.Sprintf("%s/r%d", dir, i), map[string]string{"f": fmt.Sprint(i)})
 		if i == 3 {
@@ -173,11 +147,11 @@ func TestRepoScanCorrupt(t *testing.T) {
 
 // What a repository's configuration names is not run.
 func TestRepoScanHostileConfig(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	fsRepo(t, dir+"/r", nil)
 	marker := filepath.Join(t.TempDir(), "ran")
 	for _, key := range []string{"core.fsmonitor", "core.sshCommand", "core.pager", "core.alternateRefsCommand", "alias.cat-file"} {
-		fsGit(t, dir+"/r", "config", key, "!touch "+marker)
+		gitIn(t, dir+"/r", "config", key, "!touch "+marker)
 	}
 	got, err := fsOn(t, dir).repoScan(t.Context(), repoScanParams{})
 	if err != nil || len(got.Repos) != 1 || got.Repos[0].LastCommitAt == nil {
@@ -189,7 +163,7 @@ func TestRepoScanHostileConfig(t *testing.T) {
 }
 
 func TestRepoScanCancelled(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	for i := range 3000 {
 		if err := os.MkdirAll(fmt.Sprintf("%s/%d/%d", dir, i%50, i), 0o755); err != nil {
 			t.Fatal(err)
@@ -307,10 +281,10 @@ func TestRepositoriesThatAreNotWhole(t *testing.T) {
 		}, true, true, "main", false, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir, outside := fsReal(t), fsReal(t)
+			dir, outside := realTempDir(t), realTempDir(t)
 			top := dir + "/r"
 			head := fsRepo(t, top, map[string]string{"tracked.log": "foo", "a": "foo"})
-			fsWrite(t, top, map[string]string{".gitignore": "*.log\n", "x.log": "foo"})
+			writeFiles(t, top, map[string]string{".gitignore": "*.log\n", "x.log": "foo"})
 			if err := test.spoil(top, outside); err != nil {
 				t.Fatal(err)
 			}
