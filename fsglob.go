@@ -43,11 +43,7 @@ func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	at, err := f.access.resolve(p.pathParam)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := f.access.openDir(at)
+	at, dir, err := f.openDir(p.pathParam)
 	if err != nil {
 		return nil, err
 	}

@@ -49,11 +49,7 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 	if err != nil {
 		return nil, err
 	}
-	at, err := f.access.resolve(p.pathParam)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := f.access.openDir(at)
+	at, dir, err := f.openDir(p.pathParam)
 	if err != nil {
 		return nil, err
 	}

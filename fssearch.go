@@ -70,11 +70,7 @@ func (f *files) search(ctx context.Context, p searchParams) (*searchResult, erro
 	if err != nil {
 		return nil, err
 	}
-	at, err := f.access.resolve(p.pathParam)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := f.access.openDir(at)
+	at, dir, err := f.openDir(p.pathParam)
 	if err != nil {
 		return nil, err
 	}

@@ -29,11 +29,7 @@ func (i *inspector) lookUp(ctx context.Context, s *shadow, names []string) ([]ob
 	objects := make([]objectInfo, 0, len(names))
 	err := i.git.stream(ctx, command, func(r *bufio.Reader) error {
 		for range names {
-			line, err := readLine(r)
-			if err != nil {
-				return err
-			}
-			o, err := parseObjectLine(line)
+			o, err := readObjectInfo(r)
 			if err != nil {
 				return err
 			}
@@ -55,11 +51,7 @@ func (g *gitRunner) readObjects(ctx context.Context, where gitCommand, oids []st
 	where.stdin = strings.NewReader(strings.Join(oids, "\n") + "\n")
 	return g.stream(ctx, where, func(r *bufio.Reader) error {
 		for range oids {
-			line, err := readLine(r)
-			if err != nil {
-				return err
-			}
-			o, err := parseObjectLine(line)
+			o, err := readObjectInfo(r)
 			if err != nil {
 				return err
 			}
@@ -79,6 +71,15 @@ func (g *gitRunner) readObjects(ctx context.Context, where gitCommand, oids []st
 		}
 		return nil
 	})
+}
+
+// readObjectInfo reads one line of what cat-file tells of an object.
+func readObjectInfo(r *bufio.Reader) (objectInfo, error) {
+	line, err := readLine(r)
+	if err != nil {
+		return objectInfo{}, err
+	}
+	return parseObjectLine(line)
 }
 
 // readContent reads size bytes; they are copied once.

@@ -53,15 +53,12 @@ func (i *inspector) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 	if err := p.check(); err != nil {
 		return blobsResult{}, err
 	}
-	repo, err := openRepository(i.access, p.pathParam)
-	if err != nil {
-		return blobsResult{}, err
-	}
-	s, err := repo.shadow(objectsView)
+	s, err := i.open(p.pathParam, objectsView)
 	if err != nil {
 		return blobsResult{}, err
 	}
 	defer s.remove()
+	repo := s.repo
 	objects, err := i.blobsAsked(ctx, s, p)
 	if err != nil {
 		return blobsResult{}, err

@@ -40,15 +40,12 @@ type remoteInfo struct {
 
 // info answers vcs/info.
 func (i *inspector) info(ctx context.Context, p infoParams) (infoResult, error) {
-	repo, err := openRepository(i.access, p.pathParam)
-	if err != nil {
-		return infoResult{}, err
-	}
-	s, err := repo.shadow(indexView)
+	s, err := i.open(p.pathParam, indexView)
 	if err != nil {
 		return infoResult{}, err
 	}
 	defer s.remove()
+	repo := s.repo
 	result := infoResult{
 		Path:          showName(repo.top.abs),
 		PathBase64:    nameBase64(repo.top.abs),
