@@ -26,7 +26,7 @@ func TestAccessProc(t *testing.T) {
 // A tree 3,000 levels deep: what is too deep is refused or passed over, and
 // nothing fails.
 func TestAccessDeep(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +35,7 @@ func TestAccessDeep(t *testing.T) {
 	if err := root.MkdirAll(strings.Repeat("d/", 3000)+"d", 0o755); err != nil {
 		t.Skip("no such deep tree here: ", err)
 	}
-	fsWrite(t, dir, map[string]string{"d/d/f": "foo"})
+	writeFiles(t, dir, map[string]string{"d/d/f": "foo"})
 	f := fsOn(t, dir)
 	if got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); len(got) != 1 {
 		t.Errorf("glob: %v", got)

@@ -36,9 +36,9 @@ func symlinks(t testing.TB, links map[string]string) {
 }
 
 func TestAccessResolve(t *testing.T) {
-	top := fsReal(t)
+	top := realTempDir(t)
 	in, out, other := top+"/in", top+"/out", top+"/other"
-	fsWrite(t, top, map[string]string{
+	writeFiles(t, top, map[string]string{
 		"in/f": "", "in/d/e/f": "", "in2/f": "", "out/f": "", "out/sub/f": "", "other/f": "", "in/inner/f": "", "in/x/y": "",
 	})
 	symlinks(t, map[string]string{
@@ -50,8 +50,8 @@ func TestAccessResolve(t *testing.T) {
 	for i := range 60 {
 		symlinks(t, map[string]string{in + "/chain" + strings.Repeat("x", i): "chain" + strings.Repeat("x", i+1)})
 	}
-	fsWrite(t, in, map[string]string{"chain" + strings.Repeat("x", 60): ""})
-	fsWrite(t, in, map[string]string{"d/f": "the right one"})
+	writeFiles(t, in, map[string]string{"chain" + strings.Repeat("x", 60): ""})
+	writeFiles(t, in, map[string]string{"d/f": "the right one"})
 	a := accessOn(t, true, in, other, in+"/inner")
 
 	const deniedCode, loop, missing = "SOURCE_ACCESS_DENIED", "param path", "SOURCE_NOT_FOUND"
@@ -133,8 +133,8 @@ func TestAccessText(t *testing.T) {
 // A root that was given through a link is known by both names, and stays the
 // directory that it was when the link or the directory is replaced.
 func TestAccessRootReplaced(t *testing.T) {
-	top := fsReal(t)
-	fsWrite(t, top, map[string]string{"v1/f": "old", "evil/f": "new"})
+	top := realTempDir(t)
+	writeFiles(t, top, map[string]string{"v1/f": "old", "evil/f": "new"})
 	symlinks(t, map[string]string{top + "/current": "v1"})
 	f := fsOn(t, top+"/current")
 	read := func(path string) string {
@@ -160,8 +160,8 @@ func TestAccessRootReplaced(t *testing.T) {
 
 func TestAccessEverything(t *testing.T) {
 	a := accessOn(t, false, "/")
-	dir := fsReal(t)
-	fsWrite(t, dir, map[string]string{"f": "", ".git-daemon.config": ""})
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"f": "", ".git-daemon.config": ""})
 	if got, err := a.resolvePath(dir + "/f"); err != nil || got.abs != dir+"/f" {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -176,8 +176,8 @@ func TestAccessEverything(t *testing.T) {
 // The daemon's own files are denied by identity: hard links to them, and files
 // that have another name.
 func TestAccessSecretIdentity(t *testing.T) {
-	dir := fsReal(t)
-	fsWrite(t, dir, map[string]string{"token": "s3cret", "f": "x"})
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"token": "s3cret", "f": "x"})
 	if err := os.Link(dir+"/token", dir+"/hard"); err != nil {
 		t.Fatal(err)
 	}
@@ -207,9 +207,9 @@ func TestAccessSecretIdentity(t *testing.T) {
 // A file swapped for a link to the outside, and a directory likewise, 20,000
 // times while they are read: never a byte from outside.
 func TestAccessSwapRace(t *testing.T) {
-	dir, out := fsReal(t), fsReal(t)
-	fsWrite(t, out, map[string]string{"secret": "OUTSIDE", "secret-2": "OUTSIDE"})
-	fsWrite(t, dir, map[string]string{"file": "inside", "d/secret": "inside"})
+	dir, out := realTempDir(t), realTempDir(t)
+	writeFiles(t, out, map[string]string{"secret": "OUTSIDE", "secret-2": "OUTSIDE"})
+	writeFiles(t, dir, map[string]string{"file": "inside", "d/secret": "inside"})
 	symlinks(t, map[string]string{dir + "/file-link": out + "/secret", dir + "/d-link": out})
 	swaps := 20_000
 	if testing.Short() {
@@ -269,9 +269,9 @@ func swap(a, b string) {
 // Whatever the text, what is found lies below a root: its real path does, and
 // the file is the one that the system finds there.
 func FuzzAccessResolve(f *testing.F) {
-	top := fsReal(f)
+	top := realTempDir(f)
 	root, out := top+"/root", top+"/out"
-	fsWrite(f, top, map[string]string{"root/a/b/f": "", "root/f": "", "out/secret": "", "root/.git-daemon.config": "", "roots/f": ""})
+	writeFiles(f, top, map[string]string{"root/a/b/f": "", "root/f": "", "out/secret": "", "root/.git-daemon.config": "", "roots/f": ""})
 	symlinks(f, map[string]string{
 		root + "/abs": root + "/a", root + "/rel": "a/b", root + "/up": "..", root + "/out": out, root + "/a/up2": "../../out",
 		root + "/all": "/", root + "/a/self": "..", root + "/loop": "loop", root + "/own": ".git-daemon.config",

@@ -14,7 +14,7 @@ import (
 // What is neither a file nor a directory is refused at once: opening a pipe
 // would wait for its other end, reading a device never ends.
 func TestAccessSpecialFiles(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	if err := syscall.Mkfifo(dir+"/fifo", 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -52,8 +52,8 @@ func TestAccessUnreadable(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("root may read everything")
 	}
-	dir := fsReal(t)
-	fsWrite(t, dir, map[string]string{"closed/f": "", "open/f": "", "file": ""})
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"closed/f": "", "open/f": "", "file": ""})
 	for _, name := range []string{"/closed", "/file"} {
 		if err := os.Chmod(dir+name, 0); err != nil {
 			t.Fatal(err)

@@ -148,10 +148,7 @@ type cloneJob struct {
 }
 
 func (c *cloner) newJob(p cloneParams) (cloneJob, error) {
-	job := cloneJob{name: p.Name, ref: p.Ref, depth: 1}
-	if p.Depth != nil {
-		job.depth = *p.Depth
-	}
+	job := cloneJob{name: p.Name, ref: p.Ref, depth: valueOr(p.Depth, 1)}
 	if job.depth < 0 || job.depth > maxDepth {
 		return job, invalidParam("depth", "must be 1 to %d, or 0 for all", maxDepth)
 	}

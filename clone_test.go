@@ -123,15 +123,6 @@ func (w *cloneWorld) file(r cloneResult, name string) string {
 	return string(data)
 }
 
-// wantCode checks the name of a failure, or "param" for invalid params.
-func wantCode(t *testing.T, err error, code errorCode, reason gitReason) {
-	t.Helper()
-	e := asRPCError(err)
-	if err == nil || e.name() != code || (reason != "" && e.Data["reason"] != reason) {
-		t.Errorf("got %v (%v), want %s %s", err, e.Data, code, reason)
-	}
-}
-
 func TestCloneThenUpdate(t *testing.T) {
 	w := newCloneWorld(t)
 	remote := w.server.repo("group/lib.git", map[string]string{"a.txt": "1\n", "old/b.txt": "b\n"})
@@ -205,7 +196,7 @@ func TestCloneRefKinds(t *testing.T) {
 	}
 	for _, ref := range []string{"none", first[:10], strings.Repeat("a", 40), tree, "tree"} {
 		_, err := w.try(cloneParams{URL: address, Ref: ref, Name: "bad"})
-		wantCode(t, err, codeCommitNotFound, "")
+		wantFailure(t, err, codeCommitNotFound)
 	}
 	for _, ref := range []string{"-x", "a b", "ma*", "a..b", "a:b", "--upload-pack=x", "a@{0}", "x.lock", "@"} {
 		_, err := w.try(cloneParams{URL: address, Ref: ref})
@@ -262,7 +253,7 @@ func TestCloneUpstreamChanges(t *testing.T) {
 	}
 	p.Ref = "main"
 	_, err := w.try(p)
-	wantCode(t, err, codeCommitNotFound, "")
+	wantFailure(t, err, codeCommitNotFound)
 
 	remote.git("branch", "feat")
 	p.Ref = "feat"
@@ -279,7 +270,7 @@ func TestCloneUpstreamChanges(t *testing.T) {
 	}
 	remote.git("symbolic-ref", "HEAD", "refs/heads/nowhere")
 	_, err = w.try(p)
-	wantCode(t, err, codeCommitNotFound, "")
+	wantFailure(t, err, codeCommitNotFound)
 }
 
 func TestCloneEmptyRepository(t *testing.T) {
@@ -310,7 +301,7 @@ func TestCloneOtherRemote(t *testing.T) {
 	two := w.server.repo("two", map[string]string{"b": "2"})
 	w.must(cloneParams{URL: w.server.address("one"), Name: "x"}, actionCloned, one.head())
 	_, err := w.try(cloneParams{URL: w.server.address("none"), Name: "x"})
-	wantCode(t, err, codeGitFailed, gitNotFound)
+	wantGitFailure(t, err, gitNotFound)
 	w.must(cloneParams{URL: w.server.address("one"), Name: "x"}, actionUnchanged, one.head())
 	w.must(cloneParams{URL: w.server.address("two"), Name: "x"}, actionRecloned, two.head())
 }
@@ -346,7 +337,7 @@ func TestCloneLocalWorkTree(t *testing.T) {
 	dir := filepath.Join(realTempDir(t), "we ird's \"q\" 100% é")
 	remote := newTestRepoAt(t, dir, map[string]string{"a": "1"})
 	remote.commit("second", map[string]string{"a": "2"})
-	remote.write(map[string]string{"a": "uncommitted", "b": "untracked"})
+	writeFiles(t, remote.dir, map[string]string{"a": "uncommitted", "b": "untracked"})
 	linked := filepath.Join(dir, "linked")
 	remote.git("worktree", "add", "-q", "-b", "side", linked)
 	if os.Getuid() == 0 {
@@ -405,12 +396,12 @@ func TestCloneLocalOutside(t *testing.T) {
 	w := newCloneWorld(t, allowed)
 	for _, path := range []string{secret.dir, "/", "file://" + secret.dir, allowed + "/gitfile", allowed + "/link", allowed + "/gitlink", allowed + "/commondir", allowed + "/objects", allowed + "/pack", allowed + "/fanout", allowed + "/alternates", allowed + "/nested"} {
 		_, err := w.try(cloneParams{URL: path, Name: "x"})
-		wantCode(t, err, codeAccessDenied, "")
+		wantFailure(t, err, codeAccessDenied)
 	}
 	_, err := w.try(cloneParams{URL: allowed + "/none"})
-	wantCode(t, err, codeRepoNotFound, "")
+	wantFailure(t, err, codeRepoNotFound)
 	_, err = w.try(cloneParams{URL: allowed, Name: "x"})
-	wantCode(t, err, codeRepoNotFound, "")
+	wantFailure(t, err, codeRepoNotFound)
 }
 
 func TestCloneProgress(t *testing.T) {
@@ -464,7 +455,7 @@ func TestCloneNeedsWorkDir(t *testing.T) {
 	}
 	c := newCloner(clonerConfig{git: g, access: a, credentials: creds, log: slog.New(slog.DiscardHandler), base: t.Context()})
 	_, err = c.clone(t.Context(), cloneParams{URL: dir})
-	wantCode(t, err, codeNotConfigured, "")
+	wantFailure(t, err, codeNotConfigured)
 	_, err = creds.setAuth(t.Context(), setAuthParams{Host: "h", Token: json.RawMessage(`"x"`)})
-	wantCode(t, err, codeNotConfigured, "")
+	wantFailure(t, err, codeNotConfigured)
 }

@@ -17,6 +17,9 @@ import (
 const (
 	configFileName      = secretPrefix + "config"
 	credentialsFileName = secretPrefix + "credentials"
+	// knownHostsFileName is where the operator puts host keys for ssh, in the
+	// format of sshd(8); a container's user has no ~/.ssh.
+	knownHostsFileName = secretPrefix + "known_hosts"
 	// maxToken and maxUsername are far above what git hosts give out.
 	maxToken    = 4 << 10
 	maxUsername = 256
@@ -45,8 +48,9 @@ type credential struct {
 	token          secret
 }
 
-// openCredentials writes git's configuration into the work dir, denies both
-// files to every method and points the runner's network commands at them.
+// openCredentials writes git's configuration into the work dir, denies the
+// daemon's files there to every method and points the runner's network commands
+// at them.
 // Without a work dir nothing can be stored.
 func openCredentials(a *access, g *gitRunner) (*credentials, error) {
 	if a.workDir == "" {
@@ -56,8 +60,10 @@ func openCredentials(a *access, g *gitRunner) (*credentials, error) {
 		path:       filepath.Join(a.workDir, credentialsFileName),
 		configPath: filepath.Join(a.workDir, configFileName),
 	}
-	a.keepSecret(c.path)
-	a.keepSecret(c.configPath)
+	knownHosts := filepath.Join(a.workDir, knownHostsFileName)
+	for _, path := range []string{c.path, c.configPath, knownHosts, filepath.Join(a.workDir, workLockName)} {
+		a.keepSecret(path)
+	}
 	// A git that was killed while storing leaves its lock, which makes each
 	// later command wait for a second.
 	if err := os.Remove(c.path + ".lock"); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -66,7 +72,7 @@ func openCredentials(a *access, g *gitRunner) (*credentials, error) {
 	if err := writeFileAtomic(c.configPath, []byte(c.gitConfig()), 0o600); err != nil {
 		return nil, err
 	}
-	g.globalConfig = c.configPath
+	g.globalConfig, g.knownHosts = c.configPath, knownHosts
 	return c, nil
 }
 

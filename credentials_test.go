@@ -51,7 +51,7 @@ func TestCredentialsStored(t *testing.T) {
 	w.server.requireAuth("oauth2", oddToken)
 	p := cloneParams{URL: w.server.address("lib")}
 	_, err := w.try(p)
-	wantCode(t, err, codeGitFailed, gitAuth)
+	wantGitFailure(t, err, gitAuth)
 	if !strings.Contains(err.Error(), "config/setAuth") {
 		t.Errorf("the error does not say what to do: %v", err)
 	}
@@ -77,7 +77,7 @@ func TestCredentialsStored(t *testing.T) {
 		return true
 	})
 	_, err = w.try(p)
-	wantCode(t, err, codeGitFailed, gitAuth)
+	wantGitFailure(t, err, gitAuth)
 	wantNoSecret(t, err, oddToken)
 	if !strings.Contains(fmt.Sprint(asRPCError(err).Data["stderr"]), "remote: you sent "+redacted) {
 		t.Errorf("the server's words are missing: %v", asRPCError(err).Data)
@@ -147,7 +147,7 @@ func TestCredentialsInURL(t *testing.T) {
 			t.Error(err)
 		}
 		_, err = w.try(cloneParams{URL: w.server.addressAs(userinfo+"wrong", "lib")})
-		wantCode(t, err, codeGitFailed, gitAuth)
+		wantGitFailure(t, err, gitAuth)
 		if strings.Contains(fmt.Sprint(err, asRPCError(err).Data), "s3cretT0ken") {
 			t.Errorf("the error holds the token: %v", err)
 		}
@@ -163,7 +163,7 @@ func TestCredentialsFlaky401(t *testing.T) {
 	w.server.setHook(answerOnce("info/refs", http.StatusUnauthorized, http.Header{"Www-Authenticate": {`Basic realm="git"`}}, ""))
 	p := cloneParams{URL: w.server.address("lib")}
 	_, err := w.try(p)
-	wantCode(t, err, codeGitFailed, gitAuth)
+	wantGitFailure(t, err, gitAuth)
 	w.must(p, actionCloned, remote.head())
 	if w.stored() != before || len(w.server.authorizations()) != 0 {
 		t.Errorf("the store is %q, sent was %q", w.stored(), w.server.authorizations())
@@ -184,7 +184,7 @@ func TestCredentialsRedirect(t *testing.T) {
 		return true
 	})
 	_, err := w.try(cloneParams{URL: w.server.address("lib")})
-	wantCode(t, err, codeGitFailed, gitMoved)
+	wantGitFailure(t, err, gitMoved)
 	if n := len(other.requests()); n != 0 {
 		t.Errorf("the other host was asked %d times", n)
 	}
@@ -248,7 +248,7 @@ func TestCredentialsSetAuth(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, info, err)
 		}
 		_, err = w.cfg.access.resolvePath(name)
-		wantCode(t, err, codeAccessDenied, "")
+		wantFailure(t, err, codeAccessDenied)
 	}
 }
 

@@ -31,6 +31,7 @@ var errSecondSignal = errors.New("stopped at once by a second signal")
 // work.
 type daemon struct {
 	cfg         *daemonConfig
+	lock        *os.File // the work dir's; nil without one
 	access      *access
 	git         *gitRunner
 	credentials *credentials
@@ -107,15 +108,28 @@ func (p *program) daemon() error {
 
 // newDaemon opens what the daemon works on. base ends the work that belongs to
 // the daemon and not to a request.
-func newDaemon(base context.Context, cfg *daemonConfig, p *program) (*daemon, error) {
+func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, err error) {
 	d := &daemon{cfg: cfg, began: time.Now()}
-	if cfg.workDir != "" {
-		if err := os.MkdirAll(cfg.workDir, 0o700); err != nil {
+	defer func() {
+		if err != nil {
+			d.release()
+		}
+	}()
+	allow, workDir := cfg.allow, cfg.workDir
+	if workDir != "" {
+		if err := os.MkdirAll(workDir, 0o700); err != nil {
 			return nil, fmt.Errorf("creating the work dir: %w", err)
 		}
+		d.lock, err = lockWorkDir(workDir, cfg.log)
+		if _, held := errors.AsType[*heldError](err); held && cfg.check {
+			// --check beside the daemon itself: it looks and changes nothing.
+			allow, workDir, err = slices.Concat(allow, []string{workDir}), "", nil
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	var err error
-	if d.access, err = openAccess(cfg.allow, cfg.workDir); err != nil {
+	if d.access, err = openAccess(allow, workDir); err != nil {
 		return nil, err
 	}
 	d.git = newGitRunner(p.getenv, cfg.caFile)
@@ -123,7 +137,6 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (*daemon, er
 		cfg.log.Warn("git was not found in the PATH: only files can be served")
 	}
 	if d.credentials, err = openCredentials(d.access, d.git); err != nil {
-		d.access.close()
 		return nil, err
 	}
 	var id [16]byte
@@ -222,7 +235,17 @@ func (d *daemon) close(end context.CancelFunc) {
 	d.cloner.wait()
 	d.service.tasks.wait()
 	d.service.wait()
-	d.access.close()
+	d.release()
+}
+
+// release closes what was opened, the lock last.
+func (d *daemon) release() {
+	if d.access != nil {
+		d.access.close()
+	}
+	if d.lock != nil {
+		_ = d.lock.Close() // the pid in it is on the disk or of no use
+	}
 }
 
 func (d *daemon) hello() handshakeParams {

@@ -2,13 +2,9 @@ package main
 
 import (
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 )
-
-// direntBatch is the number of names read at a time.
-const direntBatch = 512
 
 // dirHandle is an open directory. Names are looked up from its handle; links
 // are not followed: lstat tells them, and os.Root refuses those that lead out.
@@ -84,20 +80,7 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 		return err
 	}
 	defer f.Close() // nothing is written
-	for {
-		names, err := f.Readdirnames(direntBatch)
-		for _, name := range names {
-			if err := each(name, typeUnknown); err != nil {
-				return err
-			}
-		}
-		switch {
-		case errors.Is(err, io.EOF), err == nil && len(names) == 0:
-			return nil
-		case err != nil:
-			return err
-		}
-	}
+	return eachName(f, each)
 }
 
 // fileIDAt has no cheap answer here; openFile compares the files themselves.

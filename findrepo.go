@@ -8,8 +8,7 @@ import (
 )
 
 // openRepository finds the repository that p belongs to: the one at p, or in a
-// parent
-// directory that is allowed too. A directory with a .git counts before a bare
+// parent directory that is allowed too. A directory with a .git counts before a bare
 // repository below it, as with git's safe.bareRepository=explicit: a bare one
 // inside somebody's work tree came with its files.
 func openRepository(a *access, p pathParam) (*repository, error) {
@@ -70,21 +69,33 @@ func parentOf(a *access, dir place) (place, bool) {
 
 // repositoryAt is the repository whose top is dir, nil when it is none.
 func repositoryAt(a *access, dir place) (*repository, error) {
-	_, err := dir.root.dir.Lstat(filepath.Join(dir.rel, ".git"))
-	if err == nil {
-		git, err := gitDirOf(a, dir)
-		if err != nil {
-			return nil, err
-		}
-		if r, err := layoutOf(a, dir, git); r != nil || err != nil {
-			return r, err
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) && !isNotDirectory(err) {
-		return nil, a.wireError(err, dir.abs)
+	if r, err := workTreeAt(a, dir); r != nil || err != nil {
+		return r, err
 	}
 	if strings.EqualFold(filepath.Base(dir.abs), ".git") {
 		return nil, nil // belongs to the directory above
 	}
+	return bareAt(a, dir)
+}
+
+// workTreeAt is the repository whose work tree is dir, nil when it is none.
+func workTreeAt(a *access, dir place) (*repository, error) {
+	_, err := dir.root.dir.Lstat(filepath.Join(dir.rel, ".git"))
+	if errors.Is(err, fs.ErrNotExist) || isNotDirectory(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, a.wireError(err, dir.abs)
+	}
+	git, err := gitDirOf(a, dir)
+	if err != nil {
+		return nil, err
+	}
+	return layoutOf(a, dir, git)
+}
+
+// bareAt is the repository that dir itself is, nil when it is none.
+func bareAt(a *access, dir place) (*repository, error) {
 	r, err := layoutOf(a, dir, dir)
 	if r != nil {
 		r.bare = true
@@ -107,8 +118,8 @@ func gitDirOf(a *access, dir place) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
-	target, ok := strings.CutPrefix(strings.TrimRight(string(text), "\r\n"), "gitdir: ")
-	if !ok || target == "" {
+	target := parseGitFile(string(text))
+	if target == "" {
 		return place{}, failure(codeRepoNotFound, "%s: its .git file does not name a git directory", showName(dir.abs))
 	}
 	git, err := a.within(absoluteFrom(dir.abs, target))
@@ -120,6 +131,16 @@ func gitDirOf(a *access, dir place) (place, error) {
 		err = failure(codeRepoNotFound, "%s: its .git file names a directory that is no git directory", showName(dir.abs))
 	}
 	return git, err
+}
+
+// parseGitFile reads a .git file: the path of the git directory, "" for
+// anything else.
+func parseGitFile(text string) string {
+	target, ok := strings.CutPrefix(strings.TrimRight(text, "\r\n"), "gitdir: ")
+	if !ok || strings.ContainsAny(target, "\x00\n") {
+		return ""
+	}
+	return target
 }
 
 // layoutOf tells whether git is a git directory, and where its parts lie; each

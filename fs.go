@@ -42,6 +42,16 @@ func (f *files) methods() []*method {
 	}
 }
 
+// openDir opens the directory of a path from the wire; the caller closes it.
+func (f *files) openDir(p pathParam) (place, *dirHandle, error) {
+	at, err := f.access.resolve(p)
+	if err != nil {
+		return place{}, nil, err
+	}
+	dir, err := f.access.openDir(at)
+	return at, dir, err
+}
+
 type statParams struct {
 	pathParam
 	Paths []string `json:"paths,omitempty"` // in place of path: at most 1,000

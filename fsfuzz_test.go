@@ -1,34 +1,35 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
 )
 
-// However a stream is cut into pieces, the texts are the same.
-func FuzzNulSplitter(f *testing.F) {
+// However a stream is cut into pieces, the records are the same.
+func FuzzRecords(f *testing.F) {
 	f.Add([]byte("a\x00b\nc\x00"), 1)
 	f.Add([]byte("\x00\x00tail"), 3)
-	f.Fuzz(func(t *testing.T, stream []byte, step int) {
+	f.Fuzz(func(t *testing.T, stream []byte, size int) {
 		var got []string
-		s := &nulSplitter{each: func(text string) error { got = append(got, text); return nil }}
-		for rest := stream; len(rest) > 0; {
-			n := min(max(step, 1), len(rest))
-			if _, err := s.Write(rest[:n]); err != nil {
-				if len(stream) <= maxNulText {
-					t.Fatal(err)
-				}
-				return
-			}
-			rest = rest[n:]
+		err := readRecords(bufio.NewReaderSize(bytes.NewReader(stream), min(max(size, 1), 1<<16)), func(record []byte) error {
+			got = append(got, string(record))
+			return nil
+		})
+		if len(stream) > maxPathField {
+			return
 		}
 		want := strings.Split(string(stream), "\x00")
-		if want = want[:len(want)-1]; !slices.Equal(got, want) {
-			t.Errorf("got %q, want %q", got, want)
+		torn := want[len(want)-1] != ""
+		if want = want[:len(want)-1]; !slices.Equal(got, want) || torn != errors.Is(err, io.ErrUnexpectedEOF) || !torn && err != nil {
+			t.Errorf("got %q, %v, want %q", got, err, want)
 		}
 	})
 }

@@ -4,11 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -18,7 +18,7 @@ type globParams struct {
 	Exclude          []string `json:"exclude,omitempty"`           // globs
 	RespectGitignore *bool    `json:"respect_gitignore,omitempty"` // true when absent
 	Limit            *int     `json:"limit,omitempty"`             // 1 to 10,000, which is also the default
-	Cursor           string   `json:"cursor,omitempty"`
+	Cursor           *string  `json:"cursor,omitempty"`
 }
 
 type globResult struct {
@@ -33,14 +33,6 @@ type globFile struct {
 	Mtime      string `json:"mtime"`
 }
 
-// globCursor is where a listing goes on, and what it went through.
-type globCursor struct {
-	Method string `json:"m"` // and the version of these fields
-	Params string `json:"p"`
-	State  string `json:"s"`
-	After  []byte `json:"a"` // the last path
-}
-
 // fs/glob
 func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
 	limit, err := limitParam("limit", p.Limit, maxPageEntries, maxPageEntries)
@@ -51,38 +43,22 @@ func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	at, err := f.access.resolve(p.pathParam)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := f.access.openDir(at)
+	at, dir, err := f.openDir(p.pathParam)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.close()
-	respect := p.RespectGitignore == nil || *p.RespectGitignore
-	asked, err := json.Marshal([]any{at.abs, p.Include, p.Exclude, respect})
+	respect := valueOr(p.RespectGitignore, true)
+	cursor, err := readCursor(p.Cursor, fingerprint("fs/glob", at.abs, fingerprintList(p.Include), fingerprintList(p.Exclude), strconv.FormatBool(respect)))
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(asked)
-	cursor := globCursor{Method: "fs/glob 1", Params: hex.EncodeToString(sum[:8])}
-	if p.Cursor != "" {
-		given := globCursor{}
-		if err := decodeCursor(p.Cursor, &given); err != nil {
-			return nil, err
-		}
-		if given.Method != cursor.Method || given.Params != cursor.Params || len(given.After) == 0 {
-			return nil, invalidParam("cursor", "is not one that this method returned for these params")
-		}
-		cursor = given
-	}
 	g := &globPage{ctx: ctx, filter: filter, start: dir, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
-	repo := ""
+	var repo *repository
 	if respect {
 		repo = f.workTreeOf(at)
 	}
-	if repo != "" {
+	if repo != nil {
 		err = g.list(f, repo)
 	} else {
 		err = g.walk(respect)
@@ -95,7 +71,7 @@ func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
 		result.Files = []globFile{}
 	}
 	if g.more {
-		result.NextCursor = new(encodeCursor(g.cursor))
+		result.NextCursor = g.cursor.text()
 	}
 	return result, nil
 }
@@ -107,7 +83,7 @@ type globPage struct {
 	start   *dirHandle
 	abs     string // its absolute path
 	limit   int
-	cursor  globCursor // in: where to go on; out: where the page ends
+	cursor  pageCursor // in: where to go on; out: where the page ends
 	secrets []fileID
 
 	files []globFile

@@ -28,22 +28,22 @@ func fsGlobAll(t testing.TB, f *files, p globParams) []string {
 		if page.NextCursor == nil {
 			return paths
 		}
-		p.Cursor = *page.NextCursor
+		p.Cursor = page.NextCursor
 	}
 	t.Fatal("the pages have no end")
 	return nil
 }
 
 func TestGlob(t *testing.T) {
-	dir := fsReal(t)
-	outside := fsReal(t)
-	fsWrite(t, outside, map[string]string{"secret.go": ""})
+	dir := realTempDir(t)
+	outside := realTempDir(t)
+	writeFiles(t, outside, map[string]string{"secret.go": ""})
 	tree := map[string]string{
 		"a.go": "", "a/x.go": "", "a/y.txt": "", "a-b/z.go": "", "a/deep/er/w.go": "", "b/.git/config": "", "b/c.go": "",
 		"node_modules/m.go": "", ".git-daemon.config": "s", ".git-daemon.d/x.go": "", ".hidden/h.go": "", "build/o.go": "", "build/keep.go": "",
 		".gitignore": "build/*\n!keep.go\n/a/y.txt\n",
 	}
-	fsWrite(t, dir, tree)
+	writeFiles(t, dir, tree)
 	if err := errors.Join(os.Symlink(outside, dir+"/link"), os.Symlink(dir+"/a", dir+"/loop"), os.Symlink("a.go", dir+"/file-link")); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestGlob(t *testing.T) {
 		{globParams{pathParam: pathOf(dir), Include: []string{"../x"}}, "param include"},
 		{globParams{pathParam: pathOf(dir), Exclude: []string{"/x"}}, "param exclude"},
 		{globParams{pathParam: pathOf(dir), Limit: new(maxPageEntries + 1)}, "param limit"},
-		{globParams{pathParam: pathOf(dir), Cursor: "x"}, "param cursor"},
+		{globParams{pathParam: pathOf(dir), Cursor: new("x")}, "param cursor"},
 	} {
 		if _, err := f.glob(t.Context(), test.p); fsCode(err) != test.want {
 			t.Errorf("%+v: got %q, want %q", test.p, fsCode(err), test.want)
@@ -90,10 +90,10 @@ func TestGlob(t *testing.T) {
 // Inside a repository git's own rules count: what is tracked is listed even
 // where it is ignored, and info/exclude holds.
 func TestGlobRepository(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	top := dir + "/r"
 	fsRepo(t, top, map[string]string{"tracked.log": "", "sub/a.go": "", "gone.go": ""})
-	fsWrite(t, top, map[string]string{".gitignore": "*.log\n", "new.go": "", "x.log": "", "sub/.gitignore": "b.*\n", "sub/b.go": "", "excluded": "", ".git/info/exclude": "excluded\n", ".git-daemon.config": "s"})
+	writeFiles(t, top, map[string]string{".gitignore": "*.log\n", "new.go": "", "x.log": "", "sub/.gitignore": "b.*\n", "sub/b.go": "", "excluded": "", ".git/info/exclude": "excluded\n", ".git-daemon.config": "s"})
 	fsRepo(t, top+"/nested", map[string]string{"n.go": ""})
 	if err := os.Remove(top + "/gone.go"); err != nil {
 		t.Fatal(err)
@@ -110,8 +110,8 @@ func TestGlobRepository(t *testing.T) {
 		}
 	}
 	// A tracked directory that became a link leads nowhere.
-	outside := fsReal(t)
-	fsWrite(t, outside, map[string]string{"a.go": "secret"})
+	outside := realTempDir(t)
+	writeFiles(t, outside, map[string]string{"a.go": "secret"})
 	if err := errors.Join(os.RemoveAll(top+"/sub"), os.Symlink(outside, top+"/sub")); err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestGlobRepository(t *testing.T) {
 
 // Split, sparse and SHA-256 indexes, linked work trees and submodules are read.
 func TestGlobIndexKinds(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	tree := map[string]string{"a/f": "", "b/c/f": "", "top": "", ".gitignore": "*.log", "a/x.log": ""}
 	want := ".gitignore a/f b/c/f top"
 	f := fsOn(t, dir)
@@ -137,39 +137,39 @@ func TestGlobIndexKinds(t *testing.T) {
 		}
 	}
 	fsRepo(t, dir+"/split", tree)
-	fsGit(t, dir+"/split", "update-index", "--split-index")
+	gitIn(t, dir+"/split", "update-index", "--split-index")
 	check("split index", dir+"/split", want)
 
 	fsRepo(t, dir+"/sparse", tree)
-	fsGit(t, dir+"/sparse", "sparse-checkout", "set", "--cone", "--sparse-index", "a")
+	gitIn(t, dir+"/sparse", "sparse-checkout", "set", "--cone", "--sparse-index", "a")
 	check("sparse index", dir+"/sparse", ".gitignore a/f top")
 	// Ignored, and there after all: only a tree object tells that it is tracked.
-	fsWrite(t, dir+"/sparse", map[string]string{"b/c/f": "", "b/c/g": "", ".git/info/exclude": "b\n"})
+	writeFiles(t, dir+"/sparse", map[string]string{"b/c/f": "", "b/c/g": "", ".git/info/exclude": "b\n"})
 	check("sparse index, file there", dir+"/sparse", want)
 
-	fsGit(t, dir, "init", "-q", "--object-format=sha256", "long")
-	fsWrite(t, dir+"/long", tree)
-	fsGit(t, dir+"/long", "add", "-A")
+	gitIn(t, dir, "init", "-q", "--object-format=sha256", "long")
+	writeFiles(t, dir+"/long", tree)
+	gitIn(t, dir+"/long", "add", "-A")
 	check("SHA-256", dir+"/long", want)
 
-	fsGit(t, dir+"/split", "worktree", "add", "-q", dir+"/linked")
+	gitIn(t, dir+"/split", "worktree", "add", "-q", dir+"/linked")
 	check("linked work tree", dir+"/linked", want)
 
 	fsRepo(t, dir+"/super", map[string]string{"own": ""})
-	fsGit(t, dir+"/super", "submodule", "--quiet", "add", dir+"/split", "sub")
+	gitIn(t, dir+"/super", "submodule", "--quiet", "add", dir+"/split", "sub")
 	check("submodule", dir+"/super/sub", want)
 	check("above a submodule", dir+"/super", ".gitmodules own")
 }
 
 // What a repository's configuration names is not run.
 func TestGlobHostileConfig(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	fsRepo(t, dir, map[string]string{"a": "a", ".gitattributes": "* filter=x diff=x"})
 	marker := filepath.Join(t.TempDir(), "ran")
 	for _, key := range []string{"core.fsmonitor", "filter.x.clean", "diff.x.textconv", "core.pager", "core.hooksPath"} {
-		fsGit(t, dir, "config", key, "touch "+marker)
+		gitIn(t, dir, "config", key, "touch "+marker)
 	}
-	fsWrite(t, dir, map[string]string{"a": "b"})
+	writeFiles(t, dir, map[string]string{"a": "b"})
 	f := fsOn(t, dir)
 	if got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); len(got) != 2 {
 		t.Errorf("got %v", got)
@@ -181,18 +181,18 @@ func TestGlobHostileConfig(t *testing.T) {
 
 func TestGlobStaleCursor(t *testing.T) {
 	for _, repository := range []bool{false, true} {
-		dir := fsReal(t)
+		dir := realTempDir(t)
 		if repository {
-			fsGit(t, dir, "init", "-q")
+			gitIn(t, dir, "init", "-q")
 		}
-		fsWrite(t, dir, map[string]string{"a/1": "", "a/2": "", "b/1": "", "b/2": ""})
+		writeFiles(t, dir, map[string]string{"a/1": "", "a/2": "", "b/1": "", "b/2": ""})
 		f := fsOn(t, dir)
 		p := globParams{pathParam: pathOf(dir), Limit: new(3)}
 		page, err := f.glob(t.Context(), p)
 		if err != nil || page.NextCursor == nil || len(page.Files) != 3 {
 			t.Fatal(page, err)
 		}
-		p.Cursor = *page.NextCursor
+		p.Cursor = page.NextCursor
 		other := p
 		other.Include = []string{"b/**"}
 		if _, err := f.glob(t.Context(), other); fsCode(err) != "param cursor" {
@@ -214,7 +214,7 @@ func TestGlobIgnoresAsGit(t *testing.T) {
 	names := []string{"a", "b", "c.log", "d.go", "a b", "logs", "x!y", "#h"}
 	patterns := []string{"a", "*.log", "!c.log", "/b", "logs/", "a/b", "**/b", "a/**", "!a/", "!logs", "/logs", "*", "!*/", "!d.go", "x\\!y", "\\#h", "#h", "\\!z", "a b  ", "a\\ b", "[a-c]", "[!a]", "**", "a/**/b", "/*/a", "b/*", "?", "", " ", "/", "!", "!/a", "*/", "[", "a\\"}
 	for round := range 60 {
-		dir := fsReal(t)
+		dir := realTempDir(t)
 		tree := map[string]string{}
 		for range 25 {
 			path := ""
@@ -240,12 +240,12 @@ func TestGlobIgnoresAsGit(t *testing.T) {
 			}
 			tree[filepath.Join(d, ".gitignore")] = text.String()
 		}
-		fsWrite(t, dir, tree)
+		writeFiles(t, dir, tree)
 		f := fsOn(t, dir)
 		got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir), Limit: new(7)})
-		fsGit(t, dir, "init", "-q")
+		gitIn(t, dir, "init", "-q")
 		var want []string
-		if out := fsGit(t, dir, "ls-files", "-z", "--others", "--exclude-standard"); out != "" {
+		if out := gitIn(t, dir, "ls-files", "-z", "--others", "--exclude-standard"); out != "" {
 			want = strings.Split(strings.TrimSuffix(out, "\x00"), "\x00")
 		}
 		slices.Sort(want)
@@ -259,9 +259,9 @@ func TestGlobIgnoresAsGit(t *testing.T) {
 }
 
 func TestGlobCancelled(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	for i := range 2000 {
-		fsWrite(t, dir, map[string]string{fmt.Sprintf("%d/%d", i%40, i): ""})
+		writeFiles(t, dir, map[string]string{fmt.Sprintf("%d/%d", i%40, i): ""})
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var stopped time.Time

@@ -13,8 +13,8 @@ const defaultListLimit = 1000
 
 type listDirParams struct {
 	pathParam
-	Limit  *int   `json:"limit,omitempty"` // 1 to 10,000; 1,000 when absent
-	Cursor string `json:"cursor,omitempty"`
+	Limit  *int    `json:"limit,omitempty"` // 1 to 10,000; 1,000 when absent
+	Cursor *string `json:"cursor,omitempty"`
 }
 
 type listDirResult struct {
@@ -43,25 +43,13 @@ func (e *dirEntry) jsonSize() int {
 	return rest + jsonSize(e.Name) + len(e.NameBase64) + jsonSize(e.Target) + len(e.TargetBase64)
 }
 
-// listCursor is where a listing of a directory goes on, and the directory as
-// it was.
-type listCursor struct {
-	Method string `json:"m"` // and the version of these fields
-	Dir    string `json:"d"`
-	After  []byte `json:"a"` // the last name
-}
-
 // fs/listDir
 func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, error) {
 	limit, err := limitParam("limit", p.Limit, defaultListLimit, maxPageEntries)
 	if err != nil {
 		return nil, err
 	}
-	at, err := f.access.resolve(p.pathParam)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := f.access.openDir(at)
+	at, dir, err := f.openDir(p.pathParam)
 	if err != nil {
 		return nil, err
 	}
@@ -71,19 +59,9 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 	if err != nil {
 		return nil, f.access.wireError(err, at.abs)
 	}
-	cursor := listCursor{Method: "fs/listDir 1", Dir: directoryState(at.abs, self)}
-	if p.Cursor != "" {
-		given := listCursor{}
-		if err := decodeCursor(p.Cursor, &given); err != nil {
-			return nil, err
-		}
-		switch {
-		case given.Method != cursor.Method || len(given.After) == 0:
-			return nil, invalidParam("cursor", "is not one that this method returned")
-		case given.Dir != cursor.Dir:
-			return nil, staleCursor()
-		}
-		cursor.After = given.After
+	cursor, err := startCursor(p.Cursor, fingerprint("fs/listDir"), directoryState(at.abs, self))
+	if err != nil {
+		return nil, err
 	}
 	names, more, err := dir.namesAfter(ctx, string(cursor.After), limit, func(name string, typ fs.FileMode) (dirEntryName, bool) {
 		return dirEntryName{key: name, name: name, typ: typ}, !hasSecretName(name)
@@ -123,7 +101,7 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 		cursor.After = []byte(n.name)
 	}
 	if more {
-		result.NextCursor = new(encodeCursor(cursor))
+		result.NextCursor = cursor.text()
 	}
 	return result, nil
 }

@@ -14,8 +14,8 @@ import (
 )
 
 func TestReadFile(t *testing.T) {
-	dir := fsReal(t)
-	fsWrite(t, dir, map[string]string{"text": "grüße", "nul": "a\x00b", "latin": "gr\xfc", "cut": "ab\xe2\x82", "empty": "", "sub/": ""})
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"text": "grüße", "nul": "a\x00b", "latin": "gr\xfc", "cut": "ab\xe2\x82", "empty": "", "sub/": ""})
 	f := fsOn(t, dir)
 	for _, test := range []struct {
 		name, file     string
@@ -74,13 +74,13 @@ func TestReadFile(t *testing.T) {
 
 // Whatever the page length, pages put together are the file, and text stays text.
 func TestReadFilePages(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	var text strings.Builder
 	for text.Len() < 300 {
 		text.WriteRune([]rune("aü€😀\n\"<")[rng.IntN(7)])
 	}
-	fsWrite(t, dir, map[string]string{"f": text.String()})
+	writeFiles(t, dir, map[string]string{"f": text.String()})
 	f := fsOn(t, dir)
 	for length := 1; length < 40; length++ {
 		var got []byte
@@ -112,8 +112,8 @@ func TestReadFilePages(t *testing.T) {
 
 // The escaped form of any part fits a message of 16 MiB.
 func TestReadFileEscaping(t *testing.T) {
-	dir := fsReal(t)
-	fsWrite(t, dir, map[string]string{"controls": strings.Repeat("\x01", maxReadLength), "ff": strings.Repeat("\xff", maxReadLength), "sep": strings.Repeat("\u2028", maxReadLength/3)})
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"controls": strings.Repeat("\x01", maxReadLength), "ff": strings.Repeat("\xff", maxReadLength), "sep": strings.Repeat("\u2028", maxReadLength/3)})
 	f := fsOn(t, dir)
 	for _, name := range []string{"controls", "ff", "sep"} {
 		page, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(filepath.Join(dir, name)), Length: new(maxReadLength)})
@@ -128,7 +128,7 @@ func TestReadFileEscaping(t *testing.T) {
 }
 
 func TestReadFileSparse(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	file, err := os.Create(filepath.Join(dir, "sparse"))
 	if err != nil {
 		t.Fatal(err)
@@ -144,8 +144,8 @@ func TestReadFileSparse(t *testing.T) {
 }
 
 func TestReadFileCancelled(t *testing.T) {
-	dir := fsReal(t)
-	fsWrite(t, dir, map[string]string{"f": strings.Repeat("x", 1<<20)})
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"f": strings.Repeat("x", 1<<20)})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := fsOn(t, dir).readFile(ctx, readFileParams{pathParam: pathOf(dir + "/f")})
@@ -157,9 +157,9 @@ func TestReadFileCancelled(t *testing.T) {
 // A file that grows and shrinks while its pages are read: each page is of one
 // moment, and the reading ends.
 func TestReadFileChanging(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	path := dir + "/f"
-	fsWrite(t, dir, map[string]string{"f": strings.Repeat("x", 1000)})
+	writeFiles(t, dir, map[string]string{"f": strings.Repeat("x", 1000)})
 	stop, done := make(chan struct{}), make(chan struct{})
 	// Ends when stop is closed; the test waits for done.
 	go func() {

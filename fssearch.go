@@ -55,10 +55,7 @@ func (f *files) search(ctx context.Context, p searchParams) (*searchResult, erro
 	if err != nil {
 		return nil, err
 	}
-	around := 0
-	if p.ContextLines != nil {
-		around = *p.ContextLines
-	}
+	around := valueOr(p.ContextLines, 0)
 	switch {
 	case around < 0 || around > maxContextLines:
 		return nil, invalidParam("context_lines", "must be 0 to %d, not %d", maxContextLines, around)
@@ -73,11 +70,7 @@ func (f *files) search(ctx context.Context, p searchParams) (*searchResult, erro
 	if err != nil {
 		return nil, err
 	}
-	at, err := f.access.resolve(p.pathParam)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := f.access.openDir(at)
+	at, dir, err := f.openDir(p.pathParam)
 	if err != nil {
 		return nil, err
 	}
@@ -113,31 +106,21 @@ type search struct {
 	hits      []grepHit // of one file, still to be read
 }
 
-// run starts git on the directory at. It gets an empty repository of our own:
-// inside a work tree with that one's info/exclude, elsewhere with --no-index.
+// run starts git on the directory at: inside a work tree with the ignore rules
+// of a shadow of its repository, elsewhere with --no-index.
 func (s *search) run(p searchParams, at place) error {
-	gitDir, err := emptyGitDir(40)
+	command, remove, err := s.command(at)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(gitDir)
-	top := s.files.workTreeOf(at)
-	args := []string{"grep", "--exclude-standard", "-z", "-n", "--column", "-I", "--no-color", "--no-textconv"}
-	if top != "" {
-		args = append(args, "--untracked")
-		if err := s.files.copyExclude(s.files.gitDirOf(top), gitDir); err != nil {
-			return err
-		}
-	} else {
-		top = at.abs
-		args = append(args, "--no-index")
-	}
+	defer remove()
+	args := command.args
 	if p.Regexp {
 		args = append(args, "-E")
 	} else {
 		args = append(args, "-F")
 	}
-	if p.CaseSensitive != nil && !*p.CaseSensitive {
+	if !valueOr(p.CaseSensitive, true) {
 		args = append(args, "-i")
 	}
 	args = append(append(args, "-e", p.Pattern, "--"), s.filter.pathspecs()...)
@@ -151,12 +134,11 @@ func (s *search) run(p searchParams, at place) error {
 		}
 		return err
 	}}
-	_, err = s.files.git.run(ctx, gitCommand{
-		args: args, dir: at.abs, gitDir: gitDir, workTree: top, stdout: out,
-		// Letters beyond ASCII have a case, too; git's own words stay English. The
-		// pathspecs are globs, which the runner turns off.
-		env: []string{"LC_ALL=C.UTF-8", "GIT_LITERAL_PATHSPECS=0", "GIT_ALLOC_LIMIT=" + maxSearchFile},
-	})
+	command.args, command.dir, command.stdout = args, at.abs, out
+	// Letters beyond ASCII have a case, too; git's own words stay English. The
+	// pathspecs are globs, which the runner turns off.
+	command.env = append(command.env, "LC_ALL=C.UTF-8", "GIT_LITERAL_PATHSPECS=0", "GIT_ALLOC_LIMIT="+maxSearchFile)
+	_, err = s.files.git.run(ctx, command)
 	if s.ctx.Err() != nil {
 		return context.Cause(s.ctx)
 	}
@@ -173,6 +155,24 @@ func (s *search) run(p searchParams, at place) error {
 		return err
 	}
 	return nil
+}
+
+// command is git grep where at is; remove deletes what it needs.
+func (s *search) command(at place) (c gitCommand, remove func(), err error) {
+	args := []string{"grep", "--exclude-standard", "-z", "-n", "--column", "-I", "--no-color", "--no-textconv"}
+	if r := s.files.workTreeOf(at); r != nil {
+		shadow, err := s.files.workTreeShadow(r, rulesView)
+		if err != nil {
+			return gitCommand{}, nil, err
+		}
+		return shadow.command(append(args, "--untracked")...), shadow.remove, nil
+	}
+	dir, err := emptyGitDir(40)
+	if err != nil {
+		return gitCommand{}, nil, err
+	}
+	remove = func() { _ = os.RemoveAll(dir) } // what stays is a temporary file
+	return gitCommand{args: append(args, "--no-index"), gitDir: dir, workTree: at.abs}, remove, nil
 }
 
 // grepFailure is what the end of git grep means to the caller: status 1 is no

@@ -29,17 +29,17 @@ func TestSearch(t *testing.T) {
 	}
 	for _, repository := range []bool{false, true} {
 		t.Run(fmt.Sprint("repository ", repository), func(t *testing.T) {
-			dir := fsReal(t)
+			dir := realTempDir(t)
 			if repository {
-				fsGit(t, dir, "init", "-q")
-				fsWrite(t, dir, map[string]string{".git/info/exclude": "excluded\n", "excluded": "foo"})
+				gitIn(t, dir, "init", "-q")
+				writeFiles(t, dir, map[string]string{".git/info/exclude": "excluded\n", "excluded": "foo"})
 			}
-			fsWrite(t, dir, tree)
+			writeFiles(t, dir, tree)
 			if repository {
-				fsGit(t, dir, "add", "a.txt", "sub/b.go")
+				gitIn(t, dir, "add", "a.txt", "sub/b.go")
 			}
-			outside := fsReal(t)
-			fsWrite(t, outside, map[string]string{"secret": "foo\n"})
+			outside := realTempDir(t)
+			writeFiles(t, outside, map[string]string{"secret": "foo\n"})
 			if err := errors.Join(os.Symlink(outside, dir+"/link"), os.Symlink(outside+"/secret", dir+"/file-link"), os.Link(dir+"/.git-daemon.config", dir+"/hard")); err != nil {
 				t.Fatal(err)
 			}
@@ -106,8 +106,8 @@ func TestSearch(t *testing.T) {
 // A line of many MiB is cut, at a whole character, and a file that git could
 // only search with that much memory is an answer that says so.
 func TestSearchLarge(t *testing.T) {
-	dir := fsReal(t)
-	fsWrite(t, dir, map[string]string{"long": strings.Repeat("ä", 1<<20) + "\n" + strings.Repeat("a", 99) + "ä" + strings.Repeat("€", 1<<20) + "needle\n"})
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"long": strings.Repeat("ä", 1<<20) + "\n" + strings.Repeat("a", 99) + "ä" + strings.Repeat("€", 1<<20) + "needle\n"})
 	f := fsOn(t, dir)
 	got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "needle", ContextLines: new(1)})
 	if err != nil || len(got.Matches) != 1 {
@@ -127,8 +127,8 @@ func TestSearchLarge(t *testing.T) {
 
 // However many lines match, the answer fits a message.
 func TestSearchManyMatches(t *testing.T) {
-	dir := fsReal(t)
-	fsWrite(t, dir, map[string]string{"f": strings.Repeat(strings.Repeat("<", 1000)+"\n", 20_000)})
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"f": strings.Repeat(strings.Repeat("<", 1000)+"\n", 20_000)})
 	got, err := fsOn(t, dir).search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "<", Limit: new(10_000), ContextLines: new(3)})
 	if err != nil || !got.Truncated || len(got.Matches) < 100 {
 		t.Fatal(len(got.Matches), err)
@@ -140,11 +140,11 @@ func TestSearchManyMatches(t *testing.T) {
 
 // What a repository's configuration names is not run.
 func TestSearchHostileConfig(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	fsRepo(t, dir, map[string]string{"a": "foo", ".gitattributes": "* filter=x diff=x"})
 	marker := filepath.Join(t.TempDir(), "ran")
 	for _, key := range []string{"core.fsmonitor", "filter.x.clean", "diff.x.textconv", "diff.external", "core.pager", "pager.grep", "alias.grep"} {
-		fsGit(t, dir, "config", key, "touch "+marker)
+		gitIn(t, dir, "config", key, "touch "+marker)
 	}
 	got, err := fsOn(t, dir).search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "foo"})
 	if err != nil || len(got.Matches) != 1 {
@@ -156,9 +156,9 @@ func TestSearchHostileConfig(t *testing.T) {
 }
 
 func TestSearchCancelled(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	for i := range 200 {
-		fsWrite(t, dir, map[string]string{fmt.Sprint(i): strings.Repeat("foo\n", 100)})
+		writeFiles(t, dir, map[string]string{fmt.Sprint(i): strings.Repeat("foo\n", 100)})
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var stopped time.Time
@@ -177,9 +177,9 @@ func TestSearchCancelled(t *testing.T) {
 // A directory swapped for a link while git runs: git may read the outside, the
 // caller does not.
 func TestSearchSwapRace(t *testing.T) {
-	dir, out := fsReal(t), fsReal(t)
-	fsWrite(t, out, map[string]string{"f": "foo OUTSIDE"})
-	fsWrite(t, dir, map[string]string{"d/f": "foo inside"})
+	dir, out := realTempDir(t), realTempDir(t)
+	writeFiles(t, out, map[string]string{"f": "foo OUTSIDE"})
+	writeFiles(t, dir, map[string]string{"d/f": "foo inside"})
 	symlinks(t, map[string]string{dir + "/d-link": out})
 	stop, done := make(chan struct{}), make(chan struct{})
 	// Ends when stop is closed; the test waits for done.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -18,25 +16,11 @@ import (
 // empty: an inherited GIT_DIR shows another repository, GIT_EXTERNAL_DIFF and
 // GIT_CONFIG_COUNT run programs, ~/.netrc and /etc/gitconfig hold credentials.
 
-const (
-	// gitStopGrace is how long git may clean up after SIGTERM; it removes its
-	// temporaries within milliseconds.
-	gitStopGrace = 1200 * time.Millisecond
-	// maxGitOutput bounds what is kept of a command's standard output; more
-	// must be streamed.
-	maxGitOutput = 32 << 20
-	// maxGitStderr is the end of git's standard error that goes into an error
-	// (PROTOCOL 3).
-	maxGitStderr = 4 << 10
-	// maxGitLine bounds one line of standard error: a server can send one
-	// without end.
-	maxGitLine = 64 << 10
-)
+// gitStopGrace is how long git may clean up after SIGTERM; it removes its
+// temporaries within milliseconds.
+const gitStopGrace = 1200 * time.Millisecond
 
-var (
-	errGitOutput = errors.New("git's output is too long")
-	errGitStall  = errors.New("the remote sent nothing for too long")
-)
+var errGitStall = errors.New("the remote sent nothing for too long")
 
 // gitRunner runs the system's git.
 type gitRunner struct {
@@ -241,109 +225,6 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	}
 }
 
-// gitReason is why git failed (data.reason).
-type gitReason string
-
-const (
-	gitAuth      gitReason = "auth"
-	gitForbidden gitReason = "forbidden"
-	gitNotFound  gitReason = "not_found"
-	gitMoved     gitReason = "moved"
-	gitNetwork   gitReason = "network"
-	gitTimeout   gitReason = "timeout"
-	gitDiskFull  gitReason = "disk_full"
-	gitTooLarge  gitReason = "too_large"
-	gitCorrupt   gitReason = "corrupt"
-	gitOther     gitReason = "other"
-)
-
-// gitError is git's no. Its texts are redacted.
-type gitError struct {
-	command string
-	exit    int    // -1 when a signal ended it
-	stderr  string // the end of it
-	reason  gitReason
-	summary string // one line for people
-}
-
-func (e *gitError) Error() string { return "git " + e.command + ": " + e.summary }
-
-// rpc is the error as the caller gets it.
-func (e *gitError) rpc() *rpcError {
-	return failure(codeGitFailed, "%s", e.Error()).with("exit_code", e.exit).with("stderr", e.stderr).with("reason", e.reason)
-}
-
-// gitFailure is a failure of a git operation that no exit status told.
-func gitFailure(reason gitReason, format string, args ...any) *rpcError {
-	return failure(codeGitFailed, format, args...).with("exit_code", -1).with("stderr", "").with("reason", reason)
-}
-
-// classifyGit reads the reason from git's English standard error. The first
-// that fits counts; a server's own words ("remote: …") never do.
-func classifyGit(stderr string) gitReason {
-	var own strings.Builder
-	for line := range strings.Lines(stderr) {
-		if !strings.HasPrefix(line, "remote: ") {
-			own.WriteString(line)
-		}
-	}
-	text := own.String()
-	for _, class := range []struct {
-		reason gitReason
-		signs  []string
-	}{
-		{gitDiskFull, []string{"No space left on device", "Disk quota exceeded"}},
-		{gitTooLarge, []string{"File too large"}},
-		{gitAuth, []string{"Authentication failed", "could not read Username", "could not read Password", "Permission denied (", "error: 401", "Host key verification failed"}},
-		{gitForbidden, []string{"error: 403"}},
-		{gitMoved, []string{"error: 301", "error: 302", "error: 303", "error: 307", "error: 308"}},
-		{gitNotFound, []string{"error: 404", "not found", "does not appear to be a git repository", "couldn't find remote ref", "not our ref", "unadvertised object"}},
-		{gitTimeout, []string{"Operation too slow", "timed out", "Timeout"}},
-		{gitNetwork, []string{"Could not resolve", "Couldn't resolve", "Failed to connect", "Couldn't connect", "Connection ", "unable to access", "early EOF", "RPC failed", "hung up", "unexpected disconnect", "the remote end"}},
-		{gitCorrupt, []string{"not a git repository", "index file", "unable to read", "bad object", "Could not read", "is corrupt", "fsck", "invalid index-pack output", "bad signature", "loose object", "inflate", "error: object", "broken"}},
-	} {
-		for _, sign := range class.signs {
-			if strings.Contains(text, sign) {
-				return class.reason
-			}
-		}
-	}
-	return gitOther
-}
-
-// summarizeGit is the first fatal or error line of stderr, at most 500 bytes.
-func summarizeGit(stderr string) string {
-	summary := ""
-	for line := range strings.Lines(stderr) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "fatal: ") || strings.HasPrefix(line, "error: ") {
-			summary = line
-			break
-		}
-		if line != "" {
-			summary = line
-		}
-	}
-	if summary == "" {
-		return "failed without a word"
-	}
-	const most = 500
-	return strings.ToValidUTF8(summary[:min(len(summary), most)], "")
-}
-
-// isObjectID tells a full object id, SHA-1 or SHA-256.
-func isObjectID(s string) bool {
-	if len(s) != 40 && len(s) != 64 {
-		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
-}
-
 // shellQuote makes s one word for a POSIX shell.
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
@@ -352,97 +233,4 @@ func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''
 // tokens.
 func sshQuote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(s) + `"`
-}
-
-type writerFunc func(p []byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-// cappedBuffer keeps up to maxGitOutput bytes and refuses more.
-type cappedBuffer struct {
-	bytes.Buffer
-	full bool
-}
-
-func (b *cappedBuffer) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > maxGitOutput {
-		b.full = true
-		return 0, errGitOutput
-	}
-	return b.Buffer.Write(p)
-}
-
-// lineWriter cuts standard error into lines at CR or LF, hands each on and
-// keeps the end of what is no progress.
-type lineWriter struct {
-	each   func(string)
-	redact *redactor
-
-	mu      sync.Mutex
-	partial []byte
-	kept    []byte
-}
-
-func (w *lineWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, c := range p {
-		if c == '\r' || c == '\n' {
-			w.line()
-		} else if len(w.partial) < maxGitLine {
-			w.partial = append(w.partial, c)
-		}
-	}
-	return len(p), nil
-}
-
-func (w *lineWriter) flush() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.line()
-}
-
-func (w *lineWriter) line() {
-	text := strings.TrimRight(cleanText(string(w.partial)), " ")
-	w.partial = w.partial[:0]
-	if text == "" {
-		return
-	}
-	text = w.redact.text(text)
-	if w.each != nil {
-		w.each(text)
-	}
-	if isProgressLine(text) {
-		return
-	}
-	w.kept = append(append(w.kept, text...), '\n')
-	if extra := len(w.kept) - maxGitStderr; extra > 0 {
-		w.kept = w.kept[extra:]
-	}
-}
-
-func (w *lineWriter) tail() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return strings.ToValidUTF8(string(w.kept), "")
-}
-
-// cleanText takes out control characters: what a remote says may end up on
-// somebody's terminal.
-func cleanText(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < 0x20 && r != '\t' || r >= 0x7f && r < 0xa0 {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, "\uFFFD"))
-}
-
-// isProgressLine tells a counter ("…: 12% (49/402)") from a message.
-func isProgressLine(s string) bool {
-	if strings.HasPrefix(s, "remote: Enumerating objects: ") {
-		return true
-	}
-	_, ok := parseGitProgress(s)
-	return ok
 }

@@ -44,7 +44,8 @@ func (s gitSettings) isTrue(section, name string) bool {
 }
 
 // parseGitConfig reads the syntax of git-config(1). It is data to us: includes
-// are not followed, nothing takes effect. The error names the line.
+// are not followed, nothing takes effect. The error names the line; what stands
+// before it is returned as well.
 func parseGitConfig(text string) (gitSettings, error) {
 	p := configParser{text: strings.TrimPrefix(text, "\ufeff"), line: 1}
 	var settings gitSettings
@@ -55,18 +56,18 @@ func parseGitConfig(text string) (gitSettings, error) {
 			return settings, nil
 		}
 		if len(settings) == maxConfigSettings {
-			return nil, p.errorf("more than %d variables", maxConfigSettings)
+			return settings, p.errorf("more than %d variables", maxConfigSettings)
 		}
 		var err error
 		if p.peek() == '[' {
 			if section, subsection, err = p.header(); err != nil {
-				return nil, err
+				return settings, err
 			}
 			continue
 		}
 		v := gitSetting{section: section, subsection: subsection}
 		if v.name, v.value, err = p.variable(); err != nil {
-			return nil, err
+			return settings, err
 		}
 		settings = append(settings, v)
 	}

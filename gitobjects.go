@@ -29,11 +29,7 @@ func (i *inspector) lookUp(ctx context.Context, s *shadow, names []string) ([]ob
 	objects := make([]objectInfo, 0, len(names))
 	err := i.git.stream(ctx, command, func(r *bufio.Reader) error {
 		for range names {
-			line, err := readLine(r)
-			if err != nil {
-				return err
-			}
-			o, err := parseObjectLine(line)
+			o, err := readObjectInfo(r)
 			if err != nil {
 				return err
 			}
@@ -46,19 +42,16 @@ func (i *inspector) lookUp(ctx context.Context, s *shadow, names []string) ([]ob
 
 // readObjects hands each object's content to take, with one git for all; what
 // is over most is skipped. An object that is not here is not handed over.
-func (i *inspector) readObjects(ctx context.Context, s *shadow, oids []string, most int64, take func(o objectInfo, content string) error) error {
+// where is the repository to read, without a command.
+func (g *gitRunner) readObjects(ctx context.Context, where gitCommand, oids []string, most int64, take func(o objectInfo, content string) error) error {
 	if len(oids) == 0 {
 		return nil
 	}
-	command := s.command("cat-file", "--batch", "--buffer")
-	command.stdin = strings.NewReader(strings.Join(oids, "\n") + "\n")
-	return i.git.stream(ctx, command, func(r *bufio.Reader) error {
+	where.args = []string{"cat-file", "--batch", "--buffer"}
+	where.stdin = strings.NewReader(strings.Join(oids, "\n") + "\n")
+	return g.stream(ctx, where, func(r *bufio.Reader) error {
 		for range oids {
-			line, err := readLine(r)
-			if err != nil {
-				return err
-			}
-			o, err := parseObjectLine(line)
+			o, err := readObjectInfo(r)
 			if err != nil {
 				return err
 			}
@@ -78,6 +71,15 @@ func (i *inspector) readObjects(ctx context.Context, s *shadow, oids []string, m
 		}
 		return nil
 	})
+}
+
+// readObjectInfo reads one line of what cat-file tells of an object.
+func readObjectInfo(r *bufio.Reader) (objectInfo, error) {
+	line, err := readLine(r)
+	if err != nil {
+		return objectInfo{}, err
+	}
+	return parseObjectLine(line)
 }
 
 // readContent reads size bytes; they are copied once.

@@ -23,7 +23,7 @@ func configTexts() []string {
 
 // The values that we take from a file are those that git takes.
 func TestConfigIsReadAsGitDoes(t *testing.T) {
-	r := newSampleRepo(t, resolvedTempDir(t))
+	r := newTestRepoAt(t, realTempDir(t), nil)
 	for _, text := range configTexts() {
 		settings, err := parseGitConfig(text)
 		cmd := r.command("config", "-f", "-", "--no-includes", "-z", "--list")
@@ -201,11 +201,12 @@ func FuzzStatus(f *testing.F) {
 
 func FuzzCursor(f *testing.F) {
 	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s"}.next(5))
+	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", After: []byte("name")}.text())
 	f.Add("")
 	f.Add("e30")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := startCursor(&text, "q", "s")
-		if err == nil && (c.At < 1 || c.Total < 0 || c.Asked != "q" || c.State != "s") {
+		if err == nil && ((c.At < 1) == (len(c.After) == 0) || c.At < 0 || c.Total < 0 || c.Asked != "q" || c.State != "s") {
 			t.Errorf("%q: %+v", text, c)
 		}
 	})

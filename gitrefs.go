@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -147,17 +149,68 @@ func parseRefFile(text string) (oid, target string) {
 	return "", ""
 }
 
-// parsePackedRefs reads packed-refs (git-pack-refs(1)): lines of an id and a
-// name; comments and the peeled ids ("^…") are left out.
+// parsePackedRefs reads packed-refs (git-pack-refs(1)).
 func parsePackedRefs(text string) []gitRef {
 	refs := make([]gitRef, 0, strings.Count(text, "\n"))
 	for line := range strings.SplitSeq(text, "\n") {
-		oid, name, ok := strings.Cut(strings.TrimSuffix(line, "\r"), " ")
-		if ok && isObjectID(oid) && isRefName(name) {
-			refs = append(refs, gitRef{name, oid})
+		if ref, ok := parsePackedRef(line); ok {
+			refs = append(refs, ref)
 		}
 	}
 	return refs
+}
+
+// parsePackedRef reads one line: an id and a name. A comment and a peeled id
+// ("^…") are none.
+func parsePackedRef(line string) (gitRef, bool) {
+	oid, name, ok := strings.Cut(strings.TrimSuffix(line, "\r"), " ")
+	return gitRef{name, oid}, ok && isObjectID(oid) && isRefName(name)
+}
+
+// readRef follows one reference to an object id without reading the others, ""
+// when it leads to none.
+func (r *repository) readRef(name string) string {
+	for range maxSymrefHops {
+		dir := r.common
+		if strings.HasPrefix(name, "refs/bisect/") || strings.HasPrefix(name, "refs/worktree/") {
+			dir = r.gitDir // each work tree has its own (git-worktree(1), REFS)
+		}
+		text, err := r.optional(dir, filepath.FromSlash(name), maxSmallFile)
+		if err != nil || text == nil {
+			return r.findPackedRef(name)
+		}
+		oid, target := parseRefFile(string(text))
+		if target == "" {
+			return oid
+		}
+		name = target
+	}
+	return ""
+}
+
+// findPackedRef looks a reference up in packed-refs, "" when it is not there.
+// The file can have a million lines: it is neither kept nor checked as a whole.
+func (r *repository) findPackedRef(name string) string {
+	p, err := r.access.within(filepath.Join(r.common.abs, "packed-refs"))
+	if err != nil {
+		return ""
+	}
+	f, _, err := r.access.openFile(p)
+	if err != nil {
+		return ""
+	}
+	defer f.Close() // only read
+	end := []byte(" " + name)
+	lines := bufio.NewScanner(io.LimitReader(f, maxPackedRefs)) // lines of at most 64 KiB: a ref name fits a path
+	for lines.Scan() {
+		if !bytes.HasSuffix(lines.Bytes(), end) {
+			continue
+		}
+		if ref, ok := parsePackedRef(lines.Text()); ok && ref.name == name {
+			return ref.oid
+		}
+	}
+	return ""
 }
 
 // isRefName tells a full reference name by the rules of
@@ -173,6 +226,19 @@ func isRefName(name string) bool {
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "" || part[0] == '.' || strings.HasSuffix(part, ".lock") {
+			return false
+		}
+	}
+	return true
+}
+
+// isObjectID tells a full object id, SHA-1 or SHA-256.
+func isObjectID(s string) bool {
+	if len(s) != 40 && len(s) != 64 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
 			return false
 		}
 	}

@@ -2,6 +2,9 @@ package main
 
 import (
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -28,6 +31,41 @@ func FuzzParseRemoteRefs(f *testing.F) {
 			}
 		}
 	})
+}
+
+// ssh looks for host keys in the work dir first, whatever its path holds.
+func TestSSHKnownHosts(t *testing.T) {
+	if _, err := exec.LookPath("ssh"); err != nil {
+		t.Skip("ssh is not installed: ", err)
+	}
+	workDir := filepath.Join(realTempDir(t), "we ird's $x 50%h")
+	if err := os.Mkdir(workDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	a, err := openAccess(nil, workDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	g := newGitRunner(os.Getenv, "")
+	if _, err := openCredentials(a, g); err != nil {
+		t.Fatal(err)
+	}
+	env := g.environment(gitCommand{protocols: "ssh"})
+	at := slices.IndexFunc(env, func(v string) bool { return strings.HasPrefix(v, "GIT_SSH_COMMAND=") })
+	// As git does it: the command is a shell's, the host is an argument of its own.
+	cmd := exec.Command("sh", "-c", strings.TrimPrefix(env[at], "GIT_SSH_COMMAND=")+` "$@"`, "ssh", "-G", "example.org")
+	cmd.Env = env
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "\nuserknownhostsfile " + filepath.Join(workDir, ".git-daemon.known_hosts") + " "; !strings.Contains(string(out), want) {
+		t.Errorf("want %q in what ssh says:\n%s", want, out)
+	}
+	if _, err := a.resolvePath(".git-daemon.known_hosts"); asRPCError(err).name() != codeAccessDenied {
+		t.Errorf("a method may read it: %v", err)
+	}
 }
 
 // ssh to a server that takes the connection and says nothing ends with the
@@ -69,5 +107,5 @@ func TestCloneConnectionRefused(t *testing.T) {
 	address := l.Addr().String()
 	l.Close()
 	_, err = w.try(cloneParams{URL: "http://" + address + "/x"})
-	wantCode(t, err, codeGitFailed, gitNetwork)
+	wantGitFailure(t, err, gitNetwork)
 }

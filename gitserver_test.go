@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -17,116 +15,13 @@ import (
 	"testing"
 )
 
-// This file is the tests' own git: real repositories that read nobody's
-// configuration, and a real smart HTTP server (git-http-backend(1)) on
-// 127.0.0.1 whose answers a test can spoil.
+// This file is the tests' own git server: a real smart HTTP server
+// (git-http-backend(1)) on 127.0.0.1 whose answers a test can spoil.
 //
 //	server := newGitServer(t)
 //	repo := server.repo("lib.git", map[string]string{"README.md": "hello\n"})
 //	server.requireAuth("oauth2", "s3cret")
 //	… server.address("lib.git") …
-
-// testGitEnv is the environment of the tests' own git commands.
-func testGitEnv() []string {
-	return []string{
-		"PATH=" + os.Getenv("PATH"),
-		"HOME=" + os.DevNull,
-		"GIT_CONFIG_NOSYSTEM=1",
-		"GIT_CONFIG_GLOBAL=" + os.DevNull,
-		"GIT_AUTHOR_NAME=A U Thor", "GIT_AUTHOR_EMAIL=author@example.org", "GIT_AUTHOR_DATE=2024-01-02T03:04:05Z",
-		"GIT_COMMITTER_NAME=C O Mitter", "GIT_COMMITTER_EMAIL=committer@example.org", "GIT_COMMITTER_DATE=2024-01-02T03:04:05Z",
-		"GIT_ALLOW_PROTOCOL=file",
-		"LC_ALL=C",
-	}
-}
-
-// testRepo is a repository with a work tree and the branch main.
-type testRepo struct {
-	t   testing.TB
-	dir string
-}
-
-// newTestRepo makes a repository in a temporary directory; with files they are
-// its first commit, with nil it has no commits.
-func newTestRepo(t testing.TB, files map[string]string) *testRepo {
-	t.Helper()
-	return newTestRepoAt(t, filepath.Join(realTempDir(t), "repo"), files)
-}
-
-// newTestRepoAt is newTestRepo in a directory of the test's choice.
-func newTestRepoAt(t testing.TB, dir string, files map[string]string, initArgs ...string) *testRepo {
-	t.Helper()
-	r := &testRepo{t: t, dir: dir}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	r.git(append([]string{"init", "-q", "-b", "main", "--template="}, initArgs...)...)
-	if files != nil {
-		r.commit("first", files)
-	}
-	return r
-}
-
-// realTempDir is t.TempDir with its links resolved, as git prints paths.
-func realTempDir(t testing.TB) string {
-	t.Helper()
-	dir, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-// git runs git in the repository and returns its trimmed output; it must
-// succeed.
-func (r *testRepo) git(args ...string) string {
-	r.t.Helper()
-	out, err := r.tryGit(nil, args...)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return out
-}
-
-// tryGit is git with standard input that may fail.
-func (r *testRepo) tryGit(stdin []byte, args ...string) (string, error) {
-	cmd := exec.Command("git", append([]string{"-c", "gc.auto=0", "-c", "maintenance.auto=false"}, args...)...)
-	cmd.Dir, cmd.Env, cmd.Stdin = r.dir, testGitEnv(), bytes.NewReader(stdin)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("git %s: %w\n%s", strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
-// write puts files into the work tree, by names with slashes.
-func (r *testRepo) write(files map[string]string) {
-	r.t.Helper()
-	for name, content := range files {
-		path := filepath.Join(r.dir, filepath.FromSlash(name))
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			r.t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-			r.t.Fatal(err)
-		}
-	}
-}
-
-// commit writes files, commits everything and returns the commit's id.
-func (r *testRepo) commit(message string, files map[string]string) string {
-	r.t.Helper()
-	r.write(files)
-	r.git("add", "-A")
-	r.git("commit", "-q", "--allow-empty", "-m", message)
-	return r.head()
-}
-
-// head is the id of HEAD.
-func (r *testRepo) head() string {
-	r.t.Helper()
-	return r.git("rev-parse", "HEAD")
-}
 
 // gitHook may answer a request in the server's place; it tells whether it did.
 type gitHook func(w http.ResponseWriter, r *http.Request) (answered bool)
@@ -269,7 +164,7 @@ func answerOnce(part string, status int, header http.Header, body string) gitHoo
 func TestGitServerServes(t *testing.T) {
 	server := newGitServer(t)
 	repo := server.repo("lib.git", map[string]string{"a.txt": "a\n"})
-	out, err := newTestRepo(t, nil).tryGit(nil, "-c", "protocol.allow=always", "ls-remote", server.address("lib.git"))
+	out, err := newTestRepo(t, nil).tryGit("", "-c", "protocol.allow=always", "ls-remote", server.address("lib.git"))
 	if err == nil {
 		t.Fatalf("http was allowed in the tests' own git: %s", out)
 	}

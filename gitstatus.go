@@ -112,7 +112,7 @@ func (i *inspector) allowedSubmodule(top place, path string) bool {
 		return ok && e.name() == codeSourceNotFound // not initialised
 	}
 	r, err := repositoryAt(i.access, dir)
-	if err != nil || r == nil || r.bare || r.checkObjects(r.objects, 0) != nil {
+	if err != nil || r == nil || r.bare || r.checkObjects() != nil {
 		return false
 	}
 	refs, err := i.access.within(filepath.Join(r.common.abs, "refs"))

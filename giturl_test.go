@@ -101,7 +101,7 @@ func FuzzCheckRef(f *testing.F) {
 		if checkRef(ref) != nil {
 			return
 		}
-		if _, err := repo.tryGit(nil, "check-ref-format", "refs/heads/"+ref); err != nil {
+		if _, err := repo.tryGit("", "check-ref-format", "refs/heads/"+ref); err != nil {
 			t.Errorf("%q is no ref for git", ref)
 		}
 	})
@@ -140,6 +140,7 @@ func TestHostAllowed(t *testing.T) {
 func TestIsPrivateHost(t *testing.T) {
 	for host, want := range map[string]bool{
 		"localhost": true, "git": true, "127.0.0.1": true, "10.1.2.3": true, "::1": true, "fe80::1": true, "x.local": true, "x.internal": true,
+		"0.0.0.0": true, "::ffff:10.0.0.1": true, "LOCALHOST": true, "X.Local.": true, "git.": true,
 		"example.org": false, "8.8.8.8": false, "local.org": false, "": false,
 	} {
 		if isPrivateHost(host) != want {

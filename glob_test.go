@@ -33,11 +33,11 @@ func globPatterns() []string {
 // The matcher must say what git says: git lists the names of an index that
 // match a ":(glob)" pathspec.
 func TestGlobsMatchAsGitDoes(t *testing.T) {
-	repo := newSampleRepo(t, resolvedTempDir(t))
+	repo := newTestRepoAt(t, realTempDir(t), nil)
 	names := globNames()
 	// No need for files: two entries of one name as file and directory aside,
 	// an index holds any name.
-	oid := strings.TrimSpace(repo.gitInput("", "hash-object", "-w", "--stdin"))
+	oid := strings.TrimSpace(repo.output("", "hash-object", "-w", "--stdin"))
 	var index strings.Builder
 	kept := names[:0]
 	for _, name := range names {
@@ -47,7 +47,7 @@ func TestGlobsMatchAsGitDoes(t *testing.T) {
 		kept = append(kept, name)
 		index.WriteString("100644 " + oid + "\t" + name + "\x00")
 	}
-	repo.gitInput(index.String(), "update-index", "-z", "--index-info")
+	repo.output(index.String(), "update-index", "-z", "--index-info")
 	for _, pattern := range globPatterns() {
 		out := repo.git("ls-files", "-z", "--", ":(glob)"+pattern)
 		want := strings.Split(strings.TrimSuffix(out, "\x00"), "\x00")

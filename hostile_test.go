@@ -46,7 +46,7 @@ func callAll(t *testing.T, i *inspector, path string) (answers map[string]string
 // hostileRepo is a repository with two commits and an edit that keeps the
 // size, below the directory that a daemon may read; outside is beside it.
 type hostileRepo struct {
-	*sampleRepo
+	*testRepo
 	allowed, outside string
 	marker           string // what an attack creates
 }
@@ -56,12 +56,12 @@ func newHostileRepo(t *testing.T) *hostileRepo {
 	if runtime.GOOS == "windows" {
 		t.Skip("the attacks are shell commands")
 	}
-	dir := resolvedTempDir(t)
+	dir := realTempDir(t)
 	h := &hostileRepo{allowed: filepath.Join(dir, "allowed"), outside: filepath.Join(dir, "outside"), marker: filepath.Join(dir, "marker")}
-	h.sampleRepo = newSampleRepo(t, filepath.Join(h.allowed, "repo"))
+	h.testRepo = newTestRepoAt(t, filepath.Join(h.allowed, "repo"), nil)
 	for n := range 2 {
 		h.write("f", fmt.Sprintf("line %d\n", n))
-		h.commit("c")
+		h.commit("c", nil)
 	}
 	h.write("f", "line 9\n")
 	return h
@@ -99,9 +99,9 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 			h.git("config", "--worktree", "core.fsmonitor", attack)
 		}, []string{"status"}},
 		"fsmonitor of a submodule": {func(h *hostileRepo, attack string) {
-			sub := newSampleRepo(h.t, filepath.Join(h.allowed, "sub"))
+			sub := newTestRepoAt(h.t, filepath.Join(h.allowed, "sub"), nil)
 			sub.write("s", "s\n")
-			sub.commit("s")
+			sub.commit("s", nil)
 			h.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", sub.dir, "module")
 			h.git("commit", "-q", "-m", "module")
 			h.git("-C", "module", "config", "core.fsmonitor", attack)
@@ -140,7 +140,7 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 		}, []string{"log", "-p"}},
 		"filter": {func(h *hostileRepo, attack string) {
 			h.write(".gitattributes", "* filter=x\n")
-			h.commit("attributes")
+			h.commit("attributes", nil)
 			h.write("f", "line 8\n")
 			for _, name := range []string{"clean", "smudge"} {
 				h.git("config", "filter.x."+name, attack)
@@ -152,9 +152,9 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 			h.git("config", "filter.x.process", attack)
 		}, []string{"status"}},
 		"signature": {func(h *hostileRepo, attack string) {
-			commit := h.git("cat-file", "commit", "HEAD")
+			commit := h.output("", "cat-file", "commit", "HEAD")
 			commit = strings.Replace(commit, "\n\n", "\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----\n\n", 1)
-			h.git("update-ref", "HEAD", strings.TrimSpace(h.gitInput(commit, "hash-object", "-t", "commit", "-w", "--stdin")))
+			h.git("update-ref", "HEAD", strings.TrimSpace(h.output(commit, "hash-object", "-t", "commit", "-w", "--stdin")))
 			h.git("config", "gpg.program", attack)
 			h.git("config", "log.showSignature", "true")
 		}, []string{"log"}},
@@ -173,7 +173,7 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 			h.git("config", "remote.origin.url", "ssh://127.0.0.1/x")
 			h.git("config", "core.sshCommand", attack)
 			h.git("config", "remote.origin.uploadpack", attack)
-			oid := strings.TrimSpace(h.git("rev-parse", "HEAD:f"))
+			oid := h.git("rev-parse", "HEAD:f")
 			if err := os.Remove(filepath.Join(h.dir, ".git", "objects", oid[:2], oid[2:])); err != nil {
 				h.t.Fatal(err)
 			}
@@ -209,7 +209,7 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 func TestPartialClone(t *testing.T) {
 	h := newHostileRepo(t)
 	h.git("config", "remote.origin.promisor", "true")
-	oid := strings.TrimSpace(h.git("rev-parse", "HEAD:f"))
+	oid := h.git("rev-parse", "HEAD:f")
 	if err := os.Remove(filepath.Join(h.dir, ".git", "objects", oid[:2], oid[2:])); err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
 		"index":           func(h *hostileRepo) { link(h, ".git/index") },
 		"packed-refs":     func(h *hostileRepo) { h.git("pack-refs", "--all"); link(h, ".git/packed-refs") },
 		"an object": func(h *hostileRepo) {
-			oid := strings.TrimSpace(h.git("rev-parse", "HEAD"))
+			oid := h.git("rev-parse", "HEAD")
 			link(h, ".git/objects/"+oid[:2]+"/"+oid[2:])
 		},
 		"objects of one prefix": func(h *hostileRepo) { link(h, ".git/objects/"+h.git("rev-parse", "HEAD")[:2]) },
@@ -263,10 +263,10 @@ func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
 		},
 		"alternates": func(h *hostileRepo) {
 			h.write(".git/objects/info/alternates", filepath.Join(h.outside, "objects")+"\n")
-			newSampleRepo(h.t, h.outside)
+			newTestRepoAt(h.t, h.outside, nil)
 		},
 		"nested alternates": func(h *hostileRepo) {
-			inner := newSampleRepo(h.t, filepath.Join(h.allowed, "inner"))
+			inner := newTestRepoAt(h.t, filepath.Join(h.allowed, "inner"), nil)
 			inner.write(".git/objects/info/alternates", "# one that is not there, and one that is\n"+h.allowed+"/nowhere\n../../../../outside\n")
 			h.write(".git/objects/info/alternates", "../../../inner/.git/objects\n")
 		},
@@ -346,17 +346,17 @@ func TestWorktreeElsewhereIsNotLookedAt(t *testing.T) {
 // The commits of a submodule are read only where all of it may be.
 func TestSubmodules(t *testing.T) {
 	h := newHostileRepo(t)
-	sub := newSampleRepo(t, filepath.Join(h.allowed, "sub"))
+	sub := newTestRepoAt(t, filepath.Join(h.allowed, "sub"), nil)
 	sub.write("s", "s\n")
-	sub.commit("s")
+	sub.commit("s", nil)
 	h.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", sub.dir, "module")
-	h.commit("module")
+	h.commit("module", nil)
 	i := newTestInspector(t, h.allowed)
 	module := filepath.Join(h.dir, "module")
 	if got, err := i.info(t.Context(), infoParams{at(module)}); err != nil || got.Path != module || got.LastCommit.Subject != "s" {
 		t.Errorf("inside: %s, %v", asJSON(t, got), err)
 	}
-	(&sampleRepo{t: t, dir: module}).commit("moved on")
+	(&testRepo{t: t, dir: module}).commit("moved on", nil)
 	unstaged := func() int {
 		t.Helper()
 		got, err := i.info(t.Context(), infoParams{at(h.dir)})
@@ -399,7 +399,7 @@ func TestBareRepositoryInsideAWorkTree(t *testing.T) {
 func TestRepositoryAboveTheAllowedDirectory(t *testing.T) {
 	h := newHostileRepo(t)
 	h.write("part/x", "x")
-	h.commit("part")
+	h.commit("part", nil)
 	_, errs := callAll(t, newTestInspector(t, filepath.Join(h.dir, "part")), filepath.Join(h.dir, "part"))
 	for method, err := range errs {
 		if err == nil || asRPCError(err).name() != codeRepoNotFound {

@@ -54,15 +54,12 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 	if err != nil {
 		return manifestResult{}, err
 	}
-	repo, err := openRepository(i.access, p.pathParam)
-	if err != nil {
-		return manifestResult{}, err
-	}
-	s, err := repo.shadow(false)
+	s, err := i.open(p.pathParam, objectsView)
 	if err != nil {
 		return manifestResult{}, err
 	}
 	defer s.remove()
+	repo := s.repo
 	rev := valueOr(p.Commit, "HEAD")
 	commits, trees, err := i.treesOf(ctx, s, namedRevision{"commit", rev})
 	if err != nil {

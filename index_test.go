@@ -14,12 +14,12 @@ import (
 // newOddRepo is a repository with every kind of entry that git knows and names
 // that need care; it returns its two commits. Names that not every file system
 // takes go into the index alone.
-func newOddRepo(t testing.TB, dir string, initArgs ...string) (r *sampleRepo, first, second string) {
+func newOddRepo(t testing.TB, dir string, initArgs ...string) (r *testRepo, first, second string) {
 	t.Helper()
-	r = newSampleRepo(t, dir, initArgs...)
+	r = newTestRepoAt(t, dir, nil, initArgs...)
 	add := func(mode, name, content string) {
-		oid := strings.TrimSpace(r.gitInput(content, "hash-object", "-w", "--stdin"))
-		r.gitInput(mode+" "+oid+"\t"+name+"\x00", "update-index", "-z", "--index-info")
+		oid := strings.TrimSpace(r.output(content, "hash-object", "-w", "--stdin"))
+		r.output(mode+" "+oid+"\t"+name+"\x00", "update-index", "-z", "--index-info")
 	}
 	long := strings.Repeat("a line of text that is long enough to be found again\n", 40)
 	add("100644", "README.md", "# odd\n")
@@ -46,22 +46,22 @@ func newOddRepo(t testing.TB, dir string, initArgs ...string) (r *sampleRepo, fi
 	if slices.Contains(initArgs, "--object-format=sha256") {
 		id = strings.Repeat("12", 32)
 	}
-	r.gitInput("160000 "+id+"\tmodule\x00", "update-index", "-z", "--index-info")
+	r.output("160000 "+id+"\tmodule\x00", "update-index", "-z", "--index-info")
 	r.git("commit", "-q", "-m", "first")
-	first = strings.TrimSpace(r.git("rev-parse", "HEAD"))
+	first = r.git("rev-parse", "HEAD")
 
 	r.git("checkout", "-q", "-f", "-b", "side")
 	r.git("commit", "-q", "--allow-empty", "-m", "side")
 	r.git("checkout", "-q", "-f", "main")
 	gone := strings.Repeat("0", len(id))
-	r.gitInput("0 "+gone+"\tsub/gone\x00"+"0 "+gone+"\tsub/deep/old name\x00"+"0 "+gone+"\tempty\x00", "update-index", "-z", "--index-info")
+	r.output("0 "+gone+"\tsub/gone\x00"+"0 "+gone+"\tsub/deep/old name\x00"+"0 "+gone+"\tempty\x00", "update-index", "-z", "--index-info")
 	add("100644", "sub/new\nname", long+"and one more\n")
 	add("120000", "empty", "now a link")
 	add("100755", "README.md", "# odd\n")
 	add("100644", "added", "a")
 	r.git("commit", "-q", "-m", "second\n\nbody\n\nmore")
 	r.git("merge", "-q", "--no-ff", "-m", "merge", "side")
-	second = strings.TrimSpace(r.git("rev-parse", "HEAD"))
+	second = r.git("rev-parse", "HEAD")
 	r.git("tag", "light")
 	r.git("tag", "-m", "a tag", "annotated")
 	r.git("tag", "-m", "a tag of a tag", "nested", "annotated")
@@ -87,7 +87,7 @@ func exactName(t testing.TB, name, name64 string) string {
 // everyFormat runs a test on SHA-1 and SHA-256 repositories.
 func everyFormat(t *testing.T, test func(t *testing.T, dir string, initArgs ...string)) {
 	for _, format := range []string{"sha1", "sha256"} {
-		t.Run(format, func(t *testing.T) { test(t, resolvedTempDir(t), "--object-format="+format) })
+		t.Run(format, func(t *testing.T) { test(t, realTempDir(t), "--object-format="+format) })
 	}
 }
 
@@ -128,7 +128,7 @@ func TestManifestEqualsLsTreeOverAllPages(t *testing.T) {
 		r, first, _ := newOddRepo(t, dir, initArgs...)
 		i := newTestInspector(t, dir)
 		for _, commit := range []string{"HEAD", "HEAD^2~0", "annotated", first[:12]} {
-			want := splitNUL(r.git("ls-tree", "-r", "-l", "-z", commit))
+			want := splitNUL(r.output("", "ls-tree", "-r", "-l", "-z", commit))
 			for _, limit := range []int{37, len(want) - 1, len(want)} {
 				if got := allPages(t, i, manifestParams{pathParam: at(dir), Commit: &commit, Limit: &limit}); !slices.Equal(got, want) {
 					t.Errorf("commit %s, limit %d: %q\nwant %q", commit, limit, got, want)
@@ -148,7 +148,7 @@ func TestManifestEqualsLsTreeOverAllPages(t *testing.T) {
 						break
 					}
 				}
-				if names := splitNUL(r.git("ls-tree", "-r", "--name-only", "-z", commit)); !slices.Equal(lines, names) {
+				if names := splitNUL(r.output("", "ls-tree", "-r", "--name-only", "-z", commit)); !slices.Equal(lines, names) {
 					t.Errorf("without memory: %q\nwant %q", lines, names)
 				}
 			}
@@ -157,12 +157,12 @@ func TestManifestEqualsLsTreeOverAllPages(t *testing.T) {
 }
 
 func TestManifestOfADirectoryAndGlobs(t *testing.T) {
-	dir := resolvedTempDir(t)
+	dir := realTempDir(t)
 	r, _, _ := newOddRepo(t, dir)
 	r.git("checkout", "-q", "-f", "main")
 	i := newTestInspector(t, dir)
 	got := allPages(t, i, manifestParams{pathParam: at(filepath.Join(dir, "many", "3")), Limit: new(2)})
-	if want := splitNUL(r.git("ls-tree", "-r", "-l", "-z", "HEAD:many/3")); !slices.Equal(got, want) {
+	if want := splitNUL(r.output("", "ls-tree", "-r", "-l", "-z", "HEAD:many/3")); !slices.Equal(got, want) {
 		t.Errorf("directory: %q\nwant %q", got, want)
 	}
 	odd := filepath.Join(dir, "dir\nx")
@@ -184,7 +184,7 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 			_, name, _ := strings.Cut(line, "\t")
 			names = append(names, name)
 		}
-		if want := splitNUL(r.git(args...)); !slices.Equal(names, want) {
+		if want := splitNUL(r.output("", args...)); !slices.Equal(names, want) {
 			t.Errorf("%q without %q: %q\nwant %q", c.include, c.exclude, names, want)
 		}
 	}
@@ -200,7 +200,7 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 
 // A cursor goes on with what it began, or fails: it never shows another list.
 func TestManifestCursorOfAChangedRepository(t *testing.T) {
-	dir := resolvedTempDir(t)
+	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)
 	i := newTestInspector(t, dir)
 	p := manifestParams{pathParam: at(dir), Limit: new(10)}
@@ -244,11 +244,11 @@ func TestReadBlobsEqualsCatFile(t *testing.T) {
 		r, first, _ := newOddRepo(t, dir, initArgs...)
 		i := newTestInspector(t, dir)
 		var oids, files, want []string
-		for _, line := range splitNUL(r.git("ls-tree", "-r", "-z", first)) {
+		for _, line := range splitNUL(r.output("", "ls-tree", "-r", "-z", first)) {
 			head, name, _ := strings.Cut(line, "\t")
 			if fields := strings.Fields(head); fields[1] == "blob" && !strings.Contains(name, "\xff") {
 				oids, files = append(oids, fields[2]), append(files, name)
-				want = append(want, r.git("cat-file", "blob", fields[2]))
+				want = append(want, r.output("", "cat-file", "blob", fields[2]))
 			}
 		}
 		for _, p := range []blobsParams{
@@ -294,7 +294,7 @@ func TestReadBlobsEqualsCatFile(t *testing.T) {
 }
 
 func TestReadBlobsTellsOfEachThatCannotBeRead(t *testing.T) {
-	dir := resolvedTempDir(t)
+	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)
 	i := newTestInspector(t, dir)
 	got, err := i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Commit: &first, MaxBytes: new(100),
@@ -315,7 +315,7 @@ func TestReadBlobsTellsOfEachThatCannotBeRead(t *testing.T) {
 		t.Errorf("%s, %v", asJSON(t, got), err)
 	}
 	missing := strings.Repeat("ab", 20)
-	commit := strings.TrimSpace(r.git("rev-parse", "HEAD"))
+	commit := r.git("rev-parse", "HEAD")
 	got, err = i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), OIDs: []string{missing, commit}})
 	if err != nil || got.Blobs[0].Error.name() != codeSourceNotFound || got.Blobs[1].Error.name() != codeSourceNotFound || *got.Blobs[0].OID != missing {
 		t.Errorf("%s, %v", asJSON(t, got), err)
@@ -351,7 +351,7 @@ func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
 			if c.renames {
 				find = "-M"
 			}
-			want := splitNUL(r.git("diff-tree", "-r", "-z", "--raw", "--no-abbrev", find, c.from, c.to))
+			want := splitNUL(r.output("", "diff-tree", "-r", "-z", "--raw", "--no-abbrev", find, c.from, c.to))
 			for _, limit := range []int{2, 1000} {
 				var got []string
 				for p := (diffParams{pathParam: at(dir), From: c.from, To: &c.to, Renames: &c.renames, Limit: &limit}); ; {
@@ -382,7 +382,7 @@ func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
 
 // rawChange is a change as git diff-tree --raw -z prints it; the mode before,
 // which is not in a change, is taken from git's own line.
-func rawChange(t *testing.T, r *sampleRepo, want []string, at int, c diffChange) []string {
+func rawChange(t *testing.T, r *testRepo, want []string, at int, c diffChange) []string {
 	t.Helper()
 	if at >= len(want) || len(want[at]) < 8 {
 		t.Fatalf("more changes than git has: %s", asJSON(t, c))
@@ -400,7 +400,7 @@ func rawChange(t *testing.T, r *sampleRepo, want []string, at int, c diffChange)
 		lines = append(lines, exactName(t, c.OldPath, c.OldPathBase64))
 	}
 	if c.OID != nil && c.Mode != modeSubmodule {
-		if size := strings.TrimSpace(r.git("cat-file", "-s", *c.OID)); c.Size == nil || strconv.FormatInt(*c.Size, 10) != size {
+		if size := r.git("cat-file", "-s", *c.OID); c.Size == nil || strconv.FormatInt(*c.Size, 10) != size {
 			t.Errorf("size of %s: %v, want %s", c.Path, c.Size, size)
 		}
 	}
@@ -408,7 +408,7 @@ func rawChange(t *testing.T, r *sampleRepo, want []string, at int, c diffChange)
 }
 
 func TestDiffOfADirectory(t *testing.T) {
-	dir := resolvedTempDir(t)
+	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)
 	r.git("checkout", "-q", "-f", "main")
 	got, err := newTestInspector(t, dir).diff(t.Context(), diffParams{pathParam: at(filepath.Join(dir, "sub")), From: first})
@@ -427,14 +427,14 @@ func TestDiffOfADirectory(t *testing.T) {
 // What a commit holds under the name of one of the daemon's own files is not
 // shown by that name.
 func TestNamesOfTheDaemonsFilesAreNotListed(t *testing.T) {
-	dir := resolvedTempDir(t)
-	r := newSampleRepo(t, dir)
+	dir := realTempDir(t)
+	r := newTestRepoAt(t, dir, nil)
 	r.write("a", "a")
-	r.commit("first")
+	r.commit("first", nil)
 	r.write("x/.git-daemon.credentials", "https://oauth2:s3cret@example.org")
 	r.write(".GIT-DAEMON.config", "c")
 	r.write(".gitignore", "i")
-	r.commit("second")
+	r.commit("second", nil)
 	i := newTestInspector(t, dir)
 	if got := allPages(t, i, manifestParams{pathParam: at(dir), Limit: new(1)}); len(got) != 2 {
 		t.Errorf("manifest: %q", got)

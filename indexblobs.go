@@ -53,15 +53,12 @@ func (i *inspector) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 	if err := p.check(); err != nil {
 		return blobsResult{}, err
 	}
-	repo, err := openRepository(i.access, p.pathParam)
-	if err != nil {
-		return blobsResult{}, err
-	}
-	s, err := repo.shadow(false)
+	s, err := i.open(p.pathParam, objectsView)
 	if err != nil {
 		return blobsResult{}, err
 	}
 	defer s.remove()
+	repo := s.repo
 	objects, err := i.blobsAsked(ctx, s, p)
 	if err != nil {
 		return blobsResult{}, err
@@ -98,7 +95,7 @@ func (i *inspector) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 		result.Blobs = append(result.Blobs, entry)
 	}
 	total := len(wanted)
-	err = i.readObjects(ctx, s, wanted, int64(most), func(o objectInfo, content string) error {
+	err = i.git.readObjects(ctx, s.command(), wanted, int64(most), func(o objectInfo, content string) error {
 		if o.oid != wanted[0] || o.size != int64(len(content)) {
 			return badOutput("cat-file", []byte(o.oid))
 		}

@@ -49,15 +49,12 @@ func (i *inspector) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	if err != nil {
 		return diffResult{}, err
 	}
-	repo, err := openRepository(i.access, p.pathParam)
-	if err != nil {
-		return diffResult{}, err
-	}
-	s, err := repo.shadow(false)
+	s, err := i.open(p.pathParam, objectsView)
 	if err != nil {
 		return diffResult{}, err
 	}
 	defer s.remove()
+	repo := s.repo
 	to := valueOr(p.To, "HEAD")
 	commits, trees, err := i.treesOf(ctx, s, namedRevision{"from", p.From}, namedRevision{"to", to})
 	if err != nil {

@@ -32,6 +32,16 @@ func (i *inspector) methods() []*method {
 	}
 }
 
+// open finds the repository that a path belongs to and makes its shadow, which
+// the caller removes.
+func (i *inspector) open(p pathParam, view shadowView) (*shadow, error) {
+	repo, err := openRepository(i.access, p)
+	if err != nil {
+		return nil, err
+	}
+	return repo.shadow(view)
+}
+
 // notRepository is the answer for a path that belongs to no repository.
 func notRepository(path string) *rpcError {
 	return failure(codeRepoNotFound, "%s: not in a git repository that this daemon may read", showName(path))

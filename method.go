@@ -79,3 +79,11 @@ func limitParam(name string, given *int, byDefault, most int) (int, error) {
 	}
 	return *given, nil
 }
+
+// valueOr is an optional param's value.
+func valueOr[T any](given *T, byDefault T) T {
+	if given == nil {
+		return byDefault
+	}
+	return *given
+}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -171,52 +170,18 @@ func removePIDFile(root *os.Root, libID string, log *slog.Logger) {
 	}
 }
 
-// lockWorkspace makes this process the workspace's only scheduler. The lock is
-// the kernel's: it ends with the process, however that ends. The error names
-// the pid of the holder. Close the file to unlock.
+// lockWorkspace makes this process the workspace's only scheduler, until the
+// file is closed. The error names the pid of the holder.
 func lockWorkspace(root *os.Root) (*os.File, error) {
-	// The file is never removed by us. When somebody else did so between open
-	// and lock, the lock is on a file that nobody else finds: take the new one.
-	for range 10 {
-		f, err := root.OpenFile(lockFileName, os.O_RDWR|os.O_CREATE|openNonblock, 0o600)
-		if err != nil {
-			return nil, fmt.Errorf("opening the workspace lock: %w", err)
-		}
-		held, err := tryLock(f)
-		if err != nil || held {
-			holder := readLockHolder(f)
-			_ = f.Close()
-			if err != nil {
-				return nil, fmt.Errorf("locking the workspace: %w", err)
-			}
-			return nil, fmt.Errorf("locking the workspace: the scheduler with pid %s uses %s: stop it or choose another --workspace", holder, root.Name())
-		}
-		mine, err1 := f.Stat()
-		named, err2 := root.Stat(lockFileName)
-		if err1 != nil || err2 != nil || !os.SameFile(mine, named) {
-			_ = f.Close()
-			continue
-		}
-		err = f.Truncate(0)
-		if err == nil {
-			_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-		}
-		if err != nil {
-			_ = f.Close()
-			return nil, fmt.Errorf("writing the workspace lock: %w", err)
-		}
-		return f, nil
+	if _, err := identify(os.Getpid()); errors.Is(err, errNotSupported) {
+		return nil, err
 	}
-	return nil, errors.New("locking the workspace: the lock file keeps changing")
-}
-
-// readLockHolder is the pid in the lock file, "unknown" before it is written.
-func readLockHolder(f *os.File) string {
-	buf := make([]byte, 32)
-	n, _ := f.ReadAt(buf, 0)
-	pid := string(bytes.TrimSpace(buf[:n]))
-	if _, err := strconv.Atoi(pid); err != nil {
-		return "unknown"
+	f, err := lockFile(root, lockFileName)
+	if held, ok := errors.AsType[*heldError](err); ok {
+		return nil, fmt.Errorf("locking the workspace: the scheduler with pid %s uses %s: stop it or choose another --workspace", held.pid, root.Name())
 	}
-	return pid
+	if err != nil {
+		return nil, fmt.Errorf("locking the workspace: %w", err)
+	}
+	return f, nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,17 @@ import (
 	"strconv"
 	"strings"
 	"time"
+)
+
+const (
+	// commitBatch is the number of repositories whose last commit one git
+	// process looks up.
+	commitBatch = 100
+	// maxCommitHead is how much of a commit is kept to look for its committer;
+	// the header ends before unless it has a thousand parents.
+	maxCommitHead = 64 << 10
+	// maxCommitSeconds is in the year 33,658: later ones are mistakes.
+	maxCommitSeconds = 999_999_999_999
 )
 
 // lastCommits fills in when the head commits were made. One git looks up many:
@@ -57,24 +67,26 @@ func (f *files) lastCommitBatch(ctx context.Context, repos []*foundRepo, idLengt
 		return err
 	}
 	defer os.RemoveAll(dir)
-	var alternates, ids strings.Builder
+	var alternates strings.Builder
+	var heads []string
 	for _, r := range repos {
 		for _, objects := range r.objects {
 			fmt.Fprintln(&alternates, objects)
 		}
-		fmt.Fprintln(&ids, *r.facts.Head)
+		heads = append(heads, *r.facts.Head)
 	}
 	if err := borrowObjects(dir, alternates.String()); err != nil {
 		return err
 	}
-	times := &commitTimes{}
-	_, err = f.git.run(ctx, gitCommand{
-		args: []string{"cat-file", "--batch"}, gitDir: dir, stdin: strings.NewReader(ids.String()), stdout: times,
-	})
-	for i, r := range repos {
-		if i < len(times.found) && times.found[i] != nil {
-			r.facts.LastCommitAt = new(wireTime(time.Unix(*times.found[i], 0)))
+	times := map[string]string{} // by commit: clones of one repository have the same
+	err = f.git.readObjects(ctx, gitCommand{gitDir: dir}, heads, maxCommitHead, func(o objectInfo, content string) error {
+		if seconds, ok := parseCommitTime(content); ok && o.kind == "commit" {
+			times[o.oid] = wireTime(time.Unix(seconds, 0))
 		}
+		return nil
+	})
+	for _, r := range repos {
+		r.facts.LastCommitAt = optionalString(times[*r.facts.Head])
 	}
 	return err
 }
@@ -108,69 +120,21 @@ func borrowObjects(dir, lines string) error {
 	return os.WriteFile(filepath.Join(dir, "objects", "info", "alternates"), []byte(lines), 0o600)
 }
 
-// maxCommitHead is how much of a commit is kept to look for its committer;
-// the header ends before unless it has a thousand parents.
-const maxCommitHead = 64 << 10
-
-// commitTimes reads the output of `git cat-file --batch`, piece by piece: for
-// each id "<oid> <type> <size>", the object and a newline, or "<oid> missing".
-type commitTimes struct {
-	found []*int64 // in the order asked; nil where there is no commit
-
-	header []byte // the line being read
-	head   []byte // the first part of the object being read
-	left   int64  // bytes of it that are still to come, with the newline
-	commit bool
-}
-
-func (c *commitTimes) Write(p []byte) (int, error) {
-	n := len(p)
-	for len(p) > 0 {
-		if c.left > 0 {
-			part := p[:min(int64(len(p)), c.left)]
-			p = p[len(part):]
-			c.left -= int64(len(part))
-			c.head = append(c.head, part[:min(len(part), maxCommitHead-len(c.head))]...)
-			if c.left == 0 {
-				c.end()
-			}
+// parseCommitTime reads the committer's time, in seconds since 1970, from the
+// text of a commit.
+func parseCommitTime(commit string) (seconds int64, ok bool) {
+	for line := range strings.Lines(commit) {
+		if line == "\n" {
+			break // the message follows
+		}
+		rest, found := strings.CutPrefix(line, "committer ")
+		if !found {
 			continue
 		}
-		i := bytes.IndexByte(p, '\n')
-		length := i
-		if i < 0 {
-			length = len(p)
-		}
-		if len(c.header)+length > maxRefFile {
-			return 0, fmt.Errorf("reading git cat-file: a line of over %d bytes", maxRefFile)
-		}
-		if i < 0 {
-			c.header = append(c.header, p...)
-			break
-		}
-		line := string(append(c.header, p[:i]...))
-		p, c.header = p[i+1:], c.header[:0]
-		fields := strings.Fields(line)
-		if len(fields) == 2 {
-			c.found = append(c.found, nil) // missing
-			continue
-		}
-		if len(fields) != 3 {
-			return 0, fmt.Errorf("reading git cat-file: unexpected line %.100q", line)
-		}
-		size, err := strconv.ParseInt(fields[2], 10, 64)
-		if err != nil || size < 0 || size > 1<<60 {
-			return 0, fmt.Errorf("reading git cat-file: unexpected size in %.100q", line)
-		}
-		c.left, c.commit, c.head = size+1, fields[1] == "commit", c.head[:0]
+		rest = rest[strings.LastIndexByte(rest, '>')+1:]
+		digits, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+		seconds, err := strconv.ParseInt(digits, 10, 64)
+		return seconds, err == nil && seconds >= 0 && seconds <= maxCommitSeconds
 	}
-	return n, nil
-}
-
-func (c *commitTimes) end() {
-	var at *int64
-	if seconds, ok := parseCommitTime(string(c.head)); ok && c.commit {
-		at = &seconds
-	}
-	c.found = append(c.found, at)
+	return 0, false
 }

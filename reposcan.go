@@ -50,19 +50,13 @@ type repoScan struct {
 	maxDepth int
 	limit    int
 	exclude  globs
-	prune    globs           // and those that exclude all that is inside a directory
-	found    chan foundPlace // closed by run
-	repos    int             // sent to found
+	prune    globs            // and those that exclude all that is inside a directory
+	found    chan *repository // closed by run
+	repos    int              // sent to found
 
 	scanned   int
 	seen      map[string]bool // repositories: one start may lie inside another's tree
 	truncated bool
-}
-
-// foundPlace is a repository that is still to be read.
-type foundPlace struct {
-	path, gitDir string
-	bare         bool
 }
 
 // fs/repoScan
@@ -72,10 +66,7 @@ func (f *files) repoScan(ctx context.Context, p repoScanParams) (*repoScanResult
 	if err != nil {
 		return nil, err
 	}
-	depth := defaultScanDepth
-	if p.MaxDepth != nil {
-		depth = *p.MaxDepth
-	}
+	depth := valueOr(p.MaxDepth, defaultScanDepth)
 	switch {
 	case depth < 0 || depth > maxScanDepth:
 		return nil, invalidParam("max_depth", "must be 0 to %d, not %d", maxScanDepth, depth)
@@ -90,7 +81,7 @@ func (f *files) repoScan(ctx context.Context, p repoScanParams) (*repoScanResult
 	if err != nil {
 		return nil, err
 	}
-	s := &repoScan{files: f, maxDepth: depth, limit: limit, exclude: exclude, prune: pruneGlobs(exclude), found: make(chan foundPlace, scanReaders), seen: map[string]bool{}}
+	s := &repoScan{files: f, maxDepth: depth, limit: limit, exclude: exclude, prune: pruneGlobs(exclude), found: make(chan *repository, scanReaders), seen: map[string]bool{}}
 	repos, err := s.run(ctx, starts)
 	if err != nil {
 		return nil, err
@@ -133,15 +124,14 @@ func (s *repoScan) run(ctx context.Context, starts []place) ([]*foundRepo, error
 		mu      sync.Mutex // guards repos
 		repos   []*foundRepo
 	)
-	clean := newRedactor()
 	for range scanReaders {
 		// Ends when found is closed, which the walk below always does.
 		readers.Go(func() {
-			for at := range s.found {
+			for r := range s.found {
 				if ctx.Err() != nil {
 					continue // drain: the walk may be about to send
 				}
-				repo := s.files.readRepo(at.path, at.gitDir, at.bare, clean)
+				repo := s.files.describe(r)
 				mu.Lock()
 				repos = append(repos, &repo)
 				mu.Unlock()
@@ -216,15 +206,9 @@ func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth
 		if err != nil {
 			return err
 		}
-		if after == "" {
-			gitDir, bare := "", false
-			if hasGit {
-				gitDir = s.files.gitDirOf(abs)
-			} else if hasHead && hasObjects && hasRefs && s.files.isGitDir(abs) {
-				gitDir, bare = abs, true
-			}
-			if gitDir != "" {
-				return s.send(ctx, foundPlace{path: abs, gitDir: gitDir, bare: bare})
+		if after == "" && (hasGit || hasHead && hasObjects && hasRefs) {
+			if r := s.files.repositoryIn(abs, !hasGit); r != nil {
+				return s.send(ctx, r)
 			}
 		}
 		if depth >= s.maxDepth {
@@ -268,76 +252,17 @@ func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, dep
 }
 
 // send hands a repository to the readers; errStopWalk when there are too many.
-func (s *repoScan) send(ctx context.Context, at foundPlace) error {
+func (s *repoScan) send(ctx context.Context, r *repository) error {
 	if s.repos == s.limit {
 		s.truncated = true
 		return errStopWalk
 	}
 	s.repos++
-	s.seen[at.path] = true
+	s.seen[r.top.abs] = true
 	select {
-	case s.found <- at:
+	case s.found <- r:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// gitDirOf is the git directory that `.git` in dir stands for: a directory, or
-// a file or link that leads to one; "" when it is none or lies outside the
-// allowed directories.
-func (f *files) gitDirOf(dir string) string {
-	at, err := f.access.within(filepath.Join(dir, ".git"))
-	if err != nil {
-		return ""
-	}
-	info, err := f.access.stat(at)
-	if err != nil {
-		return ""
-	}
-	gitDir := at.abs
-	if !info.IsDir() {
-		text, err := f.readSmall(at.abs, maxRefFile)
-		if err != nil {
-			return ""
-		}
-		target, ok := parseGitFile(text)
-		if !ok {
-			return ""
-		}
-		if !filepath.IsAbs(target) {
-			target = filepath.Join(dir, target)
-		}
-		if at, err = f.access.within(target); err != nil {
-			return ""
-		}
-		gitDir = at.abs
-	}
-	if !f.isGitDir(gitDir) {
-		return ""
-	}
-	return gitDir
-}
-
-// isGitDir tells a git directory as git does: a valid HEAD, and refs and
-// objects, which a linked work tree has in its common directory.
-func (f *files) isGitDir(dir string) bool {
-	text, err := f.readSmall(filepath.Join(dir, "HEAD"), maxRefFile)
-	if err != nil {
-		return false
-	}
-	if _, _, ok := parseHead(text); !ok {
-		return false
-	}
-	common := f.commonDir(dir)
-	for _, name := range []string{"objects", "refs"} {
-		at, err := f.access.within(filepath.Join(common, name))
-		if err != nil {
-			return false
-		}
-		if info, err := f.access.stat(at); err != nil || !info.IsDir() {
-			return false
-		}
-	}
-	return true
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,35 +12,10 @@ import (
 	"time"
 )
 
-// fsGit runs git in dir with a fixed identity and date, and nothing of the
-// user's configuration.
-func fsGit(t testing.TB, dir string, args ...string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "git", args...)
-	cmd.Dir = dir
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + os.DevNull, "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + os.DevNull,
-		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.org", "GIT_COMMITTER_NAME=c", "GIT_COMMITTER_EMAIL=c@example.org",
-		"GIT_AUTHOR_DATE=1000000000 +0000", "GIT_COMMITTER_DATE=1234567890 +0200", "GIT_ALLOW_PROTOCOL=file",
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("git %v: %v\n%s", args, err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
 // fsRepo makes a repository with one commit at dir.
 func fsRepo(t testing.TB, dir string, files map[string]string) string {
 	t.Helper()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	fsGit(t, dir, "init", "-q", "-b", "main")
-	fsWrite(t, dir, files)
-	fsGit(t, dir, "add", "-A")
-	fsGit(t, dir, "commit", "-q", "--allow-empty", "-m", "first")
-	return fsGit(t, dir, "rev-parse", "HEAD")
+	return newTestRepoAt(t, dir, nil).commit("first", files)
 }
 
 func showRepo(r repoFacts) string {
@@ -55,26 +29,26 @@ func showRepo(r repoFacts) string {
 }
 
 func TestRepoScan(t *testing.T) {
-	dir := fsReal(t)
-	const at = "2009-02-13T23:31:30Z"
+	dir := realTempDir(t)
+	const at = "2024-05-06T05:08:10Z"
 	head := fsRepo(t, dir+"/a/work", map[string]string{"f": "x"})
-	fsGit(t, dir+"/a/work", "remote", "add", "other", "https://example.org/other")
-	fsGit(t, dir+"/a/work", "remote", "add", "origin", "https://user:s3cret@example.org/work.git")
+	gitIn(t, dir+"/a/work", "remote", "add", "other", "https://example.org/other")
+	gitIn(t, dir+"/a/work", "remote", "add", "origin", "https://user:s3cret@example.org/work.git")
 	fsRepo(t, dir+"/a/work/nested", nil) // inside a repository: not looked for
-	fsGit(t, dir, "clone", "-q", "--bare", dir+"/a/work", "bare.git")
-	fsGit(t, dir, "clone", "-q", "--depth=1", "file://"+dir+"/a/work", "shallow")
-	fsGit(t, dir+"/shallow", "checkout", "-q", "--detach")
-	fsGit(t, dir+"/a/work", "worktree", "add", "-q", "-b", "side", dir+"/tree")
-	fsGit(t, dir+"/a/work", "pack-refs", "--all")
-	fsGit(t, dir+"/a/work", "gc", "-q")
-	fsGit(t, dir, "init", "-q", "-b", "trunk", "unborn")
-	fsGit(t, dir, "init", "-q", "-b", "main", "--object-format=sha256", "sha256")
-	fsGit(t, dir+"/sha256", "commit", "-q", "--allow-empty", "-m", "x")
-	long := fsGit(t, dir+"/sha256", "rev-parse", "HEAD")
+	gitIn(t, dir, "clone", "-q", "--bare", dir+"/a/work", "bare.git")
+	gitIn(t, dir, "clone", "-q", "--depth=1", "file://"+dir+"/a/work", "shallow")
+	gitIn(t, dir+"/shallow", "checkout", "-q", "--detach")
+	gitIn(t, dir+"/a/work", "worktree", "add", "-q", "-b", "side", dir+"/tree")
+	gitIn(t, dir+"/a/work", "pack-refs", "--all")
+	gitIn(t, dir+"/a/work", "gc", "-q")
+	gitIn(t, dir, "init", "-q", "-b", "trunk", "unborn")
+	gitIn(t, dir, "init", "-q", "-b", "main", "--object-format=sha256", "sha256")
+	gitIn(t, dir+"/sha256", "commit", "-q", "--allow-empty", "-m", "x")
+	long := gitIn(t, dir+"/sha256", "rev-parse", "HEAD")
 	fsRepo(t, dir+"/a/skip/r", nil)
 	fsRepo(t, dir+"/1/2/3/deep", nil)
-	fsWrite(t, dir, map[string]string{"broken/.git/x": "", "broken/file": "", "lie/.git": "gitdir: /etc\n", "half/HEAD": "ref: refs/heads/x\n", "half/objects/": "", "half/refs": "a file"})
-	outside := fsReal(t)
+	writeFiles(t, dir, map[string]string{"broken/.git/x": "", "broken/file": "", "lie/.git": "gitdir: /etc\n", "half/HEAD": "ref: refs/heads/x\n", "half/objects/": "", "half/refs": "a file"})
+	outside := realTempDir(t)
 	fsRepo(t, outside+"/r", nil)
 	if err := errors.Join(os.Symlink(outside, dir+"/link"), os.Symlink(dir+"/a", dir+"/loop"), os.Mkdir(dir+"/away", 0o755),
 		os.Symlink(outside+"/r/.git", dir+"/away/.git")); err != nil {
@@ -131,9 +105,9 @@ func TestRepoScan(t *testing.T) {
 
 // Objects borrowed from outside the allowed directories are not read.
 func TestRepoScanAlternatesOutside(t *testing.T) {
-	dir, outside := fsReal(t), fsReal(t)
+	dir, outside := realTempDir(t), realTempDir(t)
 	fsRepo(t, outside+"/r", nil)
-	fsGit(t, dir, "clone", "-q", "--shared", outside+"/r", "r")
+	gitIn(t, dir, "clone", "-q", "--shared", outside+"/r", "r")
 	got, err := fsOn(t, dir).repoScan(t.Context(), repoScanParams{})
 	if err != nil || len(got.Repos) != 1 || got.Repos[0].Head == nil || got.Repos[0].LastCommitAt != nil {
 		t.Errorf("got %+v, %v", got, err)
@@ -145,7 +119,7 @@ func TestRepoScanAlternatesOutside(t *testing.T) {
 
 // A corrupt object in one repository costs the others nothing.
 func TestRepoScanCorrupt(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	for i := range 7 {
 		head := fsRepo(t, fmt.Sprintf("%s/r%d", dir, i), map[string]string{"f": fmt.Sprint(i)})
 		if i == 3 {
@@ -173,11 +147,11 @@ func TestRepoScanCorrupt(t *testing.T) {
 
 // What a repository's configuration names is not run.
 func TestRepoScanHostileConfig(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	fsRepo(t, dir+"/r", nil)
 	marker := filepath.Join(t.TempDir(), "ran")
 	for _, key := range []string{"core.fsmonitor", "core.sshCommand", "core.pager", "core.alternateRefsCommand", "alias.cat-file"} {
-		fsGit(t, dir+"/r", "config", key, "!touch "+marker)
+		gitIn(t, dir+"/r", "config", key, "!touch "+marker)
 	}
 	got, err := fsOn(t, dir).repoScan(t.Context(), repoScanParams{})
 	if err != nil || len(got.Repos) != 1 || got.Repos[0].LastCommitAt == nil {
@@ -189,7 +163,7 @@ func TestRepoScanHostileConfig(t *testing.T) {
 }
 
 func TestRepoScanCancelled(t *testing.T) {
-	dir := fsReal(t)
+	dir := realTempDir(t)
 	for i := range 3000 {
 		if err := os.MkdirAll(fmt.Sprintf("%s/%d/%d", dir, i%50, i), 0o755); err != nil {
 			t.Fatal(err)
@@ -209,7 +183,7 @@ func TestRepoScanCancelled(t *testing.T) {
 	}
 }
 
-func TestParseRepoConfig(t *testing.T) {
+func TestRemoteURLAndBare(t *testing.T) {
 	for _, test := range []struct{ text, url, bare string }{
 		{"", "", "-"},
 		{"[core]\n\tbare = true\n[remote \"origin\"]\n\turl = https://h/r\n", "https://h/r", "true"},
@@ -224,77 +198,125 @@ func TestParseRepoConfig(t *testing.T) {
 		{"; [remote \"origin\"]\n# url = x\n[remote \"origin", "", "-"},
 		{"[include]\npath = /etc/passwd\n[remote \"origin\"]\n\turl = ok\n", "ok", "-"},
 	} {
-		c := parseRepoConfig(test.text)
+		settings, _ := parseGitConfig(test.text) // what stands before a mistake counts
+		r := &repository{config: settings}
 		bare := "-"
-		if c.bare != nil {
-			bare = fmt.Sprint(*c.bare)
+		if _, said := r.config.get("core", "", "bare"); said {
+			bare = fmt.Sprint(r.config.isTrue("core", "bare"))
 		}
-		if c.remoteURL != test.url || bare != test.bare {
-			t.Errorf("%q: got %q, %s", test.text, c.remoteURL, bare)
+		if r.remoteURL() != test.url || bare != test.bare {
+			t.Errorf("%q: got %q, %s", test.text, r.remoteURL(), bare)
 		}
 	}
 }
 
-func TestParseHead(t *testing.T) {
+func TestParseRefFile(t *testing.T) {
 	id := strings.Repeat("0123456789", 4)
-	for _, test := range []struct {
-		text, oid, ref string
-		ok             bool
-	}{
-		{id + "\n", id, "", true},
-		{id + " branch\n", id, "", true},
-		{"ref: refs/heads/a/b\n", "", "refs/heads/a/b", true},
-		{"ref:\trefs/heads/x", "", "refs/heads/x", true},
-		{"ref: ../../etc/passwd", "", "../../etc/passwd", false},
-		{"ref: refs/../../../x", "", "refs/../../../x", false},
-		{"ref: refs/heads/.git-daemon.x", "", "refs/heads/.git-daemon.x", false},
-		{"", "", "", false},
-		{"root:x:0:0", "root:x:0:0", "", false},
+	for _, test := range []struct{ text, oid, ref string }{
+		{id + "\n", id, ""},
+		{id + " branch\n", id, ""},
+		{"ref: refs/heads/a/b\n", "", "refs/heads/a/b"},
+		{"ref:\trefs/heads/x", "", "refs/heads/x"},
+		{"ref: ../../etc/passwd", "", ""},
+		{"ref: refs/../../../x", "", ""},
+		{"ref: refs/heads/.git-daemon.x", "", ""},
+		{"", "", ""},
+		{"root:x:0:0", "", ""},
 	} {
-		oid, ref, ok := parseHead(test.text)
-		if oid != test.oid || ref != test.ref || ok != test.ok {
-			t.Errorf("%q: got %q, %q, %v", test.text, oid, ref, ok)
+		if oid, ref := parseRefFile(test.text); oid != test.oid || ref != test.ref {
+			t.Errorf("%q: got %q, %q", test.text, oid, ref)
 		}
 	}
 }
 
-func FuzzParseRepoConfig(f *testing.F) {
-	f.Add("[core]\n\tbare = true\n[remote \"origin\"]\n\turl = \"https://h/r\" # x\n")
-	f.Add("[remote \"a\\\"\"]url=\\\n\\")
-	f.Add("[[\"")
-	f.Fuzz(func(t *testing.T, text string) {
-		c := parseRepoConfig(text)
-		if len(c.remoteURL) > len(text) {
-			t.Errorf("a value longer than the file: %q", c.remoteURL)
+func TestParseGitFile(t *testing.T) {
+	for text, want := range map[string]string{
+		"gitdir: ../.git/worktrees/x\n": "../.git/worktrees/x", "gitdir: /a b\r\n": "/a b", "gitdir: ": "", "gitdir:x": "", "": "", "gitdir: a\nb\n": "", "gitdir: a\x00": "",
+	} {
+		if got := parseGitFile(text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
 		}
-		if oid, ref, ok := parseHead(text); ok && (oid == "") == (ref == "") {
-			t.Errorf("HEAD %q: %q, %q", text, oid, ref)
+	}
+}
+
+func FuzzCommitTime(f *testing.F) {
+	f.Add("tree x\ncommitter c <c@h> 1234567890 +0200\n\nmessage\n")
+	f.Add("committer > 99999999999999999999\n")
+	f.Add("committer c <c@h>\n\ncommitter c <c@h> 1 +0000\n")
+	f.Fuzz(func(t *testing.T, commit string) {
+		if seconds, ok := parseCommitTime(commit); ok && (seconds < 0 || seconds > maxCommitSeconds || !strings.Contains(commit, "committer ")) {
+			t.Errorf("%q: %d", commit, seconds)
 		}
 	})
 }
 
-// However the output is cut into pieces, the times are the same.
-func FuzzCommitTimes(f *testing.F) {
-	id := strings.Repeat("a", 40)
-	f.Add([]byte(id+" commit 41\ntree x\ncommitter c <c@h> 1234567890 +0200\n\n"+id+" missing\n"), 3)
-	f.Add([]byte(id+" commit 99999999999999999999\n"), 1)
-	f.Add([]byte(id+" tree 0\n\n"), 2)
-	f.Fuzz(func(t *testing.T, out []byte, step int) {
-		var whole, pieces commitTimes
-		_, err := whole.Write(out)
-		var err2 error
-		for rest := out; len(rest) > 0 && err2 == nil; {
-			n := min(max(step, 1), len(rest))
-			_, err2 = pieces.Write(rest[:n])
-			rest = rest[n:]
-		}
-		if (err == nil) != (err2 == nil) || err == nil && len(whole.found) != len(pieces.found) {
-			t.Fatalf("whole %v %v, pieces %v %v", whole.found, err, pieces.found, err2)
-		}
-		for i, at := range whole.found {
-			if err == nil && (at == nil) != (pieces.found[i] == nil) {
-				t.Errorf("object %d: %v, %v", i, at, pieces.found[i])
+// A repository that is not whole is listed, globbed and searched as far as it
+// goes; one that leads outside is a plain directory.
+func TestRepositoriesThatAreNotWhole(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		spoil    func(top, outside string) error
+		known    bool // by the scan
+		tracked  bool // the index counts: what is tracked is listed although it is ignored
+		branch   string
+		headless bool
+		url      string
+	}{
+		{"whole", func(string, string) error { return nil }, true, true, "main", false, ""},
+		{".git leads outside", func(top, outside string) error {
+			return errors.Join(os.Rename(top+"/.git", outside+"/git"), os.Symlink(outside+"/git", top+"/.git"))
+		}, false, false, "", false, ""},
+		{".git file leads outside", func(top, outside string) error {
+			return errors.Join(os.Rename(top+"/.git", outside+"/git"), os.WriteFile(top+"/.git", []byte("gitdir: "+outside+"/git\n"), 0o644))
+		}, false, false, "", false, ""},
+		{"HEAD is garbage", func(top, _ string) error { return os.WriteFile(top+"/.git/HEAD", []byte("x\n"), 0o644) }, false, false, "", false, ""},
+		{"HEAD of a reftable", func(top, _ string) error {
+			return os.WriteFile(top+"/.git/HEAD", []byte("ref: refs/heads/.invalid\n"), 0o644)
+		}, true, true, "", true, ""},
+		{"config is garbage behind the remote", func(top, _ string) error {
+			return os.WriteFile(top+"/.git/config", []byte("[remote \"origin\"]\nurl = https://u:p@example.org/x\n[core\n"), 0o644)
+		}, true, true, "main", false, "https://example.org/x"},
+		{"objects borrowed outside", func(top, outside string) error {
+			return errors.Join(os.Mkdir(outside+"/objects", 0o755), os.WriteFile(top+"/.git/objects/info/alternates", []byte(outside+"/objects\n"), 0o644))
+		}, true, true, "main", false, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir, outside := realTempDir(t), realTempDir(t)
+			top := dir + "/r"
+			head := fsRepo(t, top, map[string]string{"tracked.log": "foo", "a": "foo"})
+			writeFiles(t, top, map[string]string{".gitignore": "*.log\n", "x.log": "foo"})
+			if err := test.spoil(top, outside); err != nil {
+				t.Fatal(err)
 			}
-		}
-	})
+			f := fsOn(t, dir)
+			want := ".gitignore a"
+			if test.tracked {
+				want += " tracked.log"
+			}
+			if got := strings.Join(fsGlobAll(t, f, globParams{pathParam: pathOf(top)}), " "); got != want {
+				t.Errorf("glob: %s, want %s", got, want)
+			}
+			found, err := f.search(t.Context(), searchParams{pathParam: pathOf(top), Pattern: "foo"})
+			if err != nil || showMatches(found) != "a:1:1:foo [] []\n" {
+				t.Errorf("search: %v, %v", found, err)
+			}
+			scan, err := f.repoScan(t.Context(), repoScanParams{})
+			if err != nil || len(scan.Repos) == 1 != test.known {
+				t.Fatalf("scan: %+v, %v", scan, err)
+			}
+			if !test.known {
+				return
+			}
+			r := scan.Repos[0]
+			if test.branch == "" && r.Branch != nil || test.branch != "" && (r.Branch == nil || *r.Branch != test.branch) {
+				t.Errorf("scan: %s", showRepo(r))
+			}
+			if test.headless && r.Head != nil || !test.headless && (r.Head == nil || *r.Head != head) {
+				t.Errorf("scan: %s", showRepo(r))
+			}
+			if test.url == "" && r.RemoteURL != nil || test.url != "" && (r.RemoteURL == nil || *r.RemoteURL != test.url) {
+				t.Errorf("scan: %s", showRepo(r))
+			}
+		})
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -14,6 +15,9 @@ const (
 	maxSmallFile = 64 << 10
 	// maxAlternateDepth is how deep git itself follows alternates.
 	maxAlternateDepth = 5
+	// maxAlternates bounds the object directories that one repository borrows:
+	// with a few lines in each they would multiply.
+	maxAlternates = 100
 	// maxObjectDepth is how deep the directories below objects go:
 	// info/commit-graphs and some room.
 	maxObjectDepth = 4
@@ -46,28 +50,40 @@ type repository struct {
 // read takes in the small files of the repository and checks where its objects
 // lie.
 func (r *repository) read() error {
-	if err := r.checkObjects(r.objects, 0); err != nil {
+	if err := r.checkObjects(); err != nil {
 		return err
 	}
-	text, err := r.optional(r.common, "config", maxConfigFile)
-	if err != nil {
+	if err := r.readConfig(); err != nil {
 		return err
-	}
-	if r.config, err = parseGitConfig(string(text)); err != nil {
-		return gitFailure(gitCorrupt, "%s: reading its configuration: %v", showName(r.top.abs), err)
-	}
-	if r.config.isTrue("extensions", "worktreeconfig") {
-		if text, err = r.optional(r.gitDir, "config.worktree", maxConfigFile); err != nil {
-			return err
-		}
-		own, err := parseGitConfig(string(text))
-		if err != nil {
-			return gitFailure(gitCorrupt, "%s: reading its configuration: %v", showName(r.top.abs), err)
-		}
-		r.config = append(r.config, own...)
 	}
 	if storage, ok := r.config.get("extensions", "", "refstorage"); ok && !strings.EqualFold(storage, "files") {
 		return gitFailure(gitOther, "%s: keeps its references in the %s format, which is not supported: git refs migrate --ref-format=files changes that", showName(r.top.abs), cleanText(storage))
+	}
+	var err error
+	if r.shallow, err = r.optional(r.common, "shallow", maxPackedRefs); err != nil {
+		return err
+	}
+	if err := r.readRefs(); err != nil {
+		return err
+	}
+	if _, err := r.readHead(); err != nil {
+		return err
+	}
+	switch {
+	case r.headRef != "":
+		r.head = r.refID(r.headRef)
+	case r.head == "":
+		return gitFailure(gitCorrupt, "%s: its HEAD is neither a reference nor a commit id", showName(r.top.abs))
+	}
+	return nil
+}
+
+// readConfig takes in the configuration. What stands before a mistake in it is
+// there in spite of the error.
+func (r *repository) readConfig() error {
+	err := r.addConfig(r.common, "config")
+	if err == nil && r.config.isTrue("extensions", "worktreeconfig") {
+		err = r.addConfig(r.gitDir, "config.worktree")
 	}
 	format, _ := r.config.get("extensions", "", "objectformat")
 	r.sha256 = strings.EqualFold(format, "sha256")
@@ -75,66 +91,104 @@ func (r *repository) read() error {
 	for _, v := range r.config {
 		r.partial = r.partial || v.section == "remote" && v.name == "promisor"
 	}
-	if r.shallow, err = r.optional(r.common, "shallow", maxPackedRefs); err != nil {
-		return err
-	}
-	if err := r.readRefs(); err != nil {
-		return err
-	}
-	return r.readHead()
+	return err
 }
 
-// readHead finds what HEAD names.
-func (r *repository) readHead() error {
-	text, err := r.optional(r.gitDir, "HEAD", maxSmallFile)
+func (r *repository) addConfig(dir place, name string) error {
+	text, err := r.optional(dir, name, maxConfigFile)
 	if err != nil {
 		return err
 	}
-	oid, target := parseRefFile(string(text))
-	switch {
-	case oid != "":
-		r.head = oid
-	case target != "":
-		r.headRef = target
-		r.head = r.refID(target)
-	default:
-		return gitFailure(gitCorrupt, "%s: its HEAD is neither a reference nor a commit id", showName(r.top.abs))
+	settings, err := parseGitConfig(string(text))
+	r.config = append(r.config, settings...)
+	if err != nil {
+		return gitFailure(gitCorrupt, "%s: reading its configuration: %v", showName(r.top.abs), err)
 	}
 	return nil
 }
 
-// checkObjects makes sure that every link below an objects directory, and
-// every alternate of it, stays in the allowed directories.
-func (r *repository) checkObjects(objects place, depth int) error {
-	if depth > maxAlternateDepth {
-		return denied()
+// readHead finds what HEAD names: headRef or, detached, head. It tells whether
+// git takes the directory for a repository by it: both stay empty where HEAD
+// names a reference that no branch can have, as reftable's does.
+func (r *repository) readHead() (known bool, err error) {
+	text, err := r.optional(r.gitDir, "HEAD", maxSmallFile)
+	if err != nil {
+		return false, err
 	}
-	if err := r.checkLinks(objects, maxObjectDepth); err != nil {
-		return err
-	}
-	text, err := r.optional(objects, filepath.Join("info", "alternates"), maxConfigFile)
+	r.head, r.headRef = parseRefFile(string(text))
+	name, symbolic := strings.CutPrefix(string(text), "ref:")
+	return r.head != "" || symbolic && strings.HasPrefix(strings.TrimLeft(name, " \t"), "refs/"), nil
+}
+
+// checkObjects makes sure that all objects, the borrowed ones too, lie in the
+// allowed directories.
+func (r *repository) checkObjects() error {
+	stores, err := r.objectStores()
 	if err != nil {
 		return err
 	}
+	for _, store := range stores {
+		if err := r.checkLinks(store, maxObjectDepth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// objectStores are the repository's objects directory and all that it borrows
+// (gitrepository-layout(5), objects/info/alternates). Each must be allowed.
+func (r *repository) objectStores() ([]place, error) {
+	stores := []place{r.objects}
+	level := stores
+	for range maxAlternateDepth + 1 {
+		var next []place
+		for _, store := range level {
+			more, err := r.alternatesOf(store)
+			if err != nil {
+				return nil, err
+			}
+			for _, p := range more {
+				if slices.ContainsFunc(stores, func(known place) bool { return known.abs == p.abs }) {
+					continue
+				}
+				if len(stores) > maxAlternates {
+					return nil, failure(codeAccessDenied, "%s: borrows from more than %d object directories, which this daemon does not follow", showName(r.top.abs), maxAlternates)
+				}
+				stores, next = append(stores, p), append(next, p)
+			}
+		}
+		if len(next) == 0 {
+			return stores, nil
+		}
+		level = next
+	}
+	return nil, denied()
+}
+
+// alternatesOf are the directories that an objects directory names itself.
+func (r *repository) alternatesOf(store place) ([]place, error) {
+	text, err := r.optional(store, filepath.Join("info", "alternates"), maxConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	var alternates []place
 	for line := range strings.SplitSeq(string(text), "\n") {
 		if line == "" || line[0] == '#' {
 			continue
 		}
 		if line[0] == '"' {
-			return failure(codeAccessDenied, "%s: has a quoted line in objects/info/alternates, which this daemon does not follow", showName(r.top.abs))
+			return nil, failure(codeAccessDenied, "%s: has a quoted line in objects/info/alternates, which this daemon does not follow", showName(r.top.abs))
 		}
-		alternate, err := r.access.within(absoluteFrom(objects.abs, line))
+		p, err := r.access.within(absoluteFrom(store.abs, line))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if info, err := r.access.stat(alternate); err != nil || !info.IsDir() {
+		if info, err := r.access.stat(p); err != nil || !info.IsDir() {
 			continue // git goes on without it
 		}
-		if err := r.checkObjects(alternate, depth+1); err != nil {
-			return err
-		}
+		alternates = append(alternates, p)
 	}
-	return nil
+	return alternates, nil
 }
 
 // checkLinks looks at the names below dir: a pack, an object or a directory of

@@ -125,7 +125,7 @@ func (i *inspector) isCutOff(ctx context.Context, s *shadow, rev string) (bool, 
 	}
 	if isObjectID(rev) {
 		cut := false
-		err := i.readObjects(ctx, s, boundary, maxCommitField, func(_ objectInfo, content string) error {
+		err := i.git.readObjects(ctx, s.command(), boundary, maxCommitField, func(_ objectInfo, content string) error {
 			cut = cut || strings.Contains(content, "\nparent "+rev+"\n")
 			return nil
 		})

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 )
 
@@ -101,12 +102,12 @@ func failure(code errorCode, format string, args ...any) *rpcError {
 	}
 }
 
-// with adds one fact to the error's data.
+// with returns the error with one more fact in its data; a fact of that key is
+// replaced.
 func (e *rpcError) with(key string, value any) *rpcError {
-	data := map[string]any{key: value}
-	for k, v := range e.Data {
-		data[k] = v
-	}
+	data := map[string]any{}
+	maps.Copy(data, e.Data)
+	data[key] = value
 	return &rpcError{Code: e.Code, Message: e.Message, Data: data}
 }
 

@@ -52,7 +52,7 @@ func parseServer(text string) (*url.URL, error) {
 	}
 	if u.Scheme == "" {
 		u.Scheme = "wss"
-		if isLocalHost(host) {
+		if isPrivateHost(host) {
 			u.Scheme = "ws"
 		}
 	}
@@ -86,23 +86,4 @@ func splitServerHost(u *url.URL) (string, error) {
 		return "", fmt.Errorf("the host %q holds a character that no host name has", host)
 	}
 	return host, nil
-}
-
-// isLocalHost tells hosts of this machine or of a private network, by their
-// text: no name is looked up.
-func isLocalHost(host string) bool {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	if ip, err := netip.ParseAddr(host); err == nil {
-		ip = ip.Unmap()
-		return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()
-	}
-	if !strings.Contains(host, ".") {
-		return true // localhost, or a single label such as c4a-server
-	}
-	for _, suffix := range []string{".local", ".localhost", ".internal"} {
-		if strings.HasSuffix(host, suffix) {
-			return true
-		}
-	}
-	return false
 }

@@ -23,17 +23,32 @@ const maxIndexFile = 512 << 20
 type shadow struct {
 	dir  string
 	repo *repository
-	work bool // git sees the work tree
+	view shadowView
 }
 
-// shadow makes the directory; the caller removes it. Without work git knows of
-// no work tree, and reads no attributes or mailmap from one.
-func (r *repository) shadow(work bool) (*shadow, error) {
+// shadowView is what git sees of a repository in a shadow.
+type shadowView int
+
+const (
+	// objectsView has no work tree: git reads no attributes or mailmap from one.
+	objectsView shadowView = iota
+	// rulesView has the work tree and what is ignored in it.
+	rulesView
+	// indexView has the index as well.
+	indexView
+)
+
+// shadow makes the directory; the caller removes it. A bare repository has but
+// its objects to be seen.
+func (r *repository) shadow(view shadowView) (*shadow, error) {
 	dir, err := os.MkdirTemp("", "c4a-inspect-*")
 	if err != nil {
 		return nil, fmt.Errorf("making a temporary git directory: %w", err)
 	}
-	s := &shadow{dir: dir, repo: r, work: work && !r.bare}
+	if r.bare {
+		view = objectsView
+	}
+	s := &shadow{dir: dir, repo: r, view: view}
 	if err := s.fill(); err != nil {
 		s.remove()
 		return nil, err
@@ -50,9 +65,11 @@ func (s *shadow) command(args ...string) gitCommand {
 		args:   args,
 		dir:    s.dir,
 		gitDir: s.dir,
-		env:    []string{"GIT_OBJECT_DIRECTORY=" + s.repo.objects.abs},
 	}
-	if s.work {
+	if s.repo.objects.abs != "" {
+		c.env = []string{"GIT_OBJECT_DIRECTORY=" + s.repo.objects.abs}
+	}
+	if s.view != objectsView {
 		c.dir, c.workTree = s.repo.top.abs, s.repo.top.abs
 	}
 	return c
@@ -65,8 +82,11 @@ func (s *shadow) fill() error {
 		"packed-refs": packedRefs(r.refs),
 		"HEAD":        r.head + "\n",
 	}
-	if r.headRef != "" {
+	switch {
+	case r.headRef != "":
 		files["HEAD"] = "ref: " + r.headRef + "\n"
+	case r.head == "":
+		files["HEAD"] = "ref: refs/heads/main\n" // git needs one
 	}
 	if len(r.shallow) > 0 {
 		files["shallow"] = string(r.shallow)
@@ -74,7 +94,7 @@ func (s *shadow) fill() error {
 	for name, target := range r.symrefs {
 		files[name] = "ref: " + target + "\n"
 	}
-	if s.work {
+	if s.view != objectsView {
 		for _, name := range []string{"exclude", "sparse-checkout"} {
 			from := r.common
 			if name == "sparse-checkout" {
@@ -88,12 +108,16 @@ func (s *shadow) fill() error {
 				files["info/"+name] = string(text)
 			}
 		}
+	}
+	if s.view == indexView {
 		if err := s.copyIndex(); err != nil {
 			return err
 		}
 	}
-	if err := os.Mkdir(filepath.Join(s.dir, "refs"), 0o700); err != nil {
-		return fmt.Errorf("making a temporary git directory: %w", err)
+	for _, name := range []string{"refs", "objects"} {
+		if err := os.Mkdir(filepath.Join(s.dir, name), 0o700); err != nil {
+			return fmt.Errorf("making a temporary git directory: %w", err)
+		}
 	}
 	for name, text := range files {
 		path := filepath.Join(s.dir, filepath.FromSlash(name))
@@ -117,7 +141,7 @@ func (s *shadow) config() string {
 	if r.sha256 {
 		version = 1
 	}
-	fmt.Fprintf(&b, "[core]\n\trepositoryformatversion = %d\n\tbare = %t\n", version, !s.work)
+	fmt.Fprintf(&b, "[core]\n\trepositoryformatversion = %d\n\tbare = %t\n", version, s.view == objectsView)
 	for _, name := range []string{"filemode", "ignorecase", "symlinks", "autocrlf", "eol", "sparsecheckout", "sparsecheckoutcone", "precomposeunicode", "trustctime", "checkstat"} {
 		if value, ok := r.config.get("core", "", name); ok && isPlainValue(value) {
 			fmt.Fprintf(&b, "\t%s = %s\n", name, strings.ToLower(value))
@@ -128,7 +152,7 @@ func (s *shadow) config() string {
 	}
 	// Where the current branch's upstream is: two names and a pattern for names.
 	branch, ok := strings.CutPrefix(r.headRef, "refs/heads/")
-	if !ok || !s.work {
+	if !ok || s.view == objectsView {
 		return b.String()
 	}
 	remote, _ := r.config.get("branch", branch, "remote")

@@ -40,15 +40,12 @@ type remoteInfo struct {
 
 // info answers vcs/info.
 func (i *inspector) info(ctx context.Context, p infoParams) (infoResult, error) {
-	repo, err := openRepository(i.access, p.pathParam)
-	if err != nil {
-		return infoResult{}, err
-	}
-	s, err := repo.shadow(true)
+	s, err := i.open(p.pathParam, indexView)
 	if err != nil {
 		return infoResult{}, err
 	}
 	defer s.remove()
+	repo := s.repo
 	result := infoResult{
 		Path:          showName(repo.top.abs),
 		PathBase64:    nameBase64(repo.top.abs),
@@ -139,6 +136,22 @@ func (r *repository) remotes() []remoteInfo {
 	}
 	slices.SortFunc(remotes, func(a, b remoteInfo) int { return strings.Compare(a.Name, b.Name) })
 	return remotes
+}
+
+// remoteURL is the URL of origin, else of the remote that the configuration
+// names first; "" without one. It has no credentials.
+func (r *repository) remoteURL() string {
+	first := ""
+	for _, v := range r.config {
+		switch {
+		case v.section != "remote" || v.name != "url" || v.subsection == "":
+		case v.subsection == "origin":
+			return withoutCredentials(v.value)
+		case first == "":
+			first = v.value
+		}
+	}
+	return withoutCredentials(first)
 }
 
 // withoutCredentials is a remote's URL fit to be shown. A user name alone is

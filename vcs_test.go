@@ -39,7 +39,7 @@ func TestLogEqualsGitLogOverAllPages(t *testing.T) {
 		if want := strings.Fields(r.git("log", "--format=%H")); !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
-		if want := strings.Split(strings.TrimSuffix(r.git("log", "--format=%P"), "\n"), "\n"); !slices.Equal(parents, want) {
+		if want := strings.Split(strings.TrimSuffix(r.output("", "log", "--format=%P"), "\n"), "\n"); !slices.Equal(parents, want) {
 			t.Errorf("parents %q, want %q", parents, want)
 		}
 		if c := all[0]; c.Subject != "  odd subject \u2603" && c.Subject != "odd subject \u2603" || c.Body != "line 1\nline 2\n\ttab" || c.Author != (commitPerson{"Zo\u00eb \"Q\" B", "zoe@example.org", "2000-01-01T04:59:59Z"}) {
@@ -49,8 +49,8 @@ func TestLogEqualsGitLogOverAllPages(t *testing.T) {
 }
 
 func TestLogFilters(t *testing.T) {
-	dir := resolvedTempDir(t)
-	r := newSampleRepo(t, dir)
+	dir := realTempDir(t)
+	r := newTestRepoAt(t, dir, nil)
 	for n := range 6 {
 		r.write(fmt.Sprintf("sub/f%d", n%2), fmt.Sprint(n))
 		r.git("add", "-A")
@@ -101,7 +101,7 @@ func TestLogFilters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.commit("one more")
+	r.commit("one more", nil)
 	_, err = i.history(t.Context(), logParams{pathParam: at(dir), Limit: new(1), Cursor: page.NextCursor})
 	wantFailure(t, err, codeConflict)
 }
@@ -123,7 +123,7 @@ func TestRefsEqualShowRefOverAllPages(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if *page.Head.Ref != "refs/heads/main" || *page.Head.OID != strings.TrimSpace(r.git("rev-parse", "HEAD")) {
+				if *page.Head.Ref != "refs/heads/main" || *page.Head.OID != r.git("rev-parse", "HEAD") {
 					t.Errorf("head %s", asJSON(t, page.Head))
 				}
 				for _, ref := range page.Refs {
@@ -139,7 +139,7 @@ func TestRefsEqualShowRefOverAllPages(t *testing.T) {
 					break
 				}
 			}
-			if want := strings.Split(strings.TrimSpace(r.git("show-ref", "-d")), "\n"); !slices.Equal(got, want) {
+			if want := strings.Split(r.git("show-ref", "-d"), "\n"); !slices.Equal(got, want) {
 				t.Errorf("%q\nwant %q", got, want)
 			}
 		}
@@ -155,8 +155,8 @@ func TestRefsEqualShowRefOverAllPages(t *testing.T) {
 
 // Every method answers for a repository without commits.
 func TestRepositoryWithoutCommits(t *testing.T) {
-	dir := resolvedTempDir(t)
-	r := newSampleRepo(t, dir)
+	dir := realTempDir(t)
+	r := newTestRepoAt(t, dir, nil)
 	r.write("new", "n")
 	i := newTestInspector(t, dir)
 	info, err := i.info(t.Context(), infoParams{at(dir)})
@@ -183,7 +183,7 @@ func TestRepositoryWithoutCommits(t *testing.T) {
 }
 
 func TestRevisionsOfAllKinds(t *testing.T) {
-	dir := resolvedTempDir(t)
+	dir := realTempDir(t)
 	r, first, second := newOddRepo(t, dir)
 	r.git("tag", "tree-tag", "HEAD^{tree}")
 	i := newTestInspector(t, dir)
@@ -213,12 +213,12 @@ func TestRevisionsOfAllKinds(t *testing.T) {
 }
 
 func TestShallowRepository(t *testing.T) {
-	dir := resolvedTempDir(t)
-	r := newSampleRepo(t, filepath.Join(dir, "full"))
+	dir := realTempDir(t)
+	r := newTestRepoAt(t, filepath.Join(dir, "full"), nil)
 	var ids []string
 	for n := range 4 {
 		r.write("f", fmt.Sprint(n))
-		ids = append(ids, r.commit(fmt.Sprint(n)))
+		ids = append(ids, r.commit(fmt.Sprint(n), nil))
 	}
 	r.git("clone", "-q", "--depth=2", "file://"+r.dir, filepath.Join(dir, "shallow"))
 	i := newTestInspector(t, dir)
@@ -240,7 +240,7 @@ func TestShallowRepository(t *testing.T) {
 }
 
 func TestPathsAndRepositories(t *testing.T) {
-	dir := resolvedTempDir(t)
+	dir := realTempDir(t)
 	r, _, _ := newOddRepo(t, filepath.Join(dir, "repo"))
 	r.git("checkout", "-q", "-f", "main")
 	r.git("clone", "-q", "--bare", r.dir, filepath.Join(dir, "bare.git"))
@@ -284,17 +284,17 @@ func TestPathsAndRepositories(t *testing.T) {
 }
 
 func TestInfoOfAConflictAndSparseCheckout(t *testing.T) {
-	dir := resolvedTempDir(t)
-	r := newSampleRepo(t, filepath.Join(dir, "repo"))
+	dir := realTempDir(t)
+	r := newTestRepoAt(t, filepath.Join(dir, "repo"), nil)
 	r.write("a/f", "1")
 	r.write("b/f", "1")
-	r.commit("base")
+	r.commit("base", nil)
 	r.git("checkout", "-q", "-b", "other")
 	r.write("a/f", "2")
-	r.commit("other")
+	r.commit("other", nil)
 	r.git("checkout", "-q", "main")
 	r.write("a/f", "3")
-	r.commit("ours")
+	r.commit("ours", nil)
 	i := newTestInspector(t, dir)
 	status := func() dirtyCounts {
 		t.Helper()
@@ -337,16 +337,16 @@ func TestURLsAreShownWithoutCredentials(t *testing.T) {
 
 // A layout that cannot be read is told of, not taken for an empty repository.
 func TestRepositoriesThatCannotBeRead(t *testing.T) {
-	for name, spoil := range map[string]func(r *sampleRepo){
-		"reftable":      func(r *sampleRepo) { r.git("config", "extensions.refStorage", "reftable") },
-		"broken config": func(r *sampleRepo) { r.write(".git/config", "[core\n") },
-		"broken HEAD":   func(r *sampleRepo) { r.write(".git/HEAD", "ref: ../../x\n") },
-		"huge HEAD":     func(r *sampleRepo) { r.write(".git/HEAD", strings.Repeat("x", maxSmallFile+1)) },
-		"broken index":  func(r *sampleRepo) { r.write(".git/index", "DIRC and nothing") },
+	for name, spoil := range map[string]func(r *testRepo){
+		"reftable":      func(r *testRepo) { r.git("config", "extensions.refStorage", "reftable") },
+		"broken config": func(r *testRepo) { r.write(".git/config", "[core\n") },
+		"broken HEAD":   func(r *testRepo) { r.write(".git/HEAD", "ref: ../../x\n") },
+		"huge HEAD":     func(r *testRepo) { r.write(".git/HEAD", strings.Repeat("x", maxSmallFile+1)) },
+		"broken index":  func(r *testRepo) { r.write(".git/index", "DIRC and nothing") },
 	} {
-		r := newSampleRepo(t, resolvedTempDir(t))
+		r := newTestRepoAt(t, realTempDir(t), nil)
 		r.write("a", "a")
-		r.commit("a")
+		r.commit("a", nil)
 		spoil(r)
 		_, err := newTestInspector(t, r.dir).info(t.Context(), infoParams{at(r.dir)})
 		if err == nil || asRPCError(err).name() != codeGitFailed {

@@ -50,15 +50,12 @@ func (i *inspector) history(ctx context.Context, p logParams) (logResult, error)
 	if err != nil {
 		return logResult{}, err
 	}
-	repo, err := openRepository(i.access, p.pathParam)
-	if err != nil {
-		return logResult{}, err
-	}
-	s, err := repo.shadow(false)
+	s, err := i.open(p.pathParam, objectsView)
 	if err != nil {
 		return logResult{}, err
 	}
 	defer s.remove()
+	repo := s.repo
 	rev := valueOr(p.Ref, "HEAD")
 	commit, err := i.commitOf(ctx, s, "ref", rev)
 	if err != nil {

@@ -147,7 +147,7 @@ func (i *inspector) peel(ctx context.Context, repo *repository, refs []refEntry)
 	if len(refs) == 0 {
 		return nil
 	}
-	s, err := repo.shadow(false)
+	s, err := repo.shadow(objectsView)
 	if err != nil {
 		return err
 	}

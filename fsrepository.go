@@ -1,0 +1,98 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"hash/fnv"
+	"strconv"
+	"strings"
+)
+
+// workTreeOf is the repository whose work tree a directory belongs to, as far
+// up as is allowed; nil when it belongs to none. A .git that leads outside, or
+// nowhere, does not count.
+func (f *files) workTreeOf(at place) *repository {
+	for dir, ok := at, true; ok; dir, ok = parentOf(f.access, dir) {
+		if r := f.repositoryIn(dir.abs, false); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+// workTreeShadow is a shadow for git to list or search r's files. Where the
+// repository is not whole it knows less: objects out of reach, which only a
+// sparse index needs, are left out, and so is a broken configuration.
+func (f *files) workTreeShadow(r *repository, view shadowView) (*shadow, error) {
+	if err := r.readConfig(); err != nil {
+		f.log.Debug("a repository's configuration", "path", r.top.abs, "error", err)
+	}
+	if view == indexView {
+		if err := r.checkObjects(); err != nil {
+			f.log.Debug("a repository's objects", "path", r.top.abs, "error", err)
+			r.objects = place{}
+		}
+	}
+	return r.shadow(view)
+}
+
+// list asks git which files of a repository are tracked or not ignored. Git
+// lists them all for each page; the cursor holds a sum of their names.
+func (g *globPage) list(f *files, r *repository) error {
+	s, err := f.workTreeShadow(r, indexView)
+	if err != nil {
+		return err
+	}
+	defer s.remove()
+	page := &smallest{after: string(g.cursor.After), most: g.limit}
+	sum := uint64(0)
+	command := s.command("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
+	command.dir = g.abs
+	err = f.git.stream(g.ctx, command, func(out *bufio.Reader) error {
+		return readRecords(out, func(record []byte) error {
+			if err := g.tick(); err != nil {
+				return err
+			}
+			rel := string(record)
+			if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) {
+				return nil // a repository inside this one, or not wanted
+			}
+			hash := fnv.New64a()
+			_, _ = hash.Write(record) // never fails
+			sum += hash.Sum64()       // in any order: git prints untracked files first
+			page.add(dirEntryName{key: rel, name: rel})
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	state := strconv.FormatUint(sum, 36)
+	if len(g.cursor.After) > 0 && g.cursor.State != state {
+		return staleCursor()
+	}
+	g.cursor.State = state
+	self, err := g.start.info()
+	if err != nil {
+		return err
+	}
+	below := &statBelow{start: g.start, dev: self.id.dev}
+	defer below.close()
+	paths := page.sorted()
+	for _, e := range paths {
+		if err := g.tick(); err != nil {
+			return err
+		}
+		info, err := below.lstat(e.name)
+		if err != nil {
+			continue // removed, or behind a link
+		}
+		if err := g.add(e.name, info); errors.Is(err, errStopWalk) {
+			return nil
+		}
+	}
+	if g.more = page.more; g.more {
+		g.cursor.After = []byte(paths[len(paths)-1].name)
+	}
+	return nil
+}

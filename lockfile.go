@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+)
+
+// workLockName is the file that a daemon locks in its work dir.
+const workLockName = secretPrefix + "lock"
+
+// maxLockTries bounds how often a lock file may be replaced while it is being
+// locked: nobody does so twice by chance.
+const maxLockTries = 10
+
+// heldError tells that another process has the lock.
+type heldError struct{ pid string } // "unknown" before the holder has written it
+
+func (e *heldError) Error() string { return "the process with pid " + e.pid + " has the lock" }
+
+// lockFile locks a file of root, made if need be, and writes this process's pid
+// into it. The lock is the kernel's: it ends with the process, however that
+// ends, and when the file is closed. A *heldError names another holder; an
+// error that is errors.ErrUnsupported says that there are no locks here.
+func lockFile(root *os.Root, name string) (*os.File, error) {
+	// The file is never removed by us. When somebody else did so between open
+	// and lock, the lock is on a file that nobody else finds: take the new one.
+	for range maxLockTries {
+		f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|openNonblock, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("opening the lock file: %w", err)
+		}
+		held, err := tryLock(f)
+		if err == nil && held {
+			err = &heldError{pid: readLockHolder(f)}
+		}
+		if err != nil {
+			_ = f.Close() // nothing was written
+			return nil, err
+		}
+		mine, err1 := f.Stat()
+		named, err2 := root.Stat(name)
+		if err1 != nil || err2 != nil || !os.SameFile(mine, named) {
+			_ = f.Close() // nothing was written
+			continue
+		}
+		err = f.Truncate(0)
+		if err == nil {
+			_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("writing the lock file: %w", errors.Join(err, f.Close()))
+		}
+		return f, nil
+	}
+	return nil, errors.New("the lock file keeps changing")
+}
+
+// readLockHolder is the pid in the lock file, "unknown" before it is written.
+func readLockHolder(f *os.File) string {
+	buf := make([]byte, 32)
+	n, _ := f.ReadAt(buf, 0) // what is missing is no number
+	pid := string(bytes.TrimSpace(buf[:n]))
+	if _, err := strconv.Atoi(pid); err != nil {
+		return "unknown"
+	}
+	return pid
+}
+
+// lockWorkDir makes this process the work dir's only daemon, until the file is
+// closed: a second one would clear away what the first is cloning. On a file
+// system without locks it goes on without one, and the file is nil.
+func lockWorkDir(workDir string, log *slog.Logger) (*os.File, error) {
+	root, err := os.OpenRoot(workDir)
+	if err != nil {
+		return nil, fmt.Errorf("locking the work dir: %w", err)
+	}
+	defer root.Close()
+	f, err := lockFile(root, workLockName)
+	switch held, ok := errors.AsType[*heldError](err); {
+	case ok:
+		return nil, fmt.Errorf("locking the work dir: %s is used by another daemon: stop it or choose another --work-dir: %w", workDir, held)
+	case errors.Is(err, errors.ErrUnsupported):
+		log.Warn("the work dir cannot be locked here: start no second daemon in it", "file", filepath.Join(workDir, workLockName), "error", err)
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("locking the work dir: %w", err)
+	}
+	return f, nil
+}

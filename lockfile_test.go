@@ -1,0 +1,104 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// daemonCommand is a real daemon in a work dir.
+func daemonCommand(t *testing.T, workDir, server string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), eventually) // a daemon that should end and does not
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, self)
+	cmd.Args = append([]string{daemonName, "--server", "ws://" + server, "--work-dir", workDir}, args...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	return cmd, &stderr
+}
+
+// startDialing starts a daemon and returns once it dials l: it has all it works
+// on by then. end stops it.
+func startDialing(t *testing.T, workDir string, l net.Listener) (pid int, end func(syscall.Signal)) {
+	t.Helper()
+	cmd, stderr := daemonCommand(t, workDir, l.Addr().String())
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(eventually)); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		t.Fatalf("the daemon did not dial: %v\n%s", err, stderr)
+	}
+	ended := false
+	end = func(sig syscall.Signal) {
+		if ended {
+			return
+		}
+		ended = true
+		_ = cmd.Process.Signal(sig)
+		_ = conn.Close()
+		_ = cmd.Wait()
+	}
+	t.Cleanup(func() { end(syscall.SIGKILL) })
+	return cmd.Process.Pid, end
+}
+
+// A second daemon in a work dir ends with a sentence and clears nothing away
+// there; the first one's end, a SIGKILL too, lets the next one in.
+func TestTwoDaemonsInOneWorkDir(t *testing.T) {
+	workDir := filepath.Join(realTempDir(t), "work")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	first, end := startDialing(t, workDir, l)
+	cloning := filepath.Join(workDir, reposDirName, tempPrefix+"x")
+	if err := os.Mkdir(cloning, 0o700); err != nil {
+		t.Fatal(err)
+	}
+
+	const nowhere = "127.0.0.1:1"
+	second, stderr := daemonCommand(t, workDir, nowhere)
+	exit, _ := errors.AsType[*exec.ExitError](second.Run())
+	if exit == nil || exit.ExitCode() != exitFailure || !strings.Contains(stderr.String(), fmt.Sprintf("pid %d ", first)) || !strings.Contains(stderr.String(), "--work-dir") {
+		t.Errorf("the second daemon: %v\n%s", exit, stderr)
+	}
+	check, _ := daemonCommand(t, workDir, nowhere, "--check")
+	if out, _ := check.Output(); !strings.Contains(string(out), "ok   path: "+workDir) { // it fails at the server, there is none
+		t.Errorf("--check beside the daemon:\n%s", out)
+	}
+	if _, err := os.Stat(cloning); err != nil {
+		t.Errorf("what the first daemon is cloning is gone: %v", err)
+	}
+
+	end(syscall.SIGKILL)
+	_, end = startDialing(t, workDir, l)
+	if _, err := os.Stat(cloning); err == nil {
+		t.Error("the daemon after it did not clear the clone away")
+	}
+	end(syscall.SIGTERM)
+	_, _ = startDialing(t, workDir, l)
+}

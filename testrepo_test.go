@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// testGitEnv is the environment of the tests' own git commands: it reads
+// nobody's configuration, talks to no server and knows the time.
+func testGitEnv() []string {
+	return []string{
+		"PATH=" + os.Getenv("PATH"),
+		"HOME=" + os.DevNull,
+		"GIT_CONFIG_NOSYSTEM=1",
+		"GIT_CONFIG_GLOBAL=" + os.DevNull,
+		"GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@example.org", "GIT_AUTHOR_DATE=2024-05-06T07:08:09+02:00",
+		"GIT_COMMITTER_NAME=Bob", "GIT_COMMITTER_EMAIL=bob@example.org", "GIT_COMMITTER_DATE=2024-05-06T07:08:10+02:00",
+		"GIT_ALLOW_PROTOCOL=file",
+		"GIT_NO_LAZY_FETCH=1",
+		"LC_ALL=C",
+	}
+}
+
+// testRepo is a real repository with a work tree and the branch main.
+type testRepo struct {
+	t   testing.TB
+	dir string
+	env []string // further environment
+}
+
+// newTestRepo makes a repository in a temporary directory; with files they are
+// its first commit, with nil it has no commits.
+func newTestRepo(t testing.TB, files map[string]string) *testRepo {
+	t.Helper()
+	return newTestRepoAt(t, filepath.Join(realTempDir(t), "repo"), files)
+}
+
+// newTestRepoAt is newTestRepo in a directory of the test's choice.
+func newTestRepoAt(t testing.TB, dir string, files map[string]string, initArgs ...string) *testRepo {
+	t.Helper()
+	r := &testRepo{t: t, dir: dir}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.git(append([]string{"init", "-q", "-b", "main", "--template="}, initArgs...)...)
+	if files != nil {
+		r.commit("first", files)
+	}
+	return r
+}
+
+// realTempDir is t.TempDir with its links resolved, as git prints paths.
+func realTempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func (r *testRepo) command(args ...string) *exec.Cmd {
+	cmd := exec.Command("git", append([]string{"-c", "gc.auto=0", "-c", "maintenance.auto=false"}, args...)...)
+	cmd.Dir, cmd.Env = r.dir, append(testGitEnv(), r.env...)
+	return cmd
+}
+
+// git runs git in the repository and returns its trimmed output; it must
+// succeed.
+func (r *testRepo) git(args ...string) string {
+	r.t.Helper()
+	return strings.TrimSpace(r.output("", args...))
+}
+
+// output is git with standard input, its output as it is.
+func (r *testRepo) output(stdin string, args ...string) string {
+	r.t.Helper()
+	out, err := r.tryGit(stdin, args...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return out
+}
+
+// tryGit is output that may fail.
+func (r *testRepo) tryGit(stdin string, args ...string) (string, error) {
+	cmd := r.command(args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("git %q: %w\n%s", args, err, stderr.String())
+	}
+	return stdout.String(), nil
+}
+
+// mayFail runs git where a conflict is what is wanted.
+func (r *testRepo) mayFail(args ...string) {
+	r.t.Helper()
+	if _, err := r.tryGit("", args...); err == nil {
+		r.t.Fatalf("git %q went well", args)
+	}
+}
+
+// write puts a file into the work tree, by a name with slashes.
+func (r *testRepo) write(name, content string) {
+	r.t.Helper()
+	writeFiles(r.t, r.dir, map[string]string{name: content})
+}
+
+// commit writes files, commits everything and returns the commit's id.
+func (r *testRepo) commit(message string, files map[string]string) string {
+	r.t.Helper()
+	writeFiles(r.t, r.dir, files)
+	r.git("add", "-A")
+	r.git("commit", "-q", "--allow-empty", "-m", message)
+	return r.head()
+}
+
+// head is the id of HEAD.
+func (r *testRepo) head() string {
+	r.t.Helper()
+	return r.git("rev-parse", "HEAD")
+}
+
+// gitIn is git in any directory.
+func gitIn(t testing.TB, dir string, args ...string) string {
+	t.Helper()
+	return (&testRepo{t: t, dir: dir}).git(args...)
+}
+
+// writeFiles makes files below dir, by names with slashes; a name that ends in
+// one is a directory.
+func writeFiles(t testing.TB, dir string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		parent := filepath.Dir(path)
+		if strings.HasSuffix(name, "/") {
+			parent = path
+		}
+		if err := os.MkdirAll(parent, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if parent == path {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// wantFailure checks the code that an error crosses the wire with.
+func wantFailure(t testing.TB, err error, code errorCode) {
+	t.Helper()
+	if err == nil || asRPCError(err).name() != code {
+		t.Errorf("got %v (%+v), want %s", err, asRPCError(err), code)
+	}
+}
+
+// wantGitFailure checks for GIT_FAILED with a reason.
+func wantGitFailure(t testing.TB, err error, reason gitReason) {
+	t.Helper()
+	wantFailure(t, err, codeGitFailed)
+	if got := asRPCError(err).Data["reason"]; got != reason {
+		t.Errorf("got %v with the reason %v, want %s", err, got, reason)
+	}
+}
+
+// wantInvalid checks for -32602 that names the parameter.
+func wantInvalid(t testing.TB, err error, param string) {
+	t.Helper()
+	if e := asRPCError(err); err == nil || e.Code != codeInvalidParams || e.Data["param"] != param {
+		t.Errorf("got %v, want invalid params for %s", err, param)
+	}
+}
