@@ -151,15 +151,15 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (*daemon, er
 
 // methods is the table that the dispatcher calls.
 func (d *daemon) methods() []*method {
-	get := newMethod("config/get", "Tells how the daemon was set up; never a token", d.configGet)
+	get := newMethod("config/get", "Tell how the daemon was set up; never a token.", d.configGet)
 	get.inline = true
-	return slices.Concat(
+	return newDiscovery(slices.Concat(
 		[]*method{get},
 		d.credentials.methods(),
 		d.cloner.methods(),
 		newFiles(d.access, d.git, d.cfg.log).methods(),
 		newInspector(d.git, d.access, d.cloner.remotes, d.cfg.log).methods(),
-	)
+	))
 }
 
 // serve keeps the link until a signal, or until it makes no sense.
