@@ -35,6 +35,7 @@ type daemon struct {
 	git         *gitRunner
 	credentials *credentials
 	cloner      *cloner
+	handlers    []*method
 	service     *service
 	instanceID  string
 	began       time.Time
@@ -135,6 +136,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (*daemon, er
 		git: d.git, access: d.access, credentials: d.credentials, log: cfg.log, base: base,
 		maxFiles: cfg.maxCloneFiles, maxBytes: cfg.maxCloneBytes, allowHosts: cfg.allowGitHosts,
 	})
+	d.handlers = newCommandMethods(cfg.handlers, p.environ(), cfg.maxMessage, cfg.log)
 	d.service = &service{
 		methods:       map[string]*method{},
 		tasks:         tasks,
@@ -159,6 +161,7 @@ func (d *daemon) methods() []*method {
 		d.cloner.methods(),
 		newFiles(d.access, d.git, d.cfg.log).methods(),
 		newInspector(d.git, d.access, d.cloner.remotes, d.cfg.log).methods(),
+		d.handlers,
 	))
 }
 
