@@ -177,6 +177,26 @@ func runs(pid int) bool {
 	return true
 }
 
+// TestHandlerClearsAway lets a program tidy up after SIGTERM.
+func TestHandlerClearsAway(t *testing.T) {
+	dir := t.TempDir()
+	gate := filepath.Join(dir, "gate")
+	if err := syscall.Mkfifo(gate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := handlerBench(t, script(t, "my/tool", `trap 'echo done >'"'`+dir+`/cleared'"'; exit 1' TERM; echo >'`+gate+`'; sleep 1000 & wait`))
+	go func() { // ends with the script's line
+		_, _ = os.ReadFile(gate)
+		b.in <- []byte(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}`)
+	}()
+	if got := b.call("my/tool", `{}`); !strings.Contains(got, `"code":-32800`) {
+		t.Error(got)
+	}
+	if _, err := os.Stat(dir + "/cleared"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestHandlerTimeout(t *testing.T) {
 	b := handlerBench(t, script(t, "my/tool", `exec sleep 1000`))
 	if got := b.call("my/tool", `{"timeout_ms":50}`); !strings.Contains(got, `"TIMEOUT"`) {
