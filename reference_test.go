@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -385,13 +384,14 @@ func prettyValue(raw []byte, indent string) string {
 // httpText is an answer as it looks on the wire: status, the headers that
 // matter, the body.
 func httpText(response *http.Response, body string) string {
-	text := "HTTP/1.1 " + response.Status + "\n"
+	var text strings.Builder
+	text.WriteString("HTTP/1.1 " + response.Status + "\n")
 	for _, name := range []string{"Content-Type", "Retry-After"} {
 		if value := response.Header.Get(name); value != "" {
-			text += name + ": " + value + "\n"
+			text.WriteString(name + ": " + value + "\n")
 		}
 	}
-	return text + cmp.Or("\n"+body, "")
+	return text.String() + "\n" + body
 }
 
 // readSome reads to the end, or until enough says so.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 )
 
@@ -104,9 +105,7 @@ func failure(code errorCode, format string, args ...any) *rpcError {
 // with adds one fact to the error's data.
 func (e *rpcError) with(key string, value any) *rpcError {
 	data := map[string]any{key: value}
-	for k, v := range e.Data {
-		data[k] = v
-	}
+	maps.Copy(data, e.Data)
 	return &rpcError{Code: e.Code, Message: e.Message, Data: data}
 }
 

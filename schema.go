@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
@@ -184,12 +185,7 @@ func (s *schema) allows(name string) bool {
 	case string:
 		return types == name
 	case []string:
-		for _, t := range types {
-			if t == name {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(types, name)
 	}
 	return true
 }
