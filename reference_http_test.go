@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -55,15 +56,15 @@ func routeExamples() []routeExample {
 // exampleScheduler is a real one with real daemons.
 type exampleScheduler struct {
 	*scheduler
-	t    *testing.T
+	t    testing.TB
 	http *http.Client
 	root string // stands for /var/lib
 }
 
-func newExampleScheduler(t *testing.T) *exampleScheduler {
+func newExampleScheduler(t testing.TB) *exampleScheduler {
 	t.Helper()
 	root := fsReal(t)
-	log := testLog(t)
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	cfg := &schedulerConfig{
 		host: "127.0.0.1", workspace: filepath.Join(root, "c4a"), maxDaemons: defaultMaxDaemons, idleTimeout: defaultIdleTimeout,
 		spawnTimeout: patience, stopTimeout: defaultStopTimeout, offlineThreshold: defaultOfflineThreshold,
