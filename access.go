@@ -107,8 +107,8 @@ func (a *access) keepSecret(path string) {
 // pathParam is a path from the wire: absolute, or relative to the work dir. A
 // path that is not UTF-8 comes as path_base64.
 type pathParam struct {
-	Path       string `json:"path,omitempty"`
-	PathBase64 string `json:"path_base64,omitempty"`
+	Path       string `json:"path,omitempty" doc:"absolute, or relative to the work dir; path or path_base64 must be given"`
+	PathBase64 string `json:"path_base64,omitempty" doc:"the path in base64, in place of path, where it is not UTF-8"`
 }
 
 // text is the path's bytes, checked: -32602 when it is empty, has a NUL or is

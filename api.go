@@ -28,9 +28,10 @@ type apiConfig struct {
 // and Origin, the token, the route.
 type api struct {
 	apiConfig
-	mux     *http.ServeMux
-	open    map[string]bool // patterns that need no API token
-	started time.Time
+	mux      *http.ServeMux
+	patterns []string        // all routes, in the order of their adding
+	open     map[string]bool // those that need no API token
+	started  time.Time
 }
 
 func newAPI(cfg apiConfig) *api {
@@ -50,13 +51,16 @@ func newAPI(cfg apiConfig) *api {
 
 // handle adds a route, in ServeMux's notation, that the API token opens. Add
 // routes before serving.
-func (a *api) handle(pattern string, h http.HandlerFunc) { a.mux.HandleFunc(pattern, h) }
+func (a *api) handle(pattern string, h http.HandlerFunc) {
+	a.patterns = append(a.patterns, pattern)
+	a.mux.HandleFunc(pattern, h)
+}
 
 // handleOpen adds a route that needs no API token: it is open, or it knows
 // better.
 func (a *api) handleOpen(pattern string, h http.HandlerFunc) {
 	a.open[pattern] = true
-	a.mux.HandleFunc(pattern, h)
+	a.handle(pattern, h)
 }
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -194,68 +193,63 @@ func callParams(name string, words []string) (json.RawMessage, error) {
 	return json.Marshal(params)
 }
 
-// paramTypes are the parameters of a built-in method by name; nil when the
-// method is not one.
-func paramTypes(name string) map[string]reflect.Type {
-	methods := (&daemon{credentials: &credentials{}, cloner: &cloner{}, cfg: &daemonConfig{}}).methods()
+// paramTypes are the schemas of a built-in method's parameters by name; nil when
+// the method is not one.
+func paramTypes(name string) map[string]*schema {
+	methods := builtinMethods()
 	i := slices.IndexFunc(methods, func(m *method) bool { return m.name == name })
 	if i < 0 {
 		return nil
 	}
-	types := map[string]reflect.Type{}
-	for _, t := range []reflect.Type{methods[i].params, reflect.TypeFor[commonParams]()} {
-		for _, f := range reflect.VisibleFields(t) {
-			if key, _, _ := strings.Cut(f.Tag.Get("json"), ","); key != "" && key != "-" {
-				types[key] = f.Type
-			}
-		}
+	params, types := map[string]*schema{}, newSchemas()
+	for _, f := range methods[i].paramFields() {
+		params[f.name] = types.field(f)
 	}
-	return types
+	return params
 }
 
 // callValue converts one VALUE. Of an unknown method it is JSON where it
 // parses, else a text.
-func callValue(types map[string]reflect.Type, key, text string) (any, error) {
+func callValue(types map[string]*schema, key, text string) (any, error) {
 	if types == nil {
 		if json.Valid([]byte(text)) {
 			return json.RawMessage(text), nil
 		}
 		return text, nil
 	}
-	t, ok := types[key]
-	if !ok {
+	t, known := types[key]
+	switch {
+	case !known:
 		return text, nil // the daemon ignores what it does not know
-	}
-	for t.Kind() == reflect.Pointer {
-		if text == "null" {
-			return nil, nil
+	case text == "null" && t.allows("null"):
+		return nil, nil
+	case t.allows("string"):
+		return text, nil
+	case t.allows("boolean"):
+		if value, err := strconv.ParseBool(text); err == nil {
+			return value, nil
 		}
-		t = t.Elem()
-	}
-	var value any = text
-	var err error
-	switch t.Kind() {
-	case reflect.String:
-	case reflect.Bool:
-		value, err = strconv.ParseBool(text)
-	case reflect.Slice:
-		if strings.HasPrefix(text, "[") {
-			var list []any
-			err = json.Unmarshal([]byte(text), &list)
-			value = list
-		} else {
-			value = []any{text}
+		return nil, usage("%s must be true or false, not %q", key, text)
+	case t.allows("array"):
+		if !strings.HasPrefix(text, "[") {
+			return []any{text}, nil
 		}
-	default:
-		if !json.Valid([]byte(text)) {
-			err = errors.New("not JSON")
+		var list []any
+		if json.Unmarshal([]byte(text), &list) == nil {
+			return list, nil
 		}
-		value = json.RawMessage(text)
+		return nil, usage("%s must be a text, which may be repeated, or a JSON array, not %q", key, text)
 	}
-	if err != nil {
-		return nil, usage("%s must be %s, not %q", key, jsonTypeName(t), text)
+	if t.allows("integer") {
+		if value, err := strconv.ParseInt(text, 10, 64); err == nil {
+			return value, nil
+		}
+		return nil, usage("%s must be an integer, not %q", key, text)
 	}
-	return value, nil
+	if !json.Valid([]byte(text)) {
+		return nil, usage("%s must be JSON, not %q", key, text)
+	}
+	return json.RawMessage(text), nil
 }
 
 // callClient talks to a scheduler's HTTP API.

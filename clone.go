@@ -86,16 +86,17 @@ func (c *cloner) wait() {
 
 // methods is what the cloner answers to.
 func (c *cloner) methods() []*method {
-	m := newMethod("vcs/clone", "Clones a repository into the work dir, or brings an earlier clone up to date.", c.clone)
+	m := newMethod("vcs/clone", "Clone a repository into the work dir, or bring an earlier clone up to date.", c.clone)
 	m.timeout, m.clones = cloneMethodTimeout, true
+	m.fails(codeNotConfigured, codeAccessDenied, codeSourceNotFound, codeRepoNotFound, codeCommitNotFound, codeGitFailed)
 	return []*method{m}
 }
 
 type cloneParams struct {
-	URL   string `json:"url"`
-	Name  string `json:"name,omitempty"`
-	Ref   string `json:"ref,omitempty"`
-	Depth *int   `json:"depth,omitempty"`
+	URL   string `json:"url" doc:"https, http, ssh, user@host:path; file and local paths inside an allowed directory"`
+	Name  string `json:"name,omitempty" doc:"below repos/: one to four segments of A-Z a-z 0-9 . _ -; default: the last part of the URL"`
+	Ref   string `json:"ref,omitempty" doc:"branch, tag or full commit id; default: the remote's HEAD"`
+	Depth *int   `json:"depth,omitempty" doc:"commits of history; 0 for all; default 1"`
 }
 
 // cloneAction tells what vcs/clone did.
@@ -108,15 +109,19 @@ const (
 	actionRecloned  cloneAction = "recloned"
 )
 
+func (cloneAction) values() []string {
+	return []string{string(actionCloned), string(actionUpdated), string(actionUnchanged), string(actionRecloned)}
+}
+
 type cloneResult struct {
-	Path       string      `json:"path"`
+	Path       string      `json:"path" doc:"absolute"`
 	Name       string      `json:"name"`
-	URL        string      `json:"url"`
-	Branch     *string     `json:"branch"`
-	Commit     *string     `json:"commit"`
+	URL        string      `json:"url" doc:"without credentials"`
+	Branch     *string     `json:"branch" doc:"null for a tag or commit"`
+	Commit     *string     `json:"commit" doc:"null without commits"`
 	Action     cloneAction `json:"action"`
-	IsEmpty    bool        `json:"is_empty"`
-	IsShallow  bool        `json:"is_shallow"`
+	IsEmpty    bool        `json:"is_empty" doc:"it has no commits"`
+	IsShallow  bool        `json:"is_shallow" doc:"it has a part of its history"`
 	DurationMS int64       `json:"duration_ms"`
 }
 

@@ -25,17 +25,17 @@ const commitFormat = "--format=%H%x00%P%x00%an%x00%ae%x00%at%x00%cn%x00%ce%x00%c
 type commitPerson struct {
 	Name  string `json:"name"`
 	Email string `json:"email"`
-	At    string `json:"at"`
+	At    string `json:"at" doc:"RFC 3339, UTC"`
 }
 
 // commitEntry is one commit of a log.
 type commitEntry struct {
-	OID       string       `json:"oid"`
-	Parents   []string     `json:"parents"`
+	OID       string       `json:"oid" doc:"full id"`
+	Parents   []string     `json:"parents" doc:"full ids"`
 	Author    commitPerson `json:"author"`
 	Committer commitPerson `json:"committer"`
-	Subject   string       `json:"subject"`
-	Body      string       `json:"body"`
+	Subject   string       `json:"subject" doc:"first paragraph of the message"`
+	Body      string       `json:"body" doc:"the rest of it"`
 }
 
 // size is about how many bytes the entry is in an answer.

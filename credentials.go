@@ -88,8 +88,8 @@ func (c *credentials) gitConfig() string {
 
 // authEntry is a stored credential as config/get shows it, without the token.
 type authEntry struct {
-	Protocol string `json:"protocol"`
-	Host     string `json:"host"`
+	Protocol string `json:"protocol" enum:"https,http"`
+	Host     string `json:"host" doc:"with the port where it is not the default"`
 	Username string `json:"username"`
 }
 
@@ -242,22 +242,22 @@ func (c *credentials) forRemote(u remoteURL) (remoteAuth, error) {
 // methods is what the credentials answer to.
 func (c *credentials) methods() []*method {
 	return []*method{
-		newMethod("config/setAuth", "Stores the token that git uses for a host; null removes it. No method reads it back.", c.setAuth),
+		newMethod("config/setAuth", "Store the token that git uses for a host; null removes it. No method reads it back.", c.setAuth).fails(codeNotConfigured),
 	}
 }
 
 type setAuthParams struct {
-	Host     string          `json:"host,omitempty"`
-	URL      string          `json:"url,omitempty"`
-	Token    json.RawMessage `json:"token"` // a string, or null: absent is an error, not a removal
-	Username string          `json:"username,omitempty"`
-	Protocol string          `json:"protocol,omitempty"`
+	Host     string          `json:"host,omitempty" doc:"host or host:port; host or url must be given"`
+	URL      string          `json:"url,omitempty" doc:"a URL of the host, in place of host"`
+	Token    json.RawMessage `json:"token" type:"string,null" doc:"a text, or null to remove the stored one"`
+	Username string          `json:"username,omitempty" doc:"default oauth2"`
+	Protocol string          `json:"protocol,omitempty" enum:"https,http" doc:"default https; http only for loopback and private hosts"`
 }
 
 type setAuthResult struct {
 	Host     string `json:"host"`
 	Username string `json:"username"`
-	Stored   bool   `json:"stored"`
+	Stored   bool   `json:"stored" doc:"false when it was removed"`
 }
 
 // config/setAuth

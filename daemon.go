@@ -36,6 +36,7 @@ type daemon struct {
 	git         *gitRunner
 	credentials *credentials
 	cloner      *cloner
+	handlers    []*method
 	service     *service
 	instanceID  string
 	began       time.Time
@@ -148,6 +149,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 		git: d.git, access: d.access, credentials: d.credentials, log: cfg.log, base: base,
 		maxFiles: cfg.maxCloneFiles, maxBytes: cfg.maxCloneBytes, allowHosts: cfg.allowGitHosts,
 	})
+	d.handlers = newCommandMethods(cfg.handlers, p.environ(), cfg.maxMessage, cfg.log)
 	d.service = &service{
 		methods:       map[string]*method{},
 		tasks:         tasks,
@@ -164,15 +166,16 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 
 // methods is the table that the dispatcher calls.
 func (d *daemon) methods() []*method {
-	get := newMethod("config/get", "Tells how the daemon was set up; never a token", d.configGet)
+	get := newMethod("config/get", "Tell how the daemon was set up; never a token.", d.configGet)
 	get.inline = true
-	return slices.Concat(
+	return newDiscovery(slices.Concat(
 		[]*method{get},
 		d.credentials.methods(),
 		d.cloner.methods(),
 		newFiles(d.access, d.git, d.cfg.log).methods(),
 		newInspector(d.git, d.access, d.cloner.remotes, d.cfg.log).methods(),
-	)
+		d.handlers,
+	))
 }
 
 // serve keeps the link until a signal, or until it makes no sense.

@@ -40,6 +40,7 @@ type daemonConfig struct {
 	maxCloneFiles  int
 	maxCloneBytes  int64
 	allowGitHosts  []string
+	handlers       []handlerSpec
 	heartbeat      time.Duration
 	maxAttempts    int
 	check, version bool
@@ -65,6 +66,7 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 	maxMessage, maxCloneBytes := size(defaultMaxMessage), size(defaultMaxCloneBytes)
 	var server, tokenFile string
 	var allow, gitHosts list
+	var handlers handlerFlag
 	var logs logFlags
 	f := p.newFlagSet(daemonName, daemonIntro)
 	f.StringVar(&server, "server", "", "`ADDRESS` of the server: host:port, ws://…, wss://…")
@@ -81,6 +83,7 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 	f.Var(&gitHosts, "allow-git-host", "`HOSTS` that may be cloned from, such as github.com or *.example.org; repeatable (default: any)")
 	f.DurationVar(&c.heartbeat, "heartbeat-interval", defaultHeartbeatInterval, "`TIME` between heartbeats, unless the server says another")
 	f.IntVar(&c.maxAttempts, "max-reconnect-attempts", defaultMaxAttempts, "`N` failed connections in a row after which to give up; 0 never")
+	f.Var(&handlers, "handler", "`ns/method=COMMAND` that answers a method of your own: params on its standard input, the result on its standard output; repeatable, a line each in the variable")
 	logs.register(f)
 	f.BoolVar(&c.check, "check", false, "try the server, token, git and paths, tell, and exit 0 or 1")
 	f.BoolVar(&c.version, "version", false, "print the version and exit")
@@ -93,7 +96,7 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 	if f.NArg() > 0 {
 		return nil, usage("unexpected argument %q: flags only", f.Arg(0))
 	}
-	c.allow, c.allowGitHosts = allow, gitHosts
+	c.allow, c.allowGitHosts, c.handlers = allow, gitHosts, handlers
 	c.maxMessage, c.maxCloneBytes = int(maxMessage), int64(maxCloneBytes)
 	var err error
 	if c.log, err = logs.logger(p); err != nil {

@@ -69,8 +69,8 @@ type job struct {
 
 // commonParams are what every method takes.
 type commonParams struct {
-	TaskID    *string `json:"task_id,omitempty"`
-	TimeoutMS *int64  `json:"timeout_ms,omitempty"`
+	TaskID    *string `json:"task_id,omitempty" doc:"a name that the caller makes up: progress carries it, and a request asked again with it joins the first; at most 256 bytes"`
+	TimeoutMS *int64  `json:"timeout_ms,omitempty" doc:"time limit in milliseconds, at most a day"`
 }
 
 func (d *dispatcher) notify(method string, _ json.RawMessage) {

@@ -23,19 +23,23 @@ const (
 	statusExited   entryStatus = "exited"
 )
 
+func (entryStatus) values() []string {
+	return []string{string(statusStarting), string(statusReady), string(statusStopping), string(statusExited)}
+}
+
 // poolEntry is a daemon of the pool as the HTTP API shows it.
 type poolEntry struct {
 	LibID          string      `json:"lib_id"`
-	MachineID      string      `json:"machine_id"`
+	MachineID      string      `json:"machine_id" doc:"cloud_ and the lib_id"`
 	Status         entryStatus `json:"status"`
 	PID            int         `json:"pid,omitempty"`
-	WorkDir        string      `json:"work_dir"`
+	WorkDir        string      `json:"work_dir" doc:"absolute"`
 	StartedAt      time.Time   `json:"started_at,omitzero"`
 	LastUsedAt     time.Time   `json:"last_used_at,omitzero"`
-	Busy           bool        `json:"busy"`
+	Busy           bool        `json:"busy" doc:"it works on a request"`
 	ActiveRequests int         `json:"active_requests"`
-	Restarts       int         `json:"restarts"` // respawns after a death
-	LastError      string      `json:"last_error,omitempty"`
+	Restarts       int         `json:"restarts" doc:"respawns after a death"`
+	LastError      string      `json:"last_error,omitempty" doc:"why it ended, where it did"`
 }
 
 // entry is one lib_id with a child, or on the way to or from one. Its owner,

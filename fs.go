@@ -32,13 +32,14 @@ func newFiles(access *access, git *gitRunner, log *slog.Logger) *files {
 
 // methods is the table of fs/*.
 func (f *files) methods() []*method {
+	path := []errorCode{codeAccessDenied, codeSourceNotFound, codeNotConfigured}
 	return []*method{
-		newMethod("fs/repoScan", "Find git repositories.", f.repoScan),
-		newMethod("fs/listDir", "List a directory, page by page.", f.listDir),
-		newMethod("fs/stat", "Describe files, following links.", f.stat),
-		newMethod("fs/readFile", "Read a file or a part of it.", f.readFile),
-		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob),
-		newMethod("fs/search", "Search the files of a tree for a text or a regular expression.", f.search),
+		newMethod("fs/repoScan", "Find git repositories.", f.repoScan).fails(path...),
+		newMethod("fs/listDir", "List a directory, page by page.", f.listDir).fails(path...),
+		newMethod("fs/stat", "Describe files, following links.", f.stat).fails(path...),
+		newMethod("fs/readFile", "Read a file or a part of it.", f.readFile).fails(path...),
+		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob).fails(path...).fails(codeGitFailed),
+		newMethod("fs/search", "Search the files of a tree for a text or a regular expression.", f.search).fails(path...).fails(codeGitFailed),
 	}
 }
 
@@ -54,23 +55,23 @@ func (f *files) openDir(p pathParam) (place, *dirHandle, error) {
 
 type statParams struct {
 	pathParam
-	Paths []string `json:"paths,omitempty"` // in place of path: at most 1,000
+	Paths []string `json:"paths,omitempty" doc:"in place of path: at most 1,000"`
 }
 
 type statResult struct {
-	Entries []statEntry `json:"entries"` // in the order asked
+	Entries []statEntry `json:"entries" doc:"in the order asked"`
 }
 
 // statEntry describes one path. Only path and exists are there for what does
 // not exist.
 type statEntry struct {
-	Path       string `json:"path"` // absolute, links resolved
-	PathBase64 string `json:"path_base64,omitempty"`
-	Exists     bool   `json:"exists"`
-	Type       string `json:"type,omitempty"` // file, dir or other
-	Size       *int64 `json:"size,omitempty"`
-	Mode       string `json:"mode,omitempty"`  // such as 0644
-	Mtime      string `json:"mtime,omitempty"` // RFC 3339, UTC
+	Path       string `json:"path" doc:"absolute, links resolved"`
+	PathBase64 string `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
+	Exists     bool   `json:"exists" doc:"when false, only path is there beside it"`
+	Type       string `json:"type,omitempty" enum:"file,dir,other" doc:"of what the path leads to"`
+	Size       *int64 `json:"size,omitempty" doc:"bytes"`
+	Mode       string `json:"mode,omitempty" doc:"permissions, such as 0644"`
+	Mtime      string `json:"mtime,omitempty" doc:"RFC 3339, UTC"`
 }
 
 // fs/stat

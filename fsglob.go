@@ -14,23 +14,23 @@ import (
 
 type globParams struct {
 	pathParam
-	Include          []string `json:"include,omitempty"`           // globs; all files when absent
-	Exclude          []string `json:"exclude,omitempty"`           // globs
-	RespectGitignore *bool    `json:"respect_gitignore,omitempty"` // true when absent
-	Limit            *int     `json:"limit,omitempty"`             // 1 to 10,000, which is also the default
-	Cursor           *string  `json:"cursor,omitempty"`
+	Include          []string `json:"include,omitempty" doc:"globs as in git, such as **/*.go; default: all files"`
+	Exclude          []string `json:"exclude,omitempty" doc:"globs"`
+	RespectGitignore *bool    `json:"respect_gitignore,omitempty" doc:"leave out what git ignores; default true"`
+	Limit            *int     `json:"limit,omitempty" doc:"files of a page, 1 to 10,000, which is the default"`
+	Cursor           *string  `json:"cursor,omitempty" doc:"next_cursor of the page before"`
 }
 
 type globResult struct {
-	Files      []globFile `json:"files"` // regular files, by the bytes of their paths
-	NextCursor *string    `json:"next_cursor"`
+	Files      []globFile `json:"files" doc:"regular files, by the bytes of their paths"`
+	NextCursor *string    `json:"next_cursor" doc:"null at the end"`
 }
 
 type globFile struct {
-	Path       string `json:"path"` // relative to the path asked for, with slashes
-	PathBase64 string `json:"path_base64,omitempty"`
-	Size       int64  `json:"size"`
-	Mtime      string `json:"mtime"`
+	Path       string `json:"path" doc:"relative to the path asked for, with /"`
+	PathBase64 string `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
+	Size       int64  `json:"size" doc:"bytes"`
+	Mtime      string `json:"mtime" doc:"RFC 3339, UTC"`
 }
 
 // fs/glob

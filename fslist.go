@@ -13,28 +13,28 @@ const defaultListLimit = 1000
 
 type listDirParams struct {
 	pathParam
-	Limit  *int    `json:"limit,omitempty"` // 1 to 10,000; 1,000 when absent
-	Cursor *string `json:"cursor,omitempty"`
+	Limit  *int    `json:"limit,omitempty" doc:"entries of a page, 1 to 10,000; default 1,000"`
+	Cursor *string `json:"cursor,omitempty" doc:"next_cursor of the page before"`
 }
 
 type listDirResult struct {
-	Path       string     `json:"path"` // absolute, links resolved
-	PathBase64 string     `json:"path_base64,omitempty"`
-	Entries    []dirEntry `json:"entries"` // by the bytes of their names
-	NextCursor *string    `json:"next_cursor"`
+	Path       string     `json:"path" doc:"absolute, links resolved"`
+	PathBase64 string     `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
+	Entries    []dirEntry `json:"entries" doc:"by the bytes of their names"`
+	NextCursor *string    `json:"next_cursor" doc:"null at the end"`
 }
 
 // dirEntry describes a directory's entry, a link itself and not what it points
 // to.
 type dirEntry struct {
 	Name         string `json:"name"`
-	NameBase64   string `json:"name_base64,omitempty"`
-	Type         string `json:"type"` // file, dir, symlink or other
-	Size         int64  `json:"size"`
-	Mode         string `json:"mode"`
-	Mtime        string `json:"mtime"`
-	Target       string `json:"target,omitempty"` // of a link that stays inside the allowed directories
-	TargetBase64 string `json:"target_base64,omitempty"`
+	NameBase64   string `json:"name_base64,omitempty" doc:"the name in base64, where it is not UTF-8"`
+	Type         string `json:"type" enum:"file,dir,symlink,other" doc:"of a link itself, not of what it points to"`
+	Size         int64  `json:"size" doc:"bytes"`
+	Mode         string `json:"mode" doc:"permissions, such as 0644"`
+	Mtime        string `json:"mtime" doc:"RFC 3339, UTC"`
+	Target       string `json:"target,omitempty" doc:"of a link that stays inside the allowed directories"`
+	TargetBase64 string `json:"target_base64,omitempty" doc:"the target in base64, where it is not UTF-8"`
 }
 
 // jsonSize is what the entry takes at most in a result.

@@ -30,23 +30,23 @@ const (
 
 type readFileParams struct {
 	pathParam
-	Offset *int64 `json:"offset,omitempty"` // in bytes; 0 when absent
-	Length *int   `json:"length,omitempty"` // 1 to 8 MiB; 4 MiB when absent
+	Offset *int64 `json:"offset,omitempty" doc:"bytes to skip; default 0"`
+	Length *int   `json:"length,omitempty" doc:"bytes, 1 to 8 MiB; default 4 MiB"`
 }
 
 // readFileResult is a part of a file. length may be less than asked before the
 // end: text ends at a whole character, and before its JSON would be too long.
 // Reading goes on at offset + length until eof.
 type readFileResult struct {
-	Path       string `json:"path"` // absolute, links resolved
-	PathBase64 string `json:"path_base64,omitempty"`
+	Path       string `json:"path" doc:"absolute, links resolved"`
+	PathBase64 string `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
 	Content    string `json:"content"`
-	Encoding   string `json:"encoding"` // utf-8 or base64
-	Offset     int64  `json:"offset"`
-	Length     int    `json:"length"` // bytes of the file in content
-	Size       int64  `json:"size"`   // of the whole file, when the part had been read
-	EOF        bool   `json:"eof"`
-	Mtime      string `json:"mtime"`
+	Encoding   string `json:"encoding" enum:"utf-8,base64" doc:"base64 where the part is not UTF-8 or holds a NUL"`
+	Offset     int64  `json:"offset" doc:"of the part"`
+	Length     int    `json:"length" doc:"bytes of the file in content: may be less than asked; go on at offset + length"`
+	Size       int64  `json:"size" doc:"bytes of the whole file"`
+	EOF        bool   `json:"eof" doc:"the part reaches the end"`
+	Mtime      string `json:"mtime" doc:"RFC 3339, UTC"`
 }
 
 // fs/readFile

@@ -25,28 +25,28 @@ const (
 
 type searchParams struct {
 	pathParam
-	Pattern       string   `json:"pattern"`                  // one line
-	Regexp        bool     `json:"regexp,omitempty"`         // an extended regular expression (POSIX) in place of a fixed text
-	CaseSensitive *bool    `json:"case_sensitive,omitempty"` // true when absent
-	Include       []string `json:"include,omitempty"`        // globs; all files when absent
-	Exclude       []string `json:"exclude,omitempty"`        // globs
-	ContextLines  *int     `json:"context_lines,omitempty"`  // 0 to 20; 0 when absent
-	Limit         *int     `json:"limit,omitempty"`          // 1 to 10,000; 1,000 when absent
+	Pattern       string   `json:"pattern" doc:"one line"`
+	Regexp        bool     `json:"regexp,omitempty" doc:"pattern is an extended regular expression (POSIX); default false: a fixed text"`
+	CaseSensitive *bool    `json:"case_sensitive,omitempty" doc:"default true"`
+	Include       []string `json:"include,omitempty" doc:"globs; default: all files"`
+	Exclude       []string `json:"exclude,omitempty" doc:"globs"`
+	ContextLines  *int     `json:"context_lines,omitempty" doc:"lines around a match, 0 to 20; default 0"`
+	Limit         *int     `json:"limit,omitempty" doc:"matches, 1 to 10,000; default 1,000"`
 }
 
 type searchResult struct {
-	Matches   []searchMatch `json:"matches"` // a line each
-	Truncated bool          `json:"truncated"`
+	Matches   []searchMatch `json:"matches" doc:"a line each"`
+	Truncated bool          `json:"truncated" doc:"there are more than limit"`
 }
 
 type searchMatch struct {
-	Path       string   `json:"path"` // relative to the path asked for, with slashes
-	PathBase64 string   `json:"path_base64,omitempty"`
-	Line       int      `json:"line"`   // from 1
-	Column     int      `json:"column"` // of the first match, in bytes, from 1
-	Text       string   `json:"text"`   // the first 2,000 bytes of the line
-	Before     []string `json:"before"`
-	After      []string `json:"after"`
+	Path       string   `json:"path" doc:"relative to the path asked for, with /"`
+	PathBase64 string   `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
+	Line       int      `json:"line" doc:"from 1"`
+	Column     int      `json:"column" doc:"of the first match, in bytes, from 1"`
+	Text       string   `json:"text" doc:"the first 2,000 bytes of the line"`
+	Before     []string `json:"before" doc:"context lines"`
+	After      []string `json:"after" doc:"context lines"`
 }
 
 // fs/search

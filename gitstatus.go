@@ -13,10 +13,10 @@ import (
 // one path may count as staged and as unstaged. Untracked directories count as
 // one.
 type dirtyCounts struct {
-	Staged     int `json:"staged"`
-	Unstaged   int `json:"unstaged"`
-	Untracked  int `json:"untracked"`
-	Conflicted int `json:"conflicted"`
+	Staged     int `json:"staged" doc:"paths"`
+	Unstaged   int `json:"unstaged" doc:"paths"`
+	Untracked  int `json:"untracked" doc:"paths; a directory counts as one"`
+	Conflicted int `json:"conflicted" doc:"paths"`
 }
 
 // workStatus is what git status --porcelain=v2 --branch tells.

@@ -8,10 +8,10 @@ import (
 // diskUsage is how full the workspace's disk is. FreeBytes is what an ordinary
 // user may still write, UsedPercent is df's.
 type diskUsage struct {
-	Path        string  `json:"path"`
+	Path        string  `json:"path" doc:"the workspace's"`
 	TotalBytes  uint64  `json:"total_bytes"`
-	FreeBytes   uint64  `json:"free_bytes"`
-	UsedPercent float64 `json:"used_percent"`
+	FreeBytes   uint64  `json:"free_bytes" doc:"what an ordinary user may still write"`
+	UsedPercent float64 `json:"used_percent" doc:"as df's"`
 }
 
 // newDiskUsage computes it from a file system's counts of blocks.

@@ -64,7 +64,7 @@ type machine struct {
 type machineView struct {
 	handshakeParams
 	LibID           string     `json:"lib_id"`
-	Status          string     `json:"status"` // "online" or "offline"
+	Status          string     `json:"status" enum:"online,offline"`
 	ConnectedAt     time.Time  `json:"connected_at"`
 	LastHeartbeatAt *time.Time `json:"last_heartbeat_at"`
 	ActiveRequests  int        `json:"active_requests"`

@@ -17,31 +17,31 @@ const (
 // manifestParams are the params of index/manifest.
 type manifestParams struct {
 	pathParam
-	Commit  *string  `json:"commit,omitempty"`
-	Include []string `json:"include,omitempty"`
-	Exclude []string `json:"exclude,omitempty"`
-	Limit   *int     `json:"limit,omitempty"`
-	Cursor  *string  `json:"cursor,omitempty"`
+	Commit  *string  `json:"commit,omitempty" doc:"branch, tag or commit; default HEAD"`
+	Include []string `json:"include,omitempty" doc:"globs; default: all files"`
+	Exclude []string `json:"exclude,omitempty" doc:"globs"`
+	Limit   *int     `json:"limit,omitempty" doc:"files of a page, 1 to 100,000; default 10,000"`
+	Cursor  *string  `json:"cursor,omitempty" doc:"next_cursor of the page before"`
 }
 
 // manifestResult is the result of index/manifest. Commit and tree are null in
 // a repository without commits; the tree is that of the path asked for.
 type manifestResult struct {
-	Commit     *string        `json:"commit"`
-	Tree       *string        `json:"tree"`
-	Files      []manifestFile `json:"files"`
-	Total      int64          `json:"total"`
-	NextCursor *string        `json:"next_cursor"`
+	Commit     *string        `json:"commit" doc:"its full id, null in a repository without commits"`
+	Tree       *string        `json:"tree" doc:"id of the tree at the path asked for"`
+	Files      []manifestFile `json:"files" doc:"by the bytes of their paths"`
+	Total      int64          `json:"total" doc:"files on all pages"`
+	NextCursor *string        `json:"next_cursor" doc:"null at the end"`
 }
 
 // manifestFile is a file, symbolic link or submodule of a commit. The size is
 // null for a submodule, and in a partial clone.
 type manifestFile struct {
-	Path       string `json:"path"`
-	PathBase64 string `json:"path_base64,omitempty"`
-	OID        string `json:"oid"`
-	Mode       string `json:"mode"`
-	Size       *int64 `json:"size"`
+	Path       string `json:"path" doc:"relative to the path asked for, with /"`
+	PathBase64 string `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
+	OID        string `json:"oid" doc:"of the blob; of the commit for a submodule"`
+	Mode       string `json:"mode" doc:"six octal digits as git prints them"`
+	Size       *int64 `json:"size" doc:"bytes; null for a submodule and in a partial clone"`
 }
 
 // manifest answers index/manifest.

@@ -21,27 +21,27 @@ const (
 // blobsParams are the params of index/readBlobs: oids or files.
 type blobsParams struct {
 	pathParam
-	OIDs     []string `json:"oids,omitempty"`
-	Files    []string `json:"files,omitempty"`
-	Commit   *string  `json:"commit,omitempty"`
-	MaxBytes *int     `json:"max_bytes,omitempty"`
+	OIDs     []string `json:"oids,omitempty" doc:"full ids of blobs, at most 100,000; oids or files must be given"`
+	Files    []string `json:"files,omitempty" doc:"paths relative to path, in place of oids"`
+	Commit   *string  `json:"commit,omitempty" doc:"that files are read from; default HEAD"`
+	MaxBytes *int     `json:"max_bytes,omitempty" doc:"content of one answer, 1 to 64 MiB; default 8 MiB"`
 }
 
 // blobsResult is the result of index/readBlobs. next_index is the index of the
 // first id or name that is left for another request, null when none is.
 type blobsResult struct {
-	Blobs     []blobEntry `json:"blobs"`
-	NextIndex *int        `json:"next_index"`
+	Blobs     []blobEntry `json:"blobs" doc:"in the order asked"`
+	NextIndex *int        `json:"next_index" doc:"the first that is left for another request, null when none is"`
 }
 
 // blobEntry is a blob with its content, or why it has none.
 type blobEntry struct {
-	OID      *string   `json:"oid"`
-	Path     string    `json:"path,omitempty"`
-	Size     *int64    `json:"size,omitempty"`
-	Encoding string    `json:"encoding,omitempty"`
+	OID      *string   `json:"oid" doc:"null where the commit has no such file"`
+	Path     string    `json:"path,omitempty" doc:"as asked"`
+	Size     *int64    `json:"size,omitempty" doc:"bytes"`
+	Encoding string    `json:"encoding,omitempty" enum:"utf-8,base64"`
 	Content  *string   `json:"content,omitempty"`
-	Error    *rpcError `json:"error,omitempty"`
+	Error    *rpcError `json:"error,omitempty" doc:"in place of the content"`
 }
 
 // readBlobs answers index/readBlobs.

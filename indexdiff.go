@@ -13,34 +13,34 @@ import (
 // diffParams are the params of index/diff.
 type diffParams struct {
 	pathParam
-	From    string  `json:"from"`
-	To      *string `json:"to,omitempty"`
-	Renames *bool   `json:"renames,omitempty"`
-	Limit   *int    `json:"limit,omitempty"`
-	Cursor  *string `json:"cursor,omitempty"`
+	From    string  `json:"from" doc:"branch, tag or commit"`
+	To      *string `json:"to,omitempty" doc:"branch, tag or commit; default HEAD"`
+	Renames *bool   `json:"renames,omitempty" doc:"find renames; default true"`
+	Limit   *int    `json:"limit,omitempty" doc:"changes of a page, 1 to 100,000; default 10,000"`
+	Cursor  *string `json:"cursor,omitempty" doc:"next_cursor of the page before"`
 }
 
 // diffResult is the result of index/diff; from and to are commit ids.
 type diffResult struct {
-	From       *string      `json:"from"`
-	To         *string      `json:"to"`
-	Changes    []diffChange `json:"changes"`
-	NextCursor *string      `json:"next_cursor"`
+	From       *string      `json:"from" doc:"commit id"`
+	To         *string      `json:"to" doc:"commit id"`
+	Changes    []diffChange `json:"changes" doc:"by path"`
+	NextCursor *string      `json:"next_cursor" doc:"null at the end"`
 }
 
 // diffChange is a path that differs. A deleted one has no oid and the mode
 // 000000, an added one no old_oid; the size is the new blob's.
 type diffChange struct {
-	Status        string  `json:"status"`
-	Path          string  `json:"path"`
-	PathBase64    string  `json:"path_base64,omitempty"`
-	OldPath       string  `json:"old_path,omitempty"`
-	OldPathBase64 string  `json:"old_path_base64,omitempty"`
-	Score         *int    `json:"score,omitempty"`
-	OID           *string `json:"oid"`
-	OldOID        *string `json:"old_oid"`
-	Mode          string  `json:"mode"`
-	Size          *int64  `json:"size"`
+	Status        string  `json:"status" enum:"A,M,D,R,C,T" doc:"added, modified, deleted, renamed, copied, type changed"`
+	Path          string  `json:"path" doc:"relative to the path asked for, with /"`
+	PathBase64    string  `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
+	OldPath       string  `json:"old_path,omitempty" doc:"of a rename"`
+	OldPathBase64 string  `json:"old_path_base64,omitempty" doc:"the old path in base64, where it is not UTF-8"`
+	Score         *int    `json:"score,omitempty" doc:"percent of likeness of a rename"`
+	OID           *string `json:"oid" doc:"null when deleted"`
+	OldOID        *string `json:"old_oid" doc:"null when added"`
+	Mode          string  `json:"mode" doc:"six octal digits; 000000 when deleted"`
+	Size          *int64  `json:"size" doc:"the new blob's bytes"`
 }
 
 // diff answers index/diff.

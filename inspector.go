@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"slices"
 )
 
 // inspector answers what a caller asks about repositories of the machine. It
@@ -22,13 +23,15 @@ func newInspector(git *gitRunner, access *access, remotes *remotes, log *slog.Lo
 
 // methods are the inspector's rows of the method table.
 func (i *inspector) methods() []*method {
+	repo := []errorCode{codeAccessDenied, codeRepoNotFound, codeNotConfigured, codeGitFailed}
+	commit := slices.Concat(repo, []errorCode{codeCommitNotFound, codeCommitNotAvailable})
 	return []*method{
-		newMethod("vcs/info", "What a repository is and how it stands.", i.info),
-		newMethod("vcs/refs", "The references of a repository or a remote.", i.listRefs),
-		newMethod("vcs/log", "The commits that a revision leads to.", i.history),
-		newMethod("index/manifest", "The files of a commit.", i.manifest),
-		newMethod("index/readBlobs", "The contents of many files of a commit at once.", i.readBlobs),
-		newMethod("index/diff", "What differs between two commits.", i.diff),
+		newMethod("vcs/info", "Tell what a repository is and how it stands.", i.info).fails(repo...),
+		newMethod("vcs/refs", "List the references of a repository or a remote, page by page.", i.listRefs).fails(repo...),
+		newMethod("vcs/log", "List the commits that a revision leads to, page by page.", i.history).fails(commit...),
+		newMethod("index/manifest", "List the files of a commit, page by page.", i.manifest).fails(commit...).fails(codeSourceNotFound),
+		newMethod("index/readBlobs", "Read many files of a commit at once.", i.readBlobs).fails(commit...).fails(codeSourceNotFound),
+		newMethod("index/diff", "List what differs between two commits, page by page.", i.diff).fails(commit...).fails(codeSourceNotFound),
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"runtime/pprof"
@@ -20,6 +21,8 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == schedulerName {
 		os.Exit(runScheduler(systemProgram()))
 	}
+	// Here and not in a variable: no test needs it but the one that looks it up.
+	flag.Bool("update", false, "write REFERENCE.md anew in place of checking it")
 	descriptors := openDescriptors()
 	code := m.Run()
 	if left := leftovers(descriptors); code == 0 && left != "" {

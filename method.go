@@ -23,6 +23,7 @@ type method struct {
 	clones  bool          // counts as a clone, belongs to the daemon and not to the link
 	params  reflect.Type  // a struct, its json tags are the names
 	result  reflect.Type
+	errors  []errorCode // beside those that any method may have
 	call    func(ctx context.Context, params json.RawMessage) (any, error)
 }
 
@@ -42,6 +43,25 @@ func newMethod[P, R any](name, summary string, call func(context.Context, P) (R,
 			return call(ctx, p)
 		},
 	}
+}
+
+// fails names the errors that the method may have beside everyone's.
+func (m *method) fails(codes ...errorCode) *method {
+	m.errors = append(m.errors, codes...)
+	return m
+}
+
+// paramFields are all parameters, the common ones last.
+func (m *method) paramFields() []jsonField {
+	return append(jsonFields(m.params), jsonFields(reflect.TypeFor[commonParams]())...)
+}
+
+// resultType is the result without the pointer that Go functions return.
+func (m *method) resultType() reflect.Type {
+	if m.result.Kind() == reflect.Pointer {
+		return m.result.Elem()
+	}
+	return m.result
 }
 
 // none is the params of a method that takes none.

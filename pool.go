@@ -195,7 +195,7 @@ func (p *pool) list() []poolEntry {
 
 // poolCounts is the pool in numbers: running are all that hold a place.
 type poolCounts struct {
-	Running  int `json:"running"`
+	Running  int `json:"running" doc:"all that hold a place"`
 	Ready    int `json:"ready"`
 	Starting int `json:"starting"`
 	Busy     int `json:"busy"`

@@ -37,10 +37,10 @@ const (
 // problem is an error of the HTTP API (RFC 9457, section 3). Its type is
 // about:blank, so title is the status in words; code is an extension.
 type problem struct {
-	Title  string    `json:"title"`
+	Title  string    `json:"title" doc:"the status in words"`
 	Status int       `json:"status"`
-	Detail string    `json:"detail"`
-	Code   errorCode `json:"code"`
+	Detail string    `json:"detail" doc:"one sentence"`
+	Code   errorCode `json:"code" doc:"stable name"`
 }
 
 // writeJSON answers with v.

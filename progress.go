@@ -21,8 +21,8 @@ const (
 // progress is one report of a running request; zero fields are left out.
 // Percent is 0 to 100; what is sent never falls.
 type progress struct {
-	Phase          string `json:"phase,omitempty"`
-	Percent        int    `json:"percent"`
+	Phase          string `json:"phase,omitempty" doc:"of a clone: connecting, counting, compressing, receiving, resolving, checkout, done"`
+	Percent        int    `json:"percent" doc:"0 to 100, never falls"`
 	Message        string `json:"message,omitempty"`
 	Done           int64  `json:"done,omitempty"`
 	Total          int64  `json:"total,omitempty"`
@@ -32,7 +32,7 @@ type progress struct {
 
 // taskProgress is the params of the notification task/progress.
 type taskProgress struct {
-	TaskID string `json:"task_id"`
+	TaskID string `json:"task_id" doc:"the request's, else its id as a string"`
 	Method string `json:"method"`
 	progress
 }

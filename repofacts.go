@@ -7,15 +7,15 @@ import (
 
 // repoFacts is what fs/repoScan tells of a repository.
 type repoFacts struct {
-	Path         string  `json:"path"` // absolute, links resolved
-	PathBase64   string  `json:"path_base64,omitempty"`
-	Name         string  `json:"name"`
-	RemoteURL    *string `json:"remote_url"` // of origin, else the first; without credentials
-	Branch       *string `json:"branch"`
-	Head         *string `json:"head"`
-	IsBare       bool    `json:"is_bare"`
-	IsShallow    bool    `json:"is_shallow"`
-	LastCommitAt *string `json:"last_commit_at"` // RFC 3339, UTC
+	Path         string  `json:"path" doc:"absolute, links resolved"`
+	PathBase64   string  `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
+	Name         string  `json:"name" doc:"the path's last part"`
+	RemoteURL    *string `json:"remote_url" doc:"of origin, else of the first remote; without credentials"`
+	Branch       *string `json:"branch" doc:"short name, null when HEAD is detached"`
+	Head         *string `json:"head" doc:"commit id, null without commits"`
+	IsBare       bool    `json:"is_bare" doc:"it has no work tree"`
+	IsShallow    bool    `json:"is_shallow" doc:"it has a part of its history"`
+	LastCommitAt *string `json:"last_commit_at" doc:"RFC 3339, UTC; null without commits"`
 }
 
 // foundRepo is a repository that a scan has come upon.

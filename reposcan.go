@@ -30,16 +30,16 @@ const (
 )
 
 type repoScanParams struct {
-	Paths    []string `json:"paths,omitempty"`     // at most 100; all allowed directories when absent
-	MaxDepth *int     `json:"max_depth,omitempty"` // 0 to 64; 8 when absent. 0 looks at the paths alone
-	Exclude  []string `json:"exclude,omitempty"`   // globs of directories, relative to where the scan starts
-	Limit    *int     `json:"limit,omitempty"`     // 1 to 5,000; 1,000 when absent
+	Paths    []string `json:"paths,omitempty" doc:"at most 100; default: all allowed directories"`
+	MaxDepth *int     `json:"max_depth,omitempty" doc:"levels to descend, 0 to 64; 0 looks at the paths alone; default 8"`
+	Exclude  []string `json:"exclude,omitempty" doc:"globs of directories, relative to where the scan starts"`
+	Limit    *int     `json:"limit,omitempty" doc:"repositories, 1 to 5,000; default 1,000"`
 }
 
 type repoScanResult struct {
-	Repos       []repoFacts `json:"repos"` // by path
-	ScannedDirs int         `json:"scanned_dirs"`
-	Truncated   bool        `json:"truncated"` // there are more than limit
+	Repos       []repoFacts `json:"repos" doc:"by path"`
+	ScannedDirs int         `json:"scanned_dirs" doc:"directories read"`
+	Truncated   bool        `json:"truncated" doc:"there are more than limit"`
 	DurationMS  int64       `json:"duration_ms"`
 }
 

@@ -75,9 +75,9 @@ func (c errorCode) number() int {
 // rpcError is an error that may cross the wire as it is: its message is one
 // sentence for the caller and holds no secret.
 type rpcError struct {
-	Code    int            `json:"code"`
-	Message string         `json:"message"`
-	Data    map[string]any `json:"data,omitempty"`
+	Code    int            `json:"code" doc:"number"`
+	Message string         `json:"message" doc:"one sentence"`
+	Data    map[string]any `json:"data,omitempty" doc:"code is the name of the error"`
 }
 
 func (e *rpcError) Error() string { return e.Message }

@@ -18,24 +18,24 @@ type infoParams struct {
 
 // infoResult is the result of vcs/info.
 type infoResult struct {
-	Path          string       `json:"path"`
-	PathBase64    string       `json:"path_base64,omitempty"`
-	Head          *string      `json:"head"`
-	Branch        *string      `json:"branch"`
-	DefaultBranch *string      `json:"default_branch"`
+	Path          string       `json:"path" doc:"absolute, links resolved"`
+	PathBase64    string       `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
+	Head          *string      `json:"head" doc:"commit id, null without commits"`
+	Branch        *string      `json:"branch" doc:"short name, null when HEAD is detached"`
+	DefaultBranch *string      `json:"default_branch" doc:"of origin, null where it is not known"`
 	Remotes       []remoteInfo `json:"remotes"`
-	IsBare        bool         `json:"is_bare"`
-	IsShallow     bool         `json:"is_shallow"`
-	Dirty         *dirtyCounts `json:"dirty"`
-	Ahead         *int         `json:"ahead"`
-	Behind        *int         `json:"behind"`
-	LastCommit    *commitEntry `json:"last_commit"`
+	IsBare        bool         `json:"is_bare" doc:"it has no work tree"`
+	IsShallow     bool         `json:"is_shallow" doc:"it has a part of its history"`
+	Dirty         *dirtyCounts `json:"dirty" doc:"null when bare"`
+	Ahead         *int         `json:"ahead" doc:"commits that the branch's upstream lacks, null without upstream"`
+	Behind        *int         `json:"behind" doc:"commits that the branch lacks"`
+	LastCommit    *commitEntry `json:"last_commit" doc:"null without commits"`
 }
 
 // remoteInfo is a configured remote; its URL has no credentials.
 type remoteInfo struct {
 	Name string `json:"name"`
-	URL  string `json:"url"`
+	URL  string `json:"url" doc:"without credentials"`
 }
 
 // info answers vcs/info.

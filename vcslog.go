@@ -25,19 +25,19 @@ const (
 // logParams are the params of vcs/log.
 type logParams struct {
 	pathParam
-	Ref    *string `json:"ref,omitempty"`
-	File   *string `json:"file,omitempty"`
-	Since  *string `json:"since,omitempty"`
-	Until  *string `json:"until,omitempty"`
-	Author *string `json:"author,omitempty"`
-	Limit  *int    `json:"limit,omitempty"`
-	Cursor *string `json:"cursor,omitempty"`
+	Ref    *string `json:"ref,omitempty" doc:"branch, tag or commit; default HEAD"`
+	File   *string `json:"file,omitempty" doc:"only commits that touch it: relative to path, inside it"`
+	Since  *string `json:"since,omitempty" doc:"RFC 3339"`
+	Until  *string `json:"until,omitempty" doc:"RFC 3339"`
+	Author *string `json:"author,omitempty" doc:"a part of a name or address"`
+	Limit  *int    `json:"limit,omitempty" doc:"commits of a page, 1 to 10,000; default 50"`
+	Cursor *string `json:"cursor,omitempty" doc:"next_cursor of the page before"`
 }
 
 // logResult is the result of vcs/log, the newest commit first.
 type logResult struct {
-	Commits    []commitEntry `json:"commits"`
-	NextCursor *string       `json:"next_cursor"`
+	Commits    []commitEntry `json:"commits" doc:"the newest first"`
+	NextCursor *string       `json:"next_cursor" doc:"null at the end"`
 }
 
 // history answers vcs/log.

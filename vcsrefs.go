@@ -15,32 +15,32 @@ const (
 // refsParams are the params of vcs/refs: a path or a url.
 type refsParams struct {
 	pathParam
-	URL    *string `json:"url,omitempty"`
-	Limit  *int    `json:"limit,omitempty"`
-	Cursor *string `json:"cursor,omitempty"`
+	URL    *string `json:"url,omitempty" doc:"a remote, in place of path"`
+	Limit  *int    `json:"limit,omitempty" doc:"references of a page, 1 to 100,000; default 1,000"`
+	Cursor *string `json:"cursor,omitempty" doc:"next_cursor of the page before"`
 }
 
 // refsResult is the result of vcs/refs, sorted by name.
 type refsResult struct {
 	Head       refsHead   `json:"head"`
-	Refs       []refEntry `json:"refs"`
-	NextCursor *string    `json:"next_cursor"`
+	Refs       []refEntry `json:"refs" doc:"by name"`
+	NextCursor *string    `json:"next_cursor" doc:"null at the end"`
 }
 
 // refsHead is what HEAD names: ref is null when it is detached, oid without
 // commits.
 type refsHead struct {
-	Ref *string `json:"ref"`
-	OID *string `json:"oid"`
+	Ref *string `json:"ref" doc:"full name, null when detached"`
+	OID *string `json:"oid" doc:"null without commits"`
 }
 
 // refEntry is a reference by its full name; type is branch, remote, tag or
 // other. An annotated tag has what it leads to as peeled_oid.
 type refEntry struct {
-	Name      string  `json:"name"`
+	Name      string  `json:"name" doc:"full name"`
 	OID       string  `json:"oid"`
-	PeeledOID *string `json:"peeled_oid,omitempty"`
-	Type      string  `json:"type"`
+	PeeledOID *string `json:"peeled_oid,omitempty" doc:"what an annotated tag leads to"`
+	Type      string  `json:"type" enum:"branch,remote,tag,other"`
 }
 
 // listRefs answers vcs/refs.

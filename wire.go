@@ -26,34 +26,34 @@ const (
 
 // handshakeParams is the daemon's first request: who it is and what it can do.
 type handshakeParams struct {
-	MachineID           string   `json:"machine_id"`
-	InstanceID          string   `json:"instance_id"` // random for each process
-	ProtocolVersion     int      `json:"protocol_version"`
-	Version             string   `json:"version"`
+	MachineID           string   `json:"machine_id" doc:"name of the machine"`
+	InstanceID          string   `json:"instance_id" doc:"random for each process"`
+	ProtocolVersion     int      `json:"protocol_version" doc:"1"`
+	Version             string   `json:"version" doc:"of the daemon"`
 	Hostname            string   `json:"hostname"`
-	OS                  string   `json:"os"`
-	Arch                string   `json:"arch"`
+	OS                  string   `json:"os" doc:"such as linux"`
+	Arch                string   `json:"arch" doc:"such as amd64"`
 	PID                 int      `json:"pid"`
-	AllowedPaths        []string `json:"allowed_paths"`
-	WorkDir             *string  `json:"work_dir"`
-	GitVersion          string   `json:"git_version"`
-	Methods             []string `json:"methods"`
+	AllowedPaths        []string `json:"allowed_paths" doc:"absolute"`
+	WorkDir             *string  `json:"work_dir" doc:"null without one"`
+	GitVersion          string   `json:"git_version" doc:"empty without git"`
+	Methods             []string `json:"methods" doc:"sorted"`
 	HeartbeatIntervalMS int64    `json:"heartbeat_interval_ms"`
 }
 
 // handshakeResult is the server's answer.
 type handshakeResult struct {
 	Accepted            bool   `json:"accepted"`
-	LibID               string `json:"lib_id,omitempty"`
-	HeartbeatIntervalMS int64  `json:"heartbeat_interval_ms,omitempty"`
-	Reason              string `json:"reason,omitempty"` // of a refusal
+	LibID               string `json:"lib_id,omitempty" doc:"the library bound to the machine"`
+	HeartbeatIntervalMS int64  `json:"heartbeat_interval_ms,omitempty" doc:"in place of the daemon's own"`
+	Reason              string `json:"reason,omitempty" doc:"of a refusal"`
 }
 
 // heartbeat is the daemon's regular sign of life.
 type heartbeat struct {
 	MachineID      string `json:"machine_id"`
 	InstanceID     string `json:"instance_id"`
-	Seq            int64  `json:"seq"`
+	Seq            int64  `json:"seq" doc:"rises by one"`
 	UptimeSeconds  int64  `json:"uptime_seconds"`
 	ActiveRequests int    `json:"active_requests"`
 }
@@ -63,7 +63,7 @@ type heartbeat struct {
 type machineStatus struct {
 	MachineID string    `json:"machine_id"`
 	LibID     string    `json:"lib_id"`
-	Status    string    `json:"status"` // "online" or "offline"
+	Status    string    `json:"status" enum:"online,offline"`
 	Reason    string    `json:"reason"`
 	At        time.Time `json:"at"`
 }

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	// maxHandlerLine bounds a line of progress; a longer one is skipped.
+	maxHandlerLine = 4 << 10
+	// maxHandlerText bounds what a program says of itself: the last line of its
+	// standard error, a message of progress.
+	maxHandlerText = 500
+)
+
+var errHandlerOutput = errors.New("the program wrote more than a message holds")
+
+// commandMethod answers a method by running a program: params on its standard
+// input, the result on its standard output, progress on its descriptor 3.
+type commandMethod struct {
+	handlerSpec
+	environ   []string
+	maxOutput int
+	redact    *redactor
+	log       *slog.Logger
+}
+
+// newCommandMethods are the rows of the handlers. A program gets none of the
+// daemon's own variables: they may hold its token.
+func newCommandMethods(specs []handlerSpec, environ []string, maxOutput int, log *slog.Logger) []*method {
+	passed := make([]string, 0, len(environ))
+	for _, variable := range environ {
+		name, _, _ := strings.Cut(strings.ToUpper(variable), "=")
+		if !strings.HasPrefix(name, "C4A_") && name != "NOTIFY_SOCKET" {
+			passed = append(passed, variable)
+		}
+	}
+	var methods []*method
+	for _, spec := range specs {
+		c := &commandMethod{handlerSpec: spec, environ: passed, maxOutput: maxOutput, redact: newRedactor(), log: log}
+		methods = append(methods, newMethod(spec.name, "Run "+filepath.Base(spec.args[0])+", which gets all params and writes the result.", c.run))
+	}
+	return methods
+}
+
+// run is one run of the program. Whatever it started in its process group is
+// gone when run returns.
+func (c *commandMethod) run(ctx context.Context, params json.RawMessage) (json.RawMessage, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	cmd := exec.Command(c.args[0], c.args[1:]...)
+	cmd.Env = c.environ
+	cmd.Stdin = io.MultiReader(bytes.NewReader(params), strings.NewReader("\n")) // a line, for programs that read one
+	var out bytes.Buffer
+	cmd.Stdout = writerFunc(func(p []byte) (int, error) {
+		if out.Len()+len(p) > c.maxOutput {
+			cancel(errHandlerOutput)
+			return 0, errHandlerOutput
+		}
+		return out.Write(p)
+	})
+	stderr := &lineWriter{redact: c.redact, each: func(line string) { c.log.Debug("a handler says", "method", c.name, "line", line) }}
+	cmd.Stderr = stderr
+	awaitProgress, err := c.passProgress(ctx, cmd)
+	if err != nil {
+		return nil, err
+	}
+	p, err := startProcess(cmd)
+	if err == nil {
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			p.stop(gitStopGrace)
+		}
+	}
+	awaitProgress()
+	if err != nil {
+		return nil, c.failure("%s could not be started: %v", filepath.Base(c.args[0]), errors.Unwrap(err))
+	}
+	stderr.flush()
+	return c.outcome(ctx, p, out.Bytes(), stderr.tail())
+}
+
+// outcome is the result, or why there is none.
+func (c *commandMethod) outcome(ctx context.Context, p *process, out []byte, said string) (json.RawMessage, error) {
+	switch {
+	case errors.Is(context.Cause(ctx), errHandlerOutput):
+		return nil, c.failure("the program wrote more than %d bytes (--max-message)", c.maxOutput)
+	case ctx.Err() != nil && p.err != nil:
+		return nil, context.Cause(ctx)
+	case !p.cmd.ProcessState.Success():
+		message := p.cmd.ProcessState.String() // "exit status 3", "signal: killed"
+		if line := lastLine(said); line != "" {
+			message += ": " + line
+		}
+		return nil, c.failure("%s", message).with("exit_code", p.cmd.ProcessState.ExitCode())
+	case p.err != nil && !errors.Is(p.err, exec.ErrWaitDelay): // something it left behind kept a pipe open
+		return nil, fmt.Errorf("reading the output of %s: %w", c.args[0], p.err)
+	}
+	out = bytes.TrimSpace(out)
+	switch {
+	case len(out) == 0:
+		return nil, c.failure("the program wrote nothing: it must write one JSON value to its standard output")
+	case !utf8.Valid(out) || !json.Valid(out):
+		return nil, c.failure("the program did not write one JSON value to its standard output")
+	}
+	return out, nil
+}
+
+// failure is -32603 of this method, in a sentence.
+func (c *commandMethod) failure(format string, args ...any) *rpcError {
+	return &rpcError{Code: codeInternal, Message: c.name + ": " + fmt.Sprintf(format, args...)}
+}
+
+// passProgress gives cmd a descriptor for its progress, where the system can.
+// The function that it returns is called when the process has ended, or was
+// not started, and waits for the last report.
+func (c *commandMethod) passProgress(ctx context.Context, cmd *exec.Cmd) (await func(), err error) {
+	if !passesDescriptors {
+		return func() {}, nil
+	}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("running %s: %w", c.args[0], err)
+	}
+	cmd.ExtraFiles = []*os.File{writer}
+	done := make(chan struct{})
+	go func() { // ends when all writers have closed, or await has closed the reader
+		defer close(done)
+		c.readProgress(ctx, reader)
+	}()
+	return func() {
+		_ = writer.Close()
+		timer := time.NewTimer(pipeDelay) // a process that left the group may hold the pipe for ever
+		defer timer.Stop()
+		select {
+		case <-done:
+		case <-timer.C:
+		}
+		_ = reader.Close() // only read
+		<-done
+	}, nil
+}
+
+// readProgress reports each line {"percent":…,"message":…}. Others mean
+// nothing and do no harm.
+func (c *commandMethod) readProgress(ctx context.Context, r io.Reader) {
+	lines := bufio.NewReaderSize(r, maxHandlerLine)
+	tooLong := false
+	for {
+		line, err := lines.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			tooLong = true
+			continue
+		}
+		if !tooLong {
+			c.reportLine(ctx, line)
+		}
+		tooLong = false
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (c *commandMethod) reportLine(ctx context.Context, line []byte) {
+	var said struct {
+		Percent float64 `json:"percent"`
+		Message string  `json:"message"`
+	}
+	if json.Unmarshal(line, &said) != nil {
+		return
+	}
+	reportProgress(ctx, progress{
+		Percent: int(min(max(said.Percent, 0), 100)),
+		Message: shorten(c.redact.text(cleanText(said.Message))),
+	})
+}
+
+// lastLine is the last line of a text, at most maxHandlerText of it.
+func lastLine(text string) string {
+	text = strings.TrimSpace(text)
+	return shorten(text[strings.LastIndexByte(text, '\n')+1:])
+}
+
+func shorten(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxHandlerText)], "")
+}

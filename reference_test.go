@@ -1,0 +1,411 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+const referenceIntro = `# Reference
+
+<!-- Written by: go test -run TestReference -update . Edit the Go code, not this file. -->
+
+How to talk to ` + "`c4a-daemon`" + ` and ` + "`c4a-daemon-scheduler`" + `, version ` + programVersion + `. The tables are made
+from the types and flags that the programs use, the examples from running them;
+a test fails when this file is stale.
+
+`
+
+// TestReference holds REFERENCE.md against the programs: it is written from the
+// tables, types and flags they use, and its examples are run.
+func TestReference(t *testing.T) {
+	var r reference
+	r.WriteString(referenceIntro)
+	b := newExampleBench(t)
+	r.session(t, b)
+	r.methods(t, b)
+	r.errors(t)
+	r.http(t)
+	r.programs(t)
+	const file = "REFERENCE.md"
+	if flag.Lookup("update").Value.String() == "true" {
+		if err := os.WriteFile(file, r.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	have, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(have, r.Bytes()) {
+		return
+	}
+	was, is := strings.Split(string(have), "\n"), strings.Split(r.String(), "\n")
+	for i := range min(len(was), len(is)) {
+		if was[i] != is[i] {
+			t.Errorf("line %d is\n%s\nand should be\n%s", i+1, was[i], is[i])
+			break
+		}
+	}
+	t.Errorf("%s is stale: write it anew with\n\tgo test -run TestReference -update .", file)
+}
+
+// reference is the text as it grows.
+type reference struct{ bytes.Buffer }
+
+func (r *reference) say(format string, args ...any) { fmt.Fprintf(r, format, args...) }
+
+// code is a block of code.
+func (r *reference) code(language, text string) {
+	r.say("```%s\n%s\n```\n\n", language, strings.TrimRight(text, "\n"))
+}
+
+func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
+
+// fields is a table of the keys of a type.
+func (r *reference) fields(head string, fields []jsonField, nested bool) {
+	r.say("| %s | type | |\n|---|---|---|\n", head)
+	r.rows("", fields, nested)
+	r.say("\n")
+}
+
+// rows lists the keys, and those of the objects in them behind a dot; a list is
+// marked by [].
+func (r *reference) rows(prefix string, fields []jsonField, nested bool) {
+	for _, f := range fields {
+		element, suffix := f.typ, ""
+		for element.Kind() == reflect.Pointer || element.Kind() == reflect.Slice && element != reflect.TypeFor[json.RawMessage]() {
+			if element.Kind() == reflect.Slice {
+				suffix += "[]"
+			}
+			element = element.Elem()
+		}
+		mark := ""
+		if f.optional {
+			mark = "?"
+		}
+		r.say("| `%s%s%s` | %s | %s |\n", prefix, f.name, mark, cell(typeWords(f)), cell(f.doc))
+		if nested && element.Kind() == reflect.Struct && element != reflect.TypeFor[time.Time]() {
+			r.rows(prefix+f.name+suffix+".", jsonFields(element), nested)
+		}
+	}
+}
+
+// typeWords is the type of a key for people.
+func typeWords(f jsonField) string {
+	s := newSchemas().field(f)
+	return schemaWords(s)
+}
+
+func schemaWords(s *schema) string {
+	switch {
+	case len(s.Enum) > 0:
+		return "`" + strings.Join(s.Enum, "` `") + "`"
+	case len(s.AnyOf) > 0:
+		return schemaWords(s.AnyOf[0]) + " or null"
+	case s.Items != nil:
+		if words := schemaWords(s.Items); words != "object" {
+			return "array of " + words + "s"
+		}
+		return "array of objects"
+	case s.Ref != "", len(s.AllOf) > 0:
+		return "object"
+	}
+	switch types := s.Type.(type) {
+	case string:
+		if s.Format == "date-time" {
+			return "RFC 3339 time"
+		}
+		return types
+	case []string:
+		return strings.Join(types, " or ")
+	}
+	return "any"
+}
+
+// session is how a link begins and stays alive.
+func (r *reference) session(t *testing.T, b *exampleBench) {
+	r.say(`## Session
+
+The daemon dials `+"`GET %s`"+` (RFC 6455), with `+"`Authorization: Bearer TOKEN`"+` where it has a token and its
+machine id, percent-encoded, in `+"`%s`"+`. Each text message is one JSON-RPC 2.0 message or a batch of 1 to %d.
+Both sides ask. A key marked ? may be absent.
+
+The daemon's first message is a request:
+
+`, linkPath, machineIDHeader, maxBatch)
+	hello, err := encodeCall(json.RawMessage("1"), "daemon/handshake", b.daemon.hello())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.code("json", b.text(string(hello)))
+	r.fields("daemon/handshake", jsonFields(reflect.TypeFor[handshakeParams]()), false)
+	answer, err := json.Marshal(handshakeResult{Accepted: true, LibID: "lib_abc123", HeartbeatIntervalMS: defaultHeartbeatInterval.Milliseconds()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.say("The server's answer, within %v:\n\n", handshakeTimeout)
+	r.code("json", `{"jsonrpc":"2.0","id":1,"result":`+string(answer)+`}`)
+	r.fields("result", jsonFields(reflect.TypeFor[handshakeResult]()), false)
+	r.say("From then on the daemon sends the notification `daemon/heartbeat`, at once and at each interval:\n\n")
+	r.fields("daemon/heartbeat", jsonFields(reflect.TypeFor[heartbeat]()), false)
+	r.say(`A request is given up with the notification ` + "`$/cancelRequest {\"id\":…}`" + `; it is then answered with -32800. A lost
+link cancels what it had asked for, except clones and requests with a ` + "`task_id`" + `.
+
+A request that takes longer than a second, and every clone, tells of its progress by the notification ` + "`task/progress`" + `:
+
+`)
+	r.fields("task/progress", jsonFields(reflect.TypeFor[taskProgress]()), false)
+	r.say(`| close code | |
+|---|---|
+| 1001 | either side stops |
+| 1003 | a binary message |
+| 1008 | the handshake is missing, late or refused |
+| 1009 | a message over the limit (` + "`--max-message`" + `) |
+| 4001 | replaced by another process of the same cloud machine: do not connect again |
+| 4002 | no heartbeat for too long |
+
+`)
+}
+
+// methods is each method: parameters, result, errors, an example.
+func (r *reference) methods(t *testing.T, b *exampleBench) {
+	examples := methodExamples()
+	table := builtinMethods()
+	slices.SortFunc(table, func(x, y *method) int { return strings.Compare(x.name, y.name) })
+	r.say("## Methods\n\nParameters are given by name. A path is absolute, or relative to the work dir, and must lie in an allowed directory\nafter all symbolic links. Every method takes these, too:\n\n")
+	r.fields("parameter", jsonFields(reflect.TypeFor[commonParams]()), false)
+	r.say("The time limit is %d ms, for `%s` %d ms, unless the request gives another.\n\n", defaultMethodTimeout.Milliseconds(), cloneMethod, cloneMethodTimeout.Milliseconds())
+	everyone := (&method{}).errorCodes()
+	r.say("Any method may answer with -32602, -32603, %s.\n\n", codeList(everyone))
+	for _, m := range table {
+		r.say("### %s\n\n%s\n\n", m.name, m.summary)
+		if fields := jsonFields(m.params); len(fields) > 0 {
+			r.fields("parameter", fields, true)
+		}
+		if m.name == "rpc.discover" {
+			r.say("The result is an [OpenRPC](https://spec.open-rpc.org) %s document of all methods of this daemon, those of `--handler` included.\n\n", openrpcVersion)
+		} else {
+			r.fields("result", jsonFields(m.result), true)
+		}
+		own := slices.DeleteFunc(m.errorCodes(), func(c errorCode) bool { return slices.Contains(everyone, c) })
+		if len(own) > 0 {
+			r.say("Errors: %s.\n\n", codeList(own))
+		}
+		of := slices.DeleteFunc(slices.Clone(examples), func(e methodExample) bool { return e.method != m.name })
+		if len(of) == 0 {
+			t.Errorf("%s has no example: add one to methodExamples", m.name)
+		}
+		for _, e := range of {
+			request, answer := b.run(e)
+			if e.hidden {
+				answer = ""
+			}
+			r.code("json", request+"\n"+answer)
+		}
+	}
+}
+
+func codeList(codes []errorCode) string {
+	var names []string
+	for _, c := range codes {
+		names = append(names, "`"+string(c)+"`")
+	}
+	return strings.Join(names, ", ")
+}
+
+// errors is the codes of the link and of the HTTP API.
+func (r *reference) errors(t *testing.T) {
+	r.say("## Error codes\n\n| code | `data.code` | when |\n|---|---|---|\n")
+	own := ownMeanings()
+	for _, code := range []int{codeParseError, codeInvalidRequest, codeMethodNotFound, codeInvalidParams, codeInternal} {
+		r.say("| %d | | %s |\n", code, own[code])
+	}
+	for _, meaning := range errorMeanings() {
+		r.say("| %d | `%s` | %s |\n", meaning.code.number(), meaning.code, meaning.when)
+	}
+	var reasons []string
+	for _, name := range constantsOf(t, "git.go", "gitReason") {
+		reasons = append(reasons, "`"+name+"`")
+	}
+	r.say("\n`data.reason` of `GIT_FAILED` is one of %s.\n\n", strings.Join(reasons, " "))
+}
+
+// constantsOf lists the values of a string type's constants in a file.
+func constantsOf(t *testing.T, name, of string) []string {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values []string
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || len(spec.Values) != 1 {
+			return true
+		}
+		if kind, ok := spec.Type.(*ast.Ident); ok && kind.Name == of {
+			text, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+			if err != nil {
+				t.Error(err)
+			}
+			values = append(values, text)
+		}
+		return true
+	})
+	return values
+}
+
+// programs is the flags, as --help prints them, and the exit statuses.
+func (r *reference) programs(t *testing.T) {
+	r.say("## Programs\n\nA flag wins over its variable. A token is the first line of a file or a variable's value, never a flag's.\n\n")
+	r.flags(t, daemonName, (*program).daemon)
+	r.say(`A handler is a program that answers a method of your own, such as ` + "`--handler lint/run='my-lint --json'`" + `. It is split at
+spaces, with quotes but without a shell, and looked up once. It gets the params as one line of JSON on its standard input;
+its standard output must be one JSON value, the result. Lines ` + "`{\"percent\":40,\"message\":\"half-way\"}`" + ` on its descriptor 3
+become progress (not on Windows). A non-zero exit is -32603 with the last line of its standard error. It gets no ` + "`C4A_`" + `
+variable and is ended with SIGTERM, then SIGKILL. In the variable each handler has a line.
+
+`)
+	r.flags(t, schedulerName, (*program).scheduler)
+	r.say("`%s call` takes the same flags, and `--url` (`C4A_URL`), the scheduler to ask.\n\n", schedulerName)
+	r.say("| exit | `%s` | `%s` | `call` |\n|---|---|---|---|\n", daemonName, schedulerName)
+	for _, e := range []struct {
+		status                  int
+		daemon, scheduler, call string
+	}{
+		{exitStopped, "stopped by a signal", "stopped by a signal", "the result was printed"},
+		{exitFailure, "failed, or stopped by a second signal", "failed, or stopped by a second signal", "the call failed"},
+		{exitUsage, "wrong use", "wrong use", "wrong use"},
+		{exitGaveUp, "gave up reconnecting", "", ""},
+		{exitRefused, "refused by the server", "", ""},
+		{exitReplaced, "replaced by another of its machine id", "", ""},
+	} {
+		r.say("| %d | %s | %s | %s |\n", e.status, e.daemon, e.scheduler, e.call)
+	}
+}
+
+// flags runs a program with --help and makes a table of what it prints.
+func (r *reference) flags(t *testing.T, name string, run func(*program) error) {
+	t.Helper()
+	out, err := os.Create(filepath.Join(t.TempDir(), "help"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	p := &program{args: []string{name, "--help"}, getenv: func(string) string { return "" }, environ: os.Environ, stdout: out, stderr: out}
+	if status := p.exit(name, run(p)); status != exitStopped {
+		t.Fatalf("%s --help: status %d", name, status)
+	}
+	text, err := os.ReadFile(out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.say("### %s\n\n| flag | variable | |\n|---|---|---|\n", name)
+	rows := 0
+	flagLine := ""
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimRight(line, "\n")
+		if rest, ok := strings.CutPrefix(line, "  --"); ok {
+			flagLine = strings.TrimSpace(rest)
+			continue
+		}
+		if flagLine == "" {
+			continue
+		}
+		key, _, _ := strings.Cut(flagLine, " ")
+		variableName := ""
+		if !isAction(key) {
+			variableName = "`" + variable(key) + "`"
+		}
+		r.say("| `--%s` | %s | %s |\n", cell(flagLine), variableName, cell(strings.TrimSpace(line)))
+		flagLine = ""
+		rows++
+	}
+	if rows == 0 {
+		t.Errorf("%s --help lists no flags:\n%s", name, text)
+	}
+	r.say("\n")
+}
+
+// pretty breaks JSON into lines where it would not fit on one.
+func pretty(text string) string {
+	var compact bytes.Buffer
+	if json.Compact(&compact, []byte(text)) != nil {
+		return text
+	}
+	return prettyValue(compact.Bytes(), "")
+}
+
+func prettyValue(raw []byte, indent string) string {
+	const width = 110
+	if len(indent)+len(raw) <= width || (raw[0] != '{' && raw[0] != '[') {
+		return string(raw)
+	}
+	if raw[0] == '[' && !bytes.ContainsAny(raw[1:], "{[") {
+		return string(raw) // a list of words
+	}
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	open, _ := decoder.Token() // it was compacted: it is JSON
+	var parts []string
+	for decoder.More() {
+		key := ""
+		if open == json.Delim('{') {
+			name, _ := decoder.Token()
+			quoted, _ := json.Marshal(name)
+			key = string(quoted) + ": "
+		}
+		var value json.RawMessage
+		if decoder.Decode(&value) != nil {
+			return string(raw)
+		}
+		parts = append(parts, indent+"  "+key+prettyValue(value, indent+"  "))
+	}
+	return fmt.Sprintf("%c\n%s\n%s%c", raw[0], strings.Join(parts, ",\n"), indent, raw[len(raw)-1])
+}
+
+// httpText is an answer as it looks on the wire: status, the headers that
+// matter, the body.
+func httpText(response *http.Response, body string) string {
+	var text strings.Builder
+	text.WriteString("HTTP/1.1 " + response.Status + "\n")
+	for _, name := range []string{"Content-Type", "Retry-After"} {
+		if value := response.Header.Get(name); value != "" {
+			text.WriteString(name + ": " + value + "\n")
+		}
+	}
+	return text.String() + "\n" + body
+}
+
+// readSome reads to the end, or until enough says so.
+func readSome(r io.Reader, enough func(string) bool) (string, error) {
+	var text strings.Builder
+	part := make([]byte, 4096)
+	for {
+		n, err := r.Read(part)
+		text.Write(part[:n])
+		if err == io.EOF || enough != nil && enough(text.String()) {
+			return text.String(), nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+}
