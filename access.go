@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"unicode/utf8"
 )
 
 // maxLinkHops bounds the symbolic links followed in one path, as Linux does.
@@ -372,15 +371,4 @@ func tooManyLinks() *rpcError {
 func isEscape(err error) bool {
 	e, ok := errors.AsType[*fs.PathError](err)
 	return ok && strings.Contains(e.Err.Error(), "escapes from parent")
-}
-
-// showName is a file name fit for JSON: what is not UTF-8 becomes U+FFFD.
-func showName(name string) string { return strings.ToValidUTF8(name, string(utf8.RuneError)) }
-
-// nameBase64 is the exact name where showName could not keep it, else "".
-func nameBase64(name string) string {
-	if utf8.ValidString(name) {
-		return ""
-	}
-	return base64.StdEncoding.EncodeToString([]byte(name))
 }

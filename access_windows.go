@@ -6,9 +6,6 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// openNonblock has no meaning on Windows.
-const openNonblock = 0
-
 func isNotDirectory(err error) bool { return errors.Is(err, windows.ERROR_DIRECTORY) }
 func isNameTooLong(err error) bool  { return errors.Is(err, windows.ERROR_FILENAME_EXCED_RANGE) }
 func isLinkLoop(err error) bool     { return errors.Is(err, windows.ERROR_CANT_RESOLVE_FILENAME) }

@@ -28,6 +28,10 @@ var (
 	errCloneTooLarge = errors.New("the remote sent too much")
 )
 
+// maxClones is how many clones run at once: each is a git that takes a core to
+// unpack and check out.
+const maxClones = 4
+
 // clonerConfig is what a cloner works with.
 type clonerConfig struct {
 	git         *gitRunner

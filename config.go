@@ -2,10 +2,6 @@ package main
 
 import "context"
 
-// maxClones is how many clones run at once: each is a git that takes a core to
-// unpack and check out.
-const maxClones = 4
-
 // daemonLimits are the bounds that a caller has to keep to (config/get).
 type daemonLimits struct {
 	MaxMessage    int   `json:"max_message" doc:"bytes of a message"`

@@ -23,6 +23,13 @@ const (
 	maxRubbishLogged = 10
 )
 
+// controlVariable tells a daemon that its standard input and output belong to
+// a scheduler.
+const (
+	controlVariable = "C4A_CONTROL"
+	controlStdio    = "stdio"
+)
+
 // Ops, from the scheduler down.
 const (
 	opQuiesce = "quiesce" // refuse requests from now on if idle; answered by a status event

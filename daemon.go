@@ -20,12 +20,7 @@ import (
 const (
 	drainTime          = 10 * time.Second
 	scheduledDrainTime = 1500 * time.Millisecond
-	// answerTime is for what is cancelled after that: git clears away, the answers
-	// go out.
-	answerTime = gitStopGrace + 500*time.Millisecond
 )
-
-var errSecondSignal = errors.New("stopped at once by a second signal")
 
 // daemon is the composition: one row of methods over the rooms that do the
 // work.

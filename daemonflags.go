@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-	"unicode"
 )
 
 const daemonIntro = `Usage: c4a-daemon --server ADDRESS [flags]
@@ -57,7 +55,6 @@ const (
 	// A tree beyond these is no source for context but a mistake or an attack.
 	defaultMaxCloneFiles = 200_000
 	defaultMaxCloneBytes = 10 << 30
-	maxMachineID         = 200
 )
 
 // daemonConfig reads the command line and the environment.
@@ -166,19 +163,6 @@ func (c *daemonConfig) validate() error {
 			return usage("invalid value for --allow: %v", err)
 		} else if !info.IsDir() {
 			return usage("invalid value for --allow: %s is not a directory", dir)
-		}
-	}
-	return nil
-}
-
-// checkMachineID holds for both ends of a link.
-func checkMachineID(id string) error {
-	if id == "" || len(id) > maxMachineID {
-		return fmt.Errorf("must have 1 to %d bytes", maxMachineID)
-	}
-	for _, r := range id {
-		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
-			return fmt.Errorf("holds a character that cannot be printed")
 		}
 	}
 	return nil

@@ -18,8 +18,6 @@ const (
 	maxQueue = 1000
 	// busyRetryAfter is what SERVER_BUSY advises: most requests are done by then.
 	busyRetryAfter = time.Second
-	// maxRequestTimeout bounds timeout_ms: a day, longer than any clone should take.
-	maxRequestTimeout = 24 * time.Hour
 	// taskKeep and maxTaskKept bound the outcomes that are remembered for a caller
 	// that comes back after its link was lost.
 	taskKeep    = 60 * time.Second
@@ -65,12 +63,6 @@ type job struct {
 	stop     context.CancelFunc
 	unwatch  func() bool // set while it waits: stops watching for the end of ctx
 	progress *progressSender
-}
-
-// commonParams are what every method takes.
-type commonParams struct {
-	TaskID    *string `json:"task_id,omitempty" doc:"a name that the caller makes up: progress carries it, and a request asked again with it joins the first; at most 256 bytes"`
-	TimeoutMS *int64  `json:"timeout_ms,omitempty" doc:"time limit in milliseconds, at most a day"`
 }
 
 func (d *dispatcher) notify(method string, _ json.RawMessage) {

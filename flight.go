@@ -7,10 +7,6 @@ import (
 	"time"
 )
 
-// errLinkLost is the cause of a request's end when its link died. Work that
-// belongs to the daemon goes on without its asker.
-var errLinkLost = errors.New("the link was lost")
-
 // errFlightConflict tells that the key is in use for something else.
 var errFlightConflict = errors.New("the key is in use for something else")
 

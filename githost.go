@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -44,23 +43,4 @@ func splitHostPort(scheme, text string) (host, port string, ok bool) {
 	}
 	port, ok = cleanPort(scheme, parsed.Port())
 	return host, port, ok
-}
-
-// isPrivateHost tells a host of this machine or its own network by its text
-// alone: loopback, private, link-local and unspecified addresses, names that
-// are never in the public DNS (RFC 6762, RFC 6761, ICANN's .internal) and
-// single labels. It decides where a link needs no TLS by itself, and where a
-// token may go over http.
-func isPrivateHost(host string) bool {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	if ip, err := netip.ParseAddr(host); err == nil {
-		ip = ip.Unmap()
-		return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()
-	}
-	for _, suffix := range []string{".local", ".localhost", ".internal"} {
-		if strings.HasSuffix(host, suffix) {
-			return true
-		}
-	}
-	return host != "" && !strings.Contains(host, ".")
 }

@@ -94,17 +94,6 @@ func (w *lineWriter) tail() string {
 	return strings.ToValidUTF8(string(w.kept), "")
 }
 
-// cleanText takes out control characters: what a remote says may end up on
-// somebody's terminal.
-func cleanText(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < 0x20 && r != '\t' || r >= 0x7f && r < 0xa0 {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, "\uFFFD"))
-}
-
 // isProgressLine tells a counter ("…: 12% (49/402)") from a message.
 func isProgressLine(s string) bool {
 	if strings.HasPrefix(s, "remote: Enumerating objects: ") {

@@ -4,14 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
-	"path/filepath"
 	"strconv"
 )
-
-// workLockName is the file that a daemon locks in its work dir.
-const workLockName = secretPrefix + "lock"
 
 // maxLockTries bounds how often a lock file may be replaced while it is being
 // locked: nobody does so twice by chance.
@@ -69,26 +64,4 @@ func readLockHolder(f *os.File) string {
 		return "unknown"
 	}
 	return pid
-}
-
-// lockWorkDir makes this process the work dir's only daemon, until the file is
-// closed: a second one would clear away what the first is cloning. On a file
-// system without locks it goes on without one, and the file is nil.
-func lockWorkDir(workDir string, log *slog.Logger) (*os.File, error) {
-	root, err := os.OpenRoot(workDir)
-	if err != nil {
-		return nil, fmt.Errorf("locking the work dir: %w", err)
-	}
-	defer root.Close()
-	f, err := lockFile(root, workLockName)
-	switch held, ok := errors.AsType[*heldError](err); {
-	case ok:
-		return nil, fmt.Errorf("locking the work dir: %s is used by another daemon: stop it or choose another --work-dir: %w", workDir, held)
-	case errors.Is(err, errors.ErrUnsupported):
-		log.Warn("the work dir cannot be locked here: start no second daemon in it", "file", filepath.Join(workDir, workLockName), "error", err)
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("locking the work dir: %w", err)
-	}
-	return f, nil
 }

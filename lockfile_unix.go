@@ -5,9 +5,14 @@ package main
 import (
 	"errors"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
+
+// openNonblock keeps open from waiting for the other end of a named pipe, and
+// from making a terminal ours.
+const openNonblock = syscall.O_NONBLOCK | syscall.O_NOCTTY
 
 // tryLock takes f's lock without waiting; held tells that another process has
 // it. The lock belongs to the open file: a started program does not inherit

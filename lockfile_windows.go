@@ -7,6 +7,9 @@ import (
 	"golang.org/x/sys/windows"
 )
 
+// openNonblock has no meaning on Windows.
+const openNonblock = 0
+
 // tryLock takes f's lock without waiting; held tells that another process has
 // it. A lock keeps others from reading its range, so it lies far behind the
 // pid: on the last byte that an offset can name.

@@ -11,6 +11,8 @@ import (
 const (
 	defaultMethodTimeout = 60 * time.Second
 	cloneMethodTimeout   = 30 * time.Minute // a big repository over a slow line
+	// maxRequestTimeout bounds timeout_ms: a day, longer than any clone should take.
+	maxRequestTimeout = 24 * time.Hour
 )
 
 // method is one row of a table of methods: what the dispatcher calls and what
@@ -25,6 +27,12 @@ type method struct {
 	result  reflect.Type
 	errors  []errorCode // beside those that any method may have
 	call    func(ctx context.Context, params json.RawMessage) (any, error)
+}
+
+// commonParams are what every method takes.
+type commonParams struct {
+	TaskID    *string `json:"task_id,omitempty" doc:"a name that the caller makes up: progress carries it, and a request asked again with it joins the first; at most 256 bytes"`
+	TimeoutMS *int64  `json:"timeout_ms,omitempty" doc:"time limit in milliseconds, at most a day"`
 }
 
 // newMethod makes a row from a typed function. Params are decoded by name,

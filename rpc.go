@@ -21,6 +21,10 @@ const (
 	cancelMethod = "$/cancelRequest"
 )
 
+// errLinkLost is the cause of a request's end when its link died. Work that
+// belongs to the daemon goes on without its asker.
+var errLinkLost = errors.New("the link was lost")
+
 // transport carries whole JSON-RPC messages both ways.
 type transport interface {
 	// read returns the next message. Its error is final: the link is lost.

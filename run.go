@@ -47,6 +47,9 @@ const (
 	exitReplaced = 5
 )
 
+// errSecondSignal ends a program that was told twice.
+var errSecondSignal = errors.New("stopped at once by a second signal")
+
 // errPrinted ends a program with status 1 that has said why already.
 var errPrinted = errors.New("failed")
 

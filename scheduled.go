@@ -8,13 +8,6 @@ import (
 	"time"
 )
 
-// controlVariable tells a daemon that its standard input and output belong to
-// a scheduler.
-const (
-	controlVariable = "C4A_CONTROL"
-	controlStdio    = "stdio"
-)
-
 // statusPause is the least time between two events that nobody asked for.
 const statusPause = 250 * time.Millisecond
 

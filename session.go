@@ -26,11 +26,13 @@ const (
 	// minHeartbeat and maxHeartbeat bound what a server may ask for.
 	minHeartbeat = 100 * time.Millisecond
 	maxHeartbeat = time.Hour
+	// answerTime is for what is cancelled after that: git clears away, the answers
+	// go out.
+	answerTime = gitStopGrace + 500*time.Millisecond
 )
 
 var (
 	errRefused  = errors.New("the server refuses this daemon's token")
-	errReplaced = errors.New("another daemon with the same machine id has taken this one's place")
 	errGaveUp   = errors.New("no connection to the server")
 	errNoServer = errors.New("the handshake was refused")
 )
@@ -228,20 +230,6 @@ func (c *connector) handshake(ctx context.Context, p *peer) (handshakeResult, er
 		return answer, fmt.Errorf("%w: %s", errNoServer, cleanText(answer.Reason))
 	}
 	return answer, nil
-}
-
-// sessionError is why a session ended, in words.
-func sessionError(err error) error {
-	switch {
-	case websocket.CloseStatus(err) == closeReplaced:
-		return errReplaced
-	case errors.Is(err, io.EOF):
-		return errors.New("the connection ended without a goodbye")
-	}
-	if e, ok := errors.AsType[websocket.CloseError](err); ok {
-		return fmt.Errorf("the other side closed the link (%d %s)", e.Code, cleanText(e.Reason))
-	}
-	return fmt.Errorf("the link was lost: %w", err)
 }
 
 // try opens the link and closes it: the server is there and takes the token.

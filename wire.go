@@ -1,6 +1,10 @@
 package main
 
-import "time"
+import (
+	"fmt"
+	"time"
+	"unicode"
+)
 
 // protocolVersion is what both sides of a link must speak.
 const protocolVersion = 1
@@ -22,6 +26,8 @@ const (
 	machineIDHeader = "X-C4A-Machine-Id"
 	// cloudPrefix begins the machine_id of a daemon that a pool runs for a library.
 	cloudPrefix = "cloud_"
+	// maxMachineID bounds a machine_id, which is kept and shown.
+	maxMachineID = 200
 )
 
 // handshakeParams is the daemon's first request: who it is and what it can do.
@@ -66,4 +72,17 @@ type machineStatus struct {
 	Status    string    `json:"status" enum:"online,offline"`
 	Reason    string    `json:"reason"`
 	At        time.Time `json:"at"`
+}
+
+// checkMachineID holds for both ends of a link.
+func checkMachineID(id string) error {
+	if id == "" || len(id) > maxMachineID {
+		return fmt.Errorf("must have 1 to %d bytes", maxMachineID)
+	}
+	for _, r := range id {
+		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
+			return fmt.Errorf("holds a character that cannot be printed")
+		}
+	}
+	return nil
 }

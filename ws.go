@@ -51,6 +51,7 @@ func defaultLinkTimes() linkTimes {
 }
 
 var (
+	errReplaced     = errors.New("another daemon with the same machine id has taken this one's place")
 	errPingTimeout  = errors.New("the other side does not answer pings")
 	errWriteTimeout = errors.New("the other side takes no data")
 	errBinary       = errors.New("the other side sent a binary message")
@@ -373,4 +374,18 @@ func (l *link) close(code websocket.StatusCode, reason string) {
 		l.fail(fmt.Errorf("closed: %s", reason))
 	}
 	l.wg.Wait()
+}
+
+// sessionError is why a session ended, in words.
+func sessionError(err error) error {
+	switch {
+	case websocket.CloseStatus(err) == closeReplaced:
+		return errReplaced
+	case errors.Is(err, io.EOF):
+		return errors.New("the connection ended without a goodbye")
+	}
+	if e, ok := errors.AsType[websocket.CloseError](err); ok {
+		return fmt.Errorf("the other side closed the link (%d %s)", e.Code, cleanText(e.Reason))
+	}
+	return fmt.Errorf("the link was lost: %w", err)
 }
