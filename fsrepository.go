@@ -20,18 +20,24 @@ func (f *files) workTreeOf(at place) *repository {
 	return nil
 }
 
-// workTreeShadow is a shadow for git to list or search r's files. Where the
-// repository is not whole it knows less: objects out of reach, which only a
-// sparse index needs, are left out, and so is a broken configuration.
+// workTreeShadow is a shadow for git to list or search r's files. It has no
+// objects, to spare a look at each of their directories, unless the index may
+// be sparse: then trees tell what is in it. Where the repository is not whole
+// the shadow knows less: objects out of reach are left out, and so is a broken
+// configuration.
 func (f *files) workTreeShadow(r *repository, view shadowView) (*shadow, error) {
 	if err := r.readConfig(); err != nil {
 		f.log.Debug("a repository's configuration", "path", r.top.abs, "error", err)
 	}
-	if view == indexView {
+	sparse := view == indexView && r.config.isTrue("core", "sparsecheckout")
+	if sparse {
 		if err := r.checkObjects(); err != nil {
 			f.log.Debug("a repository's objects", "path", r.top.abs, "error", err)
-			r.objects = place{}
+			sparse = false
 		}
+	}
+	if !sparse {
+		r.objects = place{}
 	}
 	return r.shadow(view)
 }
