@@ -65,6 +65,11 @@ func (a *api) handleOpen(pattern string, h http.HandlerFunc) {
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if r.ContentLength != 0 {
+		// net/http reads what a handler leaves of the body, before the answer goes
+		// out. readBody lifts the limit once the body is there.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyLimit)) // where there is no connection there is no slow client
+	}
 	if why := a.foreign(r); why != "" {
 		writeProblem(w, http.StatusForbidden, codeForbidden, why)
 		return

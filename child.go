@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -191,7 +192,7 @@ func (d *daemonProcess) trimLog() {
 
 // tailOf reads the last at most most bytes of f, which has size bytes, from
 // the beginning of a line.
-func tailOf(f *os.File, size, most int64) []byte {
+func tailOf(f io.ReaderAt, size, most int64) []byte {
 	buf := make([]byte, min(size, most))
 	n, _ := f.ReadAt(buf, size-int64(len(buf))) // a shorter file gives what there is
 	buf = buf[:n]
@@ -226,7 +227,8 @@ func (d *daemonProcess) lastLines() string {
 	if err != nil || info.Size() <= d.since {
 		return ""
 	}
-	text := string(tailOf(d.logged, info.Size(), min(info.Size()-d.since, 4*maxLastLog)))
+	own := io.NewSectionReader(d.logged, d.since, info.Size()-d.since) // not those of the one before
+	text := string(tailOf(own, own.Size(), 4*maxLastLog))
 	redact := newRedactor().knowing("", d.spec.token)
 	var lines []string
 	for line := range strings.Lines(text) {

@@ -300,6 +300,9 @@ func (c *cloner) update(ctx context.Context, job cloneJob, target cloneTarget, b
 	if err != nil {
 		return cloneResult{}, err
 	}
+	if err := w.tame(ctx); err != nil {
+		return cloneResult{}, err
+	}
 	before, err := w.head(ctx)
 	if err != nil {
 		return cloneResult{}, err

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -274,4 +276,67 @@ func TestCloneTokensAreNotShared(t *testing.T) {
 		t.Error(errs[0])
 	}
 	wantGitFailure(t, errs[1], gitAuth)
+}
+
+// TestCloneOfAWebPage: a server that answers with something else is no empty
+// repository, and the clone that is there stays.
+func TestCloneOfAWebPage(t *testing.T) {
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a.txt": "1\n"})
+	p := cloneParams{URL: w.server.address("lib")}
+	w.must(p, actionCloned, remote.head())
+	for _, page := range []string{"", "ok", "<html>login</html>", "<html>\nlogin\n</html>\n"} {
+		w.server.setHook(func(out http.ResponseWriter, r *http.Request) bool {
+			_, _ = io.WriteString(out, page)
+			return true
+		})
+		if r, err := w.try(p); err == nil {
+			t.Errorf("%q made %+v", page, r)
+		}
+		if r, err := w.try(cloneParams{URL: p.URL, Name: "other"}); err == nil {
+			t.Errorf("%q was cloned as %+v", page, r)
+		}
+	}
+	w.server.setHook(nil)
+	w.must(p, actionUnchanged, remote.head())
+}
+
+// TestCloneWithForeignSettings: what somebody wrote into the clone's own
+// configuration runs nothing at the next update.
+func TestCloneWithForeignSettings(t *testing.T) {
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{".gitattributes": "* filter=x\n", "a.txt": "1\n"})
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	marker := filepath.Join(t.TempDir(), "marker")
+	config := filepath.Join(r.Path, ".git", "config")
+	included := filepath.Join(t.TempDir(), "included")
+	for _, text := range []string{
+		"[filter \"x\"]\n\tsmudge = touch " + marker + "\n\tclean = touch " + marker + "\n",
+		"[filter \"x\"]\n\tprocess = touch " + marker + "\n\trequired = true\n",
+		"[include]\n\tpath = " + included + "\n",
+		"[core]\n\tfsmonitor = touch " + marker + "\n\tsshCommand = touch " + marker + "\n[remote \"origin\"]\n\tuploadpack = touch " + marker + "\n",
+	} {
+		if err := os.WriteFile(included, []byte("[filter \"x\"]\n\tsmudge = touch "+marker+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(config, os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.WriteString(text)
+		if err := errors.Join(err, f.Close(), os.WriteFile(filepath.Join(r.Path, "a.txt"), []byte("edited\n"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.try(p); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		if _, err := os.Stat(marker); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("it ran: %s", text)
+			_ = os.Remove(marker)
+		}
+		if data, err := os.ReadFile(filepath.Join(r.Path, "a.txt")); string(data) != "1\n" {
+			t.Errorf("%s: a.txt is %q, %v", text, data, err)
+		}
+	}
 }

@@ -69,8 +69,11 @@ func openCredentials(a *access, g *gitRunner) (*credentials, error) {
 	if err := os.Remove(c.path + ".lock"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("removing a stale lock: %w", err)
 	}
-	if err := writeFileAtomic(c.configPath, []byte(c.gitConfig()), 0o600); err != nil {
-		return nil, err
+	// A file that says the same stays: its identity is what denies hard links.
+	if have, err := os.ReadFile(c.configPath); err != nil || string(have) != c.gitConfig() {
+		if err := writeFileAtomic(c.configPath, []byte(c.gitConfig()), 0o600); err != nil {
+			return nil, err
+		}
 	}
 	g.globalConfig, g.knownHosts = c.configPath, knownHosts
 	return c, nil
@@ -194,7 +197,25 @@ func (c *credentials) set(one credential) error {
 	for _, entry := range all {
 		text.WriteString(entry.line())
 	}
-	return writeFileAtomic(c.path, []byte(text.String()), 0o600)
+	return c.replace([]byte(text.String()))
+}
+
+// replace puts a new file in place of the old one and empties that: a hard link
+// that somebody made to it is a file of its own from now on, whose identity
+// nobody denies.
+func (c *credentials) replace(text []byte) error {
+	old, err := os.OpenFile(c.path, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return writeFileAtomic(c.path, text, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("replacing the stored credentials: %w", err)
+	}
+	err = writeFileAtomic(c.path, text, 0o600)
+	if err == nil {
+		err = old.Truncate(0)
+	}
+	return errors.Join(err, old.Close())
 }
 
 // remoteAuth is what one git command gets to authenticate itself. Nothing secret
@@ -298,7 +319,11 @@ func (one *credential) takeHost(p setAuthParams) error {
 	case (p.Host == "") == (p.URL == ""):
 		return invalidParam("host", "give host or url, one of the two")
 	case p.URL != "":
-		parsed, err := parseRemoteURL(p.URL)
+		text := p.URL
+		if u, err := url.Parse(text); err == nil && strings.Trim(u.Path, "/") == "" {
+			text = strings.TrimRight(text, "/") + "/any" // a token is for the host: the path may be missing
+		}
+		parsed, err := parseRemoteURL(text)
 		if err != nil {
 			return err
 		}

@@ -297,3 +297,57 @@ func TestCredentialsUnreadableStore(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestCredentialsHardLink: a hard link to the file is denied while it is the
+// file, and empty once it is not.
+func TestCredentialsHardLink(t *testing.T) {
+	work := realTempDir(t)
+	a, err := openAccess(nil, work)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.close)
+	c, err := openCredentials(a, newGitRunner(os.Getenv, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(token string) {
+		t.Helper()
+		if err := c.set(credential{protocol: "https", host: "h.example", username: "u", token: secret(token)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("first-s3cret")
+	link := filepath.Join(work, "link")
+	if err := os.Link(c.path, link); err != nil {
+		t.Skip("the file system has no hard links: " + err.Error())
+	}
+	p, err := a.resolvePath(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.openFile(p); asRPCError(err).name() != codeAccessDenied {
+		t.Errorf("the living file: %v", err)
+	}
+	set("second-s3cret")
+	if data, err := os.ReadFile(link); err != nil || len(data) != 0 {
+		t.Errorf("the old file: %q, %v", data, err)
+	}
+	if all, err := c.read(); err != nil || len(all) != 1 || all[0].token != "second-s3cret" {
+		t.Errorf("%v, %v", all, err)
+	}
+	// The configuration keeps its identity over a restart.
+	configLink := filepath.Join(work, "config-link")
+	if err := os.Link(c.configPath, configLink); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openCredentials(a, newGitRunner(os.Getenv, "")); err != nil {
+		t.Fatal(err)
+	}
+	if p, err = a.resolvePath(configLink); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.openFile(p); asRPCError(err).name() != codeAccessDenied {
+		t.Errorf("the configuration by a hard link: %v", err)
+	}
+}

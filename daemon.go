@@ -56,6 +56,7 @@ func (p *program) daemon() error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, stopSignals()...)
 	defer signal.Stop(signals)
+	defer surviveBrokenPipe()()
 	stopping, stop := context.WithCancel(context.Background())
 	defer stop()
 	hurry, rush := context.WithCancelCause(context.Background())

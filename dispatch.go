@@ -75,7 +75,7 @@ func (d *dispatcher) request(r *incoming) {
 		r.answer(nil, err, nil)
 		return
 	}
-	if j.method.inline {
+	if j.inline() {
 		result, err := d.perform(j)
 		d.finish(j, result, err, nil)
 		return
@@ -114,7 +114,7 @@ func (d *dispatcher) admit(r *incoming) (*job, error) {
 	if !d.activity.begin() {
 		return nil, failure(codeDraining, "the daemon is about to stop and has not started this request: ask for it anew")
 	}
-	if j.method.inline {
+	if j.inline() {
 		j.ctx, j.stop = r.ctx, func() {}
 		return j, nil
 	}
@@ -122,6 +122,10 @@ func (d *dispatcher) admit(r *incoming) (*job, error) {
 	j.ctx, j.stop = context.WithTimeout(withProgress(r.ctx, j.progress.report), j.timeout)
 	return j, nil
 }
+
+// inline tells whether the job runs in the reading goroutine. A task may have
+// to wait for another's run.
+func (j *job) inline() bool { return j.method.inline && j.taskID == "" }
 
 // place starts the job, lets it wait, or refuses it.
 func (d *dispatcher) place(j *job) error {
@@ -210,7 +214,7 @@ func (d *dispatcher) release(j *job) {
 
 // perform runs the method, or joins the task of its task_id.
 func (d *dispatcher) perform(j *job) (any, error) {
-	if j.taskID == "" || j.method.inline {
+	if j.taskID == "" {
 		return d.callMethod(j.ctx, j.method, j.params)
 	}
 	print := sha256.Sum256(append([]byte(j.method.name+"\x00"), withoutCommon(j.params)...))

@@ -131,7 +131,33 @@ func (rm *remote) list(ctx context.Context) (remoteRefs, error) {
 	if err != nil {
 		return remoteRefs{}, rm.explain(err)
 	}
-	return parseRemoteRefs(string(out)), nil
+	list := parseRemoteRefs(string(out))
+	if len(list.refs) == 0 && list.headOID == "" {
+		return list, rm.confirmEmpty(ctx)
+	}
+	return list, nil
+}
+
+// confirmEmpty tells a repository without refs from a web server that answers
+// with something else: git takes a body without a line feed for the empty list
+// of a "dumb" server (gitprotocol-http(5)). Only a git server speaks in packets.
+func (rm *remote) confirmEmpty(ctx context.Context) error {
+	if rm.scheme != "http" && rm.scheme != "https" {
+		return nil
+	}
+	spoke := false
+	c := rm.command("ls-remote", "--end-of-options", rm.String())
+	c.env = append(c.env, "GIT_TRACE_PACKET=1")
+	c.line = func(line string) {
+		spoke = spoke || strings.Contains(line, " packet: ") && strings.Contains(line, "< ")
+	}
+	if _, err := rm.on.git.run(ctx, c); err != nil {
+		return rm.explain(err)
+	}
+	if !spoke {
+		return gitFailure(gitOther, "git ls-remote: what %s answers is no git repository", rm.host)
+	}
+	return nil
 }
 
 // parseRemoteRefs reads the output of git ls-remote --symref. Lines of another

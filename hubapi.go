@@ -24,6 +24,10 @@ import (
 // streamBeat keeps proxies from ending a stream that has nothing to say.
 const streamBeat = 15 * time.Second
 
+// ensureAgain is how long a call waits for the link of a daemon that is ready
+// before it asks the pool anew.
+const ensureAgain = 500 * time.Millisecond
+
 // hubAPI is the hub's part of the HTTP API.
 type hubAPI struct {
 	hub         *hub
@@ -191,11 +195,17 @@ func (h *hubAPI) callLibrary(w http.ResponseWriter, r *http.Request) {
 	}
 	h.answer(w, r, func(ctx context.Context, _ bool) (*hubConn, error) {
 		// Ready means that its handshake was accepted: the link is there, or it
-		// was lost since and comes back.
-		if _, _, err := h.pool.ensure(ctx, libID); err != nil {
-			return nil, err
+		// was lost since and comes back. Or the daemon has died and the pool is
+		// about to notice: then another is started.
+		for begin := time.Now(); ; {
+			if _, _, err := h.pool.ensure(ctx, libID); err != nil {
+				return nil, err
+			}
+			conn, err := h.hub.connected(ctx, machineIDOf(libID), ensureAgain)
+			if !errors.Is(err, errOffline) || time.Since(begin) >= returnTimeout {
+				return conn, err
+			}
 		}
-		return h.hub.connected(ctx, machineIDOf(libID), returnTimeout)
 	})
 }
 

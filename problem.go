@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+	"unicode/utf8"
 )
 
 const (
@@ -107,8 +108,8 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return nil, badRequest("the body could not be read")
 }
 
-// readJSON reads a body that is one JSON object with the keys of v, and no
-// others. The error is a *poolError.
+// readJSON reads a body that is one JSON object into v; keys that it does not
+// know are ignored. The error is a *poolError.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := readBody(w, r)
 	if err != nil {
@@ -117,13 +118,11 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	if trimmed := bytes.TrimSpace(body); len(trimmed) == 0 || trimmed[0] != '{' {
 		return badRequest("the body must be a JSON object")
 	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(v); err != nil {
-		return badRequest("the body: " + err.Error())
+	if !utf8.Valid(body) {
+		return badRequest("the body is not UTF-8")
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return badRequest("the body: there is more after the JSON object")
+	if err := json.Unmarshal(body, v); err != nil {
+		return badRequest("the body: " + err.Error())
 	}
 	return nil
 }

@@ -6,9 +6,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -35,7 +38,7 @@ func TestUserDaemon(t *testing.T) {
 	if status, a := callRPC(t, url+"/machines/laptop", "config/get", "{}"); status != 404 || a.Error.Code != -32010 {
 		t.Error(status, a.Error)
 	}
-	for _, body := range []string{``, `{}`, `{"machine_id":""}`, `{"machine_id":"cloud_x"}`, `{"machine_id":1}`, `{"machine_id":"laptop","x":1}`} {
+	for _, body := range []string{``, `{}`, `{"machine_id":""}`, `{"machine_id":"cloud_x"}`, `{"machine_id":1}`, "{\"machine_id\":\"\xff\"}"} {
 		if status, answer := askHTTP(t, http.MethodPut, url+"/libraries/lib_1", body); status != 400 || !strings.Contains(answer, `"BAD_REQUEST"`) {
 			t.Error(body, status, answer)
 		}
@@ -442,5 +445,102 @@ func TestSystemdNotify(t *testing.T) {
 	}
 	if code := p.exit(); code != 0 {
 		t.Error(code)
+	}
+}
+
+// TestDaemonDiesInACall: the pool brings another, which gives the answer.
+func TestDaemonDiesInACall(t *testing.T) {
+	git := newGitServer(t)
+	repo := git.repo("lib.git", map[string]string{"a": "1"})
+	asked := make(chan struct{}, 10)
+	git.setHook(hang("", asked))
+	_, url := startSchedulerProcess(t, nil)
+	answered := make(chan rpcAnswer, 1)
+	go func() {
+		_, a := callRPC(t, url+"/libraries/demo", "vcs/clone", `{"url":"`+git.address("lib.git")+`"}`)
+		answered <- a
+	}()
+	<-asked
+	_, body := askHTTP(t, http.MethodGet, url+"/daemons/demo", "")
+	git.setHook(nil)
+	if err := syscall.Kill(field[int](t, []byte(body), "pid"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case a := <-answered:
+		if a.Error != nil || field[string](t, a.Result, "commit") != repo.head() {
+			t.Errorf("%v %s", a.Error, a.Result)
+		}
+	case <-time.After(patience):
+		t.Fatal("no answer")
+	}
+}
+
+// TestBrokenStandardError: who reads the log may go; the daemon works on and
+// ends as it should.
+func TestBrokenStandardError(t *testing.T) {
+	address, connected := serveOneDaemon(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "--server", address, "--machine-id", "m", "--log-level", "debug")
+	cmd.Args[0], cmd.Dir, cmd.Stderr = daemonName, t.TempDir(), write
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = write.Close()
+	s := <-connected
+	_ = read.Close()
+	for range 3 {
+		s.say(`{"jsonrpc":"2.0","method":"a/notification that is logged"}`)
+	}
+	s.say(`{"jsonrpc":"2.0","id":1,"method":"config/get"}`)
+	if a, _ := s.answer("1"); a.Error != nil {
+		t.Error(a.Error)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSlowBody: half a body on any route, with or without a right to it, ends.
+func TestSlowBody(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as a body may: 10 s")
+	}
+	t.Parallel()
+	_, url := startSchedulerProcess(t, nil)
+	host := strings.TrimPrefix(url, "http://")
+	ended := make(chan string, 10)
+	routes := []string{"POST /nothing", "POST /health", "GET /health", "PUT /daemons/z", "POST /libraries/x/rpc"}
+	for _, route := range routes {
+		go func() {
+			conn, err := net.Dial("tcp", host)
+			if err != nil {
+				ended <- err.Error()
+				return
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(patience))
+			_, _ = conn.Write([]byte(route + " HTTP/1.1\r\nHost: " + host + "\r\nContent-Length: 50\r\n\r\n{"))
+			if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
+				ended <- route + " is still open"
+				return
+			}
+			ended <- ""
+		}()
+	}
+	for range routes {
+		if text := <-ended; text != "" {
+			t.Error(text)
+		}
 	}
 }

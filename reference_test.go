@@ -331,11 +331,7 @@ func (r *reference) flags(t *testing.T, name string, run func(*program) error) {
 			continue
 		}
 		key, _, _ := strings.Cut(flagLine, " ")
-		variableName := ""
-		if !isAction(key) {
-			variableName = "`" + variable(key) + "`"
-		}
-		r.say("| `--%s` | %s | %s |\n", cell(flagLine), variableName, cell(strings.TrimSpace(line)))
+		r.say("| `--%s` | `%s` | %s |\n", cell(flagLine), variable(key), cell(strings.TrimSpace(line)))
 		flagLine = ""
 		rows++
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+	"unicode/utf8"
 )
 
 // callGrace is what the hub waits longer than the daemon, which knows the
@@ -34,6 +35,9 @@ type target func(ctx context.Context, again bool) (*hubConn, error)
 // daemon.
 func parseCall(body []byte) (*call, error) {
 	var m envelope
+	if !utf8.Valid(body) {
+		return nil, errors.New("the body is not UTF-8")
+	}
 	if err := json.Unmarshal(body, &m); err != nil {
 		return nil, errors.New("the body is not a JSON-RPC request object")
 	}

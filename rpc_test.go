@@ -346,6 +346,11 @@ func TestTasks(t *testing.T) {
 		if got := b.get(); !strings.Contains(got, `"id":2,"error"`) || !strings.Contains(got, `"CONFLICT"`) {
 			t.Error("other params under the same task_id: " + got)
 		}
+		b.put(`{"jsonrpc":"2.0","id":3,"method":"test/echo","params":{"task_id":"T"}}`)
+		synctest.Wait()
+		if got := b.get(); !strings.Contains(got, `"id":3,"error"`) || !strings.Contains(got, `"CONFLICT"`) {
+			t.Error("another method under the same task_id: " + got)
+		}
 		// The link is lost; the task goes on and a new link joins it.
 		b.close()
 		<-b.ended

@@ -8,11 +8,13 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // programVersion is told in handshakes and by --version.
@@ -49,6 +51,16 @@ const (
 
 // errSecondSignal ends a program that was told twice.
 var errSecondSignal = errors.New("stopped at once by a second signal")
+
+// surviveBrokenPipe makes a write to a closed standard output or error an error
+// like any other, where Go would let SIGPIPE end the program (os/signal, SIGPIPE):
+// whoever reads the log may be gone before the program has ended its work.
+// It is not ignored, which git would inherit.
+func surviveBrokenPipe() (undo func()) {
+	broken := make(chan os.Signal, 1) // never read: the write's error tells
+	signal.Notify(broken, syscall.SIGPIPE)
+	return func() { signal.Stop(broken) }
+}
 
 // errPrinted ends a program with status 1 that has said why already.
 var errPrinted = errors.New("failed")
@@ -118,7 +130,7 @@ func (f *flagSet) parse(args []string) error {
 	var err error
 	f.VisitAll(func(fl *flag.Flag) {
 		value := f.prog.getenv(variable(fl.Name))
-		if given[fl.Name] || value == "" || err != nil || isAction(fl.Name) {
+		if given[fl.Name] || value == "" || err != nil {
 			return
 		}
 		if e := fl.Value.Set(value); e != nil {
@@ -130,12 +142,6 @@ func (f *flagSet) parse(args []string) error {
 
 // wrongForm stands for the flag package's "parse error".
 const wrongForm = "not a value of this kind (numbers: 20; times: 30s, 5m; switches: true, false)"
-
-// isAction tells the flags that do something in place of the program's work:
-// a variable would make it never work again.
-func isAction(name string) bool {
-	return name == "version" || name == "check" || name == "healthcheck"
-}
 
 func (f *flagSet) printHelp(w io.Writer) {
 	fmt.Fprint(w, f.intro, "\nFlags (each also as an environment variable, such as C4A_LOG_LEVEL):\n")

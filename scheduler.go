@@ -67,6 +67,7 @@ func (p *program) scheduler() error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, stopSignals()...)
 	defer signal.Stop(signals)
+	defer surviveBrokenPipe()()
 	s, err := startScheduler(cfg, p)
 	if err != nil {
 		return err

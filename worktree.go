@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -130,6 +131,37 @@ func (w workTree) settings(ctx context.Context) (map[string]string, error) {
 		}
 	}
 	return settings, nil
+}
+
+// maxForeign bounds the settings that are taken out one by one.
+const maxForeign = 100
+
+// tame takes every setting out of the configuration that is not the cloner's
+// own: a filter, an include or a hook of somebody who may write there would run
+// a program beside the credentials.
+func (w workTree) tame(ctx context.Context) error {
+	settings, err := w.settings(ctx)
+	if err != nil {
+		return err
+	}
+	foreign := 0
+	for key := range settings {
+		section, _, _ := strings.Cut(key, ".")
+		switch {
+		case section == "branch":
+			continue
+		case slices.Contains([]string{"core.repositoryformatversion", "core.filemode", "core.bare", "core.logallrefupdates",
+			"core.symlinks", "core.ignorecase", "core.precomposeunicode", "extensions.objectformat", "remote.origin.url", "remote.origin.fetch"}, key):
+			continue
+		}
+		if foreign++; foreign > maxForeign {
+			return fmt.Errorf("%w: its configuration is somebody else's", errRepoCorrupt)
+		}
+		if _, err := w.run(ctx, w.command("config", "--file", w.dir+"/.git/config", "--no-includes", "--unset-all", key)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // configure makes origin what a person expects to find: the URL without
