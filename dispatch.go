@@ -265,7 +265,7 @@ func newOutcome(result any, err error) *outcome {
 	if err := encodeJSON(&buf, result); err != nil {
 		return &outcome{err: err}
 	}
-	return &outcome{result: buf.Bytes()}
+	return &outcome{result: bytes.Clone(buf.Bytes())} // the buffer has room to grow, which size would not count
 }
 
 func (o *outcome) size() int {

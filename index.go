@@ -54,19 +54,40 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 	if err != nil {
 		return manifestResult{}, err
 	}
-	s, err := i.open(p.pathParam, objectsView)
+	repo, err := openRepository(i.access, p.pathParam)
+	if err != nil {
+		return manifestResult{}, err
+	}
+	rev := valueOr(p.Commit, "HEAD")
+	asked := fingerprint("index/manifest", repo.top.abs, repo.prefix, rev, fingerprintList(p.Include), fingerprintList(p.Exclude))
+	keyOf := func(commit string) string { return fingerprint(asked, commit, strconv.FormatBool(repo.partial)) }
+	if p.Cursor != nil {
+		// Who pages on asks for the same commit, which needs no git to be found.
+		commit := rev
+		if rev == "HEAD" {
+			commit = repo.head
+		}
+		if l := i.listings.of(keyOf(commit)); l != nil {
+			cursor, err := startCursor(p.Cursor, asked, l.tree)
+			if err != nil {
+				return manifestResult{}, err
+			}
+			if i.listings.find(l.key, cursor.At) == l {
+				return i.page(l, cursor, limit, true), nil
+			}
+		}
+	}
+
+	s, err := repo.shadow(objectsView)
 	if err != nil {
 		return manifestResult{}, err
 	}
 	defer s.remove()
-	repo := s.repo
-	rev := valueOr(p.Commit, "HEAD")
 	commits, trees, err := i.treesOf(ctx, s, namedRevision{"commit", rev})
 	if err != nil {
 		return manifestResult{}, err
 	}
 	commit, tree := commits[0], trees[0]
-	asked := fingerprint("index/manifest", repo.top.abs, repo.prefix, rev, fingerprintList(p.Include), fingerprintList(p.Exclude))
 	cursor, err := startCursor(p.Cursor, asked, tree)
 	if err != nil {
 		return manifestResult{}, err
@@ -74,17 +95,23 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 	if commit == "" {
 		return manifestResult{Files: []manifestFile{}}, nil
 	}
-
-	key := fingerprint(asked, tree, strconv.FormatBool(repo.partial))
-	l := i.listings.find(key, cursor.At)
-	cached := l != nil
-	if !cached {
-		if l, err = i.list(ctx, s, tree, filter, key, cursor); err != nil {
-			return manifestResult{}, err
-		}
+	key := keyOf(commit)
+	if l := i.listings.find(key, cursor.At); l != nil {
+		return i.page(l, cursor, limit, true), nil
 	}
+	l, err := i.list(ctx, s, tree, filter, key, cursor)
+	if err != nil {
+		return manifestResult{}, err
+	}
+	l.commit, l.tree = commit, tree
+	return i.page(l, cursor, limit, false), nil
+}
+
+// page is the page at the cursor, which the listing holds. The listing is kept
+// as long as more pages follow.
+func (i *inspector) page(l *listing, cursor pageCursor, limit int, cached bool) manifestResult {
 	cursor.Total = l.total
-	result := manifestResult{Commit: &commit, Tree: &tree, Total: l.total, Files: l.files(cursor.At, limit)}
+	result := manifestResult{Commit: &l.commit, Tree: &l.tree, Total: l.total, Files: l.files(cursor.At, limit)}
 	more := cursor.At+int64(len(result.Files)) < l.total && len(result.Files) > 0
 	switch {
 	case more:
@@ -93,9 +120,9 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 			i.listings.keep(l)
 		}
 	case cached:
-		i.listings.drop(key)
+		i.listings.drop(l.key)
 	}
-	return result, nil
+	return result
 }
 
 // list reads the entries of a tree that pass the filter, from the cursor's

@@ -26,6 +26,8 @@ const (
 // shares with the one before, the id in binary.
 type listing struct {
 	key    string
+	commit string // what is listed
+	tree   string
 	first  int64 // the number of its first entry
 	count  int64
 	total  int64 // of all entries
@@ -33,7 +35,7 @@ type listing struct {
 	bytes  int
 
 	open []byte // the block being filled
-	last string
+	last []byte // the path before
 }
 
 // full tells that there is no room for more.
@@ -63,7 +65,7 @@ func (l *listing) add(e treeEntry) error {
 	l.open = binary.AppendUvarint(l.open, uint64(shared))
 	l.open = binary.AppendUvarint(l.open, uint64(len(e.path)-shared))
 	l.open = append(l.open, e.path[shared:]...)
-	l.last = string(e.path)
+	l.last = append(l.last[:0], e.path...)
 	if l.count++; l.count%listingBlock == 0 {
 		l.seal()
 	}
@@ -75,7 +77,7 @@ func (l *listing) seal() {
 	if len(l.open) > 0 {
 		l.blocks = append(l.blocks, slices.Clone(l.open))
 		l.bytes += len(l.open)
-		l.open, l.last = l.open[:0], ""
+		l.open, l.last = l.open[:0], l.last[:0]
 	}
 }
 
@@ -99,6 +101,7 @@ func unpackBlock(block []byte, skip, most int, files []manifestFile) []manifestF
 		return int(v)
 	}
 	var path []byte
+	sizes := make([]int64, 0, min(most-len(files), listingBlock)) // in one piece
 	for len(block) > 0 && len(files) < most {
 		mode := number()
 		size := int64(number()) - 1
@@ -117,7 +120,8 @@ func unpackBlock(block []byte, skip, most int, files []manifestFile) []manifestF
 		f.PathBase64 = nameBase64(f.Path)
 		f.Path = showName(f.Path)
 		if size >= 0 {
-			f.Size = &size
+			sizes = append(sizes, size)
+			f.Size = &sizes[len(sizes)-1]
 		}
 		files = append(files, f)
 	}
@@ -126,6 +130,12 @@ func unpackBlock(block []byte, skip, most int, files []manifestFile) []manifestF
 
 // gitMode is a mode in six octal digits.
 func gitMode(mode int) string {
+	switch mode {
+	case 0o100644:
+		return "100644"
+	case 0o100755:
+		return "100755"
+	}
 	text := strconv.FormatInt(int64(mode), 8)
 	for len(text) < 6 {
 		text = "0" + text
@@ -154,6 +164,18 @@ func (c *listingCache) find(key string, n int64) *listing {
 	c.kept = append(slices.Delete(c.kept, at, at+1), l)
 	c.timer.Reset(listingIdle)
 	return l
+}
+
+// of is the latest listing kept for key.
+func (c *listingCache) of(key string) *listing {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range slices.Backward(c.kept) {
+		if l.key == key {
+			return l
+		}
+	}
+	return nil
 }
 
 // keep puts a listing in the place of its predecessor.

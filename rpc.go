@@ -370,6 +370,10 @@ func writeAnswer(buf *bytes.Buffer, id json.RawMessage, result any, err error) {
 
 // encodeJSON appends v without HTML escapes and without a line feed.
 func encodeJSON(buf *bytes.Buffer, v any) error {
+	if long, ok := v.(jsonAppender); ok {
+		buf.Write(long.appendJSON(buf.AvailableBuffer()))
+		return nil
+	}
 	e := json.NewEncoder(buf)
 	e.SetEscapeHTML(false)
 	mark := buf.Len()

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"slices"
+	"strconv"
+	"unicode/utf8"
+)
+
+// jsonAppender writes itself as JSON, byte for byte as encoding/json without
+// HTML escapes would: for the few results that hold tens of thousands of
+// objects, where reflection takes as long as the work itself.
+type jsonAppender interface{ appendJSON(to []byte) []byte }
+
+// appendJSONString appends s as a JSON string.
+func appendJSONString(to []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	to = append(to, '"')
+	begin := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= ' ' && c < utf8.RuneSelf && c != '"' && c != '\\' {
+			i++
+			continue
+		}
+		if c < utf8.RuneSelf {
+			to = append(to, s[begin:i]...)
+			switch c {
+			case '"', '\\':
+				to = append(to, '\\', c)
+			case '\n':
+				to = append(to, '\\', 'n')
+			case '\r':
+				to = append(to, '\\', 'r')
+			case '\t':
+				to = append(to, '\\', 't')
+			case '\b':
+				to = append(to, '\\', 'b')
+			case '\f':
+				to = append(to, '\\', 'f')
+			default:
+				to = append(to, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+			}
+			i++
+			begin = i
+			continue
+		}
+		r, width := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == utf8.RuneError && width == 1:
+			to = append(append(to, s[begin:i]...), `\ufffd`...)
+		case r == '\u2028' || r == '\u2029': // no JavaScript string may hold them
+			to = append(append(to, s[begin:i]...), '\\', 'u', '2', '0', '2', hex[r&15])
+		default:
+			i += width
+			continue
+		}
+		i += width
+		begin = i
+	}
+	return append(append(to, s[begin:]...), '"')
+}
+
+func appendOptionalString(to []byte, s *string) []byte {
+	if s == nil {
+		return append(to, "null"...)
+	}
+	return appendJSONString(to, *s)
+}
+
+func (r manifestResult) appendJSON(to []byte) []byte {
+	const most = 192 // bytes of a file with a long path: growing bit by bit copies all of it again and again
+	to = slices.Grow(to, len(r.Files)*most)
+	to = appendOptionalString(append(to, `{"commit":`...), r.Commit)
+	to = appendOptionalString(append(to, `,"tree":`...), r.Tree)
+	to = append(to, `,"files":[`...)
+	for n := range r.Files {
+		if n > 0 {
+			to = append(to, ',')
+		}
+		to = r.Files[n].appendJSON(to)
+	}
+	to = strconv.AppendInt(append(to, `],"total":`...), r.Total, 10)
+	to = appendOptionalString(append(to, `,"next_cursor":`...), r.NextCursor)
+	return append(to, '}')
+}
+
+func (f *manifestFile) appendJSON(to []byte) []byte {
+	to = appendJSONString(append(to, `{"path":`...), f.Path)
+	if f.PathBase64 != "" {
+		to = appendJSONString(append(to, `,"path_base64":`...), f.PathBase64)
+	}
+	to = appendJSONString(append(to, `,"oid":`...), f.OID)
+	to = appendJSONString(append(to, `,"mode":`...), f.Mode)
+	to = append(to, `,"size":`...)
+	if f.Size == nil {
+		return append(to, "null}"...)
+	}
+	return append(strconv.AppendInt(to, *f.Size, 10), '}')
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+)
+
+// reflected is v as encoding/json writes it.
+func reflected(t *testing.T, v any) string {
+	t.Helper()
+	var buf bytes.Buffer
+	e := json.NewEncoder(&buf)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	return string(bytes.TrimSuffix(buf.Bytes(), []byte("\n")))
+}
+
+func FuzzAppendJSON(f *testing.F) {
+	for _, seed := range []string{"", "a/b.go", "\"\\\n\r\t\b\f\x00\x1f\x7f", "é\u2028\u2029\U0001F600", "\xff\xfe<>&", "\xed\xa0\x80"} {
+		f.Add(seed, "100644", int64(7))
+		f.Add("x", seed, int64(-1))
+	}
+	f.Fuzz(func(t *testing.T, text, mode string, size int64) {
+		if got, want := string(appendJSONString(nil, text)), reflected(t, text); got != want {
+			t.Errorf("%q: got %s, want %s", text, got, want)
+		}
+		r := manifestResult{Files: []manifestFile{}, Total: size}
+		for range max(size%4, 0) {
+			file := manifestFile{Path: text, OID: "01ab", Mode: mode, PathBase64: nameBase64(text)}
+			if size%2 == 0 {
+				file.Size = &size
+			}
+			r.Files = append(r.Files, file)
+			r.Commit, r.NextCursor = &text, &mode
+		}
+		var buf bytes.Buffer
+		if err := encodeJSON(&buf, r); err != nil {
+			t.Fatal(err)
+		}
+		if want := reflected(t, r); buf.String() != want {
+			t.Errorf("got %s\nwant %s", buf.String(), want)
+		}
+	})
+}
