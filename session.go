@@ -77,7 +77,7 @@ func newLinkClient(caFile string) (*http.Client, error) {
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	}
 	return &http.Client{
-		Transport: transport,
+		Transport: wholeTransport{transport},
 		// A redirect could carry the token to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
@@ -235,8 +235,8 @@ func sessionError(err error) error {
 	switch {
 	case websocket.CloseStatus(err) == closeReplaced:
 		return errReplaced
-	case errors.Is(err, io.EOF):
-		return errors.New("the connection ended without a goodbye")
+	case errors.Is(err, errHungUp):
+		return errHungUp
 	}
 	if e, ok := errors.AsType[websocket.CloseError](err); ok {
 		return fmt.Errorf("the other side closed the link (%d %s)", e.Code, cleanText(e.Reason))

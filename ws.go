@@ -117,9 +117,8 @@ func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkT
 }
 
 // read returns the next message. Too long a one closes the link with 1009, a
-// binary one with 1003. The library can hand over a message that the end of the
-// connection cut short as if it were whole; it is no JSON then, and the next
-// read fails.
+// binary one with 1003. A connection that ends within a message is an error
+// because newLink's callers cover the connection (wholeTransport, wholeWriter).
 func (l *link) read() ([]byte, error) {
 	for l.crowded() {
 		select {
