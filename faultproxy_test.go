@@ -145,6 +145,9 @@ func (p *faultProxy) copy(to, from *net.TCPConn, l *lane) {
 			passed += len(data)
 		}
 		if err != nil {
+			for x, changed = l.now(); x.drop; x, changed = l.now() { // the end is not passed on either
+				<-changed
+			}
 			return
 		}
 	}
