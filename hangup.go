@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -55,6 +56,15 @@ func (w wholeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffers, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
+	}
+	socket := conn
+	if secured, ok := conn.(*tls.Conn); ok {
+		socket = secured.NetConn()
+	}
+	if tcp, ok := socket.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			limitUnsent(raw)
+		}
 	}
 	return wholeConn{conn}, buffers, nil
 }

@@ -17,9 +17,9 @@ import (
 )
 
 // This file puts a faultProxy between real daemons and a real hub. The clocks
-// of the link run at a twentieth; the delay before a reconnect is the real one.
+// of the link run at a tenth; the delay before a reconnect is the real one.
 
-const clockScale = 20
+const clockScale = 10
 
 func scaledTimes() linkTimes {
 	times := defaultLinkTimes()
