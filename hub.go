@@ -227,10 +227,7 @@ func (h *hub) register(c *hubConn, hello handshakeParams) string {
 			return ""
 		}
 		h.mu.Unlock()
-		ctx, cancel := context.WithTimeout(context.Background(), oldLinkTimeout)
-		err := old.link.conn.Ping(ctx)
-		cancel()
-		if err == nil {
+		if old.link.ping(oldLinkTimeout) == nil {
 			return fmt.Sprintf("a daemon with the machine_id %q is connected already", hello.MachineID)
 		}
 		_ = old.link.fail(errPingTimeout)

@@ -20,10 +20,11 @@ import (
 
 // hubBench is a hub on fake time; daemons dial it over connections in memory.
 type hubBench struct {
-	t   *testing.T
-	hub *hub
-	net *pipeNet
-	log *slog.Logger
+	t      *testing.T
+	hub    *hub
+	net    *pipeNet // nil on real sockets
+	server *url.URL
+	log    *slog.Logger
 
 	mu     sync.Mutex
 	events []machineStatus
@@ -33,8 +34,17 @@ type hubBench struct {
 // "child:ID" is the pool's child of that machine id.
 func newHubBench(t *testing.T) *hubBench {
 	t.Helper()
-	b := &hubBench{t: t, net: newPipeNet(), log: slog.New(slog.NewTextHandler(t.Output(), nil))}
-	b.hub = newHub(hubConfig{
+	network := newPipeNet()
+	b := newHubBenchOn(t, network, nil)
+	b.net = network
+	return b
+}
+
+// newHubBenchOn is newHubBench on any listener, with another configuration.
+func newHubBenchOn(t *testing.T, listener net.Listener, configure func(*hubConfig)) *hubBench {
+	t.Helper()
+	b := &hubBench{t: t, server: &url.URL{Scheme: "ws", Host: listener.Addr().String(), Path: linkPath}, log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	config := hubConfig{
 		maxMessage: 1 << 20, offlineThreshold: defaultOfflineThreshold, heartbeatInterval: defaultHeartbeatInterval, times: defaultLinkTimes(),
 		libraryOf: func(machineID string) string { return "lib_of_" + machineID }, log: b.log,
 		publish: func(name string, params any) {
@@ -44,10 +54,14 @@ func newHubBench(t *testing.T) *hubBench {
 				b.events = append(b.events, status)
 			}
 		},
-	})
+	}
+	if configure != nil {
+		configure(&config)
+	}
+	b.hub = newHub(config)
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hooks := &linkHooks{}
-		conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
+		conn, err := websocket.Accept(wholeWriter{w}, r, &websocket.AcceptOptions{OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
 		if err != nil {
 			t.Error(err)
 			return
@@ -60,7 +74,7 @@ func newHubBench(t *testing.T) *hubBench {
 		b.hub.serve(conn, hooks, child, claimed)
 	})}
 	served := make(chan struct{})
-	go func() { defer close(served); _ = server.Serve(b.net) }()
+	go func() { defer close(served); _ = server.Serve(listener) }()
 	ctx, stop := context.WithCancel(context.Background())
 	swept := make(chan struct{})
 	go func() { defer close(swept); b.hub.sweep(ctx) }()
@@ -95,8 +109,25 @@ type benchDaemon struct {
 	lines chan *gate
 }
 
-// daemon starts one that dials the hub. wrap may alter its connections.
+// daemon starts one that dials the hub over connections in memory.
 func (b *hubBench) daemon(machineID, instanceID string, token secret, methods ...*method) *benchDaemon {
+	b.t.Helper()
+	lines := make(chan *gate, 100)
+	network := &pipeNet{conns: b.net.conns, done: b.net.done, wrap: func(c net.Conn) net.Conn {
+		g := &gate{Conn: c}
+		lines <- g
+		return g
+	}}
+	d := b.daemonVia(network.client(), func(c *connector) {
+		c.hello.MachineID, c.hello.InstanceID, c.token = machineID, instanceID, token
+	}, methods...)
+	d.lines = lines
+	return d
+}
+
+// daemonVia starts one that dials the hub with client; configure may change it
+// first.
+func (b *hubBench) daemonVia(client *http.Client, configure func(*connector), methods ...*method) *benchDaemon {
 	b.t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	base, end := context.WithCancel(context.Background())
@@ -106,17 +137,15 @@ func (b *hubBench) daemon(machineID, instanceID string, token secret, methods ..
 	for _, m := range methods {
 		s.methods[m.name] = m
 	}
-	d := &benchDaemon{ended: make(chan error, 1), stop: stop, lines: make(chan *gate, 100)}
-	network := &pipeNet{conns: b.net.conns, done: b.net.done, wrap: func(c net.Conn) net.Conn {
-		g := &gate{Conn: c}
-		d.lines <- g
-		return g
-	}}
+	d := &benchDaemon{ended: make(chan error, 1), stop: stop}
 	d.connector = &connector{
-		server: &url.URL{Scheme: "ws", Host: "pipe", Path: linkPath}, client: network.client(), token: token,
+		server: b.server, client: client,
 		maxMessage: 1 << 20, heartbeat: defaultHeartbeatInterval, times: defaultLinkTimes(),
-		hello:   handshakeParams{MachineID: machineID, InstanceID: instanceID, ProtocolVersion: protocolVersion, Version: programVersion},
+		hello:   handshakeParams{MachineID: "m", InstanceID: "i", ProtocolVersion: protocolVersion, Version: programVersion},
 		service: s, onState: func(string) {}, onAccepted: func(handshakeResult) {}, began: time.Now(), log: b.log,
+	}
+	if configure != nil {
+		configure(d.connector)
 	}
 	go func() { d.ended <- d.run(ctx, ctx) }()
 	b.t.Cleanup(func() {

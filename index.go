@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"slices"
 	"strconv"
 )
 
@@ -165,4 +166,35 @@ func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter *tr
 		l.total = from.Total
 	}
 	return l, nil
+}
+
+func (r manifestResult) appendJSON(to []byte) []byte {
+	const most = 192 // bytes of a file with a long path: growing bit by bit copies all of it again and again
+	to = slices.Grow(to, len(r.Files)*most)
+	to = appendOptionalString(append(to, `{"commit":`...), r.Commit)
+	to = appendOptionalString(append(to, `,"tree":`...), r.Tree)
+	to = append(to, `,"files":[`...)
+	for n := range r.Files {
+		if n > 0 {
+			to = append(to, ',')
+		}
+		to = r.Files[n].appendJSON(to)
+	}
+	to = strconv.AppendInt(append(to, `],"total":`...), r.Total, 10)
+	to = appendOptionalString(append(to, `,"next_cursor":`...), r.NextCursor)
+	return append(to, '}')
+}
+
+func (f *manifestFile) appendJSON(to []byte) []byte {
+	to = appendJSONString(append(to, `{"path":`...), f.Path)
+	if f.PathBase64 != "" {
+		to = appendJSONString(append(to, `,"path_base64":`...), f.PathBase64)
+	}
+	to = appendJSONString(append(to, `,"oid":`...), f.OID)
+	to = appendJSONString(append(to, `,"mode":`...), f.Mode)
+	to = append(to, `,"size":`...)
+	if f.Size == nil {
+		return append(to, "null}"...)
+	}
+	return append(strconv.AppendInt(to, *f.Size, 10), '}')
 }

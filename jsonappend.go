@@ -1,10 +1,6 @@
 package main
 
-import (
-	"slices"
-	"strconv"
-	"unicode/utf8"
-)
+import "unicode/utf8"
 
 // jsonAppender writes itself as JSON, byte for byte as encoding/json without
 // HTML escapes would: for the few results that hold tens of thousands of
@@ -65,35 +61,4 @@ func appendOptionalString(to []byte, s *string) []byte {
 		return append(to, "null"...)
 	}
 	return appendJSONString(to, *s)
-}
-
-func (r manifestResult) appendJSON(to []byte) []byte {
-	const most = 192 // bytes of a file with a long path: growing bit by bit copies all of it again and again
-	to = slices.Grow(to, len(r.Files)*most)
-	to = appendOptionalString(append(to, `{"commit":`...), r.Commit)
-	to = appendOptionalString(append(to, `,"tree":`...), r.Tree)
-	to = append(to, `,"files":[`...)
-	for n := range r.Files {
-		if n > 0 {
-			to = append(to, ',')
-		}
-		to = r.Files[n].appendJSON(to)
-	}
-	to = strconv.AppendInt(append(to, `],"total":`...), r.Total, 10)
-	to = appendOptionalString(append(to, `,"next_cursor":`...), r.NextCursor)
-	return append(to, '}')
-}
-
-func (f *manifestFile) appendJSON(to []byte) []byte {
-	to = appendJSONString(append(to, `{"path":`...), f.Path)
-	if f.PathBase64 != "" {
-		to = appendJSONString(append(to, `,"path_base64":`...), f.PathBase64)
-	}
-	to = appendJSONString(append(to, `,"oid":`...), f.OID)
-	to = appendJSONString(append(to, `,"mode":`...), f.Mode)
-	to = append(to, `,"size":`...)
-	if f.Size == nil {
-		return append(to, "null}"...)
-	}
-	return append(strconv.AppendInt(to, *f.Size, 10), '}')
 }

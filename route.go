@@ -107,6 +107,7 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessag
 			return result, err
 		case errors.Is(err, errLinkLost) && resends < maxResends:
 			resends++
+			<-conn.done // else the lost link would be found again; the reader has ended, so this is at once
 			h.log.Info("the link was lost before the answer, sending the request again", "method", showName(c.method), "task_id", showName(c.taskID))
 		default:
 			return nil, delivery(err)

@@ -136,8 +136,6 @@ func (p *peer) receive(data []byte) {
 	default:
 		err = errors.New("not JSON")
 	}
-	// A message cut short by a lost link comes here too; its answer is lost with
-	// the link.
 	p.reject(nil, codeParseError, "parse error: "+err.Error())
 }
 

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/coder/websocket"
@@ -59,9 +60,13 @@ type connector struct {
 // newLinkClient makes the HTTP client that dials the server: through the
 // environment's proxies, trusting caFile beside the system's authorities.
 func newLinkClient(caFile string) (*http.Client, error) {
+	dialer := &net.Dialer{Timeout: handshakeTimeout, Control: func(_, _ string, c syscall.RawConn) error {
+		limitUnsent(c)
+		return nil
+	}}
 	transport := &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: handshakeTimeout}).DialContext,
+		Proxy:               environmentProxy,
+		DialContext:         dialer.DialContext,
 		TLSHandshakeTimeout: handshakeTimeout,
 	}
 	if caFile != "" {
@@ -79,10 +84,20 @@ func newLinkClient(caFile string) (*http.Client, error) {
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	}
 	return &http.Client{
-		Transport: transport,
+		Transport: wholeTransport{transport},
 		// A redirect could carry the token to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
+}
+
+// environmentProxy is http.ProxyFromEnvironment whose error does not show the
+// proxy's address: it may hold a password.
+func environmentProxy(r *http.Request) (*url.URL, error) {
+	proxy, err := http.ProxyFromEnvironment(r)
+	if err != nil {
+		return nil, errors.New("the proxy's address in HTTP_PROXY or HTTPS_PROXY is not a URL")
+	}
+	return proxy, nil
 }
 
 // run connects, and connects again, until ctx ends: nil, or until it makes no

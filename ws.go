@@ -70,6 +70,9 @@ type link struct {
 	room       chan struct{} // 1-buffered: something was written
 	lastRead   atomic.Int64  // since began, ns: any byte, a pong's too
 	lastData   atomic.Int64  // since began, ns: a byte of a message
+	lastSaid   atomic.Int64  // since began, ns: a frame of ours was taken, or a ping answered
+	receiving  atomic.Bool   // a message has begun to come and has not ended
+	sending    atomic.Bool   // a long message is being written
 	began      time.Time
 	maxMessage int
 
@@ -93,6 +96,9 @@ type linkHooks struct{ link atomic.Pointer[link] }
 
 func (h *linkHooks) ping(context.Context, []byte) bool {
 	h.alive()
+	if l := h.link.Load(); l != nil {
+		l.lastSaid.Store(int64(time.Since(l.began))) // with the pong
+	}
 	return true
 }
 
@@ -118,9 +124,8 @@ func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkT
 }
 
 // read returns the next message. Too long a one closes the link with 1009, a
-// binary one with 1003. The library can hand over a message that the end of the
-// connection cut short as if it were whole; it is no JSON then, and the next
-// read fails.
+// binary one with 1003. A connection that ends within a message is an error
+// because newLink's callers cover the connection (wholeTransport, wholeWriter).
 func (l *link) read() ([]byte, error) {
 	for l.crowded() {
 		select {
@@ -136,11 +141,15 @@ func (l *link) read() ([]byte, error) {
 		l.shut(websocket.StatusUnsupportedData, "text messages only")
 		return nil, l.fail(errBinary)
 	}
+	l.receiving.Store(true)
+	defer l.receiving.Store(false)
 	var buf bytes.Buffer
 	for {
 		buf.Grow(512)
 		space := buf.AvailableBuffer()
-		n, err := r.Read(space[:cap(space)])
+		// The library fills what it is given before it returns. Over a slow link the
+		// pieces must be small enough to tell that the other side lives.
+		n, err := r.Read(space[:min(cap(space), maxFrame)])
 		now := int64(time.Since(l.began))
 		l.lastRead.Store(now)
 		l.lastData.Store(now)
@@ -265,8 +274,12 @@ func (l *link) writeMessage(data []byte, watchdog *time.Timer) error {
 	ctx := context.Background()
 	watchdog.Reset(l.times.piece)
 	if len(data) <= maxFrame {
-		return l.conn.Write(ctx, websocket.MessageText, data)
+		err := l.conn.Write(ctx, websocket.MessageText, data)
+		l.lastSaid.Store(int64(time.Since(l.began)))
+		return err
 	}
+	l.sending.Store(true)
+	defer l.sending.Store(false)
 	w, err := l.conn.Writer(ctx, websocket.MessageText)
 	if err != nil {
 		return err
@@ -277,6 +290,7 @@ func (l *link) writeMessage(data []byte, watchdog *time.Timer) error {
 			return err
 		}
 		watchdog.Reset(l.times.piece)
+		l.lastSaid.Store(int64(time.Since(l.began)))
 		data = data[n:]
 	}
 	return w.Close()
@@ -284,12 +298,16 @@ func (l *link) writeMessage(data []byte, watchdog *time.Timer) error {
 
 // keepAlive pings when nothing has come for a while, and at once when the wall
 // clock jumped. It ends when the link fails.
+//
+// While a long message comes it pings when it has not said anything itself for
+// half that while: the other side's own ping waits behind its message in all
+// the buffers on the way, so that a slow link would look like a dead one.
 func (l *link) keepAlive() {
 	wall := l.times.wall().Round(0) // without the monotonic reading, which stands still in sleep
 	mono := time.Now()
 	for {
 		quiet := time.Since(l.began) - time.Duration(l.lastRead.Load())
-		timer := time.NewTimer(max(0, min(wallCheck, l.times.ping-quiet)))
+		timer := time.NewTimer(max(0, min(wallCheck, l.times.ping/4, l.times.ping-quiet)))
 		select {
 		case <-l.done:
 			timer.Stop()
@@ -300,15 +318,16 @@ func (l *link) keepAlive() {
 		jump := (nowWall.Sub(wall) - nowMono.Sub(mono)).Abs() > wallJump
 		wall, mono = nowWall, nowMono
 		quiet = time.Since(l.began) - time.Duration(l.lastRead.Load())
+		mute := time.Since(l.began) - time.Duration(l.lastSaid.Load())
 		switch {
 		case l.crowded():
 			// Pongs cannot be read while reading pauses; the writer's watchdog rules.
 			l.lastRead.Store(int64(time.Since(l.began)))
-		case jump || quiet >= l.times.ping:
+		case jump || quiet >= l.times.ping || l.receiving.Load() && mute >= l.times.ping/2:
 			if jump {
 				l.log.Info("the clock jumped: the machine slept, asking the other side for a sign of life")
 			}
-			switch err := l.ping(); {
+			switch err := l.ping(l.times.pong); {
 			case errors.Is(err, net.ErrClosed):
 				<-l.done // the reader knows why, and says so
 				return
@@ -320,19 +339,22 @@ func (l *link) keepAlive() {
 	}
 }
 
-// ping asks for a sign of life; any byte that comes is one. A ping that could
-// not even be sent because a frame is still being written tells nothing: the
-// watchdog does.
-func (l *link) ping() error {
+// ping asks for a sign of life; any byte that comes within the limit is one.
+// While a long message is being written an unanswered ping tells nothing, for
+// it may still wait behind the frames before it; the watchdog does.
+func (l *link) ping(limit time.Duration) error {
 	before := l.lastRead.Load()
-	ctx, cancel := context.WithTimeout(context.Background(), l.times.pong)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	err := l.conn.Ping(ctx)
+	l.lastSaid.Store(int64(time.Since(l.began)))
 	switch {
 	case err == nil, l.lastRead.Load() != before:
 		return nil
 	case errors.Is(err, net.ErrClosed):
 		return err
+	case l.sending.Load():
+		return nil
 	case ctx.Err() != nil:
 		return errPingTimeout
 	}
@@ -381,8 +403,8 @@ func sessionError(err error) error {
 	switch {
 	case websocket.CloseStatus(err) == closeReplaced:
 		return errReplaced
-	case errors.Is(err, io.EOF):
-		return errors.New("the connection ended without a goodbye")
+	case errors.Is(err, errHungUp):
+		return errHungUp
 	}
 	if e, ok := errors.AsType[websocket.CloseError](err); ok {
 		return fmt.Errorf("the other side closed the link (%d %s)", e.Code, cleanText(e.Reason))

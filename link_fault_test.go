@@ -1,0 +1,349 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// This file puts a faultProxy between real daemons and a real hub. The clocks
+// of the link run at a tenth; the delay before a reconnect is the real one.
+
+const clockScale = 10
+
+func scaledTimes() linkTimes {
+	times := defaultLinkTimes()
+	return linkTimes{ping: times.ping / clockScale, pong: times.pong / clockScale, piece: times.piece / clockScale, wall: time.Now}
+}
+
+// newSocketBench is a hub on a real port with scaled clocks.
+func newSocketBench(t *testing.T, configure func(*hubConfig)) *hubBench {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newHubBenchOn(t, listener, func(c *hubConfig) {
+		c.maxMessage, c.times = defaultMaxMessage, scaledTimes()
+		c.offlineThreshold, c.heartbeatInterval = defaultOfflineThreshold/clockScale, defaultHeartbeatInterval/clockScale
+		if configure != nil {
+			configure(c)
+		}
+	})
+}
+
+// socketDaemon starts a daemon that dials address; states gets what its link
+// does.
+func (b *hubBench) socketDaemon(address, machineID string, methods ...*method) (d *benchDaemon, states chan string) {
+	b.t.Helper()
+	client, err := newLinkClient("")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	states = make(chan string, 1000)
+	d = b.daemonVia(client, func(c *connector) {
+		server := *b.server
+		server.Host = address
+		c.server, c.times, c.maxMessage, c.heartbeat = &server, scaledTimes(), defaultMaxMessage, defaultHeartbeatInterval/clockScale
+		c.hello.MachineID, c.hello.InstanceID = machineID, "instance of "+machineID
+		c.onState = func(state string) { states <- state }
+	}, methods...)
+	return d, states
+}
+
+// await wants a state that begins so.
+func await(t *testing.T, states <-chan string, begin string) {
+	t.Helper()
+	limit := time.After(patience)
+	for {
+		select {
+		case state := <-states:
+			if strings.HasPrefix(state, begin) {
+				return
+			}
+		case <-limit:
+			t.Fatalf("the daemon is not %q", begin)
+		}
+	}
+}
+
+// workMethod takes a while, answers with the number of its run and stops when
+// it is cancelled.
+func workMethod(took time.Duration, runs *atomic.Int64) *method {
+	return newMethod("test/work", "", func(ctx context.Context, _ none) (int64, error) {
+		n := runs.Add(1)
+		select {
+		case <-time.After(took):
+			return n, nil
+		case <-ctx.Done():
+			runs.Add(100)
+			return 0, ctx.Err()
+		}
+	})
+}
+
+// bigMethod answers with as many bytes as it is asked for.
+func bigMethod(name string) *method {
+	return newMethod(name, "", func(_ context.Context, p echoParams) (string, error) { return strings.Repeat("x", p.Count), nil })
+}
+
+// TestBlackHole: packets vanish both ways, or one way, and no FIN and no RST
+// tells of it. Both ends know within ping and pong, and find together again.
+func TestBlackHole(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		up, down bool
+	}{{"both ways", true, true}, {"from the hub", false, true}, {"to the hub", true, false}} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			b := newSocketBench(t, nil)
+			proxy := newFaultProxy(t, b.server.Host)
+			_, states := b.socketDaemon(proxy.address, "m")
+			await(t, states, "connected")
+			old := b.online("m")
+			proxy.up.set(toxics{drop: test.up})
+			proxy.down.set(toxics{drop: test.down})
+			start := time.Now()
+			await(t, states, "reconnecting")
+			daemonKnew := time.Since(start)
+			select {
+			case <-old.done:
+			case <-time.After(patience):
+				t.Fatal("the hub does not notice")
+			}
+			hubKnew := time.Since(start)
+			// 30 s at the clocks' scale, and some for a slow machine.
+			if limit := 30*time.Second/clockScale + time.Second; daemonKnew > limit || hubKnew > limit {
+				t.Errorf("the daemon noticed after %v, the hub after %v", daemonKnew, hubKnew)
+			}
+			proxy.up.set(toxics{})
+			proxy.down.set(toxics{})
+			await(t, states, "connected")
+			if got := b.statuses("m"); !slices.Equal(got, []string{"online", "offline", "online"}) {
+				t.Error(got)
+			}
+		})
+	}
+}
+
+// cutter is a connection that breaks once so many more bytes have gone one way.
+type cutter struct {
+	net.Conn
+	mu          sync.Mutex // guards the fields below
+	armed       bool
+	read, write int // what may still pass
+}
+
+func (c *cutter) arm(read, write int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.armed, c.read, c.write = true, read, write
+}
+
+// take counts n bytes of one direction; it tells how many of them pass.
+func (c *cutter) take(left *int, n int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.armed {
+		return n
+	}
+	n = min(n, *left)
+	*left -= n
+	return n
+}
+
+func (c *cutter) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if passed := c.take(&c.read, n); passed < n {
+		_ = c.Conn.Close()
+		return passed, net.ErrClosed
+	}
+	return n, err
+}
+
+func (c *cutter) Write(p []byte) (int, error) {
+	passed := c.take(&c.write, len(p))
+	n, err := c.Conn.Write(p[:passed])
+	if err == nil && passed < len(p) {
+		_ = c.Conn.Close()
+		err = net.ErrClosed
+	}
+	return n, err
+}
+
+// TestCutAfterEachByte: the link breaks after each byte of a request and of an
+// answer. The call is answered, by one run.
+func TestCutAfterEachByte(t *testing.T) {
+	const enough = 1 << 20
+	// A request has about 120 bytes, progress and an answer about 200.
+	for n := range 400 {
+		for _, up := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				b := newHubBench(t)
+				b.log = slog.New(slog.DiscardHandler) // 800 runs
+				b.hub.log = b.log
+				lines := make(chan *cutter, 100)
+				network := &pipeNet{conns: b.net.conns, done: b.net.done, wrap: func(c net.Conn) net.Conn {
+					line := &cutter{Conn: c}
+					lines <- line
+					return line
+				}}
+				var runs atomic.Int64
+				b.daemonVia(network.client(), nil, workMethod(1500*time.Millisecond, &runs))
+				b.online("m")
+				time.Sleep(time.Second) // the first heartbeat is through
+				if up {
+					(<-lines).arm(enough, n)
+				} else {
+					(<-lines).arm(n, enough)
+				}
+				result, err := b.hub.perform(t.Context(), newCall(t, "test/work", "{}"), b.hub.machineTarget("m"))
+				if err != nil || string(result) != "1" || runs.Load() != 1 {
+					t.Errorf("cut after %d bytes, up %v: %s, %v, %d runs", n, up, result, err, runs.Load())
+				}
+			})
+		}
+	}
+}
+
+// TestSlowLinkWithBigAnswer: 16 MiB over 256 KiB/s, at the clocks' scale. It is
+// delivered; the machine is never offline; the heartbeats that fell due follow
+// at once.
+func TestSlowLinkWithBigAnswer(t *testing.T) {
+	t.Parallel()
+	b := newSocketBench(t, nil)
+	proxy := newFaultProxy(t, b.server.Host)
+	_, states := b.socketDaemon(proxy.address, "m", bigMethod("test/big"))
+	await(t, states, "connected")
+	proxy.up.set(toxics{rate: clockScale * 256 << 10})
+	const bytes = defaultMaxMessage - 100
+	start := time.Now()
+	result, err := b.hub.perform(t.Context(), newCall(t, "test/big", fmt.Sprintf(`{"count":%d}`, bytes)), b.hub.machineTarget("m"))
+	if err != nil || len(result) != bytes+2 {
+		t.Errorf("%d bytes, %v", len(result), err)
+	}
+	if took := time.Since(start); took < 60*time.Second/clockScale {
+		t.Errorf("after %v: the link was not slow", took)
+	}
+	delivered := time.Now().UTC()
+	awaitThat(t, "a heartbeat after the answer", func() bool {
+		v, _ := b.hub.view("m")
+		return v.LastHeartbeatAt != nil && !v.LastHeartbeatAt.Before(delivered.Add(-time.Second/clockScale))
+	})
+	if took := time.Since(delivered); took > time.Second {
+		t.Errorf("the heartbeat came %v after the answer", took)
+	}
+	if got := b.statuses("m"); !slices.Equal(got, []string{"online"}) {
+		t.Error(got)
+	}
+}
+
+// TestHubThatStopsReading: in the middle of a big answer the hub takes nothing
+// for 20 s (scaled). The link is given up after 10 s; the answer comes after
+// the reconnect, from memory.
+func TestHubThatStopsReading(t *testing.T) {
+	t.Parallel()
+	b := newSocketBench(t, nil)
+	proxy := newFaultProxy(t, b.server.Host)
+	var runs atomic.Int64
+	big := newMethod("test/big", "", func(context.Context, none) (string, error) {
+		runs.Add(1)
+		return strings.Repeat("x", defaultMaxMessage-100), nil
+	})
+	_, states := b.socketDaemon(proxy.address, "m", big)
+	await(t, states, "connected")
+	proxy.up.set(toxics{hold: true})
+	start := time.Now()
+	type answer struct {
+		result json.RawMessage
+		err    error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		result, err := b.hub.perform(t.Context(), newCall(t, "test/big", "{}"), b.hub.machineTarget("m"))
+		answered <- answer{result, err}
+	}()
+	await(t, states, "reconnecting")
+	if took := time.Since(start); took < 10*time.Second/clockScale || took > 10*time.Second/clockScale+2*time.Second {
+		t.Errorf("the link was given up after %v", took)
+	}
+	proxy.up.set(toxics{})
+	select {
+	case a := <-answered:
+		if a.err != nil || len(a.result) != defaultMaxMessage-98 || runs.Load() != 1 {
+			t.Errorf("%d bytes, %v, %d runs", len(a.result), a.err, runs.Load())
+		}
+	case <-time.After(patience):
+		t.Error("no answer")
+	}
+}
+
+// TestRequestsAtOnce: each of 2,000 large requests gets one answer, some
+// SERVER_BUSY, over one and the same link; slow as it is, it is not given up.
+func TestRequestsAtOnce(t *testing.T) {
+	b := newSocketBench(t, nil)
+	proxy := newFaultProxy(t, b.server.Host)
+	var ran atomic.Int64
+	release := make(chan struct{})
+	work := newMethod("test/work", "", func(ctx context.Context, p echoParams) (int, error) {
+		ran.Add(1)
+		select {
+		case <-release:
+			return len(p.Text), nil
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	})
+	_, states := b.socketDaemon(proxy.address, "m", work)
+	await(t, states, "connected")
+	link := b.online("m")
+	const all, size = 2000, 8 << 10
+	text := strings.Repeat("x", size)
+	outcomes := make(chan error, all)
+	for range all {
+		go func() {
+			result, err := b.hub.perform(t.Context(), newCall(t, "test/work", `{"text":"`+text+`"}`), b.hub.machineTarget("m"))
+			if err == nil && string(result) != fmt.Sprint(size) {
+				err = fmt.Errorf("answer %s", result)
+			}
+			outcomes <- err
+		}()
+	}
+	busy, served := 0, 0
+	limit := time.After(patience)
+	for range all {
+		select {
+		case err := <-outcomes:
+			e, isAnswer := errors.AsType[*rpcError](err)
+			switch {
+			case err == nil:
+				served++
+			case isAnswer && e.name() == codeServerBusy:
+				busy++
+			default:
+				t.Fatal(err)
+			}
+			if busy == all-defaultMaxConcurrent-maxQueue && served == 0 {
+				close(release)
+			}
+		case <-limit:
+			t.Fatalf("%d served, %d busy, no more", served, busy)
+		}
+	}
+	if served != defaultMaxConcurrent+maxQueue || ran.Load() != int64(served) {
+		t.Errorf("%d served by %d runs, %d busy", served, ran.Load(), busy)
+	}
+	if b.online("m") != link || proxy.dialled() != 1 {
+		t.Error("the link is not the same")
+	}
+}
