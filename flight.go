@@ -151,6 +151,7 @@ func (f *flights) forget() {
 func (f *flights) forgetLocked(now time.Time) {
 	for len(f.kept) > 0 && (now.Sub(f.kept[0].ended) >= f.keep || f.keptLen > f.maxKept) {
 		old := f.kept[0]
+		f.kept[0] = nil // the array behind the slice lets its outcome go
 		f.kept = f.kept[1:]
 		f.keptLen -= old.size
 		delete(f.byKey, old.key)
