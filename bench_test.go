@@ -23,7 +23,8 @@ import (
 // versus runs ours and theirs in turns and reports the ratio of the medians.
 func versus(b *testing.B, unit string, ours, theirs func()) (us, them time.Duration) {
 	b.Helper()
-	ours() // both find the files in memory
+	setMemory(os.Getenv) // as the daemon runs
+	ours()               // both find the files in memory
 	theirs()
 	var mine, other []time.Duration
 	timed := func(list *[]time.Duration, f func()) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -83,6 +84,7 @@ func (p *program) daemon() error {
 			return err
 		}
 	}
+	setMemory(p.getenv)
 	work, end := context.WithCancel(context.Background())
 	defer end()
 	d, err := newDaemon(work, cfg, p)
@@ -101,6 +103,24 @@ func (p *program) daemon() error {
 		wg.Go(func() { parent.report(work) }) // ends with d.close
 	}
 	return d.serve(stopping, hurry, parent, p)
+}
+
+// setMemory tells the garbage collector what a daemon is: a small heap and, now
+// and then, answers of megabytes. At Go's own pace it would run dozens of times
+// within each of those. The limit is where it hurries; it is above all that
+// is kept: listings, remembered answers, messages on their way. The operator's
+// own GOGC and GOMEMLIMIT win.
+func setMemory(getenv func(string) string) {
+	const (
+		percent = 400
+		limit   = 80 << 20
+	)
+	if getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
+	}
+	if getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(limit)
+	}
 }
 
 // newDaemon opens what the daemon works on. base ends the work that belongs to

@@ -21,7 +21,7 @@ const (
 	// taskKeep and maxTaskKept bound the outcomes that are remembered for a caller
 	// that comes back after its link was lost.
 	taskKeep    = 60 * time.Second
-	maxTaskKept = 64 << 20
+	maxTaskKept = 16 << 20
 	// maxTaskID bounds a task_id, which is kept and sent with each progress.
 	maxTaskID = 256
 )

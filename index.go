@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"slices"
 	"strconv"
 )
 
@@ -168,9 +167,12 @@ func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter *tr
 	return l, nil
 }
 
+func (r manifestResult) jsonSize() int {
+	const most = 192 // bytes of a file with a long path
+	return len(r.Files)*most + most
+}
+
 func (r manifestResult) appendJSON(to []byte) []byte {
-	const most = 192 // bytes of a file with a long path: growing bit by bit copies all of it again and again
-	to = slices.Grow(to, len(r.Files)*most)
 	to = appendOptionalString(append(to, `{"commit":`...), r.Commit)
 	to = appendOptionalString(append(to, `,"tree":`...), r.Tree)
 	to = append(to, `,"files":[`...)

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"path"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -14,6 +16,10 @@ const (
 	blobBytes = 8 << 20
 	// maxBlobBytes bounds it, and with it the memory of a request.
 	maxBlobBytes = 64 << 20
+	// blobsLookedUp is how many are looked up at once: about as many as one answer
+	// holds, so that a caller who pages does not have all the rest looked up each
+	// time.
+	blobsLookedUp = 8000
 	// maxBlobsAsked bounds the ids or names of one request.
 	maxBlobsAsked = 100_000
 )
@@ -59,40 +65,43 @@ func (i *inspector) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 	}
 	defer s.remove()
 	repo := s.repo
-	objects, err := i.blobsAsked(ctx, s, p)
-	if err != nil {
-		return blobsResult{}, err
-	}
 
 	// The sizes are known before any content is read.
 	result := blobsResult{Blobs: []blobEntry{}}
 	var wanted []string // ids
 	var places []int    // their indexes in blobs
 	left := int64(most)
-	for n, o := range objects {
-		entry := blobEntry{OID: optionalString(o.oid)}
-		if len(p.OIDs) > 0 {
-			entry.OID = &p.OIDs[n]
-		} else {
-			entry.Path = p.Files[n]
+	for begin := 0; begin < p.count() && result.NextIndex == nil; begin += blobsLookedUp {
+		objects, err := i.blobsAsked(ctx, s, p.part(begin, blobsLookedUp))
+		if err != nil {
+			return blobsResult{}, err
 		}
-		switch {
-		case o.oid == "":
-			entry.Error = failure(codeSourceNotFound, "no such blob in this repository")
-		case o.kind != "blob":
-			entry.Error = failure(codeSourceNotFound, "is a %s, not a blob", o.kind)
-		case o.size > int64(most):
-			entry.Error = failure(codeResultTooLarge, "the blob has %d bytes, over max_bytes (%d)", o.size, most).with("bytes", o.size)
-		case o.size > left:
-			result.NextIndex = &n
-		default:
-			left -= o.size
-			wanted, places = append(wanted, o.oid), append(places, n)
+		for at, o := range objects {
+			n := begin + at
+			entry := blobEntry{OID: optionalString(o.oid)}
+			if len(p.OIDs) > 0 {
+				entry.OID = &p.OIDs[n]
+			} else {
+				entry.Path = p.Files[n]
+			}
+			switch {
+			case o.oid == "":
+				entry.Error = failure(codeSourceNotFound, "no such blob in this repository")
+			case o.kind != "blob":
+				entry.Error = failure(codeSourceNotFound, "is a %s, not a blob", o.kind)
+			case o.size > int64(most):
+				entry.Error = failure(codeResultTooLarge, "the blob has %d bytes, over max_bytes (%d)", o.size, most).with("bytes", o.size)
+			case o.size > left:
+				result.NextIndex = &n
+			default:
+				left -= o.size
+				wanted, places = append(wanted, o.oid), append(places, n)
+			}
+			if result.NextIndex != nil {
+				break
+			}
+			result.Blobs = append(result.Blobs, entry)
 		}
-		if result.NextIndex != nil {
-			break
-		}
-		result.Blobs = append(result.Blobs, entry)
 	}
 	total := len(wanted)
 	err = i.git.readObjects(ctx, s.command(), wanted, int64(most), func(o objectInfo, content string) error {
@@ -156,6 +165,20 @@ func checkTreePath(name, file string) error {
 	return nil
 }
 
+// count is how many blobs are asked for.
+func (p blobsParams) count() int { return max(len(p.OIDs), len(p.Files)) }
+
+// part is the request for at most n of the blobs, from the given one on.
+func (p blobsParams) part(from, n int) blobsParams {
+	to := min(from+n, p.count())
+	if len(p.OIDs) > 0 {
+		p.OIDs = p.OIDs[from:to]
+	} else {
+		p.Files = p.Files[from:to]
+	}
+	return p
+}
+
 // blobsAsked finds what a request names, in its order.
 func (i *inspector) blobsAsked(ctx context.Context, s *shadow, p blobsParams) ([]objectInfo, error) {
 	if len(p.OIDs) > 0 {
@@ -207,4 +230,54 @@ func blobText(data string) (content, encoding string) {
 		return data, "utf-8"
 	}
 	return base64.StdEncoding.EncodeToString([]byte(data)), "base64"
+}
+
+func (r blobsResult) jsonSize() int {
+	const most = 160 // bytes of an entry without its content and path
+	size := most
+	for n := range r.Blobs {
+		size += most + len(r.Blobs[n].Path)
+		if r.Blobs[n].Content != nil {
+			size += len(*r.Blobs[n].Content)
+		}
+	}
+	return size + size/20 // for escapes, as many as source code needs
+}
+
+func (r blobsResult) appendJSON(to []byte) []byte {
+	to = append(to, `{"blobs":[`...)
+	for n := range r.Blobs {
+		if n > 0 {
+			to = append(to, ',')
+		}
+		to = r.Blobs[n].appendJSON(to)
+	}
+	to = append(to, `],"next_index":`...)
+	if r.NextIndex == nil {
+		return append(to, "null}"...)
+	}
+	return append(strconv.AppendInt(to, int64(*r.NextIndex), 10), '}')
+}
+
+func (e *blobEntry) appendJSON(to []byte) []byte {
+	to = appendOptionalString(append(to, `{"oid":`...), e.OID)
+	if e.Path != "" {
+		to = appendJSONString(append(to, `,"path":`...), e.Path)
+	}
+	if e.Size != nil {
+		to = strconv.AppendInt(append(to, `,"size":`...), *e.Size, 10)
+	}
+	if e.Encoding != "" {
+		to = appendJSONString(append(to, `,"encoding":`...), e.Encoding)
+	}
+	if e.Content != nil {
+		to = appendJSONString(append(to, `,"content":`...), *e.Content)
+	}
+	if e.Error != nil {
+		var buf bytes.Buffer
+		if encodeJSON(&buf, e.Error) == nil { // a code and texts always are JSON
+			to = append(append(to, `,"error":`...), buf.Bytes()...)
+		}
+	}
+	return append(to, '}')
 }

@@ -5,7 +5,12 @@ import "unicode/utf8"
 // jsonAppender writes itself as JSON, byte for byte as encoding/json without
 // HTML escapes would: for the few results that hold tens of thousands of
 // objects, where reflection takes as long as the work itself.
-type jsonAppender interface{ appendJSON(to []byte) []byte }
+type jsonAppender interface {
+	appendJSON(to []byte) []byte
+	// jsonSize is about how many bytes that will be: growing bit by bit would copy
+	// all of it again and again.
+	jsonSize() int
+}
 
 // appendJSONString appends s as a JSON string.
 func appendJSONString(to []byte, s string) []byte {

@@ -36,12 +36,20 @@ func FuzzAppendJSON(f *testing.F) {
 			r.Files = append(r.Files, file)
 			r.Commit, r.NextCursor = &text, &mode
 		}
-		var buf bytes.Buffer
-		if err := encodeJSON(&buf, r); err != nil {
-			t.Fatal(err)
+		blobs := blobsResult{Blobs: []blobEntry{{Path: text, Error: failure(codeSourceNotFound, "%s", mode).with("bytes", size)}}}
+		for range max(size%4, 0) {
+			n := int(size)
+			blobs.Blobs = append(blobs.Blobs, blobEntry{OID: &mode, Path: mode, Size: &size, Encoding: "utf-8", Content: &text})
+			blobs.NextIndex = &n
 		}
-		if want := reflected(t, r); buf.String() != want {
-			t.Errorf("got %s\nwant %s", buf.String(), want)
+		for _, v := range []any{r, blobs} {
+			var buf bytes.Buffer
+			if err := encodeJSON(&buf, v); err != nil {
+				t.Fatal(err)
+			}
+			if want := reflected(t, v); buf.String() != want {
+				t.Errorf("got %s\nwant %s", buf.String(), want)
+			}
 		}
 	})
 }

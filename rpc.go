@@ -369,7 +369,8 @@ func writeAnswer(buf *bytes.Buffer, id json.RawMessage, result any, err error) {
 // encodeJSON appends v without HTML escapes and without a line feed.
 func encodeJSON(buf *bytes.Buffer, v any) error {
 	if long, ok := v.(jsonAppender); ok {
-		buf.Write(long.appendJSON(buf.AvailableBuffer()))
+		buf.Grow(long.jsonSize())
+		buf.Write(long.appendJSON(buf.AvailableBuffer())) // no copy where the size was right
 		return nil
 	}
 	e := json.NewEncoder(buf)
