@@ -72,6 +72,7 @@ type link struct {
 	lastSaid   atomic.Int64  // since began, ns: a frame of ours was taken, or a ping answered
 	receiving  atomic.Bool   // a message has begun to come and has not ended
 	sending    atomic.Bool   // a long message is being written
+	broken     atomic.Bool   // nothing can be written any more
 	began      time.Time
 	maxMessage int
 
@@ -166,7 +167,7 @@ func (l *link) read() ([]byte, error) {
 func (l *link) crowded() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.err == nil && (l.unsent >= maxUnsent || l.pending >= maxUnsentBytes)
+	return l.err == nil && !l.broken.Load() && (l.unsent >= maxUnsent || l.pending >= maxUnsentBytes)
 }
 
 // silence is how long no piece of a message has come.
@@ -218,7 +219,7 @@ func (l *link) write() {
 		}
 		err := l.writeMessage(m.data, watchdog)
 		if err != nil {
-			err = l.fail(err)
+			err = l.failAfterLastWords(err)
 		}
 		l.mu.Lock()
 		l.unsent--
@@ -229,6 +230,21 @@ func (l *link) write() {
 			m.sent(err)
 		}
 	}
+}
+
+// failAfterLastWords fails the link for a broken write once the reader has had
+// its time: what the other side said before it hung up tells more, and its
+// close code may forbid to come back.
+func (l *link) failAfterLastWords(err error) error {
+	l.broken.Store(true)
+	nudge(l.room)
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case <-l.done:
+	case <-timer.C:
+	}
+	return l.fail(err)
 }
 
 // next waits for a message to write; false when the link has failed.
