@@ -161,9 +161,9 @@ func busy() error {
 	return failure(codeServerBusy, "the daemon has %d requests waiting: try again later", maxQueue).with("retry_after_ms", busyRetryAfter.Milliseconds())
 }
 
-// giveUp takes a job whose context ended out of the queue. That goes for a
-// task too when its link was lost: it has not begun, and whoever asks for it
-// again shall not have it run a second time when this queue gets that far.
+// giveUp takes a job whose context ended out of the queue. That goes for a task
+// too when its link was lost: it has not begun and is begun when it is asked for
+// again. With all places free at once the whole queue would begin here.
 func (d *dispatcher) giveUp(j *job) {
 	d.mu.Lock()
 	i := slices.Index(d.waiting, j)
