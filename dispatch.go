@@ -203,7 +203,7 @@ func (d *dispatcher) release(j *job) {
 		d.clones--
 		return
 	}
-	if len(d.waiting) == 0 {
+	if len(d.waiting) == 0 || d.waiting[0].peer.gone() { // giveUp takes those
 		d.running--
 		return
 	}

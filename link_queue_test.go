@@ -197,12 +197,12 @@ func TestLongFrameOverSlowLink(t *testing.T) {
 		client, server := linkPair(t, func(c net.Conn) net.Conn { return slowly{c} }, times)
 		_, clientEnded := drain(client)
 		messages, serverEnded := drain(server)
-		message, err := json.Marshal(strings.Repeat("x", 1<<20-2))
+		message, err := json.Marshal(strings.Repeat("x", 1<<19-2))
 		if err != nil {
 			t.Fatal(err)
 		}
 		go func() { _ = client.conn.Write(context.Background(), websocket.MessageText, message) }()
-		for step := range 4 * 16 {
+		for step := range 10 {
 			select {
 			case m := <-messages:
 				if len(m) != len(message) {

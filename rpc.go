@@ -99,6 +99,14 @@ func (p *peer) lose(err error) {
 	}
 }
 
+// gone tells that the link was lost; what it asked for is cancelled or about to
+// be.
+func (p *peer) gone() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lost != nil
+}
+
 // envelope is any message. Everything is kept raw: params and result are
 // decoded once, by whom they concern, and the id is echoed byte for byte.
 type envelope struct {
