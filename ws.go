@@ -61,6 +61,7 @@ var (
 // and close waits for them. Reading is the caller's.
 type link struct {
 	conn       *websocket.Conn
+	socket     io.Closer
 	times      linkTimes
 	log        *slog.Logger
 	wg         sync.WaitGroup
@@ -90,9 +91,12 @@ type outMessage struct {
 	sent func(error)
 }
 
-// linkHooks are the callbacks that a connection needs from its start; use
-// attach before the first read.
-type linkHooks struct{ link atomic.Pointer[link] }
+// linkHooks are what a connection needs from its start: the callbacks, and its
+// cover (see dialling and accepting).
+type linkHooks struct {
+	link   atomic.Pointer[link]
+	socket io.Closer // below the library; set before the link is made
+}
 
 func (h *linkHooks) ping(context.Context, []byte) bool {
 	h.alive()
@@ -113,7 +117,7 @@ func (h *linkHooks) alive() {
 // newLink takes over an open connection that was made with the hooks.
 func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkTimes, log *slog.Logger) *link {
 	l := &link{
-		conn: conn, times: times, log: log, began: time.Now(), maxMessage: maxMessage,
+		conn: conn, socket: hooks.socket, times: times, log: log, began: time.Now(), maxMessage: maxMessage,
 		done: make(chan struct{}), wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	conn.SetReadLimit(int64(maxMessage))
@@ -125,7 +129,7 @@ func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkT
 
 // read returns the next message. Too long a one closes the link with 1009, a
 // binary one with 1003. A connection that ends within a message is an error
-// because newLink's callers cover the connection (wholeTransport, wholeWriter).
+// because the hooks cover it.
 func (l *link) read() ([]byte, error) {
 	for l.crowded() {
 		select {
@@ -387,13 +391,19 @@ func (l *link) fail(err error) error {
 	l.err = err
 	l.mu.Unlock()
 	close(l.done)
-	_ = l.conn.CloseNow() // the link is given up; there is nobody to tell
+	l.cut()
 	return err
+}
+
+// cut closes the connection at once: it is given up, there is nobody to tell.
+func (l *link) cut() {
+	_ = l.socket.Close() // CloseNow waits for a Close that is under way
+	_ = l.conn.CloseNow()
 }
 
 // shut says goodbye with a close code, for as long as closeTimeout.
 func (l *link) shut(code websocket.StatusCode, reason string) {
-	timer := time.AfterFunc(closeTimeout, func() { _ = l.conn.CloseNow() })
+	timer := time.AfterFunc(closeTimeout, func() { _ = l.socket.Close() })
 	defer timer.Stop()
 	if err := l.conn.Close(code, reason); err != nil {
 		l.log.Debug("closing the link", "err", err)
