@@ -105,7 +105,6 @@ type benchDaemon struct {
 	*connector
 	ended chan error
 	stop  context.CancelFunc
-	gate  *gate // of its latest connection
 	lines chan *gate
 }
 
