@@ -157,13 +157,10 @@ func busy() error {
 	return failure(codeServerBusy, "the daemon has %d requests waiting: try again later", maxQueue).with("retry_after_ms", busyRetryAfter.Milliseconds())
 }
 
-// giveUp takes a job whose context ended out of the queue. What belongs to the
-// daemon stays when only the link is gone.
+// giveUp takes a job whose context ended out of the queue. That goes for a task
+// too when its link was lost: it has not begun and is begun when it is asked for
+// again. With all places free at once the whole queue would begin here.
 func (d *dispatcher) giveUp(j *job) {
-	cause := context.Cause(j.ctx)
-	if errors.Is(cause, errLinkLost) && j.taskID != "" {
-		return
-	}
 	d.mu.Lock()
 	i := slices.Index(d.waiting, j)
 	if i >= 0 {
@@ -171,7 +168,7 @@ func (d *dispatcher) giveUp(j *job) {
 	}
 	d.mu.Unlock()
 	if i >= 0 {
-		d.finish(j, nil, cause, nil)
+		d.finish(j, nil, context.Cause(j.ctx), nil)
 	}
 }
 
@@ -202,7 +199,7 @@ func (d *dispatcher) release(j *job) {
 		d.clones--
 		return
 	}
-	if len(d.waiting) == 0 {
+	if len(d.waiting) == 0 || d.waiting[0].peer.gone() { // giveUp takes those
 		d.running--
 		return
 	}

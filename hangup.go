@@ -9,11 +9,13 @@ import (
 	"net/http"
 )
 
-// The library takes io.EOF below it for the end of the message, so that a
-// connection that ends within one hands over the part that came as if it were
-// whole (readFramePayload passes the error up to its reader). What is in this
-// file gives the end of a connection another name: a message that is cut short
-// is then a lost link, never a request.
+// This file covers the connection below the library, which lacks two things.
+// It takes io.EOF for the end of the message, so that a connection that ends
+// within one hands over the part that came as if it were whole
+// (readFramePayload passes the error up to its reader): the end of a connection
+// has another name here, and a message that is cut short is a lost link, never
+// a request. And its CloseNow only waits while a Close is under way, for 5 s
+// and more: the socket itself can be closed here.
 
 // errHungUp is the end of a connection without a close frame.
 var errHungUp = errors.New("the connection ended without a goodbye")
@@ -26,16 +28,26 @@ func hungUp(err error) error {
 	return err
 }
 
-// wholeTransport is the dialling side's: it covers the connection that a
-// WebSocket upgrade answers with, below TLS and proxies as well.
-type wholeTransport struct{ *http.Transport }
+// dialling is client for one link: it covers the connection that the upgrade
+// answers with, over TLS and proxies as well.
+func (h *linkHooks) dialling(client *http.Client) *http.Client {
+	one := *client
+	one.Transport = wholeTransport{client.Transport, h}
+	return &one
+}
+
+type wholeTransport struct {
+	http.RoundTripper
+	hooks *linkHooks
+}
 
 func (t wholeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	response, err := t.Transport.RoundTrip(r)
+	response, err := t.RoundTripper.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
 	if rwc, ok := response.Body.(io.ReadWriteCloser); ok && response.StatusCode == http.StatusSwitchingProtocols {
+		t.hooks.socket = rwc
 		response.Body = wholeBody{rwc}
 	}
 	return response, nil
@@ -48,9 +60,14 @@ func (b wholeBody) Read(p []byte) (int, error) {
 	return n, hungUp(err)
 }
 
-// wholeWriter is the accepting side's: it covers the connection that is taken
-// over from the HTTP server.
-type wholeWriter struct{ http.ResponseWriter }
+// accepting is w for one link: it covers the connection that is taken over from
+// the HTTP server.
+func (h *linkHooks) accepting(w http.ResponseWriter) http.ResponseWriter { return wholeWriter{w, h} }
+
+type wholeWriter struct {
+	http.ResponseWriter
+	hooks *linkHooks
+}
 
 func (w wholeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffers, err := http.NewResponseController(w.ResponseWriter).Hijack()
@@ -66,6 +83,7 @@ func (w wholeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 			limitUnsent(raw)
 		}
 	}
+	w.hooks.socket = conn
 	return wholeConn{conn}, buffers, nil
 }
 

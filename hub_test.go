@@ -61,7 +61,7 @@ func newHubBenchOn(t *testing.T, listener net.Listener, configure func(*hubConfi
 	b.hub = newHub(config)
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hooks := &linkHooks{}
-		conn, err := websocket.Accept(wholeWriter{w}, r, &websocket.AcceptOptions{OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
+		conn, err := websocket.Accept(hooks.accepting(w), r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionNoContextTakeover, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
 		if err != nil {
 			t.Error(err)
 			return
@@ -105,7 +105,6 @@ type benchDaemon struct {
 	*connector
 	ended chan error
 	stop  context.CancelFunc
-	gate  *gate // of its latest connection
 	lines chan *gate
 }
 

@@ -1,3 +1,5 @@
+//go:build linux || darwin
+
 package main
 
 import (
@@ -45,7 +47,7 @@ func newLinkServer(t *testing.T, more ...*method) *linkServer {
 	}
 	server := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hooks := &linkHooks{}
-		conn, err := websocket.Accept(wholeWriter{w}, r, &websocket.AcceptOptions{
+		conn, err := websocket.Accept(hooks.accepting(w), r, &websocket.AcceptOptions{
 			CompressionMode: websocket.CompressionNoContextTakeover, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong,
 		})
 		if err != nil {

@@ -307,6 +307,7 @@ func TestExternalServer(t *testing.T) {
 			t.Error(err)
 			return
 		}
+		defer func() { _ = conn.CloseNow() }() // an error of Read does not close it
 		for {
 			_, data, err := conn.Read(context.Background())
 			if err != nil {

@@ -368,6 +368,7 @@ func serveOneDaemon(t *testing.T) (address string, connected chan *handWritten) 
 			t.Error(err)
 			return
 		}
+		defer func() { _ = conn.CloseNow() }() // an error of Read does not close it
 		conn.SetReadLimit(defaultMaxMessage)
 		s := &handWritten{t: t, conn: conn, got: make(chan map[string]json.RawMessage, 1000)}
 		defer close(s.got)

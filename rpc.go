@@ -17,6 +17,11 @@ import (
 const (
 	// maxBatch bounds the requests in one message (PROTOCOL 3).
 	maxBatch = 100
+	// maxUnsentCalls bounds the calls of ours that wait to be written; the others
+	// wait for them. So they never fill the link's queue, which would pause the
+	// reading of their own answers: with the other side in the same state neither
+	// would go on.
+	maxUnsentCalls = 32
 	// cancelMethod is the Language Server Protocol's notification.
 	cancelMethod = "$/cancelRequest"
 )
@@ -49,6 +54,7 @@ type peer struct {
 	handler    handler
 	maxMessage int // bytes of one message, the other side's limit
 	log        *slog.Logger
+	writing    chan struct{} // holds one for each call that waits to be written
 
 	mu       sync.Mutex // guards the fields below
 	lastID   int64
@@ -65,7 +71,7 @@ type response struct {
 
 func newPeer(t transport, h handler, maxMessage int, log *slog.Logger) *peer {
 	return &peer{
-		transport: t, handler: h, maxMessage: maxMessage, log: log,
+		transport: t, handler: h, maxMessage: maxMessage, log: log, writing: make(chan struct{}, maxUnsentCalls),
 		calls: map[string]chan<- response{}, inFlight: map[string]*incoming{},
 	}
 }
@@ -95,6 +101,14 @@ func (p *peer) lose(err error) {
 	for _, r := range inFlight {
 		r.cancel(errLinkLost)
 	}
+}
+
+// gone tells that the link was lost; what it asked for is cancelled or about to
+// be.
+func (p *peer) gone() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lost != nil
 }
 
 // envelope is any message. Everything is kept raw: params and result are
@@ -288,7 +302,15 @@ func (p *peer) call(ctx context.Context, method string, params any) (json.RawMes
 		p.forget(id)
 		return nil, err
 	}
-	p.transport.send(message, nil) // a failed send is a lost link: run tells
+	select {
+	case p.writing <- struct{}{}:
+	case r := <-done: // the link was lost
+		return r.result, r.err
+	case <-ctx.Done():
+		p.forget(id)
+		return nil, context.Cause(ctx)
+	}
+	p.transport.send(message, func(error) { <-p.writing }) // a failed send is a lost link: run tells
 	select {
 	case r := <-done:
 		return r.result, r.err

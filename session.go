@@ -84,7 +84,7 @@ func newLinkClient(caFile string) (*http.Client, error) {
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	}
 	return &http.Client{
-		Transport: wholeTransport{transport},
+		Transport: transport,
 		// A redirect could carry the token to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
@@ -203,7 +203,7 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 		header.Set("Authorization", "Bearer "+string(c.token))
 	}
 	hooks := &linkHooks{}
-	options := &websocket.DialOptions{HTTPClient: c.client, HTTPHeader: header, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong}
+	options := &websocket.DialOptions{HTTPClient: hooks.dialling(c.client), HTTPHeader: header, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong}
 	if c.compress {
 		options.CompressionMode = websocket.CompressionNoContextTakeover
 	}

@@ -62,6 +62,7 @@ var (
 // and close waits for them. Reading is the caller's.
 type link struct {
 	conn       *websocket.Conn
+	socket     io.Closer
 	times      linkTimes
 	log        *slog.Logger
 	wg         sync.WaitGroup
@@ -73,6 +74,7 @@ type link struct {
 	lastSaid   atomic.Int64  // since began, ns: a frame of ours was taken, or a ping answered
 	receiving  atomic.Bool   // a message has begun to come and has not ended
 	sending    atomic.Bool   // a long message is being written
+	broken     atomic.Bool   // nothing can be written any more
 	began      time.Time
 	maxMessage int
 
@@ -90,9 +92,12 @@ type outMessage struct {
 	sent func(error)
 }
 
-// linkHooks are the callbacks that a connection needs from its start; use
-// attach before the first read.
-type linkHooks struct{ link atomic.Pointer[link] }
+// linkHooks are what a connection needs from its start: the callbacks, and its
+// cover (see dialling and accepting).
+type linkHooks struct {
+	link   atomic.Pointer[link]
+	socket io.Closer // below the library; set before the link is made
+}
 
 func (h *linkHooks) ping(context.Context, []byte) bool {
 	h.alive()
@@ -113,7 +118,7 @@ func (h *linkHooks) alive() {
 // newLink takes over an open connection that was made with the hooks.
 func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkTimes, log *slog.Logger) *link {
 	l := &link{
-		conn: conn, times: times, log: log, began: time.Now(), maxMessage: maxMessage,
+		conn: conn, socket: hooks.socket, times: times, log: log, began: time.Now(), maxMessage: maxMessage,
 		done: make(chan struct{}), wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	conn.SetReadLimit(int64(maxMessage))
@@ -125,7 +130,7 @@ func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkT
 
 // read returns the next message. Too long a one closes the link with 1009, a
 // binary one with 1003. A connection that ends within a message is an error
-// because newLink's callers cover the connection (wholeTransport, wholeWriter).
+// because the hooks cover it.
 func (l *link) read() ([]byte, error) {
 	for l.crowded() {
 		select {
@@ -167,7 +172,7 @@ func (l *link) read() ([]byte, error) {
 func (l *link) crowded() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.err == nil && (l.unsent >= maxUnsent || l.pending >= maxUnsentBytes)
+	return l.err == nil && !l.broken.Load() && (l.unsent >= maxUnsent || l.pending >= maxUnsentBytes)
 }
 
 // silence is how long no piece of a message has come.
@@ -219,7 +224,7 @@ func (l *link) write() {
 		}
 		err := l.writeMessage(m.data, watchdog)
 		if err != nil {
-			err = l.fail(err)
+			err = l.failAfterLastWords(err)
 		}
 		l.mu.Lock()
 		l.unsent--
@@ -230,6 +235,21 @@ func (l *link) write() {
 			m.sent(err)
 		}
 	}
+}
+
+// failAfterLastWords fails the link for a broken write once the reader has had
+// its time: what the other side said before it hung up tells more, and its
+// close code may forbid to come back.
+func (l *link) failAfterLastWords(err error) error {
+	l.broken.Store(true)
+	nudge(l.room)
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case <-l.done:
+	case <-timer.C:
+	}
+	return l.fail(err)
 }
 
 // next waits for a message to write; false when the link has failed.
@@ -372,13 +392,19 @@ func (l *link) fail(err error) error {
 	l.err = err
 	l.mu.Unlock()
 	close(l.done)
-	_ = l.conn.CloseNow() // the link is given up; there is nobody to tell
+	l.cut()
 	return err
+}
+
+// cut closes the connection at once: it is given up, there is nobody to tell.
+func (l *link) cut() {
+	_ = l.socket.Close() // CloseNow waits for a Close that is under way
+	_ = l.conn.CloseNow()
 }
 
 // shut says goodbye with a close code, for as long as closeTimeout.
 func (l *link) shut(code websocket.StatusCode, reason string) {
-	timer := time.AfterFunc(closeTimeout, func() { _ = l.conn.CloseNow() })
+	timer := time.AfterFunc(closeTimeout, func() { _ = l.socket.Close() })
 	defer timer.Stop()
 	if err := l.conn.Close(code, reason); err != nil {
 		l.log.Debug("closing the link", "err", err)

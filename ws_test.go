@@ -45,7 +45,7 @@ func (p *pipeNet) client() *http.Client {
 	if err != nil {
 		panic(err) // only a CA file can be wrong
 	}
-	client.Transport = wholeTransport{&http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		pipe, there := net.Pipe()
 		here := newBuffered(pipe)
 		select {
@@ -59,7 +59,7 @@ func (p *pipeNet) client() *http.Client {
 			return p.wrap(here), nil
 		}
 		return here, nil
-	}}}
+	}}
 	return client
 }
 
@@ -118,7 +118,7 @@ func linkPair(t *testing.T, wrap func(net.Conn) net.Conn, times linkTimes) (clie
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hooks := &linkHooks{}
-		conn, err := websocket.Accept(wholeWriter{w}, r, &websocket.AcceptOptions{OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
+		conn, err := websocket.Accept(hooks.accepting(w), r, &websocket.AcceptOptions{OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
 		if err != nil {
 			t.Error(err)
 			return
@@ -129,7 +129,7 @@ func linkPair(t *testing.T, wrap func(net.Conn) net.Conn, times linkTimes) (clie
 	go func() { defer close(served); _ = s.Serve(network) }()
 	hooks := &linkHooks{}
 	httpClient := network.client()
-	conn, _, err := websocket.Dial(t.Context(), "ws://pipe/", &websocket.DialOptions{HTTPClient: httpClient, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
+	conn, _, err := websocket.Dial(t.Context(), "ws://pipe/", &websocket.DialOptions{HTTPClient: hooks.dialling(httpClient), OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,178 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// acceptLog is a listener that notes when connections came.
+type acceptLog struct {
+	net.Listener
+	mu    sync.Mutex // guards the field below
+	times []time.Time
+}
+
+func (l *acceptLog) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.times = append(l.times, time.Now())
+	}
+	return c, err
+}
+
+// peak is the most connections within any 100 ms.
+func (l *acceptLog) peak() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	most, first := 0, 0
+	for i, at := range l.times {
+		for at.Sub(l.times[first]) > 100*time.Millisecond {
+			first++
+		}
+		most = max(most, i-first+1)
+	}
+	return most
+}
+
+// TestHubRestartsUnderThousandDaemons: it is gone for 3 s. All are back within
+// 10 s of its end, and no 100 ms sees more than 100 of them.
+func TestHubRestartsUnderThousandDaemons(t *testing.T) {
+	const all = 1000
+	quiet := func(c *hubConfig) {
+		c.times, c.log = defaultLinkTimes(), slog.New(slog.DiscardHandler)
+	}
+	address := "127.0.0.1:0"
+	listen := func() *acceptLog {
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &acceptLog{Listener: listener}
+	}
+	before := listen()
+	address = before.Addr().String()
+	old := newHubBenchOn(t, before, quiet)
+	old.log = slog.New(slog.DiscardHandler)
+	var wg sync.WaitGroup
+	connected := make(chan struct{}, 2*all)
+	client, err := newLinkClient("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range all {
+		wg.Go(func() {
+			old.daemonVia(client, func(c *connector) {
+				c.hello.MachineID, c.hello.InstanceID = fmt.Sprint("m", i), fmt.Sprint("i", i)
+				c.onState = func(state string) {
+					if strings.HasPrefix(state, "connected") {
+						connected <- struct{}{}
+					}
+				}
+			})
+		})
+	}
+	wg.Wait()
+	await := func() {
+		limit := time.After(patience)
+		for n := range all {
+			select {
+			case <-connected:
+			case <-limit:
+				t.Fatalf("%d of %d are connected", n, all)
+			}
+		}
+	}
+	await()
+	down := time.Now()
+	_ = before.Close()
+	old.hub.close()
+	time.Sleep(3*time.Second - time.Since(down)) // the hub's absence
+	after := listen()
+	newHubBenchOn(t, after, quiet)
+	await()
+	if took := time.Since(down); took > 10*time.Second {
+		t.Errorf("all were back after %v", took)
+	}
+	if most := after.peak(); most > 100 {
+		t.Errorf("%d connections within 100 ms", most)
+	}
+}
+
+// TestCompression: --compress is offered, agreed on and used both ways; without
+// it nothing is offered, and a server that would like to does not get it.
+func TestCompression(t *testing.T) {
+	for _, compress := range []bool{true, false} {
+		t.Run(fmt.Sprint(compress), func(t *testing.T) {
+			offers := make(chan string, 1)
+			s := newLinkServer(t, bigMethod("test/big"))
+			front := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { offers <- r.Header.Get("Sec-WebSocket-Extensions") }))
+			var args []string
+			if compress {
+				args = []string{"--compress"}
+			}
+			p := start(t, daemonName, nil, append([]string{"--server", front, "--machine-id", "m", "--max-reconnect-attempts", "1"}, args...)...)
+			p.exit()
+			if offer := <-offers; strings.Contains(offer, "permessage-deflate") != compress || compress && !strings.Contains(offer, "no_context_takeover") {
+				t.Errorf("offered %q", offer)
+			}
+			// The accepting side, by hand: a compressed request and its answer.
+			header := "X-Y: z"
+			if compress {
+				header = deflate
+			}
+			c := dialRaw(t, s.address, header)
+			request := `{"jsonrpc":"2.0","id":1,"method":"test/big","params":{"count":100000}}`
+			if compress {
+				c.put(whole(frameFin|frameText|frameRSV1, deflated(t, request)))
+			} else {
+				c.put(whole(frameFin|frameText, request))
+			}
+			size, compressed := 0, false
+			for {
+				first, payload, err := c.next()
+				if err != nil {
+					t.Fatal(err)
+				}
+				size += len(payload)
+				compressed = compressed || first&frameRSV1 != 0
+				if first&frameFin != 0 {
+					break
+				}
+			}
+			if compressed != compress || (size < 10_000) != compress {
+				t.Errorf("the answer has %d bytes, compressed %v", size, compressed)
+			}
+		})
+	}
+	// The daemon's own side writes and reads compressed messages, long and short.
+	b := newSocketBench(t, func(c *hubConfig) { c.times = defaultLinkTimes() })
+	echo := newMethod("test/echo", "", func(_ context.Context, p echoParams) (echoParams, error) { return p, nil })
+	client, err := newLinkClient("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.daemonVia(client, func(c *connector) { c.compress, c.maxMessage = true, defaultMaxMessage }, echo)
+	b.online("m")
+	for _, count := range []int{1, 600, maxFrame, 5 << 20} {
+		text := strings.Repeat("é", count/2)
+		result, err := b.hub.perform(t.Context(), newCall(t, "test/echo", `{"text":"`+text+`"}`), b.hub.machineTarget("m"))
+		if err != nil || string(result) != `{"text":"`+text+`","count":0}` {
+			t.Errorf("%d: %d bytes, %v", count, len(result), err)
+		}
+	}
+	if got := b.statuses("m"); !slices.Equal(got, []string{"online"}) {
+		t.Error(got)
+	}
+}

@@ -1,0 +1,403 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// This file has the link's faults that need real processes: kills, stops,
+// proxies and certificates.
+
+// port is the port of a URL.
+func port(t *testing.T, address string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Port()
+}
+
+// TestHubIsKilled: kill -9, and a new one on the same port; the daemon comes
+// back by itself.
+func TestHubIsKilled(t *testing.T) {
+	t.Parallel()
+	first, address := startSchedulerProcess(t, nil)
+	d := startUserDaemon(t, address, "m", nil)
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	first.exit()
+	d.says("trying again")
+	second := start(t, schedulerName, nil, "--port", port(t, address), "--workspace", filepath.Join(realTempDir(t), "ws"))
+	second.says("machine online")
+	if status, a := callRPC(t, address+"/machines/m", "config/get", "{}"); status != 200 || a.Error != nil {
+		t.Error(status, a.Error)
+	}
+}
+
+// TestDaemonIsStopped: a daemon that sleeps is offline after the threshold, and
+// back when it wakes.
+func TestDaemonIsStopped(t *testing.T) {
+	t.Parallel()
+	hub, address := startSchedulerProcess(t, nil, "--offline-threshold", "2s")
+	d := startUserDaemon(t, address, "m", nil)
+	if err := d.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	hub.says(`msg="machine offline"`)
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("offline after %v", took)
+	}
+	if err := d.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	awaitThat(t, "the daemon to be back", func() bool { return strings.Count(d.stderr.String(), "msg=connected") == 2 })
+	if status, a := callRPC(t, address+"/machines/m", "config/get", "{}"); status != 200 || a.Error != nil {
+		t.Error(status, a.Error)
+	}
+}
+
+// slowClone calls vcs/clone over the hub, of a repository whose server waits
+// until release; the channels tell when git asks and what the answer is.
+func slowClone(t *testing.T, git *gitServer, address string) (asked chan struct{}, release func(), answered chan rpcAnswer) {
+	t.Helper()
+	asked, answered = make(chan struct{}, 100), make(chan rpcAnswer, 1)
+	gate := make(chan struct{})
+	release = sync.OnceFunc(func() { close(gate) })
+	git.setHook(func(_ http.ResponseWriter, r *http.Request) bool {
+		asked <- struct{}{}
+		select {
+		case <-gate:
+			return false
+		case <-r.Context().Done():
+			return true
+		}
+	})
+	go func() {
+		_, a := callRPC(t, address+"/machines/m", "vcs/clone", `{"url":"`+git.address("lib.git")+`"}`)
+		answered <- a
+	}()
+	t.Cleanup(release)
+	select {
+	case <-asked:
+	case <-time.After(patience):
+		t.Fatal("git does not ask")
+	}
+	return asked, release, answered
+}
+
+// TestLinkIsCutDuringClone: twice, by RST. There is one git, and its result is
+// delivered.
+func TestLinkIsCutDuringClone(t *testing.T) {
+	t.Parallel()
+	git := newGitServer(t)
+	repo := git.repo("lib.git", map[string]string{"a": "1"})
+	_, address := startSchedulerProcess(t, nil)
+	proxy := newFaultProxy(t, address)
+	d := startUserDaemon(t, proxy.address, "m", nil, "--work-dir", filepath.Join(realTempDir(t), "w"))
+	_, release, answered := slowClone(t, git, address)
+	for cuts := 1; cuts <= 2; cuts++ {
+		proxy.reset()
+		awaitThat(t, "the daemon to be back", func() bool { return strings.Count(d.stderr.String(), "msg=connected") == cuts+1 })
+	}
+	if got := git.requests(); len(got) != 1 {
+		t.Errorf("git ran more than once: %q", got)
+	}
+	release()
+	a := <-answered
+	if a.Error != nil || field[string](t, a.Result, "commit") != repo.head() || field[string](t, a.Result, "action") != "cloned" {
+		t.Errorf("%+v %s", a.Error, a.Result)
+	}
+	fetches := slices.DeleteFunc(git.requests(), func(r string) bool { return !strings.HasPrefix(r, "GET ") })
+	if len(fetches) != 2 { // ls-remote and clone
+		t.Errorf("git ran more than once: %q", fetches)
+	}
+}
+
+// TestDaemonIsKilledDuringClone: the next one of the machine is asked.
+func TestDaemonIsKilledDuringClone(t *testing.T) {
+	t.Parallel()
+	git := newGitServer(t)
+	repo := git.repo("lib.git", map[string]string{"a": "1"})
+	_, address := startSchedulerProcess(t, nil)
+	workDir := filepath.Join(realTempDir(t), "w")
+	first := startUserDaemon(t, address, "m", nil, "--work-dir", workDir)
+	_, release, answered := slowClone(t, git, address)
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	first.exit()
+	release()
+	startUserDaemon(t, address, "m", nil, "--work-dir", workDir)
+	if a := <-answered; a.Error != nil || field[string](t, a.Result, "commit") != repo.head() {
+		t.Errorf("%+v %s", a.Error, a.Result)
+	}
+}
+
+// TestReplacedDaemonExits: 4001 ends the process with status 5.
+func TestReplacedDaemonExits(t *testing.T) {
+	t.Parallel()
+	address, connected := serveOneDaemon(t)
+	p := start(t, daemonName, nil, "--server", address, "--machine-id", "m")
+	s := <-connected
+	if err := s.conn.Close(closeReplaced, "replaced"); err != nil {
+		t.Error(err)
+	}
+	if code := p.exit(); code != exitReplaced || !strings.Contains(p.stderr.String(), errReplaced.Error()) {
+		t.Errorf("exit %d: %s", code, p.stderr)
+	}
+}
+
+// TestOversizedMessageMemory: a message far over the limit costs the daemon no
+// memory for it, and one reconnect.
+func TestOversizedMessageMemory(t *testing.T) {
+	t.Parallel()
+	address, connected := serveOneDaemon(t)
+	p := start(t, daemonName, nil, "--server", address, "--machine-id", "m")
+	s := <-connected
+	w, err := s.conn.Writer(t.Context(), websocket.MessageText)
+	piece := make([]byte, 1<<20)
+	for n := 0; err == nil && n < 200; n++ {
+		_, err = w.Write(piece)
+	}
+	if err == nil {
+		t.Error("200 MiB were taken")
+	}
+	select {
+	case <-connected:
+	case <-time.After(patience):
+		t.Fatal("the daemon does not come back")
+	}
+	status, err := os.ReadFile("/proc/" + string(mustJSON(t, p.cmd.Process.Pid)) + "/status")
+	if err != nil {
+		t.Skip("no /proc to read the memory from:", err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	rest, _, _ = strings.Cut(rest, " kB")
+	kib, ok := new(big.Int).SetString(strings.TrimSpace(rest), 10)
+	const most = (defaultMaxMessage + 64<<20) >> 10
+	if info, known := debug.ReadBuildInfo(); known && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		t.Skip("the race detector's memory counts too")
+	}
+	if !ok || kib.Int64() > most {
+		t.Errorf("the daemon had %s KiB, want at most %d", rest, most)
+	}
+}
+
+// authority is a private CA and a server's certificate of it.
+func authority(t *testing.T) (caFile string, server tls.Certificate) {
+	t.Helper()
+	issue := func(template, parent *x509.Certificate, signer *ecdsa.PrivateKey) ([]byte, *ecdsa.PrivateKey) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if signer == nil {
+			signer = key
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der, key
+	}
+	now := time.Now()
+	root := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "a private authority"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	rootDER, rootKey := issue(root, root, nil)
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "server"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+		DNSNames: []string{"c4a.test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	leafDER, leafKey := issue(leaf, root, rootKey)
+	caFile = filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: rootDER}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return caFile, tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: leafKey}
+}
+
+// connectProxy is an HTTP proxy that knows CONNECT alone and leads every host
+// to 127.0.0.1. asked gets the hosts, with the proxy's credentials before them.
+func connectProxy(t *testing.T) (address string, asked func() []string) {
+	t.Helper()
+	var mu sync.Mutex
+	var all []string
+	var wg sync.WaitGroup
+	t.Cleanup(wg.Wait)
+	address = newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		all = append(all, r.Method+" "+r.Host+" "+r.Header.Get("Proxy-Authorization"))
+		mu.Unlock()
+		_, port, err := net.SplitHostPort(r.Host)
+		if r.Method != http.MethodConnect || err != nil {
+			http.Error(w, "CONNECT only", http.StatusMethodNotAllowed)
+			return
+		}
+		if r.Header.Get("Proxy-Authorization") == "" {
+			w.Header().Set("Proxy-Authenticate", `Basic realm="proxy"`)
+			http.Error(w, "who are you?", http.StatusProxyAuthRequired)
+			return
+		}
+		there, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		here, buffers, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = io.WriteString(here, "HTTP/1.1 200 Connection established\r\n\r\n")
+		pass := func(to, from net.Conn, r io.Reader) {
+			_, _ = io.Copy(to, r)
+			_, _ = to.Close(), from.Close()
+		}
+		wg.Go(func() { pass(there, here, bufio.NewReader(buffers)) })
+		wg.Go(func() { pass(here, there, there) })
+	}))
+	return address, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(all)
+	}
+}
+
+// TestTLSThroughProxy: wss through an HTTP CONNECT proxy to a server whose
+// certificate is of a private authority, and git's https the same way.
+func TestTLSThroughProxy(t *testing.T) {
+	t.Parallel()
+	caFile, certificate := authority(t)
+	git := newGitServer(t)
+	repo := git.repo("lib.git", map[string]string{"a": "1"})
+	connected := make(chan *websocket.Conn, 10)
+	upgrades := make(chan http.Header, 10)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != linkPath {
+			git.Config.Handler.ServeHTTP(w, r) // the same host is git's
+			return
+		}
+		upgrades <- r.Header
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, data, err := conn.Read(context.Background())
+		if err != nil || !strings.Contains(string(data), handshakeMethod) {
+			t.Errorf("%s %v", data, err)
+			return
+		}
+		_ = conn.Write(context.Background(), websocket.MessageText, []byte(`{"jsonrpc":"2.0","id":1,"result":{"accepted":true}}`))
+		connected <- conn
+	}))
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+	server.StartTLS()
+	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
+	proxy, asked := connectProxy(t)
+	withPassword := strings.Replace(proxy, "://", "://user:proxy-s3cret@", 1)
+	host := "c4a.test:" + port(t, server.URL)
+	run := func(address string, env ...string) *startedProgram {
+		return start(t, daemonName, env, "--server", "wss://"+address, "--machine-id", "m", "--ca-file", caFile, "--max-reconnect-attempts", "1", "--work-dir", filepath.Join(realTempDir(t), "w"))
+	}
+
+	p := run(host, "HTTPS_PROXY="+withPassword)
+	var conn *websocket.Conn
+	select {
+	case conn = <-connected:
+	case <-time.After(patience):
+		t.Fatal("the daemon does not come")
+	}
+	if header := <-upgrades; header.Get("Proxy-Authorization") != "" {
+		t.Error("the server was told the proxy's password")
+	}
+	const basic = " Basic dXNlcjpwcm94eS1zM2NyZXQ="
+	if got := asked(); !slices.Equal(got, []string{"CONNECT " + host + basic}) {
+		t.Errorf("the proxy was asked for %q", got)
+	}
+	if err := conn.Write(t.Context(), websocket.MessageText, []byte(`{"jsonrpc":"2.0","id":1,"method":"vcs/clone","params":{"url":"https://`+host+`/lib.git"}}`)); err != nil {
+		t.Fatal(err)
+	}
+	for answer := ""; !strings.Contains(answer, `"id":1`); {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		_, data, err := conn.Read(ctx)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer = string(data); strings.Contains(answer, `"id":1`) && !strings.Contains(answer, repo.head()) {
+			t.Errorf("the clone: %s", answer)
+		}
+	}
+	if got := asked(); len(got) < 2 || got[len(got)-1] != "CONNECT "+host+basic {
+		t.Errorf("git did not go through the proxy: %q", got)
+	}
+	_ = conn.Close(websocket.StatusGoingAway, "")
+	if code := p.exit(); code != exitGaveUp || strings.Contains(p.stderr.String(), "s3cret") {
+		t.Errorf("exit %d: %s", code, p.stderr)
+	}
+
+	// NO_PROXY leads past it.
+	before := len(asked())
+	direct := "127.0.0.1:" + port(t, server.URL) // Go never uses a proxy for it, git does: NO_PROXY names it
+	p = run(direct, "HTTPS_PROXY="+proxy, "NO_PROXY=127.0.0.1")
+	select {
+	case conn = <-connected:
+	case <-time.After(patience):
+		t.Fatal("the daemon does not come")
+	}
+	_ = conn.Close(websocket.StatusGoingAway, "")
+	p.exit()
+	p = run(host, "HTTPS_PROXY="+proxy, "NO_PROXY=.test")
+	if code := p.exit(); code != exitGaveUp { // nobody knows the name but the proxy
+		t.Errorf("exit %d", code)
+	}
+	if got := asked(); len(got) != before {
+		t.Errorf("the proxy was asked in spite of NO_PROXY: %q", got[before:])
+	}
+
+	// Without the authority, and with an unusable proxy, it says so and shows no
+	// password.
+	p = start(t, daemonName, []string{"HTTPS_PROXY=" + withPassword}, "--server", "wss://"+host, "--max-reconnect-attempts", "1")
+	if code := p.exit(); code != exitGaveUp || !strings.Contains(p.stderr.String(), "certificate signed by unknown authority") || strings.Contains(p.stderr.String(), "s3cret") {
+		t.Errorf("exit %d: %s", code, p.stderr)
+	}
+	for _, broken := range []string{"http://user:proxy-s3cret@host:port", "http://user:proxy-s3cret@127.0.0.1:1", "ftp://user:proxy-s3cret@127.0.0.1:1"} {
+		p = run(host, "HTTPS_PROXY="+broken)
+		if code := p.exit(); code != exitGaveUp || strings.Contains(p.stderr.String(), "s3cret") {
+			t.Errorf("%s: exit %d: %s", broken, code, p.stderr)
+		}
+	}
+}

@@ -1,0 +1,226 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// TestLinkLostWhileTasksWait: tasks that have not begun when their link is lost
+// do not all begin then. They are asked for again on the next link and run
+// there, each once.
+func TestLinkLostWhileTasksWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const all = 50
+		var runs atomic.Int64
+		release := make(chan struct{})
+		work := newMethod("test/work", "", func(ctx context.Context, _ none) (int64, error) {
+			n := runs.Add(1)
+			select {
+			case <-release:
+			case <-ctx.Done():
+			}
+			return n, ctx.Err()
+		})
+		b := newRPCBench(t, release, work) // with two places
+		ask := func(b *rpcBench) {
+			for id := range all {
+				b.put(`{"jsonrpc":"2.0","id":%d,"method":"test/work","params":{"task_id":"T%d"}}`, id, id)
+			}
+			synctest.Wait()
+		}
+		ask(b)
+		b.close()
+		<-b.ended
+		synctest.Wait()
+		if n := runs.Load(); n != 2 {
+			t.Errorf("%d tasks run, there are 2 places", n)
+		}
+		second := &rpcBench{wire: newWire(), t: t, service: b.service, ended: make(chan struct{})}
+		second.peer = newPeer(second.wire, b.service.newDispatcher(), 1000, b.service.log)
+		go func() { defer close(second.ended); _ = second.peer.run() }()
+		defer func() { second.close(); <-second.ended }()
+		ask(second)
+		close(release)
+		for range all {
+			if got := second.get(); !strings.Contains(got, `"result":`) {
+				t.Error(got)
+			}
+		}
+		if n := runs.Load(); n != all {
+			t.Errorf("%d runs of %d tasks", n, all)
+		}
+	})
+}
+
+// TestBothSidesCrowded: the hub asks more than the daemon may answer while the
+// daemon waits for its answers to be taken. Neither waits for the other.
+func TestBothSidesCrowded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		b.daemon("m", "i", "", bigMethod("test/big"))
+		b.online("m")
+		link := b.online("m")
+		const all = 5000
+		outcomes := make(chan error, all)
+		for range all {
+			go func() {
+				_, err := b.hub.perform(t.Context(), newCall(t, "test/big", `{"count":5000}`), b.hub.machineTarget("m"))
+				outcomes <- err
+			}()
+		}
+		for range all {
+			if err := <-outcomes; err != nil && !strings.Contains(err.Error(), "requests waiting") {
+				t.Fatal(err)
+			}
+		}
+		if b.online("m") != link {
+			t.Error("the link is not the same")
+		}
+	})
+}
+
+// TestCallCancelledBeforeItIsWritten: it leaves nothing behind.
+func TestCallCancelledBeforeItIsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := linkPair(t, nil, defaultLinkTimes()) // nobody reads the other end
+		p := newPeer(client, nil, 1<<20, client.log)
+		ctx, cancel := context.WithCancel(t.Context())
+		const all = 2 * maxUnsentCalls
+		ended := make(chan error, all)
+		for range all {
+			go func() {
+				_, err := p.call(ctx, "m", strings.Repeat("x", maxFrame))
+				ended <- err
+			}()
+		}
+		synctest.Wait()
+		if client.crowded() {
+			t.Error("the calls fill the link's queue")
+		}
+		cancel()
+		for range all {
+			if err := <-ended; err != context.Canceled {
+				t.Error(err)
+			}
+		}
+		if len(p.calls) != 0 {
+			t.Errorf("%d calls are left", len(p.calls))
+		}
+	})
+}
+
+// TestCloseCodeBehindBrokenWrite: a daemon that is replaced while it writes a
+// long answer, to a server that hangs up at once, still knows that it was
+// replaced.
+func TestCloseCodeBehindBrokenWrite(t *testing.T) {
+	s := newLinkServer(t, bigMethod("test/big"))
+	for range 10 {
+		c := dialRaw(t, s.address)
+		c.put(whole(frameFin|frameText, `{"jsonrpc":"2.0","id":1,"method":"test/big","params":{"count":1000000}}`))
+		if _, err := c.r.Peek(1); err != nil { // the answer is on its way
+			t.Fatal(err)
+		}
+		c.put(whole(frameFin|frameClose, "\x0f\xa1replaced"))
+		_ = c.SetLinger(0)
+		_ = c.Close()
+		if err := s.end(t); websocket.CloseStatus(err) != closeReplaced {
+			t.Fatalf("the link ended with: %v", err)
+		}
+	}
+}
+
+// TestWallClockJumpOfLivingLink: an hour forth or back costs one ping, and no
+// link.
+func TestWallClockJumpOfLivingLink(t *testing.T) {
+	for _, jump := range []time.Duration{time.Hour, -time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			var offset time.Duration
+			times := defaultLinkTimes()
+			start := time.Now()
+			times.wall = func() time.Time {
+				if time.Since(start) > time.Minute {
+					return time.Now().Add(offset)
+				}
+				return time.Now()
+			}
+			offset = jump
+			var pings atomic.Int64
+			client, server := linkPair(t, func(c net.Conn) net.Conn { return pingCounter{c, &pings} }, times)
+			_, clientEnded := drain(client)
+			_, serverEnded := drain(server)
+			time.Sleep(time.Minute)
+			before := pings.Load()
+			time.Sleep(wallCheck + time.Second)
+			if n := pings.Load() - before; n < 1 || n > 4 { // both sides ask and answer, none is due otherwise
+				t.Errorf("%d control frames after a jump of %v", n, jump)
+			}
+			time.Sleep(time.Hour)
+			select {
+			case err := <-clientEnded:
+				t.Error(err)
+			case err := <-serverEnded:
+				t.Error(err)
+			default:
+			}
+		})
+	}
+}
+
+// pingCounter counts the pings and pongs that a connection sends.
+type pingCounter struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (c pingCounter) Write(p []byte) (int, error) {
+	if len(p) > 0 && (p[0]&0xf == framePing || p[0]&0xf == framePing+1) {
+		c.n.Add(1)
+	}
+	return c.Conn.Write(p)
+}
+
+// TestLongFrameOverSlowLink: a peer that sends a long message in one frame,
+// against the protocol but allowed by RFC 6455, is alive as long as it comes.
+func TestLongFrameOverSlowLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		times := defaultLinkTimes()
+		times.piece = time.Hour // the frame is one piece
+		client, server := linkPair(t, func(c net.Conn) net.Conn { return slowly{c} }, times)
+		_, clientEnded := drain(client)
+		messages, serverEnded := drain(server)
+		message, err := json.Marshal(strings.Repeat("x", 1<<19-2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = client.conn.Write(context.Background(), websocket.MessageText, message) }()
+		for step := range 10 {
+			select {
+			case m := <-messages:
+				if len(m) != len(message) {
+					t.Errorf("%d bytes", len(m))
+				}
+				return
+			case err := <-clientEnded:
+				t.Fatal(err)
+			case err := <-serverEnded:
+				t.Fatal(err)
+			case <-time.After(time.Second):
+				if quiet := server.silence(); quiet > 2*time.Second {
+					t.Fatal(fmt.Errorf("after %d s: %v without a piece", step, quiet))
+				}
+			}
+		}
+		t.Error("the message did not come")
+	})
+}
