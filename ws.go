@@ -62,7 +62,7 @@ var (
 // and close waits for them. Reading is the caller's.
 type link struct {
 	conn       *websocket.Conn
-	socket     io.Closer
+	socket     io.ReadCloser // below the library
 	times      linkTimes
 	log        *slog.Logger
 	wg         sync.WaitGroup
@@ -96,7 +96,7 @@ type outMessage struct {
 // cover (see dialling and accepting).
 type linkHooks struct {
 	link   atomic.Pointer[link]
-	socket io.Closer // below the library; set before the link is made
+	socket io.ReadCloser // below the library; set before the link is made
 }
 
 func (h *linkHooks) ping(context.Context, []byte) bool {
@@ -162,10 +162,23 @@ func (l *link) read() ([]byte, error) {
 		if err == io.EOF {
 			return buf.Bytes(), nil
 		}
+		if errors.Is(err, websocket.ErrMessageTooBig) {
+			l.linger()
+		}
 		if err != nil {
 			return nil, l.fail(err)
 		}
 	}
+}
+
+// linger takes in what the other side still sends after the library has told it
+// why the link ends: a connection that is closed with bytes unread is reset, and
+// the close frame may be lost with it (RFC 7230, section 6.6, tells the same of
+// HTTP).
+func (l *link) linger() {
+	timer := time.AfterFunc(closeTimeout, func() { _ = l.socket.Close() })
+	defer timer.Stop()
+	_, _ = io.Copy(io.Discard, l.socket) // until the other side closes, or the time is over
 }
 
 // crowded tells that too much waits to be written.
