@@ -1,0 +1,35 @@
+# An image of both programs on nothing but git, ssh, a shell for git's credential
+# helper, and certificates. It runs as uid 65532; mount a volume that this user
+# may write at /var/lib/c4a, and run it with an init (docker run --init), which
+# reaps what a killed git leaves.
+#
+#   docker build -t c4a .
+#   docker run --init -p 127.0.0.1:5110:5110 -v c4a:/var/lib/c4a -e C4A_API_TOKEN=… c4a
+#   docker run --init -v "$PWD:/src:ro" c4a c4a-daemon --server example.com --allow /src
+ARG GO_IMAGE=golang:1.26-bookworm
+ARG DEBIAN_IMAGE=debian:bookworm-slim
+
+FROM ${GO_IMAGE} AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY *.go ./
+RUN CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o /out/c4a-daemon . \
+ && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -tags scheduler -o /out/c4a-daemon-scheduler .
+
+FROM ${DEBIAN_IMAGE} AS root
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates dash git openssh-client
+COPY ci/rootfs.sh /
+RUN sh /rootfs.sh /rootfs
+COPY --from=build /out/ /rootfs/usr/local/bin/
+
+FROM scratch
+COPY --from=root /rootfs/ /
+USER 65532:65532
+ENV PATH=/usr/local/bin:/usr/bin:/bin C4A_HOST=0.0.0.0 C4A_WORKSPACE=/var/lib/c4a
+WORKDIR /var/lib/c4a
+VOLUME /var/lib/c4a
+EXPOSE 5110
+HEALTHCHECK CMD ["c4a-daemon-scheduler", "--healthcheck"]
+CMD ["c4a-daemon-scheduler"]
