@@ -12,7 +12,7 @@ const (
 	// must be streamed.
 	maxGitOutput = 32 << 20
 	// maxGitStderr is the end of git's standard error that goes into an error
-	// (PROTOCOL 3).
+	// (REFERENCE.md).
 	maxGitStderr = 4 << 10
 	// maxGitLine bounds one line of standard error: a server can send one
 	// without end.

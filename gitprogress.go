@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Phases of a clone (PROTOCOL 3).
+// Phases of a clone (REFERENCE.md).
 const (
 	phaseConnecting  = "connecting"
 	phaseCounting    = "counting"

@@ -38,7 +38,7 @@ type hubAPI struct {
 	log         *slog.Logger
 }
 
-// register adds the hub's routes (PROTOCOL 7).
+// register adds the hub's routes (REFERENCE.md).
 func (h *hubAPI) register(a *api) {
 	a.handleOpen("GET "+linkPath, h.connect) // it has tokens of its own
 	a.handle("GET /machines", h.listMachines)

@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// fakeDaemon is a child without a process. It answers ops as PROTOCOL 6 says.
+// fakeDaemon is a child without a process. It answers ops as REFERENCE.md says.
 type fakeDaemon struct {
 	world *fakeWorld
 	libID string

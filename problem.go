@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// maxBody bounds a request's body (PROTOCOL 6).
+	// maxBody bounds a request's body (REFERENCE.md).
 	maxBody = 1 << 20
 	// bodyLimit is how long a body may take to arrive.
 	bodyLimit = 10 * time.Second

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// maxBatch bounds the requests in one message (PROTOCOL 3).
+	// maxBatch bounds the requests in one message (REFERENCE.md).
 	maxBatch = 100
 	// maxUnsentCalls bounds the calls of ours that wait to be written; the others
 	// wait for them. So they never fill the link's queue, which would pause the

@@ -39,7 +39,7 @@ func systemProgram() *program {
 	return &program{args: os.Args, getenv: os.Getenv, environ: os.Environ, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 }
 
-// Exit statuses (PROTOCOL 5).
+// Exit statuses (REFERENCE.md).
 const (
 	exitStopped  = 0
 	exitFailure  = 1

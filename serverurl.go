@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// linkPath is where a server takes daemons (PROTOCOL 1).
+// linkPath is where a server takes daemons (REFERENCE.md).
 const linkPath = "/ws/daemon"
 
 // parseServer reads --server: a ws, wss, http or https URL, or host[:port],
