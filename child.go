@@ -240,7 +240,7 @@ func (d *daemonProcess) lastLines() string {
 	return strings.ToValidUTF8(text[max(0, len(text)-maxLastLog):], "")
 }
 
-// exitText tells how a process ended, with what PROTOCOL's exit statuses mean.
+// exitText tells how a process ended, with what the daemon's exit statuses mean.
 func exitText(err error, state *os.ProcessState) string {
 	if state == nil {
 		return fmt.Sprintf("the daemon was lost: %v", err)
