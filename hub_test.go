@@ -568,7 +568,7 @@ func TestParseCall(t *testing.T) {
 			t.Errorf("%s: params %s: %v", test.body, c.params, err)
 		}
 	}
-	for _, body := range []string{``, `x`, `[]`, `[{"jsonrpc":"2.0","id":1,"method":"a"}]`, `{}`, `{"jsonrpc":"2.0","method":"a"}`, `{"jsonrpc":"2.0","id":{},"method":"a"}`, `{"jsonrpc":"2.0","id":1}`, `{"jsonrpc":"2.0","id":1,"result":1}`} {
+	for _, body := range []string{``, `x`, `[]`, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"a\",\"params\":{\"path\":\"\xff\"}}", `[{"jsonrpc":"2.0","id":1,"method":"a"}]`, `{}`, `{"jsonrpc":"2.0","method":"a"}`, `{"jsonrpc":"2.0","id":{},"method":"a"}`, `{"jsonrpc":"2.0","id":1}`, `{"jsonrpc":"2.0","id":1,"result":1}`} {
 		if c, err := parseCall([]byte(body)); err == nil {
 			t.Errorf("%s: %+v", body, c)
 		}
