@@ -148,9 +148,17 @@ func bearerIs(r *http.Request, token secret) bool {
 	if token == "" {
 		return true
 	}
+	a, b := sha256.Sum256([]byte(bearerOf(r))), sha256.Sum256([]byte(token))
+	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
+}
+
+// bearerOf is the token that r carries, "" for none (RFC 6750, section 2.1).
+func bearerOf(r *http.Request) string {
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	a, b := sha256.Sum256([]byte(strings.TrimSpace(given))), sha256.Sum256([]byte(token))
-	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(a[:], b[:]) == 1
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(given)
 }
 
 // POST /daemons {"lib_id"}

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/hex"
 	"sync"
 )
 
@@ -16,9 +14,7 @@ type childTokens struct {
 
 // issue makes a new token; an earlier one of the same machine is void.
 func (t *childTokens) issue(machineID string) secret {
-	var random [32]byte
-	_, _ = rand.Read(random[:]) // never fails, as its documentation says
-	token := hex.EncodeToString(random[:])
+	token := randomHex(32)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.byMachine == nil {

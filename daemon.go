@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -156,9 +154,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	if d.credentials, err = openCredentials(d.access, d.git); err != nil {
 		return nil, err
 	}
-	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails, as its documentation says
-	d.instanceID = hex.EncodeToString(id[:])
+	d.instanceID = randomHex(16)
 
 	tasks := newFlights(base, taskKeep, maxTaskKept)
 	d.cloner = newCloner(clonerConfig{

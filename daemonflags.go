@@ -158,12 +158,5 @@ func (c *daemonConfig) validate() error {
 		c.allow = []string{dir}
 		defer c.log.Info("neither --allow nor --work-dir was given: serving the current directory", "dir", dir)
 	}
-	for _, dir := range c.allow {
-		if info, err := os.Stat(dir); err != nil {
-			return usage("invalid value for --allow: %v", err)
-		} else if !info.IsDir() {
-			return usage("invalid value for --allow: %s is not a directory", dir)
-		}
-	}
-	return nil
+	return list(c.allow).areDirs()
 }

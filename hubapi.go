@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -80,14 +79,13 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 // which machine it is. Without a daemon token users' daemons come in from
 // this machine alone.
 func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
-	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if token != "" {
+	if token := bearerOf(r); token != "" {
 		if child = h.tokens.holder(token); child != "" {
 			return child, true
 		}
 	}
 	if h.daemonToken != "" {
-		return "", subtle.ConstantTimeCompare([]byte(token), []byte(h.daemonToken)) == 1
+		return "", bearerIs(r, h.daemonToken)
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {

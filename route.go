@@ -3,8 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,9 +65,7 @@ func parseCall(body []byte) (*call, error) {
 		c.taskID = *common.TaskID
 		return c, nil
 	}
-	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails, as its documentation says
-	c.taskID = hex.EncodeToString(id[:])
+	c.taskID = randomHex(16)
 	var buf bytes.Buffer
 	fmt.Fprintf(&buf, `{"task_id":%q`, c.taskID)
 	if rest := bytes.TrimLeft(c.params[1:], " \t\r\n"); len(rest) > 0 && rest[0] != '}' {

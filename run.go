@@ -169,6 +169,18 @@ func (l *list) Set(text string) error {
 	return nil
 }
 
+// areDirs checks the value of --allow.
+func (l list) areDirs() error {
+	for _, dir := range l {
+		if info, err := os.Stat(dir); err != nil {
+			return usage("invalid value for --allow: %v", err)
+		} else if !info.IsDir() {
+			return usage("invalid value for --allow: %s is not a directory", dir)
+		}
+	}
+	return nil
+}
+
 // size is a number of bytes: 16777216, 16MiB.
 type size int64
 

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -191,13 +190,8 @@ func (c *schedulerConfig) validate() error {
 		if c.allow[i], err = filepath.Abs(dir); err != nil {
 			return usage("invalid value for --allow: %v", err)
 		}
-		if info, err := os.Stat(dir); err != nil {
-			return usage("invalid value for --allow: %v", err)
-		} else if !info.IsDir() {
-			return usage("invalid value for --allow: %s is not a directory", dir)
-		}
 	}
-	return nil
+	return c.allow.areDirs()
 }
 
 // isLocal tells whether only this machine can reach the listener.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"crypto/rand"
 	"encoding/base64"
+	"encoding/hex"
 	"strings"
 	"unicode/utf8"
 )
@@ -28,4 +30,12 @@ func nameBase64(name string) string {
 		return ""
 	}
 	return base64.StdEncoding.EncodeToString([]byte(name))
+}
+
+// randomHex is so many random bytes as hexadecimal digits: an id or a token that
+// nobody guesses.
+func randomHex(bytes int) string {
+	random := make([]byte, bytes)
+	_, _ = rand.Read(random) // never fails, as its documentation says
+	return hex.EncodeToString(random)
 }
