@@ -382,25 +382,24 @@ func TestTasks(t *testing.T) {
 
 // TestTaskCancelledByLastAsker: a task that others wait for goes on.
 func TestTaskCancelledByLastAsker(t *testing.T) {
-	b := newRPCBench(t, nil)
-	b.service.maxConcurrent = 10
-	for id := range 2 {
-		b.put(`{"jsonrpc":"2.0","id":%d,"method":"test/wait","params":{"task_id":"T"}}`, id)
-	}
-	b.put(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":0}}`)
-	if got := b.get(); !strings.Contains(got, `"id":0,"error":{"code":-32800`) {
-		t.Fatal(got)
-	}
-	if n := b.service.tasks.running(); n != 1 {
-		t.Fatalf("%d tasks run, the other asker's was stopped", n)
-	}
-	b.put(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}`)
-	if got := b.get(); !strings.Contains(got, `"id":1,"error":{"code":-32800`) {
-		t.Fatal(got)
-	}
-	if n := b.service.tasks.running(); n != 0 {
-		t.Errorf("%d tasks run after the answer", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		b := newRPCBench(t, nil)
+		b.service.maxConcurrent = 10
+		for id := range 2 {
+			b.put(`{"jsonrpc":"2.0","id":%d,"method":"test/wait","params":{"task_id":"T"}}`, id)
+		}
+		synctest.Wait() // both have asked
+		for id, left := range []int{1, 0} {
+			b.put(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":%d}}`, id)
+			synctest.Wait()
+			if got := b.get(); !strings.Contains(got, fmt.Sprintf(`"id":%d,"error":{"code":-32800`, id)) {
+				t.Fatal(got)
+			}
+			if n := b.service.tasks.running(); n != left {
+				t.Fatalf("%d tasks run after the cancel of request %d, want %d", n, id, left)
+			}
+		}
+	})
 }
 
 // TestLostLinkCancels: what belongs to the link ends with it.
