@@ -44,33 +44,73 @@ func (i *inspector) lookUp(ctx context.Context, s *shadow, names []string) ([]ob
 // is over most is skipped. An object that is not here is not handed over.
 // where is the repository to read, without a command.
 func (g *gitRunner) readObjects(ctx context.Context, where gitCommand, oids []string, most int64, take func(o objectInfo, content string) error) error {
-	if len(oids) == 0 {
+	return g.eachObject(ctx, where, oids, func(o objectInfo, content *objectContent) error {
+		if o.oid == "" {
+			return nil
+		}
+		text, err := content.read(most)
+		if err != nil {
+			return err
+		}
+		return take(o, text)
+	})
+}
+
+// eachObject hands each of the named objects (gitrevisions(7), without a
+// newline) to take, in their order, with one git for all. take reads of the
+// content what it wants; errEnough from it ends the reading without an error.
+// where is the repository to read, without a command.
+func (g *gitRunner) eachObject(ctx context.Context, where gitCommand, names []string, take func(o objectInfo, content *objectContent) error) error {
+	if len(names) == 0 {
 		return nil
 	}
 	where.args = []string{"cat-file", "--batch", "--buffer"}
-	where.stdin = strings.NewReader(strings.Join(oids, "\n") + "\n")
+	where.stdin = strings.NewReader(strings.Join(names, "\n") + "\n")
 	return g.stream(ctx, where, func(r *bufio.Reader) error {
-		for range oids {
+		for range names {
 			o, err := readObjectInfo(r)
 			if err != nil {
 				return err
 			}
-			if o.oid == "" {
-				continue
+			content := &objectContent{r: r, left: o.size}
+			if o.oid != "" {
+				content.left++ // the newline behind it
 			}
-			content, err := readContent(r, min(o.size, most))
-			if err != nil {
+			if err := take(o, content); errors.Is(err, errEnough) {
+				return nil
+			} else if err != nil {
 				return err
 			}
-			if _, err := r.Discard(int(o.size) - len(content) + 1); err != nil { // and the newline behind it
-				return torn(err)
-			}
-			if err := take(o, content); err != nil {
+			if err := content.skip(); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// objectContent is the content of an object as it comes from git.
+type objectContent struct {
+	r    *bufio.Reader
+	left int64 // bytes up to the next object's line
+}
+
+// read returns the content, at most that many bytes of it.
+func (c *objectContent) read(most int64) (string, error) {
+	n := min(c.left-1, most)
+	c.left -= n
+	return readContent(c.r, n)
+}
+
+func (c *objectContent) skip() error {
+	for c.left > 0 { // an int may be shorter than an object
+		n, err := c.r.Discard(int(min(c.left, 1<<30)))
+		if err != nil {
+			return torn(err)
+		}
+		c.left -= int64(n)
+	}
+	return nil
 }
 
 // readObjectInfo reads one line of what cat-file tells of an object.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"path"
@@ -16,10 +17,10 @@ const (
 	blobBytes = 8 << 20
 	// maxBlobBytes bounds it, and with it the memory of a request.
 	maxBlobBytes = 64 << 20
-	// blobsLookedUp is how many are looked up at once: about as many as one answer
-	// holds, so that a caller who pages does not have all the rest looked up each
-	// time.
-	blobsLookedUp = 8000
+	// maxBlobSkipped is how much of a blob that is too large for the answer is
+	// read away; behind a larger one git is started anew, which takes about as
+	// long as to unpack so much.
+	maxBlobSkipped = 4 << 20
 	// maxBlobsAsked bounds the ids or names of one request.
 	maxBlobsAsked = 100_000
 )
@@ -64,63 +65,57 @@ func (i *inspector) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 		return blobsResult{}, err
 	}
 	defer s.remove()
-	repo := s.repo
 
-	// The sizes are known before any content is read.
-	result := blobsResult{Blobs: []blobEntry{}}
-	var wanted []string // ids
-	var places []int    // their indexes in blobs
+	names, err := i.blobNames(ctx, s, p)
+	if err != nil {
+		return blobsResult{}, err
+	}
+	result := blobsResult{Blobs: make([]blobEntry, 0, min(len(names), 1024))}
 	left := int64(most)
-	for begin := 0; begin < p.count() && result.NextIndex == nil; begin += blobsLookedUp {
-		objects, err := i.blobsAsked(ctx, s, p.part(begin, blobsLookedUp))
-		if err != nil {
+	take := func(o objectInfo, content *objectContent) error {
+		n := len(result.Blobs)
+		if o.kind == "blob" && o.size <= int64(most) && o.size > left {
+			result.NextIndex = &n
+			return errEnough
+		}
+		entry := p.entry(n, o.oid)
+		switch {
+		case o.oid == "":
+			entry.Error = failure(codeSourceNotFound, "no such blob in this repository")
+		case o.kind != "blob":
+			entry.Error = failure(codeSourceNotFound, "is a %s, not a blob", o.kind)
+		case o.size > int64(most):
+			entry.Error = failure(codeResultTooLarge, "the blob has %d bytes, over max_bytes (%d)", o.size, most).with("bytes", o.size)
+		default:
+			left -= o.size
+			text, err := content.read(o.size)
+			if err != nil {
+				return err
+			}
+			text, entry.Encoding = blobText(text)
+			entry.Size, entry.Content = &o.size, &text
+		}
+		result.Blobs = append(result.Blobs, entry)
+		reportProgress(ctx, progress{Phase: "reading", Percent: (n + 1) * 99 / len(names), Done: int64(n + 1), Total: int64(len(names))})
+		if content.left > maxBlobSkipped {
+			return errEnough
+		}
+		return nil
+	}
+	for result.NextIndex == nil && len(result.Blobs) < len(names) {
+		if err := i.git.eachObject(ctx, s.command(), names[len(result.Blobs):], take); err != nil {
 			return blobsResult{}, err
 		}
-		for at, o := range objects {
-			n := begin + at
-			entry := blobEntry{OID: optionalString(o.oid)}
-			if len(p.OIDs) > 0 {
-				entry.OID = &p.OIDs[n]
-			} else {
-				entry.Path = p.Files[n]
-			}
-			switch {
-			case o.oid == "":
-				entry.Error = failure(codeSourceNotFound, "no such blob in this repository")
-			case o.kind != "blob":
-				entry.Error = failure(codeSourceNotFound, "is a %s, not a blob", o.kind)
-			case o.size > int64(most):
-				entry.Error = failure(codeResultTooLarge, "the blob has %d bytes, over max_bytes (%d)", o.size, most).with("bytes", o.size)
-			case o.size > left:
-				result.NextIndex = &n
-			default:
-				left -= o.size
-				wanted, places = append(wanted, o.oid), append(places, n)
-			}
-			if result.NextIndex != nil {
-				break
-			}
-			result.Blobs = append(result.Blobs, entry)
-		}
 	}
-	total := len(wanted)
-	err = i.git.readObjects(ctx, s.command(), wanted, int64(most), func(o objectInfo, content string) error {
-		if o.oid != wanted[0] || o.size != int64(len(content)) {
-			return badOutput("cat-file", []byte(o.oid))
-		}
-		entry := &result.Blobs[places[0]]
-		wanted, places = wanted[1:], places[1:]
-		entry.Size = &o.size
-		done := total - len(wanted)
-		reportProgress(ctx, progress{Phase: "reading", Percent: done * 99 / total, Done: int64(done), Total: int64(total)})
-		text, encoding := blobText(content)
-		entry.Content, entry.Encoding = &text, encoding
-		return nil
-	})
-	if err == nil && len(wanted) > 0 {
-		err = gitFailure(gitCorrupt, "%s: the repository lost an object while it was read", showName(repo.top.abs))
+	return result, nil
+}
+
+// entry is the n-th answer, without content.
+func (p blobsParams) entry(n int, oid string) blobEntry {
+	if len(p.OIDs) > 0 {
+		return blobEntry{OID: &p.OIDs[n]}
 	}
-	return result, err
+	return blobEntry{OID: optionalString(oid), Path: p.Files[n]}
 }
 
 // check refuses what is no full object id, or no path inside the repository.
@@ -168,59 +163,45 @@ func checkTreePath(name, file string) error {
 // count is how many blobs are asked for.
 func (p blobsParams) count() int { return max(len(p.OIDs), len(p.Files)) }
 
-// part is the request for at most n of the blobs, from the given one on.
-func (p blobsParams) part(from, n int) blobsParams {
-	to := min(from+n, p.count())
-	if len(p.OIDs) > 0 {
-		p.OIDs = p.OIDs[from:to]
-	} else {
-		p.Files = p.Files[from:to]
-	}
-	return p
-}
+// noObject is a name that no object has: the null id (gitglossary(7)).
+const noObject = "0000000000000000000000000000000000000000"
 
-// blobsAsked finds what a request names, in its order.
-func (i *inspector) blobsAsked(ctx context.Context, s *shadow, p blobsParams) ([]objectInfo, error) {
+// blobNames is what a request asks for, as names for git.
+func (i *inspector) blobNames(ctx context.Context, s *shadow, p blobsParams) ([]string, error) {
 	if len(p.OIDs) > 0 {
-		return i.lookUp(ctx, s, p.OIDs)
+		return p.OIDs, nil
 	}
+	names := make([]string, len(p.Files))
 	commit, err := i.commitOf(ctx, s, "commit", valueOr(p.Commit, "HEAD"))
 	if err != nil {
 		return nil, err
 	}
-	objects := make([]objectInfo, len(p.Files))
-	if commit == "" {
-		return objects, nil
-	}
-	var lines, odd []string
-	for _, file := range p.Files {
-		full := path.Join(s.repo.prefix, file)
-		if strings.ContainsAny(full, "\r\n") {
-			odd = append(odd, full)
-		} else {
-			lines = append(lines, commit+":"+full)
-		}
-	}
-	var found []objectInfo
-	var oddFound map[string]objectInfo
-	if len(lines) > 0 {
-		if found, err = i.lookUp(ctx, s, lines); err != nil {
-			return nil, err
-		}
-	}
-	if len(odd) > 0 {
-		if oddFound, err = i.entriesOf(ctx, s, commit, odd); err != nil {
-			return nil, err
-		}
-	}
+	var odd []string // those that cannot be a line
 	for n, file := range p.Files {
-		if full := path.Join(s.repo.prefix, file); strings.ContainsAny(full, "\r\n") {
-			objects[n] = oddFound[full]
-		} else {
-			objects[n], found = found[0], found[1:]
+		full := path.Join(s.repo.prefix, file)
+		switch {
+		case commit == "":
+			names[n] = noObject
+		case strings.ContainsAny(full, "\r\n"):
+			odd = append(odd, full)
+		default:
+			names[n] = commit + ":" + full
 		}
 	}
-	return objects, nil
+	if len(odd) == 0 {
+		return names, nil
+	}
+	found, err := i.entriesOf(ctx, s, commit, odd)
+	if err != nil {
+		return nil, err
+	}
+	for n := range names {
+		if names[n] == "" {
+			names[n] = cmp.Or(found[odd[0]].oid, noObject)
+			odd = odd[1:]
+		}
+	}
+	return names, nil
 }
 
 // blobText is content for JSON: text where it is valid UTF-8 without NUL, else
