@@ -179,7 +179,7 @@ func BenchmarkGlob(b *testing.B) {
 		} {
 			b.Run(fmt.Sprintf("gitignore=%v/%s", ignore, find.unit), func(b *testing.B) {
 				versus(b, find.unit, func() {
-					if n := d.pages("fs/glob", object{"path": repo.dir, "respect_gitignore": ignore}, `"mtime":`); n != benchFiles {
+					if n := d.pages("fs/glob", object{"path": repo.dir, "respect_gitignore": ignore, "limit": maxGlobEntries}, `"mtime":`); n != benchFiles {
 						b.Fatalf("%d files", n)
 					}
 				}, func() { tool(b, nil, "find", find.args...) })

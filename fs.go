@@ -17,6 +17,9 @@ const (
 	maxPageBytes = 8 << 20
 	// maxPageEntries is the most that limit may ask of a listing.
 	maxPageEntries = 10_000
+	// maxGlobEntries is the same for fs/glob, where git lists a repository anew
+	// for each page: most fit in one.
+	maxGlobEntries = 25_000
 )
 
 // files answers fs/*: what lies in the allowed directories. It changes nothing.

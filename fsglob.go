@@ -17,7 +17,7 @@ type globParams struct {
 	Include          []string `json:"include,omitempty" doc:"globs as in git, such as **/*.go; default: all files"`
 	Exclude          []string `json:"exclude,omitempty" doc:"globs"`
 	RespectGitignore *bool    `json:"respect_gitignore,omitempty" doc:"leave out what git ignores; default true"`
-	Limit            *int     `json:"limit,omitempty" doc:"files of a page, 1 to 10,000, which is the default"`
+	Limit            *int     `json:"limit,omitempty" doc:"files of a page, 1 to 25,000; default 10,000"`
 	Cursor           *string  `json:"cursor,omitempty" doc:"next_cursor of the page before"`
 }
 
@@ -35,7 +35,7 @@ type globFile struct {
 
 // fs/glob
 func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
-	limit, err := limitParam("limit", p.Limit, maxPageEntries, maxPageEntries)
+	limit, err := limitParam("limit", p.Limit, maxPageEntries, maxGlobEntries)
 	if err != nil {
 		return nil, err
 	}

@@ -78,7 +78,7 @@ func TestGlob(t *testing.T) {
 		{globParams{pathParam: pathOf(dir + "/a.go")}, "param path"},
 		{globParams{pathParam: pathOf(dir), Include: []string{"../x"}}, "param include"},
 		{globParams{pathParam: pathOf(dir), Exclude: []string{"/x"}}, "param exclude"},
-		{globParams{pathParam: pathOf(dir), Limit: new(maxPageEntries + 1)}, "param limit"},
+		{globParams{pathParam: pathOf(dir), Limit: new(maxGlobEntries + 1)}, "param limit"},
 		{globParams{pathParam: pathOf(dir), Cursor: new("x")}, "param cursor"},
 	} {
 		if _, err := f.glob(t.Context(), test.p); fsCode(err) != test.want {

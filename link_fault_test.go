@@ -256,7 +256,9 @@ func TestSlowLinkWithBigAnswer(t *testing.T) {
 func TestHubThatStopsReading(t *testing.T) {
 	t.Parallel()
 	// Pings are not scaled: it is the piece not taken that ends the link.
-	b := newSocketBench(t, func(c *hubConfig) { c.times.ping, c.offlineThreshold = defaultLinkTimes().ping, defaultOfflineThreshold })
+	b := newSocketBench(t, func(c *hubConfig) {
+		c.times.ping, c.offlineThreshold = defaultLinkTimes().ping, defaultOfflineThreshold
+	})
 	proxy := newFaultProxy(t, b.server.Host)
 	var runs atomic.Int64
 	big := newMethod("test/big", "", func(context.Context, none) (string, error) {
