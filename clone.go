@@ -42,6 +42,7 @@ type clonerConfig struct {
 	maxFiles    int             // of one tree, directories beside them as many again
 	maxBytes    int64           // of one tree, and of what a remote may send
 	allowHosts  []string        // patterns of --allow-git-host; empty allows all
+	minFreeDisk float64         // percent of the work dir's disk; below it no clone begins
 }
 
 // cloner keeps the repositories of <work-dir>/repos.
@@ -210,6 +211,9 @@ func (c *cloner) run(ctx context.Context, job cloneJob) (cloneResult, error) {
 	case <-ctx.Done():
 		return cloneResult{}, context.Cause(ctx)
 	}
+	if err := c.checkDisk(); err != nil {
+		return cloneResult{}, err
+	}
 	result, err := c.bring(ctx, job, bar)
 	if err != nil {
 		err = job.remote.explain(err)
@@ -222,6 +226,23 @@ func (c *cloner) run(ctx context.Context, job cloneJob) (cloneResult, error) {
 	result.DurationMS = time.Since(began).Milliseconds()
 	bar.finish()
 	return result, nil
+}
+
+// checkDisk refuses to begin what could fill the disk: what else is written
+// there, credentials and process ids among it, needs the rest.
+func (c *cloner) checkDisk() error {
+	if c.cfg.minFreeDisk <= 0 {
+		return nil
+	}
+	disk, err := statDisk(c.cfg.access.workDir)
+	if err != nil {
+		c.cfg.log.Warn("the disk's floor cannot be kept", "error", err)
+		return nil
+	}
+	if free := disk.freePercent(); free < c.cfg.minFreeDisk {
+		return gitFailure(gitDiskFull, "the disk of the work dir has %.1f %% free, and no clone begins below %g %% (--min-free-disk): free some space", free, c.cfg.minFreeDisk)
+	}
+	return nil
 }
 
 // bring chooses between a fresh clone and an update.

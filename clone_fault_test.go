@@ -112,6 +112,30 @@ func TestCloneTooLarge(t *testing.T) {
 	}
 }
 
+// TestCloneDiskBelowTheFloor: nothing is begun that could fill the disk, and what
+// is there stays.
+func TestCloneDiskBelowTheFloor(t *testing.T) {
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	p := cloneParams{URL: w.server.address("lib")}
+	first := w.must(p, actionCloned, remote.head())
+	remote.commit("more", map[string]string{"b": "2"})
+	w.cfg.minFreeDisk = 100 // no disk is that free: the test's own files are on it
+	for _, p := range []cloneParams{p, {URL: p.URL, Name: "other"}} {
+		_, err := w.try(p)
+		wantGitFailure(t, err, gitDiskFull)
+		if err != nil && !strings.Contains(err.Error(), "--min-free-disk") {
+			t.Errorf("the message does not tell the flag: %v", err)
+		}
+	}
+	w.noTemporaries()
+	if at := (&testRepo{t: t, dir: first.Path}).head(); at != *first.Commit {
+		t.Errorf("HEAD has moved to %s", at)
+	}
+	w.cfg.minFreeDisk = 0.0001
+	w.must(p, actionUpdated, remote.head())
+}
+
 func TestCloneRemoteHangs(t *testing.T) {
 	for _, part := range []string{"info/refs", "git-upload-pack"} {
 		w := newCloneWorld(t)

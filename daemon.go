@@ -159,7 +159,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	tasks := newFlights(base, taskKeep, maxTaskKept)
 	d.cloner = newCloner(clonerConfig{
 		git: d.git, access: d.access, credentials: d.credentials, log: cfg.log, base: base,
-		maxFiles: cfg.maxCloneFiles, maxBytes: cfg.maxCloneBytes, allowHosts: cfg.allowGitHosts,
+		maxFiles: cfg.maxCloneFiles, maxBytes: cfg.maxCloneBytes, allowHosts: cfg.allowGitHosts, minFreeDisk: cfg.minFreeDisk,
 	})
 	d.handlers = newCommandMethods(cfg.handlers, p.environ(), cfg.maxMessage, cfg.log)
 	d.service = &service{

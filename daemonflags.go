@@ -38,6 +38,7 @@ type daemonConfig struct {
 	maxCloneFiles  int
 	maxCloneBytes  int64
 	allowGitHosts  []string
+	minFreeDisk    float64 // percent
 	handlers       []handlerSpec
 	heartbeat      time.Duration
 	maxAttempts    int
@@ -77,6 +78,7 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 	f.Var(&maxMessage, "max-message", "`BYTES` of a message, each way; the server's limit must be as large")
 	f.IntVar(&c.maxCloneFiles, "max-clone-files", defaultMaxCloneFiles, "`N` files that a cloned tree may have")
 	f.Var(&maxCloneBytes, "max-clone-bytes", "`BYTES` that a cloned tree may have")
+	f.Float64Var(&c.minFreeDisk, "min-free-disk", 0, "`PERCENT` of the work dir's disk that must be free for a clone to begin")
 	f.Var(&gitHosts, "allow-git-host", "`HOSTS` that may be cloned from, such as github.com or *.example.org; repeatable (default: any)")
 	f.DurationVar(&c.heartbeat, "heartbeat-interval", defaultHeartbeatInterval, "`TIME` between heartbeats, unless the server says another")
 	f.IntVar(&c.maxAttempts, "max-reconnect-attempts", defaultMaxAttempts, "`N` failed connections in a row after which to give up; 0 never")
@@ -127,6 +129,9 @@ func (c *daemonConfig) validate() error {
 		if n.value < n.low || n.value > n.most {
 			return usage("invalid value %d for --%s: must be %d to %d", n.value, n.name, n.low, n.most)
 		}
+	}
+	if err := checkPercent("min-free-disk", c.minFreeDisk); err != nil {
+		return err
 	}
 	if c.maxCloneBytes < 1 {
 		return usage("invalid value %d for --max-clone-bytes: must be at least 1", c.maxCloneBytes)

@@ -5,24 +5,6 @@ import (
 	"time"
 )
 
-// diskUsage is how full the workspace's disk is. FreeBytes is what an ordinary
-// user may still write, UsedPercent is df's.
-type diskUsage struct {
-	Path        string  `json:"path" doc:"the workspace's"`
-	TotalBytes  uint64  `json:"total_bytes"`
-	FreeBytes   uint64  `json:"free_bytes" doc:"what an ordinary user may still write"`
-	UsedPercent float64 `json:"used_percent" doc:"as df's"`
-}
-
-// newDiskUsage computes it from a file system's counts of blocks.
-func newDiskUsage(path string, blockSize, blocks, free, available uint64) diskUsage {
-	d := diskUsage{Path: path, TotalBytes: blocks * blockSize, FreeBytes: available * blockSize}
-	if used := blocks - free; used+available > 0 {
-		d.UsedPercent = 100 * float64(used) / float64(used+available)
-	}
-	return d
-}
-
 // GET /health
 func (a *api) getHealth(w http.ResponseWriter, _ *http.Request) {
 	disk, err := statDisk(a.pool.workspace)
@@ -40,7 +22,7 @@ func (a *api) getHealth(w http.ResponseWriter, _ *http.Request) {
 	switch {
 	case a.pool.stopping():
 		answer.Status, status = "stopping", http.StatusServiceUnavailable
-	case err != nil, 100-disk.UsedPercent < a.minFreeDisk:
+	case err != nil, disk.freePercent() < a.minFreeDisk:
 		if err != nil {
 			a.log.Warn("the workspace is not well", "error", err)
 		}

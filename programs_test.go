@@ -127,7 +127,8 @@ func (p *startedProgram) says(text string) string {
 func startSchedulerProcess(t *testing.T, env []string, args ...string) (*startedProgram, string) {
 	t.Helper()
 	workspace := filepath.Join(realTempDir(t), "workspace")
-	p := start(t, schedulerName, env, append([]string{"--port", "0", "--workspace", workspace}, args...)...)
+	// However full the disk of the machine is that runs the tests.
+	p := start(t, schedulerName, env, append([]string{"--port", "0", "--workspace", workspace, "--min-free-disk", "0"}, args...)...)
 	line := p.says("msg=listening")
 	_, rest, _ := strings.Cut(line, "url=")
 	url, _, _ := strings.Cut(rest, " ")
@@ -238,6 +239,24 @@ func TestMainJob(t *testing.T) {
 	}
 	if code := scheduler.exit(); code != 0 || alive(t, pid) {
 		t.Errorf("exit %d, the daemon is alive: %v", code, alive(t, pid))
+	}
+}
+
+// TestDiskBelowTheFloorOfTheScheduler: its daemons know the floor, and whoever
+// watches it is told.
+func TestDiskBelowTheFloorOfTheScheduler(t *testing.T) {
+	server := newGitServer(t)
+	server.repo("lib", map[string]string{"a": "1"})
+	_, url := startSchedulerProcess(t, nil, "--min-free-disk", "100")
+	if status, body := askHTTP(t, http.MethodGet, url+"/health", ""); status != 503 || field[string](t, []byte(body), "status") != "degraded" {
+		t.Error(status, body)
+	}
+	status, a := callRPC(t, url+"/libraries/demo", "vcs/clone", `{"url":"`+server.address("lib")+`"}`)
+	if status != 200 || a.Error == nil || a.Error.Data["reason"] != string(gitDiskFull) {
+		t.Errorf("%d %v", status, a.Error)
+	}
+	if _, a := callRPC(t, url+"/libraries/demo", "fs/listDir", `{"path":"repos"}`); a.Error != nil || string(a.Result) == "" {
+		t.Errorf("what needs no room: %v", a.Error)
 	}
 }
 

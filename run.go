@@ -72,6 +72,14 @@ func (e *usageError) Error() string { return e.message }
 
 func usage(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
+// checkPercent wants a part of a whole. NaN is none.
+func checkPercent(flagName string, value float64) error {
+	if !(value >= 0 && value <= 100) {
+		return usage("invalid value %v for --%s: must be 0 to 100 percent", value, flagName)
+	}
+	return nil
+}
+
 // exit prints the error, unless it was, and returns the exit status for it.
 func (p *program) exit(name string, err error) int {
 	if err == nil || errors.Is(err, flag.ErrHelp) {

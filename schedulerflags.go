@@ -86,7 +86,7 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	f.Var(&c.allowHosts, "allow-host", "further `NAMES` that a request's Host may have, separated by commas")
 	f.StringVar(&cert, "tls-cert", "", "PEM `FILE` of the certificate to serve HTTPS with")
 	f.StringVar(&key, "tls-key", "", "PEM `FILE` of its key")
-	f.Float64Var(&c.minFreeDisk, "min-free-disk", defaultMinFreeDisk, "`PERCENT` of free disk below which /health is degraded")
+	f.Float64Var(&c.minFreeDisk, "min-free-disk", defaultMinFreeDisk, "`PERCENT` of free disk below which /health is degraded and no clone begins")
 	c.logs.register(f)
 	return func(f *flagSet) (*schedulerConfig, error) {
 		f.Visit(func(fl *flag.Flag) { c.workspaceGiven = c.workspaceGiven || fl.Name == "workspace" })
@@ -171,8 +171,8 @@ func (c *schedulerConfig) validate() error {
 			return usage("invalid value %v for --%s: must be 10ms to a year", d.value, d.name)
 		}
 	}
-	if !(c.minFreeDisk >= 0 && c.minFreeDisk <= 100) {
-		return usage("invalid value %v for --min-free-disk: must be 0 to 100 percent", c.minFreeDisk)
+	if err := checkPercent("min-free-disk", c.minFreeDisk); err != nil {
+		return err
 	}
 	if c.workspace == "" {
 		return usage("invalid value for --workspace: must not be empty")
@@ -228,7 +228,10 @@ func (c *schedulerConfig) dialHost() string {
 
 // childArgs are the flags that every child gets beside its own.
 func (c *schedulerConfig) childArgs() []string {
-	args := []string{"--log-level", c.logs.level, "--log-format", c.logs.format}
+	args := []string{
+		"--log-level", c.logs.level, "--log-format", c.logs.format,
+		"--min-free-disk", strconv.FormatFloat(c.minFreeDisk, 'f', -1, 64),
+	}
 	if len(c.allow) > 0 {
 		args = append(args, "--allow", c.allow.String())
 	}
