@@ -20,7 +20,8 @@ type apiConfig struct {
 	token       secret   // the API token; "" opens everything
 	hosts       []string // names accepted in Host beside IP literals and localhost
 	version     string
-	minFreeDisk float64 // percent of the workspace's disk; less is degraded
+	minFreeDisk float64   // percent of the workspace's disk; less is degraded
+	usage       *diskSize // of the workspace
 	log         *slog.Logger
 }
 
@@ -43,6 +44,7 @@ func newAPI(cfg apiConfig) *api {
 	a.handle("DELETE /daemons/{lib_id}", a.deleteDaemon)
 	a.handle("POST /stop", a.postStop)
 	a.handle("GET /events", a.events.serve)
+	a.handle("GET /metrics", a.getMetrics)
 	a.handleOpen("GET /health", a.getHealth)
 	a.handleOpen("GET /livez", a.getLivez)
 	a.handleOpen("GET /readyz", a.getReadyz)

@@ -56,6 +56,8 @@ func testAPI(t *testing.T, change func(*apiConfig, *poolConfig)) *api {
 		}
 	})
 	ac.pool = p
+	ac.usage = newDiskSize(t.Context(), p.workspace, log)
+	t.Cleanup(ac.usage.wait)
 	return newAPI(ac)
 }
 

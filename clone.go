@@ -54,6 +54,7 @@ type cloner struct {
 	flights *flights
 	slots   chan struct{} // holds a token for each clone that runs
 	owner   string
+	ended   func(took time.Duration, err error) // hears of each run's end, unless nil
 }
 
 // newCloner clears away what an earlier daemon left: its git processes,
@@ -142,7 +143,14 @@ func (c *cloner) clone(ctx context.Context, p cloneParams) (cloneResult, error) 
 	if err != nil {
 		return cloneResult{}, err
 	}
-	value, err := c.flights.do(ctx, job.key(), "", func(ctx context.Context) (any, error) { return c.run(ctx, job) })
+	value, err := c.flights.do(ctx, job.key(), "", func(ctx context.Context) (any, error) {
+		began := time.Now()
+		result, err := c.run(ctx, job)
+		if c.ended != nil {
+			c.ended(time.Since(began), err)
+		}
+		return result, err
+	})
 	if err != nil {
 		return cloneResult{}, err
 	}

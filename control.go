@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"time"
 )
 
 // This file is the talk between a scheduler and its daemon: JSON lines over
@@ -21,6 +22,9 @@ const (
 	// maxRubbishLogged is how many unreadable lines of one reader are logged: a
 	// program that prints without end must not fill the log.
 	maxRubbishLogged = 10
+	// maxTook bounds what a daemon may say that a clone took: no real one comes
+	// near.
+	maxTook = 365 * 24 * time.Hour
 )
 
 // controlVariable tells a daemon that its standard input and output belong to
@@ -41,6 +45,7 @@ const (
 const (
 	eventReady  = "ready"  // once, after the handshake was accepted
 	eventStatus = "status" // the answer to an op; unasked when the number of running requests changes
+	eventClone  = "clone"  // a vcs/clone has ended
 )
 
 // controlOp is one line down. IdleMS belongs to quiesce: the daemon agrees
@@ -51,9 +56,9 @@ type controlOp struct {
 	IdleMS int64  `json:"idle_ms,omitempty"`
 }
 
-// controlEvent is one line up. PID and InstanceID belong to ready, the others
-// to status: requests in flight, milliseconds since the last one ended, and
-// whether the daemon refuses requests.
+// controlEvent is one line up. PID and InstanceID belong to ready; Active, IdleMS
+// and Quiesced to status: requests in flight, milliseconds since the last one
+// ended, and whether the daemon refuses requests; OK and TookMS to clone.
 type controlEvent struct {
 	Event      string
 	PID        int
@@ -61,9 +66,11 @@ type controlEvent struct {
 	Active     int
 	IdleMS     int64
 	Quiesced   bool
+	OK         bool
+	TookMS     int64
 }
 
-// readyLine and statusLine are the two shapes of a controlEvent.
+// readyLine, statusLine and cloneLine are the shapes of a controlEvent.
 type readyLine struct {
 	Event      string `json:"event"`
 	PID        int    `json:"pid"`
@@ -77,10 +84,19 @@ type statusLine struct {
 	Quiesced bool   `json:"quiesced"`
 }
 
+type cloneLine struct {
+	Event  string `json:"event"`
+	OK     bool   `json:"ok"`
+	TookMS int64  `json:"took_ms"`
+}
+
 // MarshalJSON writes the keys of the event's kind and no others.
 func (e controlEvent) MarshalJSON() ([]byte, error) {
-	if e.Event == eventReady {
+	switch e.Event {
+	case eventReady:
 		return json.Marshal(readyLine{e.Event, e.PID, e.InstanceID})
+	case eventClone:
+		return json.Marshal(cloneLine{e.Event, e.OK, e.TookMS})
 	}
 	return json.Marshal(statusLine{e.Event, e.Active, e.IdleMS, e.Quiesced})
 }
@@ -94,6 +110,8 @@ func (e *controlEvent) UnmarshalJSON(data []byte) error {
 		Active     int    `json:"active"`
 		IdleMS     int64  `json:"idle_ms"`
 		Quiesced   bool   `json:"quiesced"`
+		OK         bool   `json:"ok"`
+		TookMS     int64  `json:"took_ms"`
 	}
 	if err := json.Unmarshal(data, &line); err != nil {
 		return err
@@ -101,7 +119,7 @@ func (e *controlEvent) UnmarshalJSON(data []byte) error {
 	if line.Event == "" {
 		return errors.New("no event")
 	}
-	if line.Active < 0 || line.IdleMS < 0 {
+	if line.Active < 0 || line.IdleMS < 0 || line.TookMS < 0 || line.TookMS > maxTook.Milliseconds() {
 		return errors.New("a count below zero")
 	}
 	*e = controlEvent(line)

@@ -90,6 +90,20 @@ func TestControlRubbishIsLoggedABoundedNumberOfTimes(t *testing.T) {
 	}
 }
 
+// TestCloneEventBounds: what a daemon says of a clone cannot overflow a duration.
+func TestCloneEventBounds(t *testing.T) {
+	for text, ok := range map[string]bool{
+		`{"event":"clone","ok":true,"took_ms":1500}`:                true,
+		`{"event":"clone","ok":false,"took_ms":-1}`:                 false,
+		`{"event":"clone","ok":true,"took_ms":9223372036854775807}`: false,
+	} {
+		var e controlEvent
+		if err := json.Unmarshal([]byte(text), &e); (err == nil) != ok || ok && (!e.OK || e.TookMS != 1500) {
+			t.Errorf("%s: %+v %v", text, e, err)
+		}
+	}
+}
+
 func FuzzControlEvents(f *testing.F) {
 	for _, seed := range []string{`{"event":"ready","pid":1,"instance_id":""}`, "x\n{\"event\":\"status\",\"active\":1}\n", "\r\n", "{", "\x00\xff\n"} {
 		f.Add([]byte(seed))

@@ -95,6 +95,7 @@ func (p *program) daemon() error {
 	}
 	if parent != nil {
 		parent.activity = d.service.activity
+		d.cloner.ended = parent.cloned
 		// Blocked in a read of the standard input, which nothing but the process's
 		// end or the scheduler's can interrupt: it is not waited for.
 		go parent.listen(stop)

@@ -55,6 +55,7 @@ type entry struct {
 	status    entryStatus
 	place     bool // holds one of the pool's places: until its process is reaped
 	pid       int
+	admitted  time.Time // when it was asked for
 	started   time.Time
 	lastUsed  time.Time // the last ensure, or the end of the last request
 	active    int
@@ -71,6 +72,7 @@ type entry struct {
 // probe is one question to a child whether it can go.
 type probe struct {
 	idle   time.Duration
+	reason evictionReason
 	sent   bool
 	wanted bool          // an ensure came meanwhile: the child stays
 	done   chan struct{} // closed with the answer
@@ -84,6 +86,7 @@ func newEntry(libID string, status entryStatus, now time.Time) *entry {
 		settled:  make(chan struct{}),
 		gone:     make(chan struct{}),
 		status:   status,
+		admitted: now,
 		lastUsed: now,
 	}
 }
@@ -226,6 +229,7 @@ func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
 		}
 		e.status, e.wasReady, e.lastUsed = statusReady, true, now
 		e.settleLocked()
+		p.metrics.spawned(spawnReady, now.Sub(e.admitted))
 		p.log.Info("a daemon is ready", "lib_id", e.libID, "pid", e.pid, "after", now.Sub(e.started))
 	case eventStatus:
 		was := e.active
@@ -245,6 +249,7 @@ func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
 		switch {
 		case event.Quiesced && e.probe != nil && !e.probe.wanted:
 			// From here on it refuses requests: nothing can be lost by ending it.
+			p.metrics.evicted(e.probe.reason)
 			p.stopLocked(e, nil)
 			return false
 		case event.Quiesced:
@@ -257,6 +262,9 @@ func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
 		if e.active == was {
 			return false // nothing that a view would show
 		}
+	case eventClone:
+		p.metrics.cloned(event.OK, time.Duration(event.TookMS)*time.Millisecond)
+		return false
 	default:
 		return false // a later version's word
 	}
@@ -313,6 +321,9 @@ func (p *pool) finish(e *entry, how string) {
 	} else if had {
 		p.log.Info("a daemon was stopped", "lib_id", e.libID, "pid", e.pid)
 	}
+	if had {
+		p.countEndLocked(e)
+	}
 	e.status, e.pid, e.active = statusStopping, 0, 0
 	p.endProbeLocked(e, false)
 	e.settleLocked()
@@ -335,6 +346,21 @@ func (p *pool) finish(e *entry, how string) {
 		p.tellLocked(e)
 	}
 	close(e.gone)
+}
+
+// countEndLocked counts a start that came to nothing, or a death.
+func (p *pool) countEndLocked(e *entry) {
+	switch {
+	case e.wasReady && e.died:
+		p.metrics.died()
+	case e.wasReady:
+	case e.failed != nil && e.failed.code == codeSpawnTimeout:
+		p.metrics.spawned(spawnTimeout, 0)
+	case e.died:
+		p.metrics.spawned(spawnFailed, 0)
+	default:
+		p.metrics.spawned(spawnStopped, 0)
+	}
 }
 
 // errUnwanted ends an entry that was told to stop before it had a child.

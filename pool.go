@@ -30,6 +30,7 @@ type poolConfig struct {
 	token        func(libID string) secret
 	environ      []string // the scheduler's own; C4A_ variables are left out
 	log          *slog.Logger
+	metrics      *poolMetrics // nil makes one
 	// onEvent hears of every change of an entry, in order. It is called under
 	// the pool's lock: it must neither block nor call the pool.
 	onEvent func(poolEntry)
@@ -112,6 +113,9 @@ func newPool(cfg poolConfig) (_ *pool, err error) {
 	}
 	if p.onEvent == nil {
 		p.onEvent = func(poolEntry) {}
+	}
+	if p.metrics == nil {
+		p.metrics = newPoolMetrics()
 	}
 	if p.lock, err = lockWorkspace(root); err != nil {
 		return nil, errors.Join(err, root.Close())

@@ -216,6 +216,11 @@ func TestMainJob(t *testing.T) {
 		t.Error(status, body)
 	}
 	workDir := field[string](t, []byte(body), "work_dir")
+	awaitThat(t, "the clone and the size in /metrics", func() bool {
+		_, text := askHTTP(t, http.MethodGet, url+"/metrics", "")
+		return strings.Contains(text, "\nc4a_clones_total{result=\"ok\"} 1\n") && strings.Contains(text, "\nc4a_workspace_bytes ") &&
+			strings.Contains(text, "\nc4a_daemon_spawns_total{result=\"ready\"} 1\n")
+	})
 	for _, route := range []string{"/health", "/machines", "/machines/cloud_demo", "/daemons"} {
 		if status, body := askHTTP(t, http.MethodGet, url+route, ""); status != 200 || !json.Valid([]byte(body)) {
 			t.Error(route, status, body)

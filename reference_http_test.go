@@ -37,6 +37,7 @@ func routeExamples() []routeExample {
 		{pattern: "GET /daemons/{lib_id}", what: "one daemon; 404 when none runs", path: "/daemons/demo2"},
 		{pattern: "GET /daemons", what: "all daemons", path: "/daemons"},
 		{pattern: "GET /health", what: "503 unless `status` is `ok`", path: "/health"},
+		{pattern: "GET /metrics", what: "Prometheus text format: daemons by state, spawns by result, evictions by reason, clones, durations, the workspace and its disk"},
 		{pattern: "POST /libraries/{lib_id}/rpc", what: "a JSON-RPC request to a library: to the machine it is bound to, else to its daemon; with `Accept: text/event-stream` progress comes, then the result",
 			path: "/libraries/demo/rpc", body: `{"jsonrpc":"2.0","id":1,"method":"config/get"}`},
 		{pattern: "POST /libraries/{lib_id}/rpc", path: "/libraries/demo/rpc", body: `{"jsonrpc":"2.0","id":2,"method":"fs/stat","params":{"path":"/etc"}}`, accept: "text/event-stream"},

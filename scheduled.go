@@ -40,6 +40,11 @@ func (s *scheduled) status() {
 	s.event(controlEvent{Event: eventStatus, Active: active, IdleMS: idle.Milliseconds(), Quiesced: shut})
 }
 
+// cloned tells the end of a vcs/clone.
+func (s *scheduled) cloned(took time.Duration, err error) {
+	s.event(controlEvent{Event: eventClone, OK: err == nil, TookMS: took.Milliseconds()})
+}
+
 // listen does what the scheduler says until its end of the input is closed,
 // and then calls gone.
 func (s *scheduled) listen(gone func()) {

@@ -33,6 +33,7 @@ type scheduler struct {
 	hub     *hub // nil with --server
 	events  *events
 	api     *api
+	usage   *diskSize
 	http    *http.Server
 	main    net.Listener
 	inner   net.Listener // for the children's links, where they cannot use main; else nil
@@ -161,9 +162,10 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			s.stop(context.Background())
 		}
 	}()
+	s.usage = newDiskSize(work, s.pool.workspace, cfg.log)
 	s.api = newAPI(apiConfig{
 		pool: s.pool, events: s.events, token: cfg.apiToken, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
-		version: programVersion, minFreeDisk: cfg.minFreeDisk, log: cfg.log,
+		version: programVersion, minFreeDisk: cfg.minFreeDisk, usage: s.usage, log: cfg.log,
 	})
 	if cfg.server == nil {
 		libs, err := openLibraries(s.pool.workspace)
@@ -308,6 +310,9 @@ func (s *scheduler) stop(hurry context.Context) {
 		}
 	}
 	s.wg.Wait()
+	if s.usage != nil {
+		s.usage.wait()
+	}
 }
 
 // childToken is the token that a child dials with: the operator's for another

@@ -49,7 +49,7 @@ func (p *pool) sweepOnce() {
 	var wg sync.WaitGroup
 	for _, e := range p.idleSince(time.Now().Add(-p.idleTimeout)) {
 		// Ends with the answer, or after probeLimit.
-		wg.Go(func() { p.ask(e, p.idleTimeout) })
+		wg.Go(func() { p.ask(e, p.idleTimeout, evictedIdle) })
 	}
 	wg.Wait()
 }
@@ -67,9 +67,9 @@ func (p *pool) idleSince(t time.Time) []*entry {
 	return idle
 }
 
-// ask has e's child quiesce if it has been idle for so long. It tells whether
-// the child goes, within probeLimit of the question.
-func (p *pool) ask(e *entry, idle time.Duration) bool {
+// ask has e's child quiesce if it has been idle for so long; reason is why it is
+// to go. It tells whether the child goes, within probeLimit of the question.
+func (p *pool) ask(e *entry, idle time.Duration, reason evictionReason) bool {
 	for {
 		p.mu.Lock()
 		if e.status != statusReady {
@@ -78,7 +78,7 @@ func (p *pool) ask(e *entry, idle time.Duration) bool {
 		}
 		question, mine := e.probe, e.probe == nil
 		if mine {
-			question = &probe{idle: idle, done: make(chan struct{})}
+			question = &probe{idle: idle, reason: reason, done: make(chan struct{})}
 			e.probe = question
 			e.notify()
 		}
@@ -146,6 +146,6 @@ func (p *pool) findRoom(asked map[*entry]bool) (<-chan struct{}, error) {
 			return nil, p.capacityError()
 		}
 		asked[stay[0]] = true
-		p.ask(stay[0], 0)
+		p.ask(stay[0], 0, evictedCapacity)
 	}
 }
