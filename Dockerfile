@@ -1,11 +1,11 @@
 # An image of both programs on nothing but git, ssh, a shell for git's credential
 # helper, and certificates. It runs as uid 65532; mount a volume that this user
-# may write at /var/lib/c4a, and run it with an init (docker run --init), which
-# reaps what a killed git leaves.
+# may write at /var/lib/c4a. It needs no init: as process 1 it reaps orphans and
+# hands on signals.
 #
 #   docker build -t c4a .
-#   docker run --init -p 127.0.0.1:5110:5110 -v c4a:/var/lib/c4a -e C4A_API_TOKEN=… c4a
-#   docker run --init -v "$PWD:/src:ro" c4a c4a-daemon --server example.com --allow /src
+#   docker run -p 127.0.0.1:5110:5110 -v c4a:/var/lib/c4a -e C4A_API_TOKEN=… c4a
+#   docker run -v "$PWD:/src:ro" c4a c4a-daemon --server example.com --allow /src
 ARG GO_IMAGE=golang:1.26-bookworm
 ARG DEBIAN_IMAGE=debian:bookworm-slim
 

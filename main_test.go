@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime/pprof"
 	"strings"
 	"testing"
@@ -15,11 +16,11 @@ import (
 // the tests it fails the run for what they left behind: goroutines, processes,
 // descriptors.
 func TestMain(m *testing.M) {
-	if os.Args[0] == daemonName {
-		os.Exit(runDaemon(systemProgram()))
-	}
-	if os.Args[0] == schedulerName {
-		os.Exit(runScheduler(systemProgram()))
+	switch filepath.Base(os.Args[0]) { // a path, where the test started it by a link
+	case daemonName:
+		os.Exit(asProcess1(runDaemon))
+	case schedulerName:
+		os.Exit(asProcess1(runScheduler))
 	}
 	// Here and not in a variable: no test needs it but the one that looks it up.
 	flag.Bool("update", false, "write REFERENCE.md anew in place of checking it")

@@ -63,8 +63,16 @@ func start(t *testing.T, name string, env []string, args ...string) *startedProg
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &startedProgram{t: t, cmd: exec.Command(self, args...), done: make(chan struct{}), stdout: newSyncBuffer(), stderr: newSyncBuffer()}
-	p.cmd.Args[0] = name
+	cmd := exec.Command(self, args...)
+	cmd.Args[0] = name
+	return startCommand(t, name, cmd, env)
+}
+
+// startCommand runs one of the programs by a command that is ready but for its
+// surroundings.
+func startCommand(t *testing.T, name string, cmd *exec.Cmd, env []string) *startedProgram {
+	t.Helper()
+	p := &startedProgram{t: t, cmd: cmd, done: make(chan struct{}), stdout: newSyncBuffer(), stderr: newSyncBuffer()}
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir()}, env...)
 	p.cmd.Dir = t.TempDir()
 	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
@@ -83,7 +91,7 @@ func start(t *testing.T, name string, env []string, args ...string) *startedProg
 			<-p.done
 		}
 		if t.Failed() {
-			t.Logf("%s %s\nstdout: %s\nstderr: %s", name, args, p.stdout, p.stderr)
+			t.Logf("%s %s\nstdout: %s\nstderr: %s", name, cmd.Args[1:], p.stdout, p.stderr)
 		}
 	})
 	return p

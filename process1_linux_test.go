@@ -1,0 +1,121 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// startAsProcess1 runs a program as process 1 of a pid namespace, as in a
+// container, and returns its pid out here.
+func startAsProcess1(t *testing.T, name string, args ...string) (p *startedProgram, pid func() int) {
+	t.Helper()
+	unshare, err := exec.LookPath("unshare")
+	if err != nil || os.Geteuid() != 0 {
+		t.Skip("a pid namespace needs root and unshare(1)")
+	}
+	if out, err := exec.Command(unshare, "--pid", "--fork", "--mount-proc", "true").CombinedOutput(); err != nil {
+		t.Skipf("there are no pid namespaces here: %v %s", err, out)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), name)
+	if err := os.Symlink(self, link); err != nil {
+		t.Fatal(err)
+	}
+	p = startCommand(t, name, exec.Command(unshare, append([]string{"--pid", "--fork", "--mount-proc", "--kill-child", link}, args...)...), nil)
+	return p, func() int {
+		children := childrenOf(t, p.cmd.Process.Pid)
+		if len(children) != 1 {
+			t.Fatalf("unshare has the children %v", children)
+		}
+		return children[0]
+	}
+}
+
+// childrenOf lists the children of a process, zombies too: of each of its
+// threads (proc_tid_children(5)).
+func childrenOf(t *testing.T, pid int) []int {
+	t.Helper()
+	lists, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
+	if err != nil || len(lists) == 0 {
+		t.Fatalf("process %d has no threads: %v", pid, err)
+	}
+	var text strings.Builder
+	for _, list := range lists {
+		children, _ := os.ReadFile(list) // a thread may have ended
+		text.Write(children)
+	}
+	var pids []int
+	for word := range strings.FieldsSeq(text.String()) {
+		n, err := strconv.Atoi(word)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pids = append(pids, n)
+	}
+	return pids
+}
+
+// TestProcess1ReapsOrphans: what a method leaves behind as a daemon of its own
+// becomes process 1's child, and its zombie does not stay.
+func TestProcess1ReapsOrphans(t *testing.T) {
+	b := newSocketBench(t, nil)
+	dir := t.TempDir()
+	script := filepath.Join(dir, "orphan")
+	begun, end := filepath.Join(dir, "begun"), filepath.Join(dir, "end")
+	for _, fifo := range []string{begun, end} {
+		if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// It leaves its session, so that the daemon does not end it with the script,
+	// which waits until it has.
+	text := "#!/bin/sh\nsetsid sh -c 'echo > " + begun + "; read line < " + end + "' >/dev/null 2>&1 </dev/null &\nread line < " + begun + "\necho 1\n"
+	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p, pid := startAsProcess1(t, daemonName, "--server", b.server.String(), "--allow", dir, "--machine-id", "m", "--handler", "test/orphan="+script)
+	p.says("msg=connected")
+	if _, err := b.hub.perform(t.Context(), newCall(t, "test/orphan", "{}"), b.hub.machineTarget("m")); err != nil {
+		t.Fatal(err)
+	}
+	first := pid()
+	awaitThat(t, "the orphan beside the daemon below process 1", func() bool { return len(childrenOf(t, first)) == 2 })
+	// It ends when somebody opens the other end.
+	if err := os.WriteFile(end, []byte("end\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	awaitThat(t, "the daemon alone", func() bool { return len(childrenOf(t, first)) == 1 })
+	if err := syscall.Kill(first, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.exit(); code != exitStopped {
+		t.Errorf("exit %d after SIGTERM to process 1", code)
+	}
+}
+
+// TestProcess1HandsOnStatusAndSignals: a container stops as the program does.
+func TestProcess1HandsOnStatusAndSignals(t *testing.T) {
+	p, _ := startAsProcess1(t, daemonName, "--no-such-flag")
+	if code := p.exit(); code != exitUsage {
+		t.Errorf("exit %d of wrong use", code)
+	}
+	p, pid := startAsProcess1(t, schedulerName, "--port", "0", "--workspace", filepath.Join(realTempDir(t), "w"))
+	p.says("msg=listening")
+	if err := syscall.Kill(pid(), syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.exit(); code != exitStopped {
+		t.Errorf("exit %d after SIGINT", code)
+	}
+	if text := p.stderr.String(); !strings.Contains(text, "msg=stopping") {
+		t.Errorf("it did not stop by itself: %s", text)
+	}
+}
