@@ -27,7 +27,7 @@ import (
 
 // startedProgram is a running program; its output is kept.
 type startedProgram struct {
-	t      *testing.T
+	t      testing.TB
 	cmd    *exec.Cmd
 	done   chan struct{}
 	stdout *syncBuffer
@@ -57,7 +57,7 @@ func (b *syncBuffer) String() string {
 }
 
 // start runs one of the programs with a clean environment and more variables.
-func start(t *testing.T, name string, env []string, args ...string) *startedProgram {
+func start(t testing.TB, name string, env []string, args ...string) *startedProgram {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -70,7 +70,7 @@ func start(t *testing.T, name string, env []string, args ...string) *startedProg
 
 // startCommand runs one of the programs by a command that is ready but for its
 // surroundings.
-func startCommand(t *testing.T, name string, cmd *exec.Cmd, env []string) *startedProgram {
+func startCommand(t testing.TB, name string, cmd *exec.Cmd, env []string) *startedProgram {
 	t.Helper()
 	p := &startedProgram{t: t, cmd: cmd, done: make(chan struct{}), stdout: newSyncBuffer(), stderr: newSyncBuffer()}
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir()}, env...)
@@ -137,14 +137,19 @@ func startSchedulerProcess(t *testing.T, env []string, args ...string) (*started
 	workspace := filepath.Join(realTempDir(t), "workspace")
 	// However full the disk of the machine is that runs the tests.
 	p := start(t, schedulerName, env, append([]string{"--port", "0", "--workspace", workspace, "--min-free-disk", "0"}, args...)...)
-	line := p.says("msg=listening")
-	_, rest, _ := strings.Cut(line, "url=")
+	return p, p.url()
+}
+
+// url waits until a scheduler listens and returns where.
+func (p *startedProgram) url() string {
+	p.t.Helper()
+	_, rest, _ := strings.Cut(p.says("msg=listening"), "url=")
 	url, _, _ := strings.Cut(rest, " ")
-	return p, strings.TrimSpace(url)
+	return strings.TrimSpace(url)
 }
 
 // askHTTP makes an HTTP request and returns status and body.
-func askHTTP(t *testing.T, method, url, body string, header ...string) (int, string) {
+func askHTTP(t testing.TB, method, url, body string, header ...string) (int, string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -187,7 +192,7 @@ func callRPC(t *testing.T, url, method, params string) (int, rpcAnswer) {
 }
 
 // field is one value of a JSON object.
-func field[T any](t *testing.T, data []byte, name string) (value T) {
+func field[T any](t testing.TB, data []byte, name string) (value T) {
 	t.Helper()
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(data, &object); err != nil {
