@@ -13,14 +13,35 @@ type activity struct {
 	changed  chan struct{} // 1-buffered: the count or the gate changed
 	idled    chan struct{} // 1-buffered: nothing works any more
 
-	mu       sync.Mutex // guards the fields below
-	requests int
-	lastEnd  time.Time
-	shut     bool
+	mu        sync.Mutex // guards the fields below
+	requests  int
+	lastEnd   time.Time
+	shut      bool
+	resting   *time.Timer // runs when nothing has worked for restAfter; nil without one
+	restAfter time.Duration
 }
 
 func newActivity(detached func() int) *activity {
 	return &activity{detached: detached, changed: make(chan struct{}, 1), idled: make(chan struct{}, 1), lastEnd: time.Now()}
+}
+
+// whenIdle has act called each time that nothing has worked any more for so long.
+// It begins with the end of some work: what has done nothing yet has left nothing.
+func (a *activity) whenIdle(after time.Duration, act func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.restAfter = after
+	a.resting = time.AfterFunc(after, act)
+	a.resting.Stop() // the end of work starts it
+}
+
+// close ends what whenIdle began.
+func (a *activity) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.resting != nil {
+		a.resting.Stop()
+	}
 }
 
 // begin admits one request; false means that the daemon is about to stop.
@@ -54,8 +75,15 @@ func (a *activity) touch() {
 
 func (a *activity) tellLocked() {
 	nudge(a.changed)
-	if a.activeLocked() == 0 {
-		nudge(a.idled)
+	if a.activeLocked() > 0 {
+		if a.resting != nil {
+			a.resting.Stop()
+		}
+		return
+	}
+	nudge(a.idled)
+	if a.resting != nil {
+		a.resting.Reset(a.restAfter)
 	}
 }
 

@@ -43,6 +43,9 @@ type clonerConfig struct {
 	maxBytes    int64           // of one tree, and of what a remote may send
 	allowHosts  []string        // patterns of --allow-git-host; empty allows all
 	minFreeDisk float64         // percent of the work dir's disk; below it no clone begins
+	// predecessorDied tells that the daemon before in this work dir did not end by
+	// itself: its git processes may have outlived it.
+	predecessorDied bool
 }
 
 // cloner keeps the repositories of <work-dir>/repos.
@@ -72,8 +75,10 @@ func newCloner(cfg clonerConfig) *cloner {
 	}
 	c.owner = ownerVariable + "=" + strconv.Itoa(os.Getpid()) + ":" + workDir
 	c.remotes.owner = c.owner
-	if err := endGitOrphans(workDir); err != nil {
-		cfg.log.Warn("git processes of an earlier run may be left", "error", err)
+	if cfg.predecessorDied { // else a look at every process of the machine is in vain
+		if err := endGitOrphans(workDir); err != nil {
+			cfg.log.Warn("git processes of an earlier run may be left", "error", err)
+		}
 	}
 	if c.store, c.err = openRepoStore(workDir); c.err != nil {
 		cfg.log.Error("the directory of repositories cannot be used", "error", c.err)

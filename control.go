@@ -18,7 +18,7 @@ import (
 const (
 	// maxControlLine bounds one line. The longest real one has some 200 bytes;
 	// the rest is room for later fields.
-	maxControlLine = 64 << 10
+	maxControlLine = 8 << 10
 	// maxRubbishLogged is how many unreadable lines of one reader are logged: a
 	// program that prints without end must not fill the log.
 	maxRubbishLogged = 10

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -104,24 +103,6 @@ func (p *program) daemon() error {
 	return d.serve(stopping, hurry, parent, p)
 }
 
-// setMemory tells the garbage collector what a daemon is: a small heap and, now
-// and then, answers of megabytes. At Go's own pace it would run dozens of times
-// within each of those. The limit is where it hurries; it is above all that
-// is kept: listings, remembered answers, messages on their way. The operator's
-// own GOGC and GOMEMLIMIT win.
-func setMemory(getenv func(string) string) {
-	const (
-		percent = 400
-		limit   = 80 << 20
-	)
-	if getenv("GOGC") == "" {
-		debug.SetGCPercent(percent)
-	}
-	if getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(limit)
-	}
-}
-
 // newDaemon opens what the daemon works on. base ends the work that belongs to
 // the daemon and not to a request.
 func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, err error) {
@@ -131,12 +112,12 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 			d.release()
 		}
 	}()
-	allow, workDir := cfg.allow, cfg.workDir
+	allow, workDir, died := cfg.allow, cfg.workDir, false
 	if workDir != "" {
 		if err := os.MkdirAll(workDir, 0o700); err != nil {
 			return nil, fmt.Errorf("creating the work dir: %w", err)
 		}
-		d.lock, err = lockWorkDir(workDir, cfg.log)
+		d.lock, died, err = lockWorkDir(workDir, cfg.log)
 		if _, held := errors.AsType[*heldError](err); held && cfg.check {
 			// --check beside the daemon itself: it looks and changes nothing.
 			allow, workDir, err = slices.Concat(allow, []string{workDir}), "", nil
@@ -160,7 +141,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	tasks := newFlights(base, taskKeep, maxTaskKept)
 	d.cloner = newCloner(clonerConfig{
 		git: d.git, access: d.access, credentials: d.credentials, log: cfg.log, base: base,
-		maxFiles: cfg.maxCloneFiles, maxBytes: cfg.maxCloneBytes, allowHosts: cfg.allowGitHosts, minFreeDisk: cfg.minFreeDisk,
+		maxFiles: cfg.maxCloneFiles, maxBytes: cfg.maxCloneBytes, allowHosts: cfg.allowGitHosts, minFreeDisk: cfg.minFreeDisk, predecessorDied: died,
 	})
 	d.handlers = newCommandMethods(cfg.handlers, p.environ(), cfg.maxMessage, cfg.log)
 	d.service = &service{
@@ -170,6 +151,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 		log:           cfg.log,
 	}
 	d.service.activity = newActivity(func() int { return tasks.running() + d.cloner.flights.running() })
+	d.service.activity.whenIdle(memoryIdle, giveBackMemory)
 	tasks.ended, d.cloner.flights.ended = d.service.activity.touch, d.service.activity.touch
 	for _, m := range d.methods() {
 		d.service.methods[m.name] = m
@@ -251,16 +233,25 @@ func (d *daemon) close(end context.CancelFunc) {
 	d.cloner.wait()
 	d.service.tasks.wait()
 	d.service.wait()
+	if d.lock != nil {
+		if err := unlockFile(d.lock); err != nil {
+			d.cfg.log.Warn("giving the work dir back", "error", err)
+		}
+		d.lock = nil
+	}
 	d.release()
 }
 
 // release closes what was opened, the lock last.
 func (d *daemon) release() {
+	if d.service != nil {
+		d.service.activity.close()
+	}
 	if d.access != nil {
 		d.access.close()
 	}
 	if d.lock != nil {
-		_ = d.lock.Close() // the pid in it is on the disk or of no use
+		_ = d.lock.Close() // nothing is written any more
 	}
 }
 

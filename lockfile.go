@@ -19,15 +19,17 @@ func (e *heldError) Error() string { return "the process with pid " + e.pid + " 
 
 // lockFile locks a file of root, made if need be, and writes this process's pid
 // into it. The lock is the kernel's: it ends with the process, however that
-// ends, and when the file is closed. A *heldError names another holder; an
-// error that is errors.ErrUnsupported says that there are no locks here.
-func lockFile(root *os.Root, name string) (*os.File, error) {
+// ends, and when the file is closed. died tells that the last holder did not
+// give it back by unlockFile: it was killed, or the machine was. A *heldError
+// names another holder; an error that is errors.ErrUnsupported says that there
+// are no locks here.
+func lockFile(root *os.Root, name string) (f *os.File, died bool, err error) {
 	// The file is never removed by us. When somebody else did so between open
 	// and lock, the lock is on a file that nobody else finds: take the new one.
 	for range maxLockTries {
 		f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|openNonblock, 0o600)
 		if err != nil {
-			return nil, fmt.Errorf("opening the lock file: %w", err)
+			return nil, false, fmt.Errorf("opening the lock file: %w", err)
 		}
 		held, err := tryLock(f)
 		if err == nil && held {
@@ -35,7 +37,7 @@ func lockFile(root *os.Root, name string) (*os.File, error) {
 		}
 		if err != nil {
 			_ = f.Close() // nothing was written
-			return nil, err
+			return nil, false, err
 		}
 		mine, err1 := f.Stat()
 		named, err2 := root.Stat(name)
@@ -48,12 +50,16 @@ func lockFile(root *os.Root, name string) (*os.File, error) {
 			_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("writing the lock file: %w", errors.Join(err, f.Close()))
+			return nil, false, fmt.Errorf("writing the lock file: %w", errors.Join(err, f.Close()))
 		}
-		return f, nil
+		return f, mine.Size() > 0, nil
 	}
-	return nil, errors.New("the lock file keeps changing")
+	return nil, false, errors.New("the lock file keeps changing")
 }
+
+// unlockFile gives a lock back: the next holder knows that nothing was left in
+// the middle.
+func unlockFile(f *os.File) error { return errors.Join(f.Truncate(0), f.Close()) }
 
 // readLockHolder is the pid in the lock file, "unknown" before it is written.
 func readLockHolder(f *os.File) string {

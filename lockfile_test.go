@@ -102,3 +102,31 @@ func TestTwoDaemonsInOneWorkDir(t *testing.T) {
 	end(syscall.SIGTERM)
 	_, _ = startDialing(t, workDir, l)
 }
+
+// TestLockTellsOfADeadHolder: a lock that was given back is told from one that
+// ended with its process.
+func TestLockTellsOfADeadHolder(t *testing.T) {
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for _, step := range []struct {
+		what   string
+		died   bool
+		unlock func(*os.File) error
+	}{
+		{"the first holder", false, unlockFile},
+		{"after one that gave it back", false, (*os.File).Close}, // as the kernel does for a killed one
+		{"after one that was killed", true, unlockFile},
+		{"after both", false, unlockFile},
+	} {
+		f, died, err := lockFile(root, "lock")
+		if err != nil || died != step.died {
+			t.Fatalf("%s: died %v, want %v, %v", step.what, died, step.died, err)
+		}
+		if err := step.unlock(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

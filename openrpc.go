@@ -62,12 +62,10 @@ type openrpcErrorNames struct {
 // newDiscovery adds rpc.discover to a table, which it describes, itself
 // included (OpenRPC specification, Service Discovery Method).
 func newDiscovery(table []*method) []*method {
-	var document openrpcDocument
+	// Made when it is asked for: few daemons ever are, and all would carry it.
 	discover := newMethod("rpc.discover", "Describe all methods as an OpenRPC document.",
-		func(context.Context, none) (*openrpcDocument, error) { return &document, nil })
-	discover.inline = true
+		func(context.Context, none) (openrpcDocument, error) { return newOpenRPC(table), nil })
 	table = append(table, discover)
-	document = newOpenRPC(table)
 	return table
 }
 

@@ -176,7 +176,7 @@ func lockWorkspace(root *os.Root) (*os.File, error) {
 	if _, err := identify(os.Getpid()); errors.Is(err, errNotSupported) {
 		return nil, err
 	}
-	f, err := lockFile(root, lockFileName)
+	f, _, err := lockFile(root, lockFileName)
 	if held, ok := errors.AsType[*heldError](err); ok {
 		return nil, fmt.Errorf("locking the workspace: the scheduler with pid %s uses %s: stop it or choose another --workspace", held.pid, root.Name())
 	}

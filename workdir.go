@@ -12,23 +12,24 @@ import (
 const workLockName = secretPrefix + "lock"
 
 // lockWorkDir makes this process the work dir's only daemon, until the file is
-// closed: a second one would clear away what the first is cloning. On a file
-// system without locks it goes on without one, and the file is nil.
-func lockWorkDir(workDir string, log *slog.Logger) (*os.File, error) {
+// closed: a second one would clear away what the first is cloning. died tells
+// that the daemon before did not end by itself. On a file system without locks
+// it goes on without one: the file is nil, and died is true, for it may have.
+func lockWorkDir(workDir string, log *slog.Logger) (f *os.File, died bool, err error) {
 	root, err := os.OpenRoot(workDir)
 	if err != nil {
-		return nil, fmt.Errorf("locking the work dir: %w", err)
+		return nil, false, fmt.Errorf("locking the work dir: %w", err)
 	}
 	defer root.Close()
-	f, err := lockFile(root, workLockName)
+	f, died, err = lockFile(root, workLockName)
 	switch held, ok := errors.AsType[*heldError](err); {
 	case ok:
-		return nil, fmt.Errorf("locking the work dir: %s is used by another daemon: stop it or choose another --work-dir: %w", workDir, held)
+		return nil, false, fmt.Errorf("locking the work dir: %s is used by another daemon: stop it or choose another --work-dir: %w", workDir, held)
 	case errors.Is(err, errors.ErrUnsupported):
 		log.Warn("the work dir cannot be locked here: start no second daemon in it", "file", filepath.Join(workDir, workLockName), "error", err)
-		return nil, nil
+		return nil, true, nil
 	case err != nil:
-		return nil, fmt.Errorf("locking the work dir: %w", err)
+		return nil, false, fmt.Errorf("locking the work dir: %w", err)
 	}
-	return f, nil
+	return f, died, nil
 }

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestWhenIdle: not before something has worked, not while something works, once
+// for each rest, and never after close.
+func TestWhenIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		detached, calls := 0, 0
+		a := newActivity(func() int { return detached })
+		a.whenIdle(time.Second, func() { calls++ })
+		want := func(n int, when string) {
+			t.Helper()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if calls != n {
+				t.Errorf("%s: called %d times, want %d", when, calls, n)
+			}
+		}
+		want(0, "nothing has worked yet")
+		a.begin()
+		a.begin()
+		a.end()
+		want(0, "one still works")
+		detached = 1 // a clone whose request is gone
+		a.end()
+		want(0, "a clone goes on")
+		detached = 0
+		a.touch()
+		want(1, "the first rest")
+		a.begin()
+		a.end()
+		time.Sleep(999 * time.Millisecond)
+		a.begin()
+		want(1, "a new request in time")
+		a.end()
+		want(2, "the second rest")
+		a.begin()
+		a.end()
+		a.close()
+		want(2, "closed")
+	})
+}
