@@ -190,7 +190,7 @@ func lockWorkspace(root *os.Root) (*os.File, error) {
 		return nil, fmt.Errorf("locking the workspace: the scheduler with pid %s uses %s: stop it or choose another --workspace", held.pid, root.Name())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("locking the workspace: %w", err)
+		return nil, fmt.Errorf("locking the workspace %s: %w", root.Name(), err)
 	}
 	return f, nil
 }

@@ -28,7 +28,7 @@ func lockWorkDir(workDir string, log *slog.Logger) (*os.File, error) {
 		log.Warn("the work dir cannot be locked here: start no second daemon in it", "file", filepath.Join(workDir, workLockName), "error", err)
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("locking the work dir: %w", err)
+		return nil, fmt.Errorf("locking the work dir %s: %w", workDir, err)
 	}
 	return f, nil
 }
