@@ -67,6 +67,7 @@ type daemonProcess struct {
 	heard  chan controlEvent
 	quit   chan struct{} // closed by close
 	reader sync.WaitGroup
+	killed bool // by us: a SIGKILL that it ends by is no riddle
 }
 
 // startChild starts the program as a session leader in its work dir, records
@@ -168,6 +169,11 @@ func (d *daemonProcess) read() {
 func (d *daemonProcess) events() <-chan controlEvent { return d.heard }
 func (d *daemonProcess) done() <-chan struct{}       { return d.process.done }
 
+func (d *daemonProcess) kill() {
+	d.killed = true
+	d.process.kill()
+}
+
 func (d *daemonProcess) send(op controlOp) error {
 	_ = d.stdin.SetWriteDeadline(time.Now().Add(controlWriteLimit)) // pipes have deadlines
 	return writeControl(d.stdin, op)
@@ -218,7 +224,7 @@ func (d *daemonProcess) close() (exit, lastLines string) {
 	if err := d.logged.Close(); err != nil {
 		d.spec.log.Warn("closing a daemon's log", "lib_id", d.spec.libID, "error", err)
 	}
-	return exitText(d.process.err, d.cmd.ProcessState), lastLines
+	return exitText(d.process.err, d.cmd.ProcessState, d.killed), lastLines
 }
 
 // lastLines is the end of what this child logged.
@@ -241,9 +247,13 @@ func (d *daemonProcess) lastLines() string {
 }
 
 // exitText tells how a process ended, with what the daemon's exit statuses mean.
-func exitText(err error, state *os.ProcessState) string {
+// killed says that the scheduler killed it.
+func exitText(err error, state *os.ProcessState, killed bool) string {
 	if state == nil {
 		return fmt.Sprintf("the daemon was lost: %v", err)
+	}
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGKILL && !killed {
+		return "the daemon ended with " + state.String() + ", not by the scheduler: was the machine or the container out of memory?"
 	}
 	why := map[int]string{
 		2: " (wrong usage)",

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -64,7 +65,8 @@ func (l *libraries) of(machineID string) string {
 	return first
 }
 
-// set binds a library, or frees it when machineID is "".
+// set binds a library, or frees it when machineID is "". The error is a
+// *poolError.
 func (l *libraries) set(libID, machineID string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -75,14 +77,14 @@ func (l *libraries) set(libID, machineID string) error {
 		next[libID] = machineID
 	}
 	if len(next) > maxLibraries {
-		return fmt.Errorf("more than %d libraries are bound: free one first", maxLibraries)
+		return badRequest(fmt.Sprintf("more than %d libraries are bound: free one first", maxLibraries))
 	}
 	data, err := json.MarshalIndent(next, "", "  ")
-	if err != nil {
-		return fmt.Errorf("writing the libraries: %w", err)
+	if err == nil {
+		err = writeFileAtomic(l.path, append(data, '\n'), 0o600)
 	}
-	if err := writeFileAtomic(l.path, append(data, '\n'), 0o600); err != nil {
-		return err
+	if err != nil { // a full disk is for the caller to know
+		return &poolError{code: codeInternalError, status: http.StatusInternalServerError, message: "keeping the binding: " + err.Error()}
 	}
 	l.machine = next
 	return nil

@@ -38,6 +38,9 @@ type identity struct {
 	start string // when it started, in the kernel's own unit
 	boot  string // which boot of the machine
 	group int    // its process group
+	// number is the kernel's for the process, which no other gets in this boot;
+	// "" where it has none. A start in units of 10 ms may be two processes'.
+	number string
 }
 
 // pidRecord is the content of a daemon.pid.
@@ -49,7 +52,11 @@ type pidRecord struct {
 // text is the file's content: line 1 the decimal pid, for people and their
 // scripts; line 2 what proves the process to be the one that was started.
 func (r pidRecord) text() string {
-	return fmt.Sprintf("%d\nstart=%s boot=%s pgid=%d\n", r.pid, r.start, r.boot, r.group)
+	text := fmt.Sprintf("%d\nstart=%s boot=%s pgid=%d", r.pid, r.start, r.boot, r.group)
+	if r.number != "" {
+		text += " number=" + r.number
+	}
+	return text + "\n"
 }
 
 // parsePIDRecord reads a daemon.pid. The error says what is wrong with it; a
@@ -70,6 +77,8 @@ func parsePIDRecord(text string) (pidRecord, error) {
 			r.start = value
 		case "boot":
 			r.boot = value
+		case "number":
+			r.number = value
 		case "pgid":
 			if r.group, err = strconv.Atoi(value); err != nil {
 				return pidRecord{}, errors.New("pgid is not a number")
@@ -181,7 +190,7 @@ func lockWorkspace(root *os.Root) (*os.File, error) {
 		return nil, fmt.Errorf("locking the workspace: the scheduler with pid %s uses %s: stop it or choose another --workspace", held.pid, root.Name())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("locking the workspace: %w", err)
+		return nil, fmt.Errorf("locking the workspace %s: %w", root.Name(), err)
 	}
 	return f, nil
 }

@@ -60,7 +60,23 @@ func identify(pid int) (identity, error) {
 	if err != nil {
 		return identity{}, err
 	}
-	return identity{start: stat.start, boot: boot, group: stat.group}, nil
+	id := identity{start: stat.start, boot: boot, group: stat.group}
+	if fd, err := unix.PidfdOpen(pid, 0); err == nil { // where it fails the rest has to do
+		id.number = processNumber(fd)
+		_ = unix.Close(fd)
+	}
+	return id, nil
+}
+
+// processNumber is the inode of a pidfd: since Linux 6.9 each process has one of
+// its own, which is never given away again. Before, all share one, so that it
+// tells nothing and does no harm either.
+func processNumber(pidfd int) string {
+	var stat unix.Stat_t
+	if unix.Fstat(pidfd, &stat) != nil {
+		return ""
+	}
+	return strconv.FormatUint(stat.Ino, 10)
 }
 
 // openPIDFD takes hold of pid, patient with a lack of descriptors: a bare pid
@@ -108,7 +124,7 @@ func endOrphan(r pidRecord) (orphanFate, error) {
 		return "", fmt.Errorf("taking hold of it: %w", err)
 	}
 	defer unix.Close(fd)
-	stat, err := proveOrphan(r)
+	stat, err := proveOrphan(r, fd)
 	if err != nil {
 		return "", fmt.Errorf("proving what it is: %w", err)
 	}
@@ -141,9 +157,12 @@ func endOrphan(r pidRecord) (orphanFate, error) {
 	return orphanEnded, nil
 }
 
-// proveOrphan compares the live process of the record's pid with the record;
-// nil means that it is another one.
-func proveOrphan(r pidRecord) (*procStat, error) {
+// proveOrphan compares the live process of the record's pid, which pidfd holds,
+// with the record; nil means that it is another one.
+func proveOrphan(r pidRecord, pidfd int) (*procStat, error) {
+	if number := processNumber(pidfd); r.number != "" && number != "" && r.number != number {
+		return nil, nil
+	}
 	var err error
 	for range proofTries {
 		var boot string

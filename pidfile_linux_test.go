@@ -72,6 +72,19 @@ func TestOrphanWithoutADescriptorToProveIt(t *testing.T) {
 	}
 }
 
+// A kernel before 6.9, or a version before this one, recorded no number.
+func TestOrphanRecordedWithoutANumber(t *testing.T) {
+	orphan := startOrphan(t, t.TempDir(), "x", "echo; exec sleep 1000")
+	id, err := identify(orphan.pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id.number = ""
+	if fate, err := endOrphan(pidRecord{orphan.pid(), id}); fate != orphanEnded || err != nil || !hasEnded(orphan) {
+		t.Errorf("fate %q, %v", fate, err)
+	}
+}
+
 func TestParseProcStat(t *testing.T) {
 	line := "4711 (a) (b c) S 1 4711 4712 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 1 1\n"
 	got, err := parseProcStat([]byte(line))

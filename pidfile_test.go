@@ -43,6 +43,7 @@ func TestParsePIDRecord(t *testing.T) {
 
 func FuzzParsePIDRecord(f *testing.F) {
 	f.Add("4711\nstart=99 boot=b pgid=4711\n")
+	f.Add("4711\nstart=99 boot=b pgid=4711 number=5\n")
 	f.Add("-1\n\n")
 	f.Add("1\nstart=1 boot=1 pgid=1")
 	f.Fuzz(func(t *testing.T, text string) {

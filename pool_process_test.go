@@ -42,7 +42,7 @@ echo '{"event":"ready","pid":'$$',"instance_id":"i"}'
 while :; do sleep 1000; done`
 )
 
-func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
+func testLog(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
 
 func writeScript(t *testing.T, body string) string {
 	t.Helper()
@@ -98,7 +98,7 @@ func alive(t *testing.T, pid int) bool {
 
 // awaitThat looks again and again: other processes tell nobody when they
 // change.
-func awaitThat(t *testing.T, what string, condition func() bool) {
+func awaitThat(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(eventually); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime/debug"
+	"syscall"
 )
 
 // Codes of JSON-RPC 2.0, section 5.1.
@@ -135,6 +136,9 @@ func asRPCError(err error) *rpcError {
 		return failure(codeTimeout, "the request took longer than its time limit")
 	case errors.Is(err, context.Canceled):
 		return failure(codeCancelled, "the request was cancelled")
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		// The one cause that a caller can do something about.
+		return &rpcError{Code: codeInternal, Message: "the daemon's disk is full: see its log"}
 	}
 	return &rpcError{Code: codeInternal, Message: "internal error: see the daemon's log"}
 }

@@ -29,7 +29,7 @@ func lockWorkDir(workDir string, log *slog.Logger) (f *os.File, died bool, err e
 		log.Warn("the work dir cannot be locked here: start no second daemon in it", "file", filepath.Join(workDir, workLockName), "error", err)
 		return nil, true, nil
 	case err != nil:
-		return nil, false, fmt.Errorf("locking the work dir: %w", err)
+		return nil, false, fmt.Errorf("locking the work dir %s: %w", workDir, err)
 	}
 	return f, died, nil
 }

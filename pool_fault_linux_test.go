@@ -1,0 +1,471 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A process that got the pid of a dead daemon within the 10 ms that are the
+// unit of its start is still a stranger.
+func TestFaultPIDReusedInTheSameTick(t *testing.T) {
+	last, err := os.OpenFile("/proc/sys/kernel/ns_last_pid", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip("choosing the next pid takes root: ", err)
+	}
+	defer last.Close()
+	sleeper := func() *process {
+		cmd := exec.Command("sleep", "1000")
+		setSession(cmd)
+		p, err := startProcess(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { p.kill(); <-p.done })
+		return p
+	}
+	const tries, triesForTheTick = 300, 200
+	for try := range tries {
+		first := sleeper()
+		record := pidRecord{pid: first.pid()}
+		if record.identity, err = identify(first.pid()); err != nil {
+			t.Fatal(err)
+		}
+		first.kill()
+		<-first.done
+		if _, err := last.WriteAt([]byte(strconv.Itoa(first.pid()-1)), 0); err != nil {
+			t.Skip("choosing the next pid: ", err)
+		}
+		second := sleeper()
+		id, err := identify(second.pid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		// On a busy machine others get the pid, or the tick is over.
+		if second.pid() != first.pid() || (id.start != record.start && try < triesForTheTick) {
+			second.kill()
+			<-second.done
+			continue
+		}
+		if id.number == record.number {
+			t.Skip("this kernel, before 6.9, has no number of its own for each process")
+		}
+		record.start = id.start // where no try was fast enough: what the next one might have been
+		workspace := t.TempDir()
+		path := filepath.Join(workspace, "x", pidFileName)
+		if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(record.text()), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		testPoolIn(t, workspace)
+		if !alive(t, second.pid()) {
+			t.Error("a stranger was killed")
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the record is still there: %v", err)
+		}
+		return
+	}
+	t.Skip("others on this machine take every pid first")
+}
+
+// TestFaultTracerHelper is no test: it kills the process it traces in the moment
+// in which that has forked, before parent or child do anything else.
+func TestFaultTracerHelper(t *testing.T) {
+	pid, err := strconv.Atoi(os.Getenv("FAULT_TEST_TRACED"))
+	if err != nil {
+		t.Skip("only as a child of another test")
+	}
+	runtime.LockOSThread() // one thread is the tracer
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, thread := range threads {
+		tid, err := strconv.Atoi(thread.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		const options = unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK | unix.PTRACE_O_TRACECLONE
+		if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, options, 0, 0); errno != 0 {
+			fmt.Println("cannot trace:", errno)
+			return
+		}
+	}
+	fmt.Println("tracing")
+	for held := 0; ; {
+		var status unix.WaitStatus
+		tid, err := unix.Wait4(-1, &status, unix.WALL, nil) // this process has no other children
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			t.Fatal(err)
+		}
+		if err != nil || !status.Stopped() {
+			continue
+		}
+		switch event := status >> 16; event {
+		case unix.PTRACE_EVENT_FORK, unix.PTRACE_EVENT_VFORK:
+			child, err := unix.PtraceGetEventMsg(tid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = unix.Kill(pid, unix.SIGKILL)
+			for still := held == int(child); !still; still = err == nil { // until it stands still
+				if _, err = unix.Wait4(int(child), &status, unix.WALL, nil); err != nil && !errors.Is(err, unix.EINTR) {
+					break
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.PtraceDetach(int(child)); err != nil {
+				t.Fatal(err)
+			}
+			fmt.Println("forked", child)
+			return
+		case 0: // a signal on its way
+			_ = unix.PtraceCont(tid, int(status.StopSignal()))
+		default:
+			if _, err := os.Stat(fmt.Sprintf("/proc/%d/task/%d", pid, tid)); err != nil {
+				held = tid // the child, told of before its parent's fork: it has to wait
+				continue
+			}
+			_ = unix.PtraceCont(tid, 0)
+		}
+	}
+}
+
+// The scheduler is killed after the fork and before the record of the child is
+// written: nobody knows of it, and it ends by itself.
+func TestFaultSchedulerKilledRightAfterTheFork(t *testing.T) {
+	dir := realTempDir(t)
+	h := openHouse(t, dir)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tracer := exec.Command(self, "-test.run=^TestFaultTracerHelper$")
+	tracer.Env = append(os.Environ(), "FAULT_TEST_TRACED="+strconv.Itoa(h.cmd.Process.Pid))
+	out, err := tracer.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tracer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = tracer.Process.Kill() // it may have ended
+		_ = tracer.Wait()
+	}()
+	lines := bufio.NewScanner(out)
+	if !lines.Scan() || lines.Text() != "tracing" {
+		t.Skip("a process may not be traced here: ", lines.Text())
+	}
+	conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintf(conn, "PUT /daemons/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if !lines.Scan() || !strings.HasPrefix(lines.Text(), "forked ") {
+		said := lines.Text()
+		for lines.Scan() {
+			said += "\n" + lines.Text()
+		}
+		t.Fatalf("the tracer said %s", said)
+	}
+	if code := h.exit(); code != -1 {
+		t.Errorf("the scheduler ended with status %d, not by the signal", code)
+	}
+	if _, err := os.Stat(filepath.Join(h.workspace, "x", pidFileName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("daemon.pid was written already: %v", err)
+	}
+	awaitThat(t, "the child ends with its input", func() bool { return len(h.processes()) == 0 })
+	h.wantNothingLeft()
+	next := openHouse(t, dir)
+	next.ensure("x")
+	next.wantNothingLeft()
+}
+
+// smallDisk is a directory on a disk of its own of 4 MiB.
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(realTempDir(t), "disk")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m,mode=0700"); err != nil {
+		t.Skip("mounting a small disk takes root: ", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil { // what still ends on it does not keep it
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// fillDisk leaves no room on dir's disk until free is called.
+func fillDisk(t *testing.T, dir string) (free func()) {
+	t.Helper()
+	path := filepath.Join(dir, "full")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestFaultDiskFullInAClone(t *testing.T) {
+	git := newGitServer(t)
+	git.repo("big.git", map[string]string{"a": noise(6 << 20)})
+	small := git.repo("small.git", map[string]string{"a": "1"})
+	h := openHouse(t, smallDisk(t), "--min-free-disk", "0")
+	pid := h.ensure("x")
+	wantAnswer(t, h.askLater(http.MethodPost, "/libraries/x/rpc", cloneCall(git.address("small.git"))))
+	_, a := callRPC(t, h.url+"/libraries/x", "vcs/clone", `{"url":"`+git.address("big.git")+`"}`)
+	if a.Error == nil || a.Error.name() != codeGitFailed || a.Error.Data["reason"] != string(gitDiskFull) || !strings.Contains(a.Error.Message, "No space left on device") {
+		t.Errorf("%+v", a.Error)
+	}
+	entries, err := os.ReadDir(filepath.Join(h.workspace, "x", reposDirName))
+	if err != nil || len(entries) != 1 || entries[0].Name() != "small" {
+		t.Errorf("in the directory of clones: %v, %v", entries, err)
+	}
+	if h.ensure("x") != pid {
+		t.Error("the daemon did not live through it")
+	}
+	// The other clone is whole, and an update of it has room.
+	small.commit("more", map[string]string{"a": "2"})
+	if body := wantAnswer(t, h.askLater(http.MethodPost, "/libraries/x/rpc", cloneCall(git.address("small.git")))); !strings.Contains(body, small.head()) {
+		t.Error(body)
+	}
+	h.wantNothingLeft()
+}
+
+// contentAndMode is what must not change.
+func contentAndMode(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint(info.Mode(), " ", string(data))
+}
+
+func TestFaultDiskFullOnSmallFiles(t *testing.T) {
+	h := openHouse(t, smallDisk(t), "--min-free-disk", "0")
+	setAuth := func(token string) *rpcError {
+		_, a := callRPC(t, h.url+"/libraries/x", "config/setAuth", `{"host":"git.example.com","token":"`+token+`"}`)
+		return a.Error
+	}
+	pid := h.ensure("x")
+	if err := setAuth("the-old-token"); err != nil {
+		t.Fatal(err)
+	}
+	h.want(http.StatusOK, http.MethodPut, "/libraries/bound", `{"machine_id":"laptop"}`)
+	kept := map[string]string{}
+	for _, path := range []string{filepath.Join(h.workspace, librariesFile), filepath.Join(h.workspace, "x", credentialsFileName)} {
+		if kept[path] = contentAndMode(t, path); !strings.HasPrefix(kept[path], "-rw------- ") {
+			t.Errorf("%s: %s", path, kept[path])
+		}
+	}
+	free := fillDisk(t, h.dir)
+	if err := setAuth("the-new-token"); err == nil {
+		t.Error("a token was stored on a full disk")
+	} else if !strings.Contains(err.Message, "disk is full") || strings.Contains(err.Message, "token") {
+		t.Errorf("%+v", err)
+	}
+	h.want(http.StatusInternalServerError, http.MethodPut, "/libraries/more", `{"machine_id":"laptop"}`, "no space left on device")
+	h.want(http.StatusNotFound, http.MethodGet, "/libraries/more", "")
+	h.want(http.StatusServiceUnavailable, http.MethodPut, "/daemons/y", "", string(codeAutoStartFailed), "no space left on device")
+	if n := strings.Count(strings.Join(h.processes(), "\n"), "--machine-id cloud_y"); n > 0 {
+		t.Errorf("%d daemons that could not be recorded live", n)
+	}
+	h.want(http.StatusServiceUnavailable, http.MethodGet, "/health", "", `"status":"degraded"`)
+	if _, a := callRPC(t, h.url+"/libraries/x", "config/get", "{}"); a.Error != nil || h.ensure("x") != pid {
+		t.Errorf("the daemon that was there: %v", a.Error)
+	}
+	for path, want := range kept {
+		if got := contentAndMode(t, path); got != want {
+			t.Errorf("%s is %s, was %s", path, got, want)
+		}
+		if names, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".*.tmp-*")); err != nil || len(names) > 0 {
+			t.Errorf("left: %v, %v", names, err)
+		}
+	}
+	free()
+	h.wantHealth(http.StatusOK)
+	h.ensure("y")
+	if err := setAuth("the-new-token"); err != nil {
+		t.Error(err)
+	}
+	h.want(http.StatusOK, http.MethodPut, "/libraries/more", `{"machine_id":"laptop"}`)
+	h.wantNothingLeft()
+}
+
+// A scheduler without descriptors refuses, ends nobody and serves again.
+func TestFaultNoDescriptors(t *testing.T) {
+	h := openHouse(t, realTempDir(t))
+	pid := h.ensure("there")
+	// This connection is accepted before there are no descriptors.
+	conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answers := bufio.NewReader(conn)
+	ask := func(method, path string) *http.Response {
+		t.Helper()
+		if _, err := fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", method, path); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		response, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return response
+	}
+	closeBody := func(r *http.Response) { _ = r.Body.Close() } // it was read, or is of no use
+	closeBody(ask(http.MethodGet, "/livez"))
+	var old unix.Rlimit
+	if err := unix.Prlimit(h.cmd.Process.Pid, unix.RLIMIT_NOFILE, nil, &old); err != nil {
+		t.Fatal(err)
+	}
+	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for extra := range 6 { // each of them fails at another place of the start
+		none := old
+		none.Cur = uint64(len(names) + extra)
+		if err := unix.Prlimit(h.cmd.Process.Pid, unix.RLIMIT_NOFILE, &none, nil); err != nil {
+			t.Fatal(err)
+		}
+		r := ask(http.MethodPut, fmt.Sprint("/daemons/new", extra))
+		if r.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("with %d descriptors left: %s", extra, r.Status)
+		}
+		buf := make([]byte, 4096)
+		n, _ := r.Body.Read(buf) // a short body comes at once
+		if !strings.Contains(string(buf[:n]), "too many open files") {
+			t.Errorf("with %d descriptors left: %s", extra, buf[:n])
+		}
+		closeBody(r)
+	}
+	// Now others take what is left, and one daemon dies unseen by /proc.
+	none := old
+	none.Cur = uint64(len(names))
+	if err := unix.Prlimit(h.cmd.Process.Pid, unix.RLIMIT_NOFILE, &none, nil); err != nil {
+		t.Fatal(err)
+	}
+	waiting, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waiting.Close()
+	if _, err := fmt.Fprintf(waiting, "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	r := ask(http.MethodGet, "/daemons/there")
+	if r.StatusCode != http.StatusOK || !alive(t, pid) {
+		t.Errorf("the daemon that was there: %s, alive %v", r.Status, alive(t, pid))
+	}
+	closeBody(r)
+	if err := unix.Prlimit(h.cmd.Process.Pid, unix.RLIMIT_NOFILE, &old, nil); err != nil {
+		t.Fatal(err)
+	}
+	_ = waiting.SetReadDeadline(time.Now().Add(patience))
+	if r, err := http.ReadResponse(bufio.NewReader(waiting), nil); err != nil || r.StatusCode != http.StatusOK {
+		t.Errorf("who waited meanwhile: %v, %v", r, err)
+	} else {
+		closeBody(r)
+	}
+	_ = waiting.Close()
+	_ = conn.Close()
+	h.ensure("new0")
+	if h.ensure("there") != pid {
+		t.Error("the daemon that was there was ended")
+	}
+	h.wantNothingLeft()
+}
+
+// memoryGroup is the file through which a process enters a control group of 64
+// MiB; "" where none can be made.
+func memoryGroup(t *testing.T) (procs string) {
+	t.Helper()
+	for root, limit := range map[string]string{"/sys/fs/cgroup/memory": "memory.limit_in_bytes", "/sys/fs/cgroup": "memory.max"} {
+		dir := filepath.Join(root, fmt.Sprint("c4a-test-", os.Getpid()))
+		if os.Mkdir(dir, 0o755) != nil {
+			continue
+		}
+		t.Cleanup(func() {
+			// The group is gone once its last process is reaped.
+			awaitThat(t, "the control group is removed", func() bool { err := os.Remove(dir); return err == nil || errors.Is(err, fs.ErrNotExist) })
+		})
+		if os.WriteFile(filepath.Join(dir, limit), []byte("67108864"), 0) == nil {
+			_ = os.WriteFile(filepath.Join(dir, "memory.swap.max"), []byte("0"), 0) // where there is swap at all
+			return filepath.Join(dir, "cgroup.procs")
+		}
+	}
+	return ""
+}
+
+// A daemon is killed for its memory, or by somebody who can: the error says so
+// and the next ensure works.
+func TestFaultOutOfMemory(t *testing.T) {
+	hungry := "read -r token\necho '{\"event\":\"ready\",\"pid\":'$$',\"instance_id\":\"i\"}'\nread -r op"
+	procs := memoryGroup(t)
+	if procs == "" {
+		t.Log("no control group can be made: the test kills the daemon itself")
+	} else {
+		// The shell itself keeps what it reads: twice what the group may.
+		hungry = "echo $$ >" + procs + "\n" + strings.Replace(hungry, "read -r op", "test -e fed || { : >fed; x=$(head -c 134217728 /dev/zero | tr '\\0' x); }\nread -r op", 1)
+	}
+	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"hungry": hungry}))
+	good := h.ensure("good")
+	pid := h.ensure("hungry")
+	if procs == "" {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaitThat(t, "the daemon is killed", func() bool { return h.status("hungry") == string(statusExited) })
+	h.want(http.StatusOK, http.MethodGet, "/daemons/hungry", "", "ended with signal: killed", "out of memory?")
+	if !strings.Contains(h.stderr.String(), "out of memory?") {
+		t.Error("the log does not say it")
+	}
+	if again := h.ensure("hungry"); again == pid || h.ensure("good") != good {
+		t.Errorf("the next one is %d after %d", again, pid)
+	}
+	h.wantNothingLeft()
+}
