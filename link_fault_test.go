@@ -4,15 +4,20 @@ package main
 
 import (
 	"context"
+	"crypto/sha1"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -136,6 +141,53 @@ func TestBlackHole(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDeadPeerIsReset: who does not answer pings is hung up on with RST, by the
+// hub and by a daemon. Where packets are lost one way a FIN would not be sent,
+// for what was said before it is never acknowledged, and the other side, which
+// still hears, would take the link for a living one until its own ping is due.
+func TestDeadPeerIsReset(t *testing.T) {
+	t.Parallel()
+	b := newSocketBench(t, nil)
+	ended := make(chan error, 100)
+	hearsAll := func(r io.Reader) {
+		_, err := io.Copy(io.Discard, r)
+		ended <- err
+	}
+	c := dialRaw(t, b.server.Host)
+	c.put(whole(frameFin|frameText, `{"jsonrpc":"2.0","id":1,"method":"daemon/handshake","params":{"machine_id":"raw","instance_id":"i","protocol_version":1}}`))
+	go hearsAll(c.r)
+	mute := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, buffers, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		accept := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) // RFC 6455, section 4.2.2
+		fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n", base64.StdEncoding.EncodeToString(accept[:]))
+		_, _ = conn.Write(serverFrame(`{"jsonrpc":"2.0","id":1,"result":{"accepted":true}}`))
+		hearsAll(buffers)
+	}))
+	d, states := b.socketDaemon(strings.TrimPrefix(mute, "http://"), "m")
+	await(t, states, "reconnecting")
+	d.stop()
+	for range 2 {
+		select {
+		case err := <-ended:
+			if !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the connection ended with %v", err)
+			}
+		case <-time.After(patience):
+			t.Fatal("the connection does not end")
+		}
+	}
+}
+
+// serverFrame is a server's frame of a short text: without a mask.
+func serverFrame(text string) []byte {
+	return append([]byte{frameFin | frameText, byte(len(text))}, text...)
 }
 
 // cutter is a connection that breaks once so many more bytes have gone one way.
