@@ -53,6 +53,12 @@ func newSocketBench(t *testing.T, configure func(*hubConfig)) *hubBench {
 // does.
 func (b *hubBench) socketDaemon(address, machineID string, methods ...*method) (d *benchDaemon, states chan string) {
 	b.t.Helper()
+	return b.socketInstance(address, machineID, "instance of "+machineID, methods...)
+}
+
+// socketInstance is socketDaemon as one process of several of that machine id.
+func (b *hubBench) socketInstance(address, machineID, instanceID string, methods ...*method) (d *benchDaemon, states chan string) {
+	b.t.Helper()
 	client, err := newLinkClient("")
 	if err != nil {
 		b.t.Fatal(err)
@@ -62,7 +68,7 @@ func (b *hubBench) socketDaemon(address, machineID string, methods ...*method) (
 		server := *b.server
 		server.Host = address
 		c.server, c.times, c.maxMessage, c.heartbeat = &server, b.hub.times, defaultMaxMessage, defaultHeartbeatInterval/clockScale
-		c.hello.MachineID, c.hello.InstanceID = machineID, "instance of "+machineID
+		c.hello.MachineID, c.hello.InstanceID = machineID, instanceID
 		c.onState = func(state string) { states <- state }
 	}, methods...)
 	return d, states
@@ -342,6 +348,59 @@ func TestHubThatStopsReading(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Error("no answer")
+	}
+}
+
+// TestHalfOpenLinkIsReplaced: a machine id is claimed whose link the hub still
+// has. The same process gets it at once; another one must wait for the pong of
+// the old link, and gets it where none comes.
+func TestHalfOpenLinkIsReplaced(t *testing.T) {
+	// Pings are not scaled: only the claim can make the hub ask.
+	unscaled := func(c *hubConfig) { c.times, c.offlineThreshold = defaultLinkTimes(), defaultOfflineThreshold }
+	const delay = 200 * time.Millisecond
+	blackHole := toxics{drop: true}
+	for _, test := range []struct {
+		name, claimant string
+		line           toxics // of the old link, both ways
+		got            bool   // the machine id
+		why            error  // the end of the old link
+		atLeast        time.Duration
+		statuses       []string
+	}{
+		{"by the same process", "first", blackHole, true, errReplaced, 0, []string{"online", "online"}},
+		{"by another, the old one lives", "second", toxics{latency: delay}, false, nil, 2 * delay, []string{"online"}},
+		{"by another, the old one is dead", "second", blackHole, true, errPingTimeout, oldLinkTimeout, []string{"online", "offline", "online"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			b := newSocketBench(t, unscaled)
+			proxy := newFaultProxy(t, b.server.Host)
+			_, states := b.socketInstance(proxy.address, "m", "first")
+			await(t, states, "connected")
+			old := b.online("m")
+			proxy.up.set(test.line)
+			proxy.down.set(test.line)
+			start := time.Now()
+			_, claims := b.socketInstance(b.server.Host, "m", test.claimant)
+			if !test.got {
+				await(t, claims, "reconnecting")
+			} else {
+				await(t, claims, "connected")
+				<-old.done
+			}
+			if took := time.Since(start); took < test.atLeast {
+				t.Errorf("decided after %v, the old link cannot have been asked", took)
+			}
+			old.link.mu.Lock()
+			why := old.link.err
+			old.link.mu.Unlock()
+			if why != test.why || (b.online("m") == old) == test.got {
+				t.Errorf("the old link: %v", why)
+			}
+			if got := b.statuses("m"); !slices.Equal(got, test.statuses) {
+				t.Error(got)
+			}
+		})
 	}
 }
 
