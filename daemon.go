@@ -138,7 +138,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	}
 	d.instanceID = randomHex(16)
 
-	tasks := newFlights(base, taskKeep, maxTaskKept)
+	tasks := newFlights(base, taskKeep, taskKept(cfg.maxMessage))
 	d.cloner = newCloner(clonerConfig{
 		git: d.git, access: d.access, credentials: d.credentials, log: cfg.log, base: base,
 		maxFiles: cfg.maxCloneFiles, maxBytes: cfg.maxCloneBytes, allowHosts: cfg.allowGitHosts, minFreeDisk: cfg.minFreeDisk, predecessorDied: died,

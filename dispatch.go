@@ -19,12 +19,18 @@ const (
 	// busyRetryAfter is what SERVER_BUSY advises: most requests are done by then.
 	busyRetryAfter = time.Second
 	// taskKeep and maxTaskKept bound the outcomes that are remembered for a caller
-	// that comes back after its link was lost.
-	taskKeep    = 60 * time.Second
-	maxTaskKept = 16 << 20
+	// that comes back after its link was lost; where messages may be larger than
+	// that (--max-message) a daemon remembers more, see taskKept.
+	taskKeep        = 60 * time.Second
+	maxTaskKept     = 16 << 20
+	maxTaskKeptEver = 64 << 20
 	// maxTaskID bounds a task_id, which is kept and sent with each progress.
 	maxTaskID = 256
 )
+
+// taskKept is how many bytes of outcomes are remembered: as many as one message
+// holds at the least, for what is not remembered may run twice.
+func taskKept(maxMessage int) int { return min(max(maxTaskKept, maxMessage), maxTaskKeptEver) }
 
 // service is what a daemon can do, whichever link asks.
 type service struct {

@@ -44,6 +44,7 @@ type lane struct {
 	mu      sync.Mutex // guards the fields below
 	toxics  toxics
 	changed chan struct{} // closed, and replaced, by set
+	moved   int           // bytes of all connections
 }
 
 func newLane() *lane { return &lane{changed: make(chan struct{})} }
@@ -60,6 +61,19 @@ func (l *lane) now() (toxics, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.toxics, l.changed
+}
+
+// carried is how many bytes have gone this way.
+func (l *lane) carried() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.moved
+}
+
+func (l *lane) carry(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.moved += n
 }
 
 // newFaultProxy passes connections on to target, host:port or a URL, until the
@@ -145,6 +159,7 @@ func (p *faultProxy) copy(to, from *net.TCPConn, l *lane) {
 				return
 			}
 			passed += len(data)
+			l.carry(len(data))
 		}
 		if err != nil {
 			for x, changed = l.now(); x.drop; x, changed = l.now() { // the end is not passed on either

@@ -7,15 +7,18 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 )
 
-// This file covers the connection below the library, which lacks two things.
+// This file covers the connection below the library, which lacks three things.
 // It takes io.EOF for the end of the message, so that a connection that ends
 // within one hands over the part that came as if it were whole
 // (readFramePayload passes the error up to its reader): the end of a connection
 // has another name here, and a message that is cut short is a lost link, never
 // a request. And its CloseNow only waits while a Close is under way, for 5 s
-// and more: the socket itself can be closed here.
+// and more: the socket itself can be closed here. And it can be reset, which the
+// other side hears of at once: a FIN has to wait until what was sent before it
+// is acknowledged, and of a link whose packets are lost one way nothing is.
 
 // errHungUp is the end of a connection without a close frame.
 var errHungUp = errors.New("the connection ended without a goodbye")
@@ -36,13 +39,27 @@ func (h *linkHooks) dialling(client *http.Client) *http.Client {
 	return &one
 }
 
+// bottom is the TCP connection below TLS, a proxy's too; nil where there is none.
+func bottom(conn net.Conn) *net.TCPConn {
+	for {
+		secured, ok := conn.(*tls.Conn)
+		if !ok {
+			break
+		}
+		conn = secured.NetConn()
+	}
+	tcp, _ := conn.(*net.TCPConn)
+	return tcp
+}
+
 type wholeTransport struct {
 	http.RoundTripper
 	hooks *linkHooks
 }
 
 func (t wholeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	response, err := t.RoundTripper.RoundTrip(r)
+	trace := &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) { t.hooks.tcp = bottom(got.Conn) }}
+	response, err := t.RoundTripper.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
 	if err != nil {
 		return nil, err
 	}
@@ -74,16 +91,12 @@ func (w wholeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	socket := conn
-	if secured, ok := conn.(*tls.Conn); ok {
-		socket = secured.NetConn()
-	}
-	if tcp, ok := socket.(*net.TCPConn); ok {
+	w.hooks.socket, w.hooks.tcp = conn, bottom(conn)
+	if tcp := w.hooks.tcp; tcp != nil {
 		if raw, err := tcp.SyscallConn(); err == nil {
 			limitUnsent(raw)
 		}
 	}
-	w.hooks.socket = conn
 	return wholeConn{conn}, buffers, nil
 }
 

@@ -4,15 +4,20 @@ package main
 
 import (
 	"context"
+	"crypto/sha1"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,6 +53,12 @@ func newSocketBench(t *testing.T, configure func(*hubConfig)) *hubBench {
 // does.
 func (b *hubBench) socketDaemon(address, machineID string, methods ...*method) (d *benchDaemon, states chan string) {
 	b.t.Helper()
+	return b.socketInstance(address, machineID, "instance of "+machineID, methods...)
+}
+
+// socketInstance is socketDaemon as one process of several of that machine id.
+func (b *hubBench) socketInstance(address, machineID, instanceID string, methods ...*method) (d *benchDaemon, states chan string) {
+	b.t.Helper()
 	client, err := newLinkClient("")
 	if err != nil {
 		b.t.Fatal(err)
@@ -57,7 +68,7 @@ func (b *hubBench) socketDaemon(address, machineID string, methods ...*method) (
 		server := *b.server
 		server.Host = address
 		c.server, c.times, c.maxMessage, c.heartbeat = &server, b.hub.times, defaultMaxMessage, defaultHeartbeatInterval/clockScale
-		c.hello.MachineID, c.hello.InstanceID = machineID, "instance of "+machineID
+		c.hello.MachineID, c.hello.InstanceID = machineID, instanceID
 		c.onState = func(state string) { states <- state }
 	}, methods...)
 	return d, states
@@ -136,6 +147,53 @@ func TestBlackHole(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDeadPeerIsReset: who does not answer pings is hung up on with RST, by the
+// hub and by a daemon. Where packets are lost one way a FIN would not be sent,
+// for what was said before it is never acknowledged, and the other side, which
+// still hears, would take the link for a living one until its own ping is due.
+func TestDeadPeerIsReset(t *testing.T) {
+	t.Parallel()
+	b := newSocketBench(t, nil)
+	ended := make(chan error, 100)
+	hearsAll := func(r io.Reader) {
+		_, err := io.Copy(io.Discard, r)
+		ended <- err
+	}
+	c := dialRaw(t, b.server.Host)
+	c.put(whole(frameFin|frameText, `{"jsonrpc":"2.0","id":1,"method":"daemon/handshake","params":{"machine_id":"raw","instance_id":"i","protocol_version":1}}`))
+	go hearsAll(c.r)
+	mute := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, buffers, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		accept := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) // RFC 6455, section 4.2.2
+		fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n", base64.StdEncoding.EncodeToString(accept[:]))
+		_, _ = conn.Write(serverFrame(`{"jsonrpc":"2.0","id":1,"result":{"accepted":true}}`))
+		hearsAll(buffers)
+	}))
+	d, states := b.socketDaemon(strings.TrimPrefix(mute, "http://"), "m")
+	await(t, states, "reconnecting")
+	d.stop()
+	for range 2 {
+		select {
+		case err := <-ended:
+			if !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the connection ended with %v", err)
+			}
+		case <-time.After(patience):
+			t.Fatal("the connection does not end")
+		}
+	}
+}
+
+// serverFrame is a server's frame of a short text: without a mask.
+func serverFrame(text string) []byte {
+	return append([]byte{frameFin | frameText, byte(len(text))}, text...)
 }
 
 // cutter is a connection that breaks once so many more bytes have gone one way.
@@ -290,6 +348,59 @@ func TestHubThatStopsReading(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Error("no answer")
+	}
+}
+
+// TestHalfOpenLinkIsReplaced: a machine id is claimed whose link the hub still
+// has. The same process gets it at once; another one must wait for the pong of
+// the old link, and gets it where none comes.
+func TestHalfOpenLinkIsReplaced(t *testing.T) {
+	// Pings are not scaled: only the claim can make the hub ask.
+	unscaled := func(c *hubConfig) { c.times, c.offlineThreshold = defaultLinkTimes(), defaultOfflineThreshold }
+	const delay = 200 * time.Millisecond
+	blackHole := toxics{drop: true}
+	for _, test := range []struct {
+		name, claimant string
+		line           toxics // of the old link, both ways
+		got            bool   // the machine id
+		why            error  // the end of the old link
+		atLeast        time.Duration
+		statuses       []string
+	}{
+		{"by the same process", "first", blackHole, true, errReplaced, 0, []string{"online", "online"}},
+		{"by another, the old one lives", "second", toxics{latency: delay}, false, nil, 2 * delay, []string{"online"}},
+		{"by another, the old one is dead", "second", blackHole, true, errPingTimeout, oldLinkTimeout, []string{"online", "offline", "online"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			b := newSocketBench(t, unscaled)
+			proxy := newFaultProxy(t, b.server.Host)
+			_, states := b.socketInstance(proxy.address, "m", "first")
+			await(t, states, "connected")
+			old := b.online("m")
+			proxy.up.set(test.line)
+			proxy.down.set(test.line)
+			start := time.Now()
+			_, claims := b.socketInstance(b.server.Host, "m", test.claimant)
+			if !test.got {
+				await(t, claims, "reconnecting")
+			} else {
+				await(t, claims, "connected")
+				<-old.done
+			}
+			if took := time.Since(start); took < test.atLeast {
+				t.Errorf("decided after %v, the old link cannot have been asked", took)
+			}
+			old.link.mu.Lock()
+			why := old.link.err
+			old.link.mu.Unlock()
+			if why != test.why || (b.online("m") == old) == test.got {
+				t.Errorf("the old link: %v", why)
+			}
+			if got := b.statuses("m"); !slices.Equal(got, test.statuses) {
+				t.Error(got)
+			}
+		})
 	}
 }
 

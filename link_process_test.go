@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -82,6 +83,101 @@ func TestDaemonIsStopped(t *testing.T) {
 	awaitThat(t, "the daemon to be back", func() bool { return strings.Count(d.stderr.String(), "msg=connected") == 2 })
 	if status, a := callRPC(t, address+"/machines/m", "config/get", "{}"); status != 200 || a.Error != nil {
 		t.Error(status, a.Error)
+	}
+}
+
+// TestHubIsStoppedDuringBigResult: the hub's process stands still in the middle
+// of a result of almost 16 MiB. The daemon gives the link up when a piece was
+// not taken for 10 s, and comes back when the hub goes on; the result comes from
+// memory, of the one run.
+func TestHubIsStoppedDuringBigResult(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as a piece may: 10 s")
+	}
+	t.Parallel()
+	const size = defaultMaxMessage - 1000
+	dir := realTempDir(t)
+	script := filepath.Join(dir, "big.sh")
+	if err := os.WriteFile(script, fmt.Appendf(nil, `echo >>'%s/runs'; printf '"'; head -c %d /dev/zero | tr '\0' a; printf '"'`, dir, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hub, address := startSchedulerProcess(t, nil)
+	proxy := newFaultProxy(t, address)
+	proxy.up.set(toxics{rate: 8 << 20}) // slow enough to stop it in the middle
+	d := startUserDaemon(t, proxy.address, "m", nil, "--handler", "test/big=sh '"+script+"'")
+	type answer struct {
+		bytes int64
+		err   error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * patience}
+		response, err := client.Post(address+"/machines/m/rpc", "application/json", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"test/big"}`))
+		if err != nil {
+			answered <- answer{0, err}
+			return
+		}
+		defer response.Body.Close()
+		n, err := io.Copy(io.Discard, response.Body)
+		answered <- answer{n, err}
+	}()
+	awaitThat(t, "the result to be on its way", func() bool { return proxy.up.carried() > 1<<20 })
+	if err := hub.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	stopped := time.Now()
+	line := d.says("trying again")
+	if !strings.Contains(line, errWriteTimeout.Error()) || time.Since(stopped) < 9*time.Second {
+		t.Errorf("after %v: %s", time.Since(stopped), line)
+	}
+	t.Logf("the link was given up after %v", time.Since(stopped))
+	proxy.up.set(toxics{})
+	if err := hub.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case a := <-answered:
+		if a.err != nil || a.bytes < size {
+			t.Errorf("%d bytes, %v", a.bytes, a.err)
+		}
+	case <-time.After(3 * patience):
+		t.Fatal("no answer")
+	}
+	hub.says("sending the request again")
+	if runs, err := os.ReadFile(filepath.Join(dir, "runs")); err != nil || len(runs) != 1 {
+		t.Errorf("%d runs, %v", len(runs), err)
+	}
+}
+
+// TestIPv6: a whole round over ::1, of a user's daemon and of one of the pool.
+func TestIPv6(t *testing.T) {
+	t.Parallel()
+	if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
+		t.Skip("this system has no ::1:", err)
+	} else {
+		_ = l.Close()
+	}
+	git := newGitServer(t)
+	repo := git.repo("lib.git", map[string]string{"a": "1"})
+	_, address := startSchedulerProcess(t, nil, "--host", "::1")
+	if !strings.HasPrefix(address, "http://[::1]:") {
+		t.Fatal("the scheduler is at", address)
+	}
+	startUserDaemon(t, strings.TrimPrefix(address, "http://"), "m", nil, "--work-dir", filepath.Join(realTempDir(t), "w"))
+	for _, target := range []string{"/machines/m", "/libraries/demo"} {
+		_, a := callRPC(t, address+target, "vcs/clone", `{"url":"`+git.address("lib.git")+`"}`)
+		if a.Error != nil || field[string](t, a.Result, "commit") != repo.head() {
+			t.Errorf("%s: %+v %s", target, a.Error, a.Result)
+		}
+	}
+	for _, id := range []string{"m", "cloud_demo"} {
+		if _, body := askHTTP(t, http.MethodGet, address+"/machines/"+id, ""); field[string](t, []byte(body), "status") != "online" {
+			t.Error(body)
+		}
+	}
+	p := start(t, schedulerName, nil, "call", "--url", address, "demo", "config/get")
+	if code := p.exit(); code != 0 || !strings.Contains(p.stdout.String(), "cloud_demo") {
+		t.Errorf("exit %d: %s", code, p.stdout)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -378,6 +379,24 @@ func TestTasks(t *testing.T) {
 			t.Error(got)
 		}
 	})
+}
+
+// TestLargestTaskIsRemembered: --max-message allows a result that is larger than
+// what is remembered by default; it is not run again either.
+func TestLargestTaskIsRemembered(t *testing.T) {
+	const size = maxTaskKept + 1
+	b := newDaemonBench(t, &daemonConfig{allow: []string{t.TempDir()}, maxMessage: 2 * size})
+	var runs atomic.Int64
+	b.daemon.service.methods["test/big"] = newMethod("test/big", "", func(context.Context, none) (string, error) {
+		runs.Add(1)
+		return strings.Repeat("x", size), nil
+	})
+	for id := range 2 {
+		got := b.ask(fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"test/big","params":{"task_id":"T"}}`, id), nil)
+		if len(got) < size || runs.Load() != 1 {
+			t.Errorf("%d bytes of %d runs", len(got), runs.Load())
+		}
+	}
 }
 
 // TestTaskCancelledByLastAsker: a task that others wait for goes on.

@@ -63,6 +63,7 @@ var (
 type link struct {
 	conn       *websocket.Conn
 	socket     io.ReadCloser // below the library
+	tcp        *net.TCPConn  // at the bottom; nil in memory
 	times      linkTimes
 	log        *slog.Logger
 	wg         sync.WaitGroup
@@ -96,7 +97,8 @@ type outMessage struct {
 // cover (see dialling and accepting).
 type linkHooks struct {
 	link   atomic.Pointer[link]
-	socket io.ReadCloser // below the library; set before the link is made
+	socket io.ReadCloser // below the library; set before the link is made, as is the next
+	tcp    *net.TCPConn  // at the bottom; nil where there is none
 }
 
 func (h *linkHooks) ping(context.Context, []byte) bool {
@@ -118,7 +120,7 @@ func (h *linkHooks) alive() {
 // newLink takes over an open connection that was made with the hooks.
 func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkTimes, log *slog.Logger) *link {
 	l := &link{
-		conn: conn, socket: hooks.socket, times: times, log: log, began: time.Now(), maxMessage: maxMessage,
+		conn: conn, socket: hooks.socket, tcp: hooks.tcp, times: times, log: log, began: time.Now(), maxMessage: maxMessage,
 		done: make(chan struct{}), wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	conn.SetReadLimit(int64(maxMessage))
@@ -405,6 +407,9 @@ func (l *link) fail(err error) error {
 	l.err = err
 	l.mu.Unlock()
 	close(l.done)
+	if l.tcp != nil && (err == errPingTimeout || err == errWriteTimeout) {
+		_ = l.tcp.SetLinger(0) // it may hear us all the same, but no FIN (see hangup.go)
+	}
 	l.cut()
 	return err
 }
