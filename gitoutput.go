@@ -17,6 +17,9 @@ const (
 	// maxGitLine bounds one line of standard error: a server can send one
 	// without end.
 	maxGitLine = 64 << 10
+	// maxSecretText is more than the longest credential has in any of its forms:
+	// so much of a line that was cut may be the beginning of one.
+	maxSecretText = 16 << 10
 )
 
 var errGitOutput = errors.New("git's output is too long")
@@ -70,12 +73,17 @@ func (w *lineWriter) flush() {
 }
 
 func (w *lineWriter) line() {
-	text := strings.TrimRight(cleanText(string(w.partial)), " ")
+	text := w.redact.text(string(w.partial))
+	if len(w.partial) == maxGitLine {
+		text = text[:max(len(text)-maxSecretText, 0)]
+	}
 	w.partial = w.partial[:0]
+	// Again: without what cleaning takes out of it a text may be a secret. The
+	// blanks at the end are cut last: one may belong to a secret.
+	text = strings.TrimRight(w.redact.text(cleanText(text)), " ")
 	if text == "" {
 		return
 	}
-	text = w.redact.text(text)
 	if w.each != nil {
 		w.each(text)
 	}

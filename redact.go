@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/base64"
 	"log/slog"
 	"net/url"
@@ -38,9 +39,7 @@ func (s secret) forms(username string) []string {
 	for _, f := range forms[:4] {
 		forms = append(forms, strings.ToLower(f))
 	}
-	// The longest first, so that no tail of it stays behind a shorter one.
-	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
-	return slices.Compact(forms)
+	return forms
 }
 
 // percentEncode writes every byte outside RFC 3986's unreserved set as %xx in
@@ -88,6 +87,9 @@ func (r *redactor) knowing(username string, s secret) *redactor {
 	}
 	more := *r
 	more.forms = append(slices.Clip(r.forms), s.forms(username)...)
+	// The longest first, so that no tail of it stays behind a shorter one.
+	slices.SortFunc(more.forms, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	more.forms = slices.Compact(more.forms)
 	return &more
 }
 

@@ -37,10 +37,11 @@ type refsHead struct {
 // refEntry is a reference by its full name; type is branch, remote, tag or
 // other. An annotated tag has what it leads to as peeled_oid.
 type refEntry struct {
-	Name      string  `json:"name" doc:"full name"`
-	OID       string  `json:"oid"`
-	PeeledOID *string `json:"peeled_oid,omitempty" doc:"what an annotated tag leads to"`
-	Type      string  `json:"type" enum:"branch,remote,tag,other"`
+	Name       string  `json:"name" doc:"full name"`
+	NameBase64 string  `json:"name_base64,omitempty" doc:"the name in base64, where it is not UTF-8"`
+	OID        string  `json:"oid"`
+	PeeledOID  *string `json:"peeled_oid,omitempty" doc:"what an annotated tag leads to"`
+	Type       string  `json:"type" enum:"branch,remote,tag,other"`
 }
 
 // listRefs answers vcs/refs.
@@ -124,6 +125,7 @@ func pageOfRefs(refs []refEntry, given *string, asked, state string, limit int) 
 	page = slices.Clone(page)
 	for n := range page {
 		page[n].Type = refType(page[n].Name)
+		page[n].NameBase64 = nameBase64(page[n].Name)
 		page[n].Name = showName(page[n].Name)
 	}
 	if page == nil {

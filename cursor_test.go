@@ -1,0 +1,109 @@
+package main
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A cursor goes on in the list that it came from, and in no other: what has
+// changed is CONFLICT, another request's cursor is -32602. Whatever happens, no
+// page mixes two lists.
+func TestCursorOfEveryPagedMethod(t *testing.T) {
+	dir := realTempDir(t)
+	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a": "1", "b": "1", "sub/c": "1"})
+	r.commit("second", map[string]string{"a": "2", "b": "2"})
+	r.git("branch", "other")
+	f, i := fsOn(t, dir), newTestInspector(t, dir)
+	methods := map[string]*method{}
+	for _, m := range append(f.methods(), i.methods()...) {
+		methods[m.name] = m
+	}
+	path := map[string]any{"path": r.dir}
+	requests := []struct {
+		method string
+		params map[string]any
+		other  map[string]any // the same method asked for something else
+	}{
+		{"fs/listDir", path, map[string]any{"path": dir}},
+		{"fs/glob", path, map[string]any{"path": r.dir, "include": []string{"*"}}},
+		{"fs/glob", map[string]any{"path": r.dir, "respect_gitignore": false}, path},
+		{"index/manifest", path, map[string]any{"path": r.dir, "exclude": []string{"sub"}}},
+		{"index/diff", map[string]any{"path": r.dir, "from": "HEAD~1"}, map[string]any{"path": r.dir, "from": "HEAD~1", "renames": false}},
+		{"vcs/refs", path, map[string]any{"url": "file://" + r.dir}},
+		{"vcs/refs", map[string]any{"url": "file://" + r.dir}, path},
+		{"vcs/log", path, map[string]any{"path": r.dir, "author": "Ada"}},
+	}
+	ask := func(method string, params map[string]any, cursor string) (next string, err error) {
+		t.Helper()
+		all := map[string]any{"limit": 1}
+		for key, value := range params {
+			all[key] = value
+		}
+		if cursor != "" {
+			all["cursor"] = cursor
+		}
+		data, err := json.Marshal(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := methods[method].call(t.Context(), data)
+		if err != nil {
+			return "", err
+		}
+		var page struct {
+			NextCursor *string `json:"next_cursor"`
+		}
+		if err := json.Unmarshal([]byte(asJSON(t, answer)), &page); err != nil {
+			t.Fatal(err)
+		}
+		return valueOr(page.NextCursor, ""), nil
+	}
+	cursors := make([]string, len(requests))
+	for n, request := range requests {
+		var err error
+		if cursors[n], err = ask(request.method, request.params, ""); err != nil || cursors[n] == "" {
+			t.Fatalf("%s: a page of one has the cursor %q, %v", request.method, cursors[n], err)
+		}
+	}
+	for n, request := range requests {
+		if _, err := ask(request.method, request.params, cursors[n]); err != nil {
+			t.Errorf("%s: %v", request.method, err)
+		}
+		for m, foreign := range cursors {
+			if m == n {
+				continue
+			}
+			if _, err := ask(request.method, request.params, foreign); fsCode(err) != "param cursor" {
+				t.Errorf("%s with the cursor of %s: %v", request.method, requests[m].method, err)
+			}
+		}
+		_, err := ask(request.method, request.other, cursors[n])
+		if code := fsCode(err); code != "param cursor" && (request.method != "fs/listDir" || code != string(codeConflict)) {
+			t.Errorf("%s asked for something else: %v", request.method, err)
+		}
+	}
+	r.commit("third", map[string]string{"a": "3", "d": "3"})
+	r.git("branch", "third")
+	for n, request := range requests {
+		_, err := ask(request.method, request.params, cursors[n])
+		if err == nil || asRPCError(err).name() != codeConflict {
+			t.Errorf("%s after a change: %v", request.method, err)
+		}
+	}
+	for _, m := range builtinMethods() {
+		paged := slices.ContainsFunc(m.paramFields(), func(f jsonField) bool { return f.name == "cursor" })
+		asked := false
+		for _, request := range requests {
+			asked = asked || request.method == m.name
+		}
+		if paged != asked {
+			t.Errorf("%s: takes a cursor %v, is asked here %v", m.name, paged, asked)
+		}
+	}
+	if next, err := ask("fs/listDir", path, strings.ToUpper(cursors[0])); err == nil {
+		t.Errorf("a spoilt cursor led to %q", next)
+	}
+}
