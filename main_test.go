@@ -22,7 +22,8 @@ func TestMain(m *testing.M) {
 	case schedulerName:
 		os.Exit(asProcess1(runScheduler))
 	}
-	// Here and not in a variable: no test needs it but the one that looks it up.
+	// Here and not in variables: no test needs them but the one that looks one up.
+	flag.Duration("soak", 0, "how long TestSoakKills goes on, in place of a short time")
 	flag.Bool("update", false, "write REFERENCE.md anew in place of checking it")
 	descriptors := openDescriptors()
 	code := m.Run()

@@ -1,0 +1,182 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// soakTime is how long TestSoakKills goes on; -soak 1h is for a night.
+const soakTime = 25 * time.Second
+
+// TestSoakKills kills daemons and the scheduler at random moments of real
+// clones, over and over. After every round the next clone of each library
+// works, git finds nothing wrong with it, no process and nothing temporary is
+// left, and the disk does not fill.
+func TestSoakKills(t *testing.T) {
+	limit := soakTime
+	if given := flag.Lookup("soak").Value.(flag.Getter).Get().(time.Duration); given > 0 {
+		limit = given
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	s := &soak{t: t, rnd: rand.New(rand.NewPCG(seed, 0)), git: newGitServer(t), dir: realTempDir(t), libs: []string{"a", "b", "c"}}
+	files := map[string]string{}
+	for n := range 200 {
+		files[fmt.Sprintf("d%d/f%d", n%7, n)] = noise(2000)
+	}
+	s.remote = s.git.repo("lib.git", files)
+	s.house = openHouse(t, s.dir)
+	s.clones() // how long they take undisturbed, and how much room
+	first := s.size()
+	var kills []func()
+	for begun := time.Now(); time.Since(begun) < limit && !t.Failed(); {
+		if len(kills) == 0 {
+			// Each daemon once, then the scheduler: a daemon that dies again within a
+			// minute is started after a delay, which is another test's matter.
+			for _, n := range s.rnd.Perm(len(s.libs)) {
+				kills = append(kills, func() { s.killDaemon(s.libs[n]) })
+			}
+			kills = append(kills, s.killScheduler)
+		}
+		s.round(kills[0])
+		kills = kills[1:]
+		// Each round adds a commit of a small file to each library.
+		if size, most := s.size(), 2*first+int64(s.serial*len(s.libs))*(64<<10); size > most {
+			t.Errorf("the workspace takes %d bytes after %d rounds, at first it took %d", size, s.serial, first)
+		}
+	}
+	t.Logf("%d kills", s.serial)
+	s.house.wantNothingLeft()
+}
+
+type soak struct {
+	t      *testing.T
+	rnd    *rand.Rand
+	git    *gitServer
+	remote *testRepo
+	dir    string
+	libs   []string
+	house  *house
+	took   time.Duration // by the last undisturbed clones
+	serial int
+}
+
+// round lets kill do its work at a random moment of clones, then looks at what
+// is left.
+func (s *soak) round(kill func()) {
+	s.serial++
+	s.remote.commit(fmt.Sprint("round ", s.serial), map[string]string{"changing": noise(5000)})
+	if s.rnd.IntN(3) == 0 { // this one from nothing
+		status, body := s.house.ask(http.MethodDelete, "/daemons/"+s.libs[s.rnd.IntN(len(s.libs))], "")
+		if status != http.StatusNoContent && status != http.StatusNotFound {
+			s.t.Errorf("DELETE: %d %s", status, body)
+		}
+	}
+	ctx, giveUp := context.WithCancel(s.t.Context())
+	var askers sync.WaitGroup
+	for _, lib := range s.libs {
+		askers.Go(func() { s.askInVain(ctx, lib) })
+	}
+	time.Sleep(rand.N(s.took + s.took/4 + 1)) // the moment is what the test is about
+	kill()
+	giveUp()
+	askers.Wait()
+	s.clones()
+}
+
+// askInVain asks for a clone whose answer may never come.
+func (s *soak) askInVain(ctx context.Context, lib string) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.house.url+"/libraries/"+lib+"/rpc", strings.NewReader(cloneCall(s.git.address("lib.git"))))
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	if response, err := transport.RoundTrip(r); err == nil {
+		_ = response.Body.Close() // what it says is of no interest
+	}
+}
+
+func (s *soak) killDaemon(lib string) {
+	status, body := s.house.ask(http.MethodGet, "/daemons/"+lib, "")
+	if status != http.StatusOK {
+		return // not there yet
+	}
+	if pid := field[int](s.t, []byte(body), "pid"); pid > 0 {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may just have ended
+	}
+}
+
+// killScheduler kills it, and starts the next one in the same workspace.
+func (s *soak) killScheduler() {
+	s.house.kill(syscall.SIGKILL)
+	<-s.house.done
+	s.house = openHouse(s.t, s.dir)
+}
+
+// clones brings every library up to date, as it must always be possible.
+func (s *soak) clones() {
+	begun := time.Now()
+	var clones sync.WaitGroup
+	for _, lib := range s.libs {
+		clones.Go(func() {
+			status, body := s.house.ask(http.MethodPost, "/libraries/"+lib+"/rpc", cloneCall(s.git.address("lib.git")))
+			if status != http.StatusOK || !strings.Contains(body, `"commit":"`+s.remote.head()+`"`) {
+				s.t.Errorf("the clone of %s after round %d: %d %s", lib, s.serial, status, body)
+			}
+		})
+	}
+	clones.Wait()
+	s.took = time.Since(begun)
+	for _, lib := range s.libs {
+		repo := &testRepo{t: s.t, dir: filepath.Join(s.house.workspace, lib, reposDirName, "lib")}
+		if _, err := repo.tryGit("", "fsck", "--full", "--no-dangling"); err != nil {
+			s.t.Errorf("round %d: %v", s.serial, err)
+		}
+		if status := repo.git("status", "--porcelain"); status != "" {
+			s.t.Errorf("round %d: the files of %s differ: %s", s.serial, lib, status)
+		}
+	}
+	awaitThat(s.t, "only the daemons run", func() bool { return len(s.house.processes()) == len(s.libs) })
+	s.wantNothingTemporary()
+}
+
+// wantNothingTemporary looks for what a killed git, clone or deletion leaves.
+func (s *soak) wantNothingTemporary() {
+	err := filepath.WalkDir(s.house.workspace, func(path string, d fs.DirEntry, err error) error {
+		name := d.Name()
+		inGit := strings.Contains(path, "/.git/")
+		switch {
+		case err != nil:
+			return err
+		case strings.HasPrefix(name, tempPrefix), strings.HasPrefix(name, oldPrefix), strings.HasPrefix(name, trashPrefix),
+			inGit && (strings.HasSuffix(name, ".lock") || strings.HasPrefix(name, "tmp_")):
+			s.t.Errorf("round %d left %s", s.serial, path)
+		}
+		return nil
+	})
+	if err != nil && !os.IsNotExist(err) {
+		s.t.Error(err)
+	}
+}
+
+func (s *soak) size() int64 {
+	size, err := sizeOf(s.t.Context(), s.house.workspace)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return size
+}
