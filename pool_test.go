@@ -49,7 +49,8 @@ type fakeWorld struct {
 	overlapping  int // started while another of the same lib_id ran
 	peak, alive  int
 	killed       int
-	allowKillMid bool // a DELETE or shutdown is under way: busy ones may go
+	allowKillMid bool           // shutdown is under way: busy ones may go
+	deleting     map[string]int // by lib_id, DELETEs under way: a busy one may go
 }
 
 func (w *fakeWorld) start(spec childSpec) (child, error) {
@@ -152,7 +153,7 @@ func (d *fakeDaemon) end() {
 	d.dead = true
 	d.world.mu.Lock()
 	defer d.world.mu.Unlock()
-	if d.active > 0 && !d.world.allowKillMid {
+	if d.active > 0 && !d.world.allowKillMid && d.world.deleting[d.libID] == 0 {
 		d.world.killedBusy++
 	}
 	d.world.alive--
@@ -160,6 +161,13 @@ func (d *fakeDaemon) end() {
 		delete(d.world.running, d.libID)
 	}
 	close(d.ended)
+}
+
+// deletes counts a DELETE of libID that begins (1) or has ended (-1).
+func (w *fakeWorld) deletes(libID string, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.deleting[libID] += n
 }
 
 func (w *fakeWorld) daemon(libID string) *fakeDaemon {
@@ -172,7 +180,7 @@ func (w *fakeWorld) daemon(libID string) *fakeDaemon {
 func inBubble(t *testing.T, w *fakeWorld, change func(*poolConfig), test func(t *testing.T, p *pool)) {
 	t.Helper()
 	workspace := t.TempDir()
-	w.running = map[string]*fakeDaemon{}
+	w.running, w.deleting = map[string]*fakeDaemon{}, map[string]int{}
 	synctest.Test(t, func(t *testing.T) {
 		cfg := poolConfig{
 			workspace: workspace, server: "ws://x", maxDaemons: 3, idleTimeout: 5 * time.Minute, spawnTimeout: 15 * time.Second,
@@ -577,7 +585,7 @@ func TestRespawnDelay(t *testing.T) {
 // Random use: nothing busy is ended, never more than the maximum runs, every
 // request is served or refused, nothing is left over.
 func TestPoolStress(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range uint64(24) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			w := &fakeWorld{readyAfter: 200 * time.Millisecond, stopAfter: 300 * time.Millisecond}
 			var served, refused atomic.Int64
@@ -592,7 +600,7 @@ func TestPoolStress(t *testing.T) {
 							ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+rnd.IntN(30_000))*time.Millisecond)
 							_, _, err := p.ensure(ctx, id)
 							cancel()
-							if err != nil && poolCode(err) != codeCapacity && !errors.Is(err, context.DeadlineExceeded) && poolCode(err) != codeAutoStartFailed {
+							if err != nil && poolCode(err) != codeCapacity && !errors.Is(err, context.DeadlineExceeded) && poolCode(err) != codeAutoStartFailed && poolCode(err) != codeDeleted {
 								t.Errorf("ensure: %v", err)
 							}
 							if d := w.daemon(id); err == nil && d != nil && d.request() {
@@ -606,14 +614,12 @@ func TestPoolStress(t *testing.T) {
 							switch d := w.daemon(id); {
 							case d != nil && rnd.IntN(50) == 0 && d.idle():
 								d.end() // a crash
-							case rnd.IntN(100) == 0 && i == 0:
-								if err := p.remove(t.Context(), "deleted"); err != nil && poolCode(err) != codeNotFound {
+							case rnd.IntN(50) == 0:
+								w.deletes(id, 1)
+								if err := p.remove(t.Context(), id); err != nil && poolCode(err) != codeNotFound {
 									t.Errorf("remove: %v", err)
 								}
-							case rnd.IntN(10) == 0:
-								if _, _, err := p.ensure(t.Context(), "deleted"); err != nil && poolCode(err) == "" {
-									t.Errorf("ensure beside DELETE: %v", err)
-								}
+								w.deletes(id, -1)
 							}
 						}
 					})
