@@ -59,9 +59,11 @@ func TestGitSpeaksNoOtherProtocol(t *testing.T) {
 		t.Fatal(err)
 	}
 	ext := "ext::touch " + marker
+	ctx, cancel := context.WithTimeout(t.Context(), patience) // fd:: would wait for ever
+	defer cancel()
 	for _, protocols := range []string{"http", "https", "ssh", "file", ""} {
 		for _, url := range []string{ext, "fd::0", "git://127.0.0.1:1/x", "file://" + repo.dir} {
-			_, err := g.run(t.Context(), gitCommand{args: []string{"ls-remote", "--end-of-options", url}, protocols: protocols})
+			_, err := g.run(ctx, gitCommand{args: []string{"ls-remote", "--end-of-options", url}, protocols: protocols})
 			if protocols == "file" && strings.HasPrefix(url, "file:") {
 				if err != nil {
 					t.Error(err)
