@@ -305,3 +305,24 @@ func TestCloneFailureDoesNotReachTheEnd(t *testing.T) {
 		t.Errorf("percents %v", percents)
 	}
 }
+
+// A remote with more references than are kept of any output is an answer that
+// says so; git is stopped.
+func TestRemoteWithTooManyRefs(t *testing.T) {
+	w := newCloneWorld(t)
+	page := strings.Repeat(strings.Repeat("a", 40)+"\trefs/heads/"+strings.Repeat("b", 200)+"\n", 1000)
+	w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "info/refs") {
+			return false
+		}
+		for sent := 0; sent <= maxGitOutput; sent += len(page) { // as a server of plain files does
+			if _, err := io.WriteString(rw, page); err != nil {
+				break
+			}
+		}
+		return true
+	})
+	url := w.server.address("lib")
+	_, err := newInspector(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log).listRefs(t.Context(), refsParams{URL: &url})
+	wantGitFailure(t, err, gitTooLarge)
+}
