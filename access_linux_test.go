@@ -2,8 +2,11 @@ package main
 
 import (
 	"os"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // The kernel's own files under an allowed directory would tell the daemon's
@@ -21,6 +24,25 @@ func TestAccessProc(t *testing.T) {
 	if _, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf("/proc/self")}); fsCode(err) != "SOURCE_ACCESS_DENIED" {
 		t.Errorf("listing /proc/self: %v", err)
 	}
+}
+
+// The same as TestAccessUnreadable where the tests run as root: this thread's
+// file accesses are another user's. Git's would not be.
+func TestAccessUnreadableAsRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be somebody else")
+	}
+	dir, f := unreadable(t)
+	runtime.LockOSThread()
+	if _, err := unix.SetfsuidRetUid(65534); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if _, err := unix.SetfsuidRetUid(0); err == nil {
+			runtime.UnlockOSThread()
+		} // else the thread ends with the test
+	}()
+	checkUnreadable(t, dir, f)
 }
 
 // A tree 3,000 levels deep: what is too deep is refused or passed over, and

@@ -47,12 +47,11 @@ func TestAccessSpecialFiles(t *testing.T) {
 	}
 }
 
-// A directory that the daemon's user may not read is passed over by walks.
-func TestAccessUnreadable(t *testing.T) {
-	if os.Geteuid() == 0 {
-		t.Skip("root may read everything")
-	}
-	dir := realTempDir(t)
+// unreadable is a directory with a directory and a file in it that nobody but
+// root may read.
+func unreadable(t *testing.T) (dir string, f *files) {
+	t.Helper()
+	dir = realTempDir(t)
 	writeFiles(t, dir, map[string]string{"closed/f": "", "open/f": "", "file": ""})
 	for _, name := range []string{"/closed", "/file"} {
 		if err := os.Chmod(dir+name, 0); err != nil {
@@ -60,7 +59,13 @@ func TestAccessUnreadable(t *testing.T) {
 		}
 	}
 	t.Cleanup(func() { _ = os.Chmod(dir+"/closed", 0o755) })
-	f := fsOn(t, dir)
+	return dir, fsOn(t, dir)
+}
+
+// checkUnreadable checks that walks pass it over, and that it is told of where
+// it is asked for.
+func checkUnreadable(t *testing.T, dir string, f *files) {
+	t.Helper()
 	if got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); len(got) != 2 {
 		t.Errorf("glob: %v", got)
 	}
@@ -75,6 +80,15 @@ func TestAccessUnreadable(t *testing.T) {
 	if _, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(dir + "/closed")}); fsCode(err) != "SOURCE_ACCESS_DENIED" {
 		t.Errorf("listing: %v", err)
 	}
+}
+
+// A directory that the daemon's user may not read is passed over by walks.
+func TestAccessUnreadable(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may read everything")
+	}
+	dir, f := unreadable(t)
+	checkUnreadable(t, dir, f)
 	if got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "x"}); err != nil || len(got.Matches) != 0 {
 		t.Errorf("search: %+v, %v", got, err)
 	}

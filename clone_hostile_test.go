@@ -59,9 +59,11 @@ func TestGitSpeaksNoOtherProtocol(t *testing.T) {
 		t.Fatal(err)
 	}
 	ext := "ext::touch " + marker
+	ctx, cancel := context.WithTimeout(t.Context(), patience) // fd:: would wait for ever
+	defer cancel()
 	for _, protocols := range []string{"http", "https", "ssh", "file", ""} {
 		for _, url := range []string{ext, "fd::0", "git://127.0.0.1:1/x", "file://" + repo.dir} {
-			_, err := g.run(t.Context(), gitCommand{args: []string{"ls-remote", "--end-of-options", url}, protocols: protocols})
+			_, err := g.run(ctx, gitCommand{args: []string{"ls-remote", "--end-of-options", url}, protocols: protocols})
 			if protocols == "file" && strings.HasPrefix(url, "file:") {
 				if err != nil {
 					t.Error(err)
@@ -302,4 +304,25 @@ func TestCloneFailureDoesNotReachTheEnd(t *testing.T) {
 	if len(percents) == 0 || !slices.IsSorted(percents) || percents[len(percents)-1] > 99 {
 		t.Errorf("percents %v", percents)
 	}
+}
+
+// A remote with more references than are kept of any output is an answer that
+// says so; git is stopped.
+func TestRemoteWithTooManyRefs(t *testing.T) {
+	w := newCloneWorld(t)
+	page := strings.Repeat(strings.Repeat("a", 40)+"\trefs/heads/"+strings.Repeat("b", 200)+"\n", 1000)
+	w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "info/refs") {
+			return false
+		}
+		for sent := 0; sent <= maxGitOutput; sent += len(page) { // as a server of plain files does
+			if _, err := io.WriteString(rw, page); err != nil {
+				break
+			}
+		}
+		return true
+	})
+	url := w.server.address("lib")
+	_, err := newInspector(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log).listRefs(t.Context(), refsParams{URL: &url})
+	wantGitFailure(t, err, gitTooLarge)
 }

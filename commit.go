@@ -38,9 +38,14 @@ type commitEntry struct {
 	Body      string       `json:"body" doc:"the rest of it"`
 }
 
-// size is about how many bytes the entry is in an answer.
+// size is about how many bytes the entry is in an answer. A message may be made
+// of characters that JSON writes as six.
 func (c *commitEntry) size() int {
-	return len(c.Subject) + len(c.Body) + len(c.Author.Name) + len(c.Author.Email) + len(c.Committer.Name) + len(c.Committer.Email) + 50*len(c.Parents) + 300
+	size := 70*len(c.Parents) + 300
+	for _, text := range []string{c.Subject, c.Body, c.Author.Name, c.Author.Email, c.Committer.Name, c.Committer.Email} {
+		size += jsonSize(text)
+	}
+	return size
 }
 
 // logArgs are the arguments of a git log whose output readCommit reads.

@@ -267,6 +267,9 @@ func TestCredentialsConcurrentSetAuth(t *testing.T) {
 	if got, err := w.cfg.credentials.list(); err != nil || len(got) != 10 {
 		t.Errorf("%d entries, %v", len(got), err)
 	}
+	if lines := strings.Count(w.stored(), "\n"); lines != 10 {
+		t.Errorf("%d lines for 10 hosts: %s", lines, w.stored())
+	}
 }
 
 func FuzzParseCredential(f *testing.F) {

@@ -87,6 +87,48 @@ func TestGlob(t *testing.T) {
 	}
 }
 
+// A pattern of git's other pathspec magic is a name like any other, and so is a
+// directory that is called like one.
+func TestPathspecMagicIsLiteral(t *testing.T) {
+	for _, repository := range []bool{true, false} {
+		dir := realTempDir(t)
+		if repository {
+			gitIn(t, dir, "init", "-q")
+		}
+		writeFiles(t, dir, map[string]string{"README": "foo\n", "x": "foo\n", ":(icase)dir/f": "foo\n", ":!x": "foo\n", "--cached": "foo\n", "[x]": "foo\n"})
+		f := fsOn(t, dir)
+		for _, test := range []struct {
+			path             string
+			include, exclude []string
+			want             string
+		}{
+			{"", []string{":(icase)readme", ":/README", ":(top)README", ":(attr:x)", ":^x"}, nil, ""},
+			{"", []string{":!x"}, nil, ":!x"},
+			{"", []string{":(icase)dir"}, nil, ":(icase)dir/f"},
+			{"", []string{"--cached", "README"}, []string{":!README", ":(icase)readme"}, "--cached README"},
+			{"", []string{"\\[x]"}, nil, "[x]"},
+			{":(icase)dir", nil, nil, "f"},
+		} {
+			at := pathOf(filepath.Join(dir, test.path))
+			if got := strings.Join(fsGlobAll(t, f, globParams{pathParam: at, Include: test.include, Exclude: test.exclude}), " "); got != test.want {
+				t.Errorf("repository %v, glob of %q but %q: %q, want %q", repository, test.include, test.exclude, got, test.want)
+			}
+			found, err := f.search(t.Context(), searchParams{pathParam: at, Pattern: "foo", Include: test.include, Exclude: test.exclude})
+			if err != nil {
+				t.Errorf("repository %v, search of %q: %v", repository, test.include, err)
+				continue
+			}
+			var paths []string
+			for _, m := range found.Matches {
+				paths = append(paths, m.Path)
+			}
+			if got := strings.Join(paths, " "); got != test.want {
+				t.Errorf("repository %v, search of %q but %q: %q, want %q", repository, test.include, test.exclude, got, test.want)
+			}
+		}
+	}
+}
+
 // Inside a repository git's own rules count: what is tracked is listed even
 // where it is ignored, and info/exclude holds.
 func TestGlobRepository(t *testing.T) {

@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -195,5 +197,30 @@ func TestReadFileChanging(t *testing.T) {
 				break // it grew just after it was read: the client asks again
 			}
 		}
+	}
+}
+
+// A file that is replaced between two pages is another one: the size and the
+// time that each page carries tell.
+func TestReadFileReplaced(t *testing.T) {
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"f": "first, and long\n", "next": "second\n"})
+	f := fsOn(t, dir)
+	read := func(offset int64) *readFileResult {
+		t.Helper()
+		page, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(dir + "/f"), Offset: &offset, Length: new(5)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return page
+	}
+	first := read(0)
+	later := time.Now().Add(time.Hour)
+	if err := errors.Join(os.Chtimes(dir+"/next", later, later), os.Rename(dir+"/next", dir+"/f")); err != nil {
+		t.Fatal(err)
+	}
+	second := read(5)
+	if first.Content != "first" || second.Content != "d\n" || first.Size != 16 || second.Size != 7 || !second.EOF || first.Mtime == second.Mtime {
+		t.Errorf("%+v, then %+v", first, second)
 	}
 }

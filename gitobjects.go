@@ -177,9 +177,9 @@ func parseObjectLine(line string) (objectInfo, error) {
 	}
 	oid, rest, _ := strings.Cut(line, " ")
 	kind, digits, _ := strings.Cut(rest, " ")
-	size, err := strconv.ParseInt(digits, 10, 64)
-	if !isObjectID(oid) || err != nil || size < 0 || kind != "commit" && kind != "tree" && kind != "blob" && kind != "tag" {
+	size, err := strconv.ParseUint(digits, 10, 63) // no sign
+	if !isObjectID(oid) || err != nil || kind != "commit" && kind != "tree" && kind != "blob" && kind != "tag" {
 		return objectInfo{}, badOutput("cat-file", []byte(line))
 	}
-	return objectInfo{oid: oid, kind: kind, size: size}, nil
+	return objectInfo{oid: oid, kind: kind, size: int64(size)}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -186,6 +187,10 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 			_ = os.Remove(h.marker) // setting it up may have set it off
 			i := newTestInspector(t, h.allowed)
 			_, errs := callAll(t, i, h.dir)
+			f := newFiles(i.access, i.git, i.log)
+			errs["fs/glob"] = second(f.glob(t.Context(), globParams{pathParam: at(h.dir)}))
+			errs["fs/search"] = second(f.search(t.Context(), searchParams{pathParam: at(h.dir), Pattern: "line"}))
+			errs["fs/repoScan"] = second(f.repoScan(t.Context(), repoScanParams{}))
 			if h.wasAttacked() {
 				t.Fatal("the repository ran a program")
 			}
@@ -338,6 +343,13 @@ func TestWorktreeElsewhereIsNotLookedAt(t *testing.T) {
 	if err != nil || got.Path != h.dir || *got.Dirty != (dirtyCounts{Unstaged: 1}) {
 		t.Errorf("%s, %v", asJSON(t, got), err)
 	}
+	f := fsOn(t, h.allowed)
+	if got := fsGlobAll(t, f, globParams{pathParam: at(h.dir)}); !slices.Equal(got, []string{"f"}) {
+		t.Errorf("glob lists %q", got)
+	}
+	if found, err := f.search(t.Context(), searchParams{pathParam: at(h.dir), Pattern: "line"}); err != nil || len(found.Matches) != 1 {
+		t.Errorf("search: %s, %v", asJSON(t, found), err)
+	}
 	if control := h.git("status", "--porcelain"); !strings.Contains(control, "private0") {
 		t.Errorf("git does not fall for it: %q", control)
 	}
@@ -384,6 +396,10 @@ func TestBareRepositoryInsideAWorkTree(t *testing.T) {
 	h := newHostileRepo(t)
 	inner := filepath.Join(h.dir, "inner")
 	h.git("clone", "-q", "--bare", h.dir, inner)
+	// As one that says that it has a work tree, whose configuration would count.
+	for name, value := range map[string]string{"core.bare": "false", "core.worktree": "..", "core.fsmonitor": h.attack()} {
+		h.git("-C", inner, "config", name, value)
+	}
 	answers, errs := callAll(t, newTestInspector(t, h.allowed), inner)
 	for method, err := range errs {
 		if err != nil {
@@ -393,6 +409,13 @@ func TestBareRepositoryInsideAWorkTree(t *testing.T) {
 	if !strings.Contains(answers["vcs/info"], `"path": "`+h.dir+`"`) || !strings.Contains(answers["index/manifest"], `"total": 0`) {
 		t.Errorf("taken for a repository: %s", answers)
 	}
+	scan, err := fsOn(t, h.allowed).repoScan(t.Context(), repoScanParams{})
+	if err != nil || len(scan.Repos) != 1 || scan.Repos[0].Path != h.dir {
+		t.Errorf("the scan found %s, %v", asJSON(t, scan), err)
+	}
+	if h.wasAttacked() {
+		t.Error("its configuration ran a program")
+	}
 }
 
 // A directory of a bigger repository that is not allowed is in none.
@@ -400,11 +423,28 @@ func TestRepositoryAboveTheAllowedDirectory(t *testing.T) {
 	h := newHostileRepo(t)
 	h.write("part/x", "x")
 	h.commit("part", nil)
-	_, errs := callAll(t, newTestInspector(t, filepath.Join(h.dir, "part")), filepath.Join(h.dir, "part"))
+	h.write(".gitignore", "x\n")
+	h.git("config", "core.fsmonitor", h.attack())
+	part := filepath.Join(h.dir, "part")
+	_, errs := callAll(t, newTestInspector(t, part), part)
 	for method, err := range errs {
 		if err == nil || asRPCError(err).name() != codeRepoNotFound {
 			t.Errorf("%s: %v", method, err)
 		}
+	}
+	// To fs/* it is a plain directory, without the rules from above.
+	f := fsOn(t, part)
+	if got := fsGlobAll(t, f, globParams{pathParam: at(part)}); !slices.Equal(got, []string{"x"}) {
+		t.Errorf("glob lists %q", got)
+	}
+	if found, err := f.search(t.Context(), searchParams{pathParam: at(part), Pattern: "x"}); err != nil || len(found.Matches) != 1 {
+		t.Errorf("search: %s, %v", asJSON(t, found), err)
+	}
+	if scan, err := f.repoScan(t.Context(), repoScanParams{}); err != nil || len(scan.Repos) != 0 {
+		t.Errorf("the scan found %s, %v", asJSON(t, scan), err)
+	}
+	if h.wasAttacked() {
+		t.Error("the configuration above ran a program")
 	}
 }
 
@@ -463,6 +503,59 @@ func TestHostileParams(t *testing.T) {
 	}
 	if h.wasAttacked() {
 		t.Error("a param became an option")
+	}
+}
+
+// What the daemon was started with in its environment changes nothing that its
+// git does, and lends it nobody's credentials.
+func TestPoisonedEnvironment(t *testing.T) {
+	h := newHostileRepo(t)
+	other := newTestRepoAt(t, filepath.Join(h.allowed, "other"), map[string]string{"poison": "p"})
+	home, trace := filepath.Join(h.allowed, "home"), filepath.Join(h.allowed, "trace")
+	w := newCloneWorld(t)
+	lib := w.server.repo("lib", map[string]string{"a": "1"})
+	w.server.repo("private", map[string]string{"a": "1"})
+	attack := h.attack()
+	host, _, _ := strings.Cut(w.server.host(), ":")
+	writeFiles(t, home, map[string]string{
+		".netrc":     "machine " + host + " login oauth2 password s3cret\n",
+		".gitconfig": "[core]\n\tfsmonitor = " + attack + "\n[credential]\n\thelper = " + attack + "\n[diff]\n\texternal = " + attack + "\n",
+	})
+	for name, value := range map[string]string{
+		"GIT_DIR": other.dir + "/.git", "GIT_WORK_TREE": other.dir, "GIT_INDEX_FILE": other.dir + "/.git/index", "GIT_OBJECT_DIRECTORY": other.dir + "/.git/objects",
+		"GIT_ALTERNATE_OBJECT_DIRECTORIES": other.dir + "/.git/objects", "GIT_COMMON_DIR": other.dir + "/.git", "GIT_NAMESPACE": "x",
+		"GIT_EXTERNAL_DIFF": attack, "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.fsmonitor", "GIT_CONFIG_VALUE_0": attack,
+		"GIT_CONFIG_PARAMETERS": "'core.fsmonitor=" + attack + "'", "GIT_CONFIG_GLOBAL": home + "/.gitconfig", "GIT_CONFIG_SYSTEM": home + "/.gitconfig",
+		"GIT_ASKPASS": attack, "SSH_ASKPASS": attack, "GIT_SSH": attack, "GIT_SSH_COMMAND": attack, "GIT_PROXY_COMMAND": attack, "GIT_EDITOR": attack, "GIT_PAGER": attack, "PAGER": attack,
+		"GIT_TRACE": trace, "GIT_TRACE_CURL": trace, "GIT_TRACE_PACKET": trace, "GIT_TRACE2": trace, "GIT_TEMPLATE_DIR": home, "GIT_EXEC_PATH": home,
+		"GIT_ALLOW_PROTOCOL": "ext", "GIT_LITERAL_PATHSPECS": "0", "GIT_ICASE_PATHSPECS": "1", "HOME": home, "XDG_CONFIG_HOME": home, "LC_ALL": "de_DE.UTF-8", "LANGUAGE": "de",
+	} {
+		t.Setenv(name, value)
+	}
+	i := newTestInspector(t, h.allowed)
+	answers, errs := callAll(t, i, h.dir)
+	for method, err := range errs {
+		if err != nil || strings.Contains(answers[method], "poison") {
+			t.Errorf("%s: %s, %v", method, answers[method], err)
+		}
+	}
+	if answers["vcs/info"] == "" || !strings.Contains(answers["index/manifest"], `"total": 1`) {
+		t.Errorf("another repository was shown: %s", answers)
+	}
+	w.cfg.git = newGitRunner(os.Getenv, "")
+	w.remotes.git = w.cfg.git
+	w.must(cloneParams{URL: w.server.address("lib")}, actionCloned, lib.head())
+	w.server.requireAuth("oauth2", "s3cret")
+	_, err := w.try(cloneParams{URL: w.server.address("private")})
+	wantGitFailure(t, err, gitAuth)
+	if sent := w.server.authorizations(); len(sent) != 0 {
+		t.Errorf("somebody's credentials were sent: %q", sent)
+	}
+	if _, err := os.Stat(trace); err == nil {
+		t.Error("git wrote a trace")
+	}
+	if h.wasAttacked() {
+		t.Error("the environment ran a program")
 	}
 }
 

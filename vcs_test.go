@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -104,6 +105,47 @@ func TestLogFilters(t *testing.T) {
 	r.commit("one more", nil)
 	_, err = i.history(t.Context(), logParams{pathParam: at(dir), Limit: new(1), Cursor: page.NextCursor})
 	wantFailure(t, err, codeConflict)
+}
+
+// A message is cut, not the page: whatever the messages are, a page fits an
+// answer and the next one goes on behind it.
+func TestLogOfLargeMessages(t *testing.T) {
+	dir := realTempDir(t)
+	r := newTestRepoAt(t, dir, nil)
+	const commits = 60
+	var stream strings.Builder
+	for n := range commits {
+		body := strings.Repeat("\x01", 2*maxCommitField) // six bytes each as JSON
+		if n == 0 {
+			body = strings.Repeat("x", 20<<20)
+		}
+		message := fmt.Sprintf("subject %d\n\n%s\n", n, body)
+		fmt.Fprintf(&stream, "commit refs/heads/main\ncommitter Bob <bob@example.org> %d +0000\ndata %d\n%s\n", 1_700_000_000+n, len(message), message)
+	}
+	r.output(stream.String(), "fast-import", "--quiet")
+	i := newTestInspector(t, dir)
+	next := commits
+	for p := (logParams{pathParam: at(dir), Limit: new(maxLogLimit)}); ; {
+		page, err := i.history(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := json.Marshal(page)
+		if err != nil || len(data) > 12<<20 || len(page.Commits) == 0 {
+			t.Fatalf("a page of %d commits has %d bytes, %v", len(page.Commits), len(data), err)
+		}
+		for _, c := range page.Commits {
+			if next--; c.Subject != fmt.Sprint("subject ", next) || len(c.Body) > maxCommitField || len(c.Body) < maxCommitField-100 {
+				t.Errorf("%q with %d bytes, want subject %d", c.Subject, len(c.Body), next)
+			}
+		}
+		if p.Cursor = page.NextCursor; p.Cursor == nil {
+			break
+		}
+	}
+	if next != 0 {
+		t.Errorf("%d commits are missing", next)
+	}
 }
 
 func TestRefsEqualShowRefOverAllPages(t *testing.T) {

@@ -1,0 +1,63 @@
+//go:build unix
+
+package main
+
+import (
+	"encoding/json"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// With a umask that hides nothing the daemon's own files are its user's alone,
+// and the temporaries that they were are as well.
+func TestCredentialsModes(t *testing.T) {
+	old := syscall.Umask(0)
+	defer syscall.Umask(old)
+	w := newCloneWorld(t)
+	if info, err := os.Stat(w.workDir); err != nil || !info.IsDir() {
+		t.Fatal(err)
+	}
+	set := func() {
+		t.Helper()
+		if _, err := w.cfg.credentials.setAuth(t.Context(), setAuthParams{Host: "h.example.org", Token: json.RawMessage(`"t0ken"`)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set()
+	// The second write replaces a file that somebody opened up.
+	path := filepath.Join(w.workDir, credentialsFileName)
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	set()
+	seen := 0
+	err := filepath.WalkDir(w.workDir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasPrefix(d.Name(), secretPrefix) {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Mode() != 0o600 {
+			t.Errorf("%s has the mode %v", path, info.Mode())
+		}
+		seen++
+		return err
+	})
+	if err != nil || seen < 2 {
+		t.Errorf("%d files, %v", seen, err)
+	}
+	// A temporary that cannot be renamed, because a directory is in its place,
+	// was never open to others either, and does not stay.
+	dir := filepath.Join(w.workDir, "taken")
+	writeFiles(t, dir, map[string]string{"full": ""})
+	if err := writeFileAtomic(dir, []byte("t0ken"), 0o600); err == nil {
+		t.Error("a directory was replaced by a file")
+	}
+	left, err := filepath.Glob(filepath.Join(w.workDir, "*tmp*"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}

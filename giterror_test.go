@@ -1,0 +1,37 @@
+package main
+
+import "testing"
+
+// What git, libcurl and ssh say, as they said it, and what it means.
+func TestClassifyGit(t *testing.T) {
+	for stderr, want := range map[string]gitReason{
+		"fatal: Authentication failed for 'http://h/x/'":                                                               gitAuth,
+		"fatal: could not read Username for 'http://h': terminal prompts disabled":                                     gitAuth,
+		"git@h: Permission denied (publickey).\nfatal: Could not read from remote repository.":                         gitAuth,
+		"Host key verification failed.\nfatal: Could not read from remote repository.":                                 gitAuth,
+		"fatal: unable to access 'http://h/x/': The requested URL returned error: 403":                                 gitForbidden,
+		"fatal: unable to access 'http://h/x/': The requested URL returned error: 302":                                 gitMoved,
+		"fatal: repository 'http://h/x/' not found":                                                                    gitNotFound,
+		"fatal: '/x' does not appear to be a git repository\nfatal: Could not read from remote repository.":            gitNotFound,
+		"fatal: couldn't find remote ref refs/heads/x":                                                                 gitNotFound,
+		"fatal: remote error: upload-pack: not our ref 1234":                                                           gitNotFound,
+		"fatal: unable to access 'http://h/x/': Could not resolve host: h":                                             gitNetwork,
+		"fatal: unable to access 'http://h/x/': Failed to connect to h port 80 after 0 ms: Couldn't connect to server": gitNetwork,
+		"error: RPC failed; curl 18 transfer closed with outstanding read data remaining\nfatal: early EOF":            gitNetwork,
+		"ssh: connect to host h port 22: Connection refused\nfatal: Could not read from remote repository.":            gitNetwork,
+		"ssh: connect to host h port 22: Connection timed out\nfatal: Could not read from remote repository.":          gitTimeout,
+		"fatal: write error: No space left on device\nfatal: fetch-pack: invalid index-pack output":                    gitDiskFull,
+		"fatal: write error: File too large\nfatal: fetch-pack: invalid index-pack output":                             gitTooLarge,
+		"error: object 1234: hasDotgit: contains '.git'\nfatal: fsck error in packed object":                           gitCorrupt,
+		"fatal: not a git repository: '/x/.git'":                                                                       gitCorrupt,
+		"fatal: index file smaller than expected":                                                                      gitCorrupt,
+		"fatal: bad object HEAD": gitCorrupt,
+		"remote: error: 403 No space left on device\nfatal: transport 'ext' not allowed":                             gitOther,
+		"remote: Authentication failed\nremote: not found\nfatal: unable to access 'http://h/': returned error: 500": gitNetwork,
+		"": gitOther,
+	} {
+		if got := classifyGit(stderr + "\n"); got != want {
+			t.Errorf("%q is %s, want %s", stderr, got, want)
+		}
+	}
+}
