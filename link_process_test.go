@@ -258,6 +258,28 @@ func TestDaemonIsKilledDuringClone(t *testing.T) {
 	}
 }
 
+// TestTwoCloudDaemons: two processes of one cloud machine id. The newer has the
+// place and keeps it; the older exits with status 5 and does not come again.
+func TestTwoCloudDaemons(t *testing.T) {
+	t.Parallel()
+	b := newSocketBench(t, func(c *hubConfig) { c.times, c.offlineThreshold = defaultLinkTimes(), defaultOfflineThreshold })
+	proxy := newFaultProxy(t, b.server.Host) // counts the connections
+	cloud := func() *startedProgram {
+		p := start(t, daemonName, []string{"C4A_TOKEN=child:cloud_x"}, "--server", proxy.address, "--machine-id", "cloud_x", "--work-dir", filepath.Join(realTempDir(t), "w"))
+		p.says("msg=connected")
+		return p
+	}
+	older := cloud()
+	newer := cloud()
+	if code := older.exit(); code != exitReplaced {
+		t.Errorf("the older one: exit %d: %s", code, older.stderr)
+	}
+	v, _ := b.hub.view("cloud_x")
+	if got := b.statuses("cloud_x"); v.PID != newer.cmd.Process.Pid || v.Status != "online" || !slices.Equal(got, []string{"online", "online"}) || proxy.dialled() != 2 {
+		t.Errorf("%v, %d connections, now pid %d, %s", got, proxy.dialled(), v.PID, v.Status)
+	}
+}
+
 // TestReplacedDaemonExits: 4001 ends the process with status 5.
 func TestReplacedDaemonExits(t *testing.T) {
 	t.Parallel()
