@@ -375,10 +375,7 @@ func (h *hub) sweepOnce() {
 	}
 	h.mu.Unlock()
 	for _, c := range silent {
-		h.wg.Go(func() { // ends within closeTimeout
-			c.link.shut(closeHeartbeat, "no heartbeat")
-			_ = c.link.fail(fmt.Errorf("no heartbeat within %v", h.offlineThreshold))
-		})
+		h.wg.Go(func() { c.link.hangUp(closeHeartbeat, fmt.Sprintf("no heartbeat within %v", h.offlineThreshold)) }) // ends within closeTimeout
 	}
 }
 

@@ -284,15 +284,3 @@ func TestPacketsDroppedByRouter(t *testing.T) {
 	}
 	told("online")
 }
-
-// logTime is when a line was logged.
-func logTime(t *testing.T, line string) time.Time {
-	t.Helper()
-	_, rest, _ := strings.Cut(line, "time=")
-	text, _, _ := strings.Cut(rest, " ")
-	at, err := time.Parse(time.RFC3339Nano, text)
-	if err != nil {
-		t.Fatalf("%s: %v", line, err)
-	}
-	return at
-}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -175,6 +176,28 @@ func TestWallClockJumpOfLivingLink(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWallClockJumpOfMachine: the clocks of a daemon and its hub go an hour forth
+// and back. The machine is never offline for it, whatever the threshold.
+func TestWallClockJumpOfMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var offset atomic.Int64
+		times := defaultLinkTimes()
+		times.wall = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+		network := newPipeNet()
+		b := newHubBenchOn(t, network, func(c *hubConfig) { c.times = times })
+		b.daemonVia(network.client(), func(c *connector) { c.times = times })
+		first := b.online("m")
+		for _, jump := range []time.Duration{time.Hour, -time.Hour, 0} {
+			time.Sleep(2 * defaultOfflineThreshold)
+			offset.Store(int64(jump))
+			time.Sleep(2 * defaultOfflineThreshold)
+			if got := b.statuses("m"); !slices.Equal(got, []string{"online"}) || b.online("m") != first {
+				t.Fatalf("after a jump of %v: %v", jump, got)
+			}
+		}
+	})
 }
 
 // pingCounter counts the pings and pongs that a connection sends.

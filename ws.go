@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -81,6 +80,7 @@ type link struct {
 
 	mu      sync.Mutex // guards the fields below
 	err     error      // why it failed
+	parting error      // why this side is about to hang up, nil while it is not
 	short   []outMessage
 	long    []outMessage
 	unsent  int // messages that wait or are being written
@@ -150,19 +150,22 @@ func (l *link) read() ([]byte, error) {
 	}
 	l.receiving.Store(true)
 	defer l.receiving.Store(false)
-	var buf bytes.Buffer
+	var message []byte
 	for {
-		buf.Grow(512)
-		space := buf.AvailableBuffer()
+		if len(message) == cap(message) {
+			// Twice as much, but never much more than a message may have.
+			message = append(make([]byte, 0, min(2*cap(message), l.maxMessage)+512), message...)
+		}
+		space := message[len(message):cap(message)]
 		// The library fills what it is given before it returns. Over a slow link the
 		// pieces must be small enough to tell that the other side lives.
-		n, err := r.Read(space[:min(cap(space), maxFrame)])
+		n, err := r.Read(space[:min(len(space), maxFrame)])
 		now := int64(time.Since(l.began))
 		l.lastRead.Store(now)
 		l.lastData.Store(now)
-		buf.Write(space[:n])
+		message = message[:len(message)+n]
 		if err == io.EOF {
-			return buf.Bytes(), nil
+			return message, nil
 		}
 		if errors.Is(err, websocket.ErrMessageTooBig) {
 			l.linger()
@@ -396,13 +399,17 @@ func (l *link) ping(limit time.Duration) error {
 	return nil
 }
 
-// fail ends the link at once. The first reason counts and is returned.
+// fail ends the link at once. The first reason counts and is returned; the
+// reader of a link that is hung up on only knows that it is closed.
 func (l *link) fail(err error) error {
 	l.mu.Lock()
 	if l.err != nil {
 		err = l.err
 		l.mu.Unlock()
 		return err
+	}
+	if l.parting != nil {
+		err = l.parting
 	}
 	l.err = err
 	l.mu.Unlock()
@@ -429,16 +436,24 @@ func (l *link) shut(code websocket.StatusCode, reason string) {
 	}
 }
 
-// close ends the link politely and waits for its goroutines. The reader
-// notices by itself.
-func (l *link) close(code websocket.StatusCode, reason string) {
+// hangUp says goodbye and ends the link for that reason.
+func (l *link) hangUp(code websocket.StatusCode, reason string) {
 	l.mu.Lock()
 	healthy := l.err == nil
+	if healthy && l.parting == nil {
+		l.parting = fmt.Errorf("closed: %s", reason)
+	}
 	l.mu.Unlock()
 	if healthy {
 		l.shut(code, reason)
-		l.fail(fmt.Errorf("closed: %s", reason))
+		_ = l.fail(net.ErrClosed) // for the reason above
 	}
+}
+
+// close ends the link politely and waits for its goroutines. The reader
+// notices by itself.
+func (l *link) close(code websocket.StatusCode, reason string) {
+	l.hangUp(code, reason)
 	l.wg.Wait()
 }
 
