@@ -71,6 +71,7 @@ type house struct {
 func openHouse(t *testing.T, dir string, args ...string) *house {
 	t.Helper()
 	h := &house{dir: dir, workspace: filepath.Join(dir, "workspace")}
+	t.Cleanup(h.clear) // after the scheduler is killed
 	h.startedProgram = start(t, schedulerName, nil, append([]string{"--port", "0", "--workspace", h.workspace, "--min-free-disk", "0"}, args...)...)
 	h.url = h.startedProgram.url()
 	h.wantHealth(http.StatusOK)
@@ -142,17 +143,28 @@ func (h *house) processes() []string {
 	all, _ := filepath.Glob("/proc/[0-9]*") // the pattern is well-formed
 	var found []string
 	for _, dir := range all {
-		if pid := filepath.Base(dir); pid == fmt.Sprint(h.cmd.Process.Pid) || pid == fmt.Sprint(os.Getpid()) {
+		pid := filepath.Base(dir)
+		if pid == fmt.Sprint(os.Getpid()) || (h.startedProgram != nil && pid == fmt.Sprint(h.cmd.Process.Pid)) {
 			continue
 		}
 		line, _ := os.ReadFile(dir + "/cmdline") // it may have ended
 		environ, _ := os.ReadFile(dir + "/environ")
 		cwd, _ := os.Readlink(dir + "/cwd")
 		if strings.Contains(string(line)+"\x00"+string(environ)+"\x00"+cwd, h.dir) {
-			found = append(found, filepath.Base(dir)+" "+strings.ReplaceAll(string(line), "\x00", " "))
+			found = append(found, pid+" "+strings.ReplaceAll(string(line), "\x00", " "))
 		}
 	}
 	return found
+}
+
+// clear ends what a test that failed has left.
+func (h *house) clear() {
+	for _, p := range h.processes() {
+		var pid int
+		if _, err := fmt.Sscan(p, &pid); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		}
+	}
 }
 
 // wantNothingLeft checks what every fault must leave: a scheduler that is well
@@ -328,6 +340,7 @@ type answer struct {
 func (h *house) askLater(method, path, body string) <-chan answer {
 	ch := make(chan answer, 1)
 	go func() { // ends with the answer, or with askHTTP's limit
+		defer close(ch) // a failure is no answer
 		status, text := askHTTP(h.t, method, h.url+path, body)
 		ch <- answer{status, text}
 	}()
