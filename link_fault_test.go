@@ -14,6 +14,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -26,8 +29,63 @@ import (
 
 // This file puts a faultProxy between real daemons and a real hub. The clocks
 // of the link run at a tenth; the delay before a reconnect is the real one.
+//
+// The faults of the link, by their number in the matrix, and the tests that make
+// them. TestFaultsHaveTests holds the table to the code.
+//
+//	31 a hub is killed:                      TestHubIsKilled
+//	32 a hub restarts under 1,000 daemons:   TestHubRestartsUnderThousandDaemons
+//	33 packets dropped both ways:            TestPacketsDroppedByRouter (root), TestBlackHole, TestPacketsDroppedBothWays
+//	34 packets dropped one way:              TestPacketsDroppedByRouter (root), TestBlackHole, TestDeadPeerIsReset
+//	35 reset or end within a message:        TestMessageCutShort, TestMessageToDaemonCutShort
+//	36 a hub stands still in a big result:   TestHubIsStoppedDuringBigResult, TestHubThatStopsReading, TestPeerThatTakesNothing
+//	37 16 MiB over 256 KiB/s:                TestSlowLinkWithBigAnswer, TestSlowSocketWithBigAnswer
+//	38 a daemon sleeps and wakes:            TestDaemonIsStopped
+//	39 the wall clock jumps:                 TestWallClockJump, TestWallClockJumpOfLivingLink, TestWallClockJumpOfMachine
+//	40 a return while the old link is open:  TestHalfOpenLinkIsReplaced, TestDuplicateUserDaemon, TestSameInstanceReplacesItself
+//	41 two cloud daemons of one id:          TestTwoCloudDaemons, TestCloudDaemonIsReplaced, TestReplacedDaemonExits
+//	42 cuts at every step of a clone:        TestCloneIsCutAtEachStep, TestCutAfterEachByte, TestLinkIsCutDuringClone, TestCallSurvivesLostLinks, TestCallAnswerLost
+//	43 a daemon dies under a request:        TestDaemonIsKilledDuringClone, TestDaemonIsKilledDuringRead, TestDaemonDiesInACall
+//	44 more requests than there is room:     TestRequestsAtOnce, TestServerBusy, TestBothSidesCrowded
+//	45 oversized messages:                   TestOversizedMessageMemory, TestForbiddenFrames, TestOversizedMessageClosesWith1009
+//	46 messages that are none:               TestStrangeFrames, TestForbiddenFrames, TestMessages, TestSilence, TestDuplicateID
+//	47 empty fragments, single bytes:        TestStrangeFrames, TestLinkInSlices
 
 const clockScale = 10
+
+// TestFaultsHaveTests: each row of the table above names tests that are there.
+func TestFaultsHaveTests(t *testing.T) {
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	var table string
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(data, -1) {
+			there[string(m[1])] = true
+		}
+		if name == "link_fault_test.go" {
+			table = string(data)
+		}
+	}
+	for row := 31; row <= 47; row++ {
+		line := regexp.MustCompile(fmt.Sprintf(`(?m)^//\t%d .*$`, row)).FindString(table)
+		tests := regexp.MustCompile(`Test\w+`).FindAllString(line, -1)
+		if len(tests) == 0 {
+			t.Errorf("no test of fault %d", row)
+		}
+		for _, test := range tests {
+			if !there[test] {
+				t.Errorf("fault %d: there is no %s", row, test)
+			}
+		}
+	}
+}
 
 func scaledTimes() linkTimes {
 	times := defaultLinkTimes()

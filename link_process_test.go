@@ -293,6 +293,48 @@ func TestTwoCloudDaemons(t *testing.T) {
 	}
 }
 
+// TestDaemonIsKilledDuringRead: a request that only reads runs again in the next
+// daemon of the machine.
+func TestDaemonIsKilledDuringRead(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	script := filepath.Join(dir, "read.sh")
+	// The first run waits until it is killed with its daemon.
+	if err := os.WriteFile(script, fmt.Appendf(nil, `cd '%s'; if mkdir first; then cat wait; else echo '"again"'; fi`, dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "wait"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	gate, err := os.OpenFile(filepath.Join(dir, "wait"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = gate.Close() }) // ends what the killed daemon left
+	_, address := startSchedulerProcess(t, nil)
+	handler := "test/read=sh '" + script + "'"
+	first := startUserDaemon(t, address, "m", nil, "--handler", handler)
+	answered := make(chan rpcAnswer, 1)
+	go func() {
+		_, a := callRPC(t, address+"/machines/m", "test/read", `{}`)
+		answered <- a
+	}()
+	awaitThat(t, "the first run", func() bool { _, err := os.Stat(filepath.Join(dir, "first")); return err == nil })
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	first.exit()
+	startUserDaemon(t, address, "m", nil, "--handler", handler)
+	select {
+	case a := <-answered:
+		if a.Error != nil || string(a.Result) != `"again"` {
+			t.Errorf("%+v %s", a.Error, a.Result)
+		}
+	case <-time.After(patience):
+		t.Fatal("no answer")
+	}
+}
+
 // TestReplacedDaemonExits: 4001 ends the process with status 5.
 func TestReplacedDaemonExits(t *testing.T) {
 	t.Parallel()
