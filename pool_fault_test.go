@@ -425,7 +425,7 @@ func TestFaultHundredEnsures(t *testing.T) {
 // A daemon that dies again and again is started with growing pauses, however
 // often it is asked for.
 func TestFaultCrashLoop(t *testing.T) {
-	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"crash": "echo x >>starts; exit 4"}), "--spawn-timeout", "900ms")
+	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"crash": "echo x >>starts; exit 4", "good": scriptGood}), "--spawn-timeout", "1900ms")
 	good := h.ensure("good")
 	for range 30 { // those that would wait longer than --spawn-timeout return at once
 		h.want(http.StatusServiceUnavailable, http.MethodPut, "/daemons/crash", "", string(codeAutoStartFailed), "exit status 4")
