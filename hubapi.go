@@ -140,6 +140,7 @@ func (h *hubAPI) bindLibrary(w http.ResponseWriter, r *http.Request) {
 	}
 	before, _ := h.libraries.get(libID)
 	if err := h.libraries.set(libID, body.MachineID); err != nil {
+		h.log.Error("binding a library", "lib_id", libID, "error", err)
 		writeError(w, err)
 		return
 	}
@@ -168,6 +169,7 @@ func (h *hubAPI) freeLibrary(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := h.libraries.set(libID, ""); err != nil {
+		h.log.Error("freeing a library", "lib_id", libID, "error", err)
 		writeError(w, err)
 		return
 	}
