@@ -57,7 +57,7 @@ func testAPI(t *testing.T, change func(*apiConfig, *poolConfig)) *api {
 	})
 	ac.pool = p
 	ac.usage = newDiskSize(t.Context(), p.workspace, log)
-	t.Cleanup(ac.usage.wait)
+	t.Cleanup(ac.usage.close)
 	return newAPI(ac)
 }
 

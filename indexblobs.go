@@ -160,9 +160,6 @@ func checkTreePath(name, file string) error {
 	return nil
 }
 
-// count is how many blobs are asked for.
-func (p blobsParams) count() int { return max(len(p.OIDs), len(p.Files)) }
-
 // noObject is a name that no object has: the null id (gitglossary(7)).
 const noObject = "0000000000000000000000000000000000000000"
 

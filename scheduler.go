@@ -311,7 +311,7 @@ func (s *scheduler) stop(hurry context.Context) {
 	}
 	s.wg.Wait()
 	if s.usage != nil {
-		s.usage.wait()
+		s.usage.close()
 	}
 }
 

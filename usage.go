@@ -30,6 +30,7 @@ type diskSize struct {
 	size      int64
 	known     bool
 	measuring bool
+	closed    bool
 	at        time.Time
 }
 
@@ -41,16 +42,17 @@ func newDiskSize(ctx context.Context, dir string, log *slog.Logger) *diskSize {
 func (d *diskSize) bytes() (size int64, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.measuring && d.ctx.Err() == nil && time.Since(d.at) > usageAge {
+	if !d.measuring && !d.closed && time.Since(d.at) > usageAge {
 		d.measuring = true
 		d.wg.Go(d.measure) // ends with the walk, or with ctx
 	}
 	return d.size, d.known
 }
 
-// wait returns when nothing is measured any more; ctx must have ended.
-func (d *diskSize) wait() {
-	d.mu.Lock() // whoever looked at ctx before its end has begun to measure
+// close returns when nothing is measured any more; ctx must have ended.
+func (d *diskSize) close() {
+	d.mu.Lock()
+	d.closed = true
 	d.mu.Unlock()
 	d.wg.Wait()
 }
