@@ -90,6 +90,7 @@ func checkProblem(t *testing.T, w *httptest.ResponseRecorder, status int, code e
 }
 
 func TestAPILife(t *testing.T) {
+	t.Parallel()
 	a := testAPI(t, nil)
 	var entry poolEntry
 	if w := ask(a, "POST", "/daemons", `{"lib_id":"x"}`); w.Code != 201 || json.Unmarshal(w.Body.Bytes(), &entry) != nil || entry.Status != statusReady {
@@ -124,6 +125,7 @@ func TestAPILife(t *testing.T) {
 }
 
 func TestAPIRefusals(t *testing.T) {
+	t.Parallel()
 	a := testAPI(t, nil)
 	for _, test := range []struct {
 		name, method, target, body string
@@ -164,6 +166,7 @@ func TestAPIRefusals(t *testing.T) {
 }
 
 func TestAPIFullPool(t *testing.T) {
+	t.Parallel()
 	a := testAPI(t, func(_ *apiConfig, p *poolConfig) { p.maxDaemons = 0 })
 	w := ask(a, "PUT", "/daemons/x", "")
 	checkProblem(t, w, 503, codeCapacity)
@@ -174,6 +177,7 @@ func TestAPIFullPool(t *testing.T) {
 }
 
 func TestAPIToken(t *testing.T) {
+	t.Parallel()
 	a := testAPI(t, func(c *apiConfig, _ *poolConfig) { c.token = "s3cret" })
 	a.handleOpen("GET /bin/", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a program") })
 	for _, test := range []struct {
@@ -217,6 +221,7 @@ func TestAPIToken(t *testing.T) {
 }
 
 func TestAPIForeignHostAndOrigin(t *testing.T) {
+	t.Parallel()
 	a := testAPI(t, nil)
 	for _, test := range []struct {
 		header []string
@@ -260,6 +265,7 @@ func TestAPIForeignHostAndOrigin(t *testing.T) {
 }
 
 func TestAPIHealth(t *testing.T) {
+	t.Parallel()
 	a := testAPI(t, nil)
 	mustEnsure(t, a.pool, "x")
 	w := ask(a, "GET", "/health", "")
@@ -303,6 +309,7 @@ func TestAPIHealth(t *testing.T) {
 }
 
 func TestDiskUsage(t *testing.T) {
+	t.Parallel()
 	// 100 blocks, 20 free, of which 5 are for root alone: 80 of 95 are used.
 	got := newDiskUsage("/x", 4096, 100, 20, 15)
 	if want := (diskUsage{"/x", 409600, 61440, 100 * 80.0 / 95}); got != want {
@@ -316,6 +323,7 @@ func TestDiskUsage(t *testing.T) {
 // A body that trickles in must not hold a connection for ever, and a request
 // that is long for another reason must not be cut off.
 func TestAPISlowBody(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("waits for the limit of a body, 10 s")
 	}
@@ -383,6 +391,7 @@ func nextEvent(t *testing.T, lines *bufio.Reader) (id, name, data string) {
 }
 
 func TestEventsStreamAndResume(t *testing.T) {
+	t.Parallel()
 	a := testAPI(t, nil)
 	server := httptest.NewServer(a)
 	defer server.Close()
@@ -409,6 +418,7 @@ func TestEventsStreamAndResume(t *testing.T) {
 }
 
 func TestEventsEndWithTheScheduler(t *testing.T) {
+	t.Parallel()
 	a := testAPI(t, nil)
 	server := httptest.NewServer(a)
 	defer server.Close()
@@ -426,6 +436,7 @@ func TestEventsEndWithTheScheduler(t *testing.T) {
 }
 
 func TestEventsSlowSubscriberIsDropped(t *testing.T) {
+	t.Parallel()
 	s := newEvents(slog.New(slog.DiscardHandler))
 	slow, _ := s.subscribe(0)
 	quick, _ := s.subscribe(0)
@@ -445,6 +456,7 @@ func TestEventsSlowSubscriberIsDropped(t *testing.T) {
 }
 
 func TestEventsTooManySubscribers(t *testing.T) {
+	t.Parallel()
 	s := newEvents(slog.New(slog.DiscardHandler))
 	for range maxSubscribers {
 		if _, ok := s.subscribe(0); !ok {

@@ -14,6 +14,7 @@ import (
 )
 
 func TestFaultWorkspaceOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	dir := smallDisk(t)
 	workspace := filepath.Join(dir, "workspace")
 	free := fillDisk(t, dir)
@@ -25,6 +26,7 @@ func TestFaultWorkspaceOnAFullDisk(t *testing.T) {
 }
 
 func TestFaultReadOnlyWorkspace(t *testing.T) {
+	t.Parallel()
 	dir := smallDisk(t)
 	readOnly := func(flag uintptr) {
 		t.Helper()
@@ -44,6 +46,7 @@ func TestFaultReadOnlyWorkspace(t *testing.T) {
 // A directory of somebody else: for an ordinary user, for whom permissions
 // bind.
 func TestFaultForeignWorkspace(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("becoming another user takes root")
 	}
@@ -74,7 +77,7 @@ func TestFaultForeignWorkspace(t *testing.T) {
 	}
 	run := func(workspace string) (*exec.Cmd, *syncBuffer) {
 		cmd := exec.Command(bin, "--port", "0", "--workspace", workspace)
-		cmd.Args[0], cmd.Dir, cmd.Env = schedulerName, own, []string{"PATH=" + os.Getenv("PATH")}
+		cmd.Args[0], cmd.Dir, cmd.Env = schedulerName, own, []string{"PATH=" + os.Getenv("PATH"), "GORACE=" + quickRace}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 		stderr := newSyncBuffer()
 		cmd.Stderr = stderr

@@ -21,6 +21,7 @@ import (
 
 // Programs that are no daemon, beside one that is.
 func TestFaultDaemonPrograms(t *testing.T) {
+	t.Parallel()
 	const (
 		failed  = http.StatusServiceUnavailable
 		timeout = http.StatusGatewayTimeout
@@ -79,6 +80,7 @@ func TestFaultDaemonPrograms(t *testing.T) {
 }
 
 func TestFaultDaemonProgramThatCannotRun(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	for name, mode := range map[string]os.FileMode{"not-executable": 0o644, "no-format": 0o755} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("\x00\x01\x02"), mode); err != nil {
@@ -118,6 +120,7 @@ func badWorkspace(t *testing.T, dir string, says ...string) {
 }
 
 func TestFaultWorkspaceIsAFile(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(realTempDir(t), "file")
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
@@ -136,6 +139,7 @@ func TestFaultWorkspaceIsAFile(t *testing.T) {
 
 // What stands in the way of one library's directory is no other's problem.
 func TestFaultWorkDirIsAFile(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, realTempDir(t))
 	good := h.ensure("good")
 	file := filepath.Join(h.workspace, "x")
@@ -156,6 +160,7 @@ func TestFaultWorkDirIsAFile(t *testing.T) {
 
 // No lib_id is a way out of the workspace, whichever route it takes.
 func TestFaultLibIDs(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, realTempDir(t))
 	percent := func(id string) string { return strings.ReplaceAll(url.PathEscape(id), ".", "%2E") }
 	for _, id := range []string{
@@ -192,6 +197,7 @@ func TestFaultLibIDs(t *testing.T) {
 
 // Bodies that are no JSON, or not the JSON that is wanted, or too large.
 func TestFaultBodies(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, realTempDir(t))
 	for _, route := range []struct{ method, path string }{
 		{http.MethodPost, "/daemons"}, {http.MethodPut, "/libraries/x"}, {http.MethodPost, "/libraries/x/rpc"}, {http.MethodPost, "/machines/m/rpc"},

@@ -17,6 +17,7 @@ import (
 
 // Every part of a repository that can be lost or damaged makes a fresh clone.
 func TestCloneCorruptRepository(t *testing.T) {
+	t.Parallel()
 	for name, damage := range map[string]func(git string) error{
 		"HEAD gone":     func(git string) error { return os.Remove(git + "/HEAD") },
 		"HEAD garbage":  func(git string) error { return os.WriteFile(git+"/HEAD", []byte("\x00\x01"), 0o644) },
@@ -53,6 +54,7 @@ func TestCloneCorruptRepository(t *testing.T) {
 
 // What a killed git leaves must not stop the next one.
 func TestCloneStaleLocks(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	p := cloneParams{URL: w.server.address("lib")}
@@ -68,6 +70,7 @@ func TestCloneStaleLocks(t *testing.T) {
 
 // A crash between the two renames of a swap leaves the old repository aside.
 func TestCloneCrashLeftovers(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	p := cloneParams{URL: w.server.address("lib"), Name: "g/lib"}
@@ -89,6 +92,7 @@ func TestCloneCrashLeftovers(t *testing.T) {
 }
 
 func TestCloneTooLarge(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1", "b": strings.Repeat("x", 1000), "d/c": "3"})
 	p := cloneParams{URL: w.server.address("lib")}
@@ -115,6 +119,7 @@ func TestCloneTooLarge(t *testing.T) {
 // TestCloneDiskBelowTheFloor: nothing is begun that could fill the disk, and what
 // is there stays.
 func TestCloneDiskBelowTheFloor(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	p := cloneParams{URL: w.server.address("lib")}
@@ -137,6 +142,7 @@ func TestCloneDiskBelowTheFloor(t *testing.T) {
 }
 
 func TestCloneRemoteHangs(t *testing.T) {
+	t.Parallel()
 	for _, part := range []string{"info/refs", "git-upload-pack"} {
 		w := newCloneWorld(t)
 		w.server.repo("lib", map[string]string{"a": "1"})
@@ -150,6 +156,7 @@ func TestCloneRemoteHangs(t *testing.T) {
 
 // A cancelled clone is cleared away before it is answered.
 func TestCloneCancelled(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	w.server.repo("lib", map[string]string{"a": "1"})
 	reached := make(chan struct{}, 1)
@@ -177,6 +184,7 @@ func (w *cloneWorld) temporaries() []string {
 
 // Equal requests share one git; others for the name wait for their turn.
 func TestCloneConcurrent(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	one := w.server.repo("one", map[string]string{"a": "1"})
 	two := w.server.repo("two", map[string]string{"b": "2"})
@@ -220,6 +228,7 @@ func TestCloneConcurrent(t *testing.T) {
 
 // A tree that would write outside the work tree or into .git is refused.
 func TestCloneEvilTree(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	for i, entry := range []string{".git", ".GIT", "git~1", "..", "."} {
 		name := fmt.Sprintf("evil%d", i)
@@ -246,6 +255,7 @@ func TestCloneEvilTree(t *testing.T) {
 
 // A file's content is lost while the checkout still looks whole.
 func TestCloneMissingBlob(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	p := cloneParams{URL: w.server.address("lib")}
@@ -275,6 +285,7 @@ func TestCloneMissingBlob(t *testing.T) {
 // Two requests that differ in the token alone do not share an answer that one
 // of them has no right to.
 func TestCloneTokensAreNotShared(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	w.server.repo("lib", map[string]string{"a": "1"})
 	w.server.requireAuth("oauth2", "right-token")
@@ -305,6 +316,7 @@ func TestCloneTokensAreNotShared(t *testing.T) {
 // TestCloneOfAWebPage: a server that answers with something else is no empty
 // repository, and the clone that is there stays.
 func TestCloneOfAWebPage(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a.txt": "1\n"})
 	p := cloneParams{URL: w.server.address("lib")}
@@ -328,6 +340,7 @@ func TestCloneOfAWebPage(t *testing.T) {
 // TestCloneWithForeignSettings: what somebody wrote into the clone's own
 // configuration runs nothing at the next update.
 func TestCloneWithForeignSettings(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{".gitattributes": "* filter=x\n", "a.txt": "1\n"})
 	p := cloneParams{URL: w.server.address("lib")}

@@ -19,6 +19,7 @@ import (
 // What is no URL of a protocol that we speak is refused before any git runs,
 // whatever the daemon's own git configuration says.
 func TestCloneOfWhatIsNoURL(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	marker := filepath.Join(t.TempDir(), "marker")
 	config := filepath.Join(w.workDir, configFileName)
@@ -50,6 +51,7 @@ func TestCloneOfWhatIsNoURL(t *testing.T) {
 // Should such a URL reach git after all, as the url of a submodule or a
 // rewritten one might, git refuses it. The control shows that it would not.
 func TestGitSpeaksNoOtherProtocol(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	marker := filepath.Join(dir, "marker")
 	repo := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a": "1"})
@@ -88,6 +90,7 @@ func TestGitSpeaksNoOtherProtocol(t *testing.T) {
 // A token in the URL, or a stored one, is in no log line and no report of
 // progress, however the clone ends.
 func TestCloneLogsAndProgressHideTokens(t *testing.T) {
+	t.Parallel()
 	const token = "s3cret/T0ken"
 	var mu sync.Mutex
 	var seen strings.Builder // under mu
@@ -134,6 +137,7 @@ func TestCloneLogsAndProgressHideTokens(t *testing.T) {
 
 // Trees that git itself would check out, or refuse only while it does.
 func TestCloneEvilTreesOfOtherKinds(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	literally := func(remote *testRepo, kind, content string) string {
 		t.Helper()
@@ -181,6 +185,7 @@ func TestCloneEvilTreesOfOtherKinds(t *testing.T) {
 // Links in a tree are checked out as they are; nothing is read or written
 // through them outside.
 func TestCloneLinksInTheTree(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	outside := realTempDir(t)
 	writeFiles(t, outside, map[string]string{"precious": "outside", "dir/f": "outside"})
@@ -228,6 +233,7 @@ func TestCloneLinksInTheTree(t *testing.T) {
 // Submodules stay empty directories and LFS pointers pointers; nobody is asked
 // for either.
 func TestCloneSubmodulesAndLFS(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
 	module := w.server.repo("module", map[string]string{"m": "1"})
@@ -258,6 +264,7 @@ func TestCloneSubmodulesAndLFS(t *testing.T) {
 // A remote that drips, byte after byte, tells git nothing: it is as silent as
 // one that hangs.
 func TestCloneRemoteDrips(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	w.server.repo("lib", map[string]string{"a": "1"})
 	w.remotes.stall = 300 * time.Millisecond
@@ -287,6 +294,7 @@ func TestCloneRemoteDrips(t *testing.T) {
 
 // A clone that fails never tells of 100 percent.
 func TestCloneFailureDoesNotReachTheEnd(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	w.server.repo("lib", map[string]string{"a": "1", "b": "2"})
 	w.cfg.maxFiles = 1
@@ -309,6 +317,7 @@ func TestCloneFailureDoesNotReachTheEnd(t *testing.T) {
 // A remote with more references than are kept of any output is an answer that
 // says so; git is stopped.
 func TestRemoteWithTooManyRefs(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	page := strings.Repeat(strings.Repeat("a", 40)+"\trefs/heads/"+strings.Repeat("b", 200)+"\n", 1000)
 	w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {

@@ -124,6 +124,7 @@ func (w *cloneWorld) file(r cloneResult, name string) string {
 }
 
 func TestCloneThenUpdate(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("group/lib.git", map[string]string{"a.txt": "1\n", "old/b.txt": "b\n"})
 	p := cloneParams{URL: w.server.address("group/lib.git")}
@@ -167,6 +168,7 @@ func TestCloneThenUpdate(t *testing.T) {
 }
 
 func TestCloneRefKinds(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	first := remote.head()
@@ -206,6 +208,7 @@ func TestCloneRefKinds(t *testing.T) {
 }
 
 func TestCloneDepth(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	for i := range 4 {
@@ -238,6 +241,7 @@ func TestCloneDepth(t *testing.T) {
 }
 
 func TestCloneUpstreamChanges(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	p := cloneParams{URL: w.server.address("lib"), Name: "g/lib"}
@@ -274,6 +278,7 @@ func TestCloneUpstreamChanges(t *testing.T) {
 }
 
 func TestCloneEmptyRepository(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", nil)
 	p := cloneParams{URL: w.server.address("lib")}
@@ -288,6 +293,7 @@ func TestCloneEmptyRepository(t *testing.T) {
 }
 
 func TestCloneSHA256(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"}, "--object-format=sha256")
 	p := cloneParams{URL: w.server.address("lib")}
@@ -296,6 +302,7 @@ func TestCloneSHA256(t *testing.T) {
 }
 
 func TestCloneOtherRemote(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	one := w.server.repo("one", map[string]string{"a": "1"})
 	two := w.server.repo("two", map[string]string{"b": "2"})
@@ -307,6 +314,7 @@ func TestCloneOtherRemote(t *testing.T) {
 }
 
 func TestCloneNames(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	address := w.server.address("lib")
@@ -334,6 +342,7 @@ func TestCloneNames(t *testing.T) {
 
 // The server's first command: the URL is the working directory.
 func TestCloneLocalWorkTree(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(realTempDir(t), "we ird's \"q\" 100% é")
 	remote := newTestRepoAt(t, dir, map[string]string{"a": "1"})
 	remote.commit("second", map[string]string{"a": "2"})
@@ -366,6 +375,7 @@ func TestCloneLocalWorkTree(t *testing.T) {
 }
 
 func TestCloneLocalOutside(t *testing.T) {
+	t.Parallel()
 	allowed, outside := realTempDir(t), realTempDir(t)
 	secret := newTestRepoAt(t, outside+"/secret", map[string]string{"a": "1"})
 	inside := func(name string) *testRepo {
@@ -405,6 +415,7 @@ func TestCloneLocalOutside(t *testing.T) {
 }
 
 func TestCloneProgress(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	files := map[string]string{}
 	for i := range 300 {
@@ -442,6 +453,7 @@ func TestCloneProgress(t *testing.T) {
 }
 
 func TestCloneNeedsWorkDir(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	a, err := openAccess([]string{dir}, "")
 	if err != nil {

@@ -39,6 +39,7 @@ const oddToken = `a/b:c@d%e+f#g?h i'"$x\`
 // A stored token survives every odd character in it and in the work dir's
 // path, a restart, and a single 401.
 func TestCredentialsStored(t *testing.T) {
+	t.Parallel()
 	w := &cloneWorld{t: t, server: newGitServer(t), workDir: filepath.Join(realTempDir(t), "we ird's \"q\" $x")}
 	if err := os.Mkdir(w.workDir, 0o700); err != nil {
 		t.Fatal(err)
@@ -104,6 +105,7 @@ func wantNoSecret(t *testing.T, err error, token string) {
 // A token in the URL is used and found nowhere afterwards; while git runs it
 // is in no argument list.
 func TestCredentialsInURL(t *testing.T) {
+	t.Parallel()
 	for _, userinfo := range []string{"oauth2:s3cretT0ken%2fx", "s3cretT0ken%2fx"} {
 		w := newCloneWorld(t)
 		remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -156,6 +158,7 @@ func TestCredentialsInURL(t *testing.T) {
 
 // A server that answers 401 once, to a repository that needs no token.
 func TestCredentialsFlaky401(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	w.setToken("other.localhost", "t0ken")
@@ -172,6 +175,7 @@ func TestCredentialsFlaky401(t *testing.T) {
 
 // A redirect to another host is told, not followed: the token is for the first.
 func TestCredentialsRedirect(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	other := newGitServer(t)
 	other.repo("lib", map[string]string{"a": "1"})
@@ -194,6 +198,7 @@ func TestCredentialsRedirect(t *testing.T) {
 }
 
 func TestCredentialsSetAuth(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	c := w.cfg.credentials
 	token := json.RawMessage(`"t0ken"`)
@@ -253,6 +258,7 @@ func TestCredentialsSetAuth(t *testing.T) {
 }
 
 func TestCredentialsConcurrentSetAuth(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	var wg sync.WaitGroup
 	for i := range 50 {
@@ -291,6 +297,7 @@ func FuzzParseCredential(f *testing.F) {
 // A store that cannot be read is an error, not an empty store: setAuth would
 // overwrite the other tokens.
 func TestCredentialsUnreadableStore(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	if err := os.Mkdir(filepath.Join(w.workDir, credentialsFileName), 0o700); err != nil {
 		t.Fatal(err)
@@ -304,6 +311,7 @@ func TestCredentialsUnreadableStore(t *testing.T) {
 // TestCredentialsHardLink: a hard link to the file is denied while it is the
 // file, and empty once it is not.
 func TestCredentialsHardLink(t *testing.T) {
+	t.Parallel()
 	work := realTempDir(t)
 	a, err := openAccess(nil, work)
 	if err != nil {

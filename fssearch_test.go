@@ -22,6 +22,7 @@ func showMatches(r *searchResult) string {
 }
 
 func TestSearch(t *testing.T) {
+	t.Parallel()
 	tree := map[string]string{
 		"a.txt": "one\ntwo foo\nthree\nfoo foo\nfive", "sub/b.go": "x.foo()\r\n", "sub/Upper": "FOO ÄPFEL\n", "bin": "foo\x00foo",
 		".gitignore": "*.log\n", "x.log": "foo\n", ".git-daemon.config": "foo\n", "sub/.git-daemon.x/y": "foo\n", "nested/c": "foo\n",
@@ -106,6 +107,7 @@ func TestSearch(t *testing.T) {
 // A line of many MiB is cut, at a whole character, and a file that git could
 // only search with that much memory is an answer that says so.
 func TestSearchLarge(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"long": strings.Repeat("ä", 1<<20) + "\n" + strings.Repeat("a", 99) + "ä" + strings.Repeat("€", 1<<20) + "needle\n"})
 	f := fsOn(t, dir)
@@ -127,6 +129,7 @@ func TestSearchLarge(t *testing.T) {
 
 // However many lines match, the answer fits a message.
 func TestSearchManyMatches(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"f": strings.Repeat(strings.Repeat("<", 1000)+"\n", 20_000)})
 	got, err := fsOn(t, dir).search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "<", Limit: new(10_000), ContextLines: new(3)})
@@ -140,6 +143,7 @@ func TestSearchManyMatches(t *testing.T) {
 
 // What a repository's configuration names is not run.
 func TestSearchHostileConfig(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	fsRepo(t, dir, map[string]string{"a": "foo", ".gitattributes": "* filter=x diff=x"})
 	marker := filepath.Join(t.TempDir(), "ran")
@@ -156,6 +160,7 @@ func TestSearchHostileConfig(t *testing.T) {
 }
 
 func TestSearchCancelled(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	for i := range 200 {
 		writeFiles(t, dir, map[string]string{fmt.Sprint(i): strings.Repeat("foo\n", 100)})
@@ -177,6 +182,7 @@ func TestSearchCancelled(t *testing.T) {
 // A directory swapped for a link while git runs: git may read the outside, the
 // caller does not.
 func TestSearchSwapRace(t *testing.T) {
+	t.Parallel()
 	dir, out := realTempDir(t), realTempDir(t)
 	writeFiles(t, out, map[string]string{"f": "foo OUTSIDE"})
 	writeFiles(t, dir, map[string]string{"d/f": "foo inside"})

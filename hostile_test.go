@@ -86,6 +86,7 @@ func (h *hostileRepo) wasAttacked() bool {
 // A repository that runs a program when git looks at it must not when we do.
 // The control shows that git itself falls for it, where it does.
 func TestHostileConfigurationRunsNothing(t *testing.T) {
+	t.Parallel()
 	attacks := map[string]struct {
 		set     func(h *hostileRepo, attack string)
 		control []string // nil where this git is not taken in
@@ -212,6 +213,7 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 // A blob that a partial clone left out is one that cannot be read; nothing is
 // fetched for it.
 func TestPartialClone(t *testing.T) {
+	t.Parallel()
 	h := newHostileRepo(t)
 	h.git("config", "remote.origin.promisor", "true")
 	oid := h.git("rev-parse", "HEAD:f")
@@ -231,6 +233,7 @@ func TestPartialClone(t *testing.T) {
 
 // Whatever of a repository leads outside the allowed directories denies it.
 func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
+	t.Parallel()
 	move := func(h *hostileRepo, part string) string {
 		from, to := filepath.Join(h.dir, filepath.FromSlash(part)), filepath.Join(h.outside, filepath.Base(part))
 		if err := os.MkdirAll(h.outside, 0o755); err != nil {
@@ -303,6 +306,7 @@ func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
 
 // A reference that is a link to a file elsewhere is not read.
 func TestReferenceThatLeadsOutsideIsNotListed(t *testing.T) {
+	t.Parallel()
 	h := newHostileRepo(t)
 	secret := strings.Repeat("5e", 20)
 	if err := os.MkdirAll(filepath.Join(h.outside, "heads"), 0o755); err != nil {
@@ -329,6 +333,7 @@ func TestReferenceThatLeadsOutsideIsNotListed(t *testing.T) {
 // core.worktree would have a status compare, and so tell of, somebody else's
 // files.
 func TestWorktreeElsewhereIsNotLookedAt(t *testing.T) {
+	t.Parallel()
 	h := newHostileRepo(t)
 	if err := os.MkdirAll(h.outside, 0o755); err != nil {
 		t.Fatal(err)
@@ -357,6 +362,7 @@ func TestWorktreeElsewhereIsNotLookedAt(t *testing.T) {
 
 // The commits of a submodule are read only where all of it may be.
 func TestSubmodules(t *testing.T) {
+	t.Parallel()
 	h := newHostileRepo(t)
 	sub := newTestRepoAt(t, filepath.Join(h.allowed, "sub"), nil)
 	sub.write("s", "s\n")
@@ -393,6 +399,7 @@ func TestSubmodules(t *testing.T) {
 
 // A bare repository among somebody's files came with them.
 func TestBareRepositoryInsideAWorkTree(t *testing.T) {
+	t.Parallel()
 	h := newHostileRepo(t)
 	inner := filepath.Join(h.dir, "inner")
 	h.git("clone", "-q", "--bare", h.dir, inner)
@@ -420,6 +427,7 @@ func TestBareRepositoryInsideAWorkTree(t *testing.T) {
 
 // A directory of a bigger repository that is not allowed is in none.
 func TestRepositoryAboveTheAllowedDirectory(t *testing.T) {
+	t.Parallel()
 	h := newHostileRepo(t)
 	h.write("part/x", "x")
 	h.commit("part", nil)
@@ -450,6 +458,7 @@ func TestRepositoryAboveTheAllowedDirectory(t *testing.T) {
 
 // Nothing of the configuration counts, so the owner does not matter.
 func TestRepositoryOfAnotherUser(t *testing.T) {
+	t.Parallel()
 	h := newHostileRepo(t)
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give files away")
@@ -474,6 +483,7 @@ func TestRepositoryOfAnotherUser(t *testing.T) {
 // What a caller sends stays a name: no option, no second command, no other
 // repository's file.
 func TestHostileParams(t *testing.T) {
+	t.Parallel()
 	h := newHostileRepo(t)
 	i := newTestInspector(t, h.allowed)
 	for _, rev := range []string{"--output=" + h.marker, "-O" + h.marker, "--no-index", "--all", "^HEAD", "HEAD..HEAD~1", "HEAD\n--output=" + h.marker, "HEAD\x00", "@{-1}"} {

@@ -124,6 +124,7 @@ func splitNUL(out string) []string {
 }
 
 func TestManifestEqualsLsTreeOverAllPages(t *testing.T) {
+	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, first, _ := newOddRepo(t, dir, initArgs...)
 		i := newTestInspector(t, dir)
@@ -133,30 +134,31 @@ func TestManifestEqualsLsTreeOverAllPages(t *testing.T) {
 				if got := allPages(t, i, manifestParams{pathParam: at(dir), Commit: &commit, Limit: &limit}); !slices.Equal(got, want) {
 					t.Errorf("commit %s, limit %d: %q\nwant %q", commit, limit, got, want)
 				}
-				// Each page from git, none from memory.
-				var lines []string
-				for p := (manifestParams{pathParam: at(dir), Commit: &commit, Limit: new(40)}); ; {
-					i.listings.empty()
-					got, err := i.manifest(t.Context(), p)
-					if err != nil {
-						t.Fatal(err)
-					}
-					for _, f := range got.Files {
-						lines = append(lines, exactName(t, f.Path, f.PathBase64))
-					}
-					if p.Cursor = got.NextCursor; p.Cursor == nil {
-						break
-					}
+			}
+			// Each page from git, none from memory.
+			var lines []string
+			for p := (manifestParams{pathParam: at(dir), Commit: &commit, Limit: new(40)}); ; {
+				i.listings.empty()
+				got, err := i.manifest(t.Context(), p)
+				if err != nil {
+					t.Fatal(err)
 				}
-				if names := splitNUL(r.output("", "ls-tree", "-r", "--name-only", "-z", commit)); !slices.Equal(lines, names) {
-					t.Errorf("without memory: %q\nwant %q", lines, names)
+				for _, f := range got.Files {
+					lines = append(lines, exactName(t, f.Path, f.PathBase64))
 				}
+				if p.Cursor = got.NextCursor; p.Cursor == nil {
+					break
+				}
+			}
+			if names := splitNUL(r.output("", "ls-tree", "-r", "--name-only", "-z", commit)); !slices.Equal(lines, names) {
+				t.Errorf("without memory: %q\nwant %q", lines, names)
 			}
 		}
 	})
 }
 
 func TestManifestOfADirectoryAndGlobs(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r, _, _ := newOddRepo(t, dir)
 	r.git("checkout", "-q", "-f", "main")
@@ -200,6 +202,7 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 
 // A cursor goes on with what it began, or fails: it never shows another list.
 func TestManifestCursorOfAChangedRepository(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)
 	i := newTestInspector(t, dir)
@@ -240,6 +243,7 @@ func TestManifestCursorOfAChangedRepository(t *testing.T) {
 }
 
 func TestReadBlobsEqualsCatFile(t *testing.T) {
+	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, first, _ := newOddRepo(t, dir, initArgs...)
 		i := newTestInspector(t, dir)
@@ -294,6 +298,7 @@ func TestReadBlobsEqualsCatFile(t *testing.T) {
 }
 
 func TestReadBlobsTellsOfEachThatCannotBeRead(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)
 	i := newTestInspector(t, dir)
@@ -340,6 +345,7 @@ func TestReadBlobsTellsOfEachThatCannotBeRead(t *testing.T) {
 }
 
 func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
+	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, first, second := newOddRepo(t, dir, initArgs...)
 		i := newTestInspector(t, dir)
@@ -408,6 +414,7 @@ func rawChange(t *testing.T, r *testRepo, want []string, at int, c diffChange) [
 }
 
 func TestDiffOfADirectory(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)
 	r.git("checkout", "-q", "-f", "main")
@@ -427,6 +434,7 @@ func TestDiffOfADirectory(t *testing.T) {
 // What a commit holds under the name of one of the daemon's own files is not
 // shown by that name.
 func TestNamesOfTheDaemonsFilesAreNotListed(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, dir, nil)
 	r.write("a", "a")

@@ -28,7 +28,7 @@ func daemonCommand(t *testing.T, workDir, server string, args ...string) (*exec.
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, self)
 	cmd.Args = append([]string{daemonName, "--server", "ws://" + server, "--work-dir", workDir}, args...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GORACE=" + quickRace}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	return cmd, &stderr
@@ -68,6 +68,7 @@ func startDialing(t *testing.T, workDir string, l net.Listener) (pid int, end fu
 // A second daemon in a work dir ends with a sentence and clears nothing away
 // there; the first one's end, a SIGKILL too, lets the next one in.
 func TestTwoDaemonsInOneWorkDir(t *testing.T) {
+	t.Parallel()
 	workDir := filepath.Join(realTempDir(t), "work")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -106,6 +107,7 @@ func TestTwoDaemonsInOneWorkDir(t *testing.T) {
 // TestLockTellsOfADeadHolder: a lock that was given back is told from one that
 // ended with its process.
 func TestLockTellsOfADeadHolder(t *testing.T) {
+	t.Parallel()
 	root, err := os.OpenRoot(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,10 @@ import (
 	"time"
 )
 
+// quickRace is the option of the race detector (GORACE) for the programs that the
+// tests start.
+const quickRace = "atexit_sleep_ms=0"
+
 // TestMain runs this test binary as one of the programs where a test has
 // started it as such, so that tests with real processes need no build. After
 // the tests it fails the run for what they left behind: goroutines, processes,
@@ -25,6 +29,12 @@ func TestMain(m *testing.M) {
 	// Here and not in variables: no test needs them but the one that looks one up.
 	flag.Duration("soak", 0, "how long TestSoakKills goes on, in place of a short time")
 	flag.Bool("update", false, "write REFERENCE.md anew in place of checking it")
+	// A program built with the race detector waits a second at its end, for reports
+	// of others; the tests start hundreds.
+	if err := os.Setenv("GORACE", quickRace); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	descriptors := openDescriptors()
 	code := m.Run()
 	if left := leftovers(descriptors); code == 0 && left != "" {

@@ -101,6 +101,7 @@ func (w *pathWorld) askPath(t *testing.T, path string, each func(name string, an
 // Every method that takes a path gives one answer for all paths that it may
 // not look at: it does not tell whether something is there, nor what.
 func TestDeniedPathsOfEveryMethod(t *testing.T) {
+	t.Parallel()
 	w := newPathWorld(t)
 	credentials := w.work + "/" + credentialsFileName
 	symlinks(t, map[string]string{
@@ -145,6 +146,7 @@ func TestDeniedPathsOfEveryMethod(t *testing.T) {
 // A file of the daemon's own under another name is denied by every method that
 // would read or describe it, and no method shows what is in it.
 func TestHardLinkToATokenOfEveryMethod(t *testing.T) {
+	t.Parallel()
 	w := newPathWorld(t)
 	link := w.allowed + "/hard"
 	if err := os.Link(w.work+"/"+credentialsFileName, link); err != nil {
@@ -165,6 +167,7 @@ func TestHardLinkToATokenOfEveryMethod(t *testing.T) {
 // Inside the allowed directories a path that is missing, or in no repository,
 // is told apart from a denied one, alike by every method.
 func TestAllowedPathsOfEveryMethod(t *testing.T) {
+	t.Parallel()
 	w := newPathWorld(t)
 	if err := errors.Join(os.Symlink("repo", w.allowed+"/in"), os.Symlink(w.allowed+"/repo", w.allowed+"/in-abs")); err != nil {
 		t.Fatal(err)

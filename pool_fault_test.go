@@ -236,6 +236,7 @@ exec sleep 1000`
 // The kernel takes the scheduler away: whatever its daemons are like, none is
 // left once the next scheduler listens.
 func TestFaultSchedulerKilled(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name, script string
 		stay         bool // until the next scheduler comes
@@ -287,6 +288,7 @@ func (h *house) wantPortFree() {
 }
 
 func TestFaultSchedulerStopsTwenty(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"stubborn": scriptStubborn}), "--spawn-timeout", "60s")
 	var pids []int
 	for i := range 20 {
@@ -313,6 +315,7 @@ func TestFaultSchedulerStopsTwenty(t *testing.T) {
 }
 
 func TestFaultSecondSignal(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"stubborn": scriptStubborn}), "--stop-timeout", "24h")
 	pids := []int{h.ensure("stubborn1"), h.ensure("stubborn2")}
 	h.kill(syscall.SIGTERM)
@@ -358,6 +361,7 @@ func (h *house) status(libID string) string {
 }
 
 func TestFaultDeleteDuringSpawn(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"hang": "exec sleep 1000"}), "--spawn-timeout", "24h")
 	joined := h.askLater(http.MethodPut, "/daemons/hang", "")
 	awaitThat(t, "it starts", func() bool { return h.status("hang") == string(statusStarting) })
@@ -372,6 +376,7 @@ func TestFaultDeleteDuringSpawn(t *testing.T) {
 }
 
 func TestFaultStoppedDaemonIsDeleted(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, realTempDir(t), "--stop-timeout", "24h")
 	pid := h.ensure("x")
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -386,6 +391,7 @@ func TestFaultStoppedDaemonIsDeleted(t *testing.T) {
 }
 
 func TestFaultEnsureDuringStop(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"stubborn": scriptStubborn}), "--stop-timeout", "300ms")
 	first := h.ensure("stubborn")
 	stopped := h.askLater(http.MethodPost, "/stop", "")
@@ -400,6 +406,7 @@ func TestFaultEnsureDuringStop(t *testing.T) {
 }
 
 func TestFaultHundredEnsures(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, realTempDir(t))
 	var mu sync.Mutex
 	var statuses, pids []int
@@ -425,6 +432,7 @@ func TestFaultHundredEnsures(t *testing.T) {
 // A daemon that dies again and again is started with growing pauses, however
 // often it is asked for.
 func TestFaultCrashLoop(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"crash": "echo x >>starts; exit 4", "good": scriptGood}), "--spawn-timeout", "1900ms")
 	good := h.ensure("good")
 	for range 30 { // those that would wait longer than --spawn-timeout return at once
@@ -456,6 +464,7 @@ func cloneCall(url string) string {
 }
 
 func TestFaultFullOfClones(t *testing.T) {
+	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"a": "1"})
 	h := openHouse(t, realTempDir(t), "--max-daemons", "1")
@@ -479,13 +488,19 @@ func TestFaultFullOfClones(t *testing.T) {
 	if body := wantAnswer(t, cloned); !strings.Contains(body, repo.head()) {
 		t.Error(body)
 	}
-	h.ensure("other") // takes the place of the one that has nothing to do any more
+	// It takes the place of the one that has nothing to do any more: a moment after
+	// its answer it may still seem to have.
+	awaitThat(t, "there is room for the other", func() bool {
+		status, _ := h.ask(http.MethodPut, "/daemons/other", "")
+		return status == http.StatusCreated
+	})
 	h.wantNothingLeft()
 }
 
 // A daemon is killed while its git waits for a silent server: no git is left,
 // and the next daemon clones.
 func TestFaultKilledInAStalledClone(t *testing.T) {
+	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"a": "1"})
 	h := openHouse(t, realTempDir(t))
@@ -527,6 +542,7 @@ func TestFaultKilledInAStalledClone(t *testing.T) {
 // A user's daemon has no scheduler to clear up behind it: the next daemon in
 // the work dir does.
 func TestFaultUserDaemonKilledInAStalledClone(t *testing.T) {
+	t.Parallel()
 	if _, err := os.Stat("/proc/self"); err != nil {
 		t.Skip("without /proc nobody finds the git of a killed daemon")
 	}
@@ -602,6 +618,7 @@ func halfPack(git *gitServer, reached chan<- struct{}) gitHook {
 // A daemon is killed in the middle of a fetch, and git's lock stays: the next
 // fetch in the same directory succeeds.
 func TestFaultKilledInAFetch(t *testing.T) {
+	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"a": "1"})
 	h := openHouse(t, realTempDir(t))

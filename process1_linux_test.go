@@ -66,6 +66,7 @@ func childrenOf(t *testing.T, pid int) []int {
 // TestProcess1ReapsOrphans: what a method leaves behind as a daemon of its own
 // becomes process 1's child, and its zombie does not stay.
 func TestProcess1ReapsOrphans(t *testing.T) {
+	t.Parallel()
 	b := newSocketBench(t, nil)
 	dir := t.TempDir()
 	script := filepath.Join(dir, "orphan")
@@ -103,6 +104,7 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 
 // TestProcess1HandsOnStatusAndSignals: a container stops as the program does.
 func TestProcess1HandsOnStatusAndSignals(t *testing.T) {
+	t.Parallel()
 	p, _ := startAsProcess1(t, daemonName, "--no-such-flag")
 	if code := p.exit(); code != exitUsage {
 		t.Errorf("exit %d of wrong use", code)

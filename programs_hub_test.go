@@ -33,6 +33,7 @@ func startUserDaemon(t *testing.T, url, machineID string, env []string, args ...
 // TestUserDaemon: a user's machine, its library, and what happens when it
 // leaves.
 func TestUserDaemon(t *testing.T) {
+	t.Parallel()
 	repo := newTestRepo(t, map[string]string{"README.md": "hello\n"})
 	_, url := startSchedulerProcess(t, nil)
 	if status, a := callRPC(t, url+"/machines/laptop", "config/get", "{}"); status != 404 || a.Error.Code != -32010 {
@@ -98,6 +99,7 @@ func TestUserDaemon(t *testing.T) {
 
 // TestBindingsOutliveTheScheduler: libraries.json is read again.
 func TestBindingsOutliveTheScheduler(t *testing.T) {
+	t.Parallel()
 	workspace := filepath.Join(realTempDir(t), "ws")
 	for round := range 2 {
 		p := start(t, schedulerName, nil, "--port", "0", "--workspace", workspace)
@@ -129,6 +131,7 @@ func TestBindingsOutliveTheScheduler(t *testing.T) {
 
 // TestTokens: who may do what with which token.
 func TestTokens(t *testing.T) {
+	t.Parallel()
 	_, url := startSchedulerProcess(t, []string{"C4A_API_TOKEN=api-s3cret", "C4A_DAEMON_TOKEN=daemon-s3cret"})
 	for _, open := range []string{"/livez", "/readyz", "/health"} {
 		if status, _ := askHTTP(t, http.MethodGet, url+open, ""); status != 200 {
@@ -174,6 +177,7 @@ func TestTokens(t *testing.T) {
 
 // TestClientGoesAway: its request is cancelled, the daemon stays.
 func TestClientGoesAway(t *testing.T) {
+	t.Parallel()
 	git := newGitServer(t)
 	git.repo("lib.git", map[string]string{"a": "1"})
 	asked := make(chan struct{}, 10)
@@ -218,6 +222,7 @@ func TestClientGoesAway(t *testing.T) {
 // TestSchedulerIsKilled: its daemons end by themselves, the next one finds a
 // clean house.
 func TestSchedulerIsKilled(t *testing.T) {
+	t.Parallel()
 	workspace := filepath.Join(realTempDir(t), "ws")
 	p := start(t, schedulerName, nil, "--port", "0", "--workspace", workspace)
 	_, rest, _ := strings.Cut(p.says("msg=listening"), "url=")
@@ -254,6 +259,7 @@ func TestSchedulerIsKilled(t *testing.T) {
 // TestUnixSocketScheduler: a program that embeds it talks over a socket file;
 // the daemons still find it.
 func TestUnixSocketScheduler(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	path := filepath.Join(dir, "s")
 	for range 2 { // the second finds the stale file of the first
@@ -299,6 +305,7 @@ func TestUnixSocketScheduler(t *testing.T) {
 // TestExternalServer: with --server the children dial there, with the token of
 // that server, and the hub's routes are not here.
 func TestExternalServer(t *testing.T) {
+	t.Parallel()
 	tokens := make(chan string, 10)
 	server := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tokens <- r.Header.Get("Authorization")
@@ -359,6 +366,7 @@ func mustJSON(t *testing.T, v any) []byte {
 
 // TestSignals: the first lets a running request end, the second does not wait.
 func TestSignals(t *testing.T) {
+	t.Parallel()
 	git := newGitServer(t)
 	git.repo("lib.git", map[string]string{"a": "1"})
 	for _, signals := range []int{1, 2} {
@@ -411,6 +419,7 @@ func TestSignals(t *testing.T) {
 
 // TestSystemdNotify: READY=1 only once a handshake was accepted.
 func TestSystemdNotify(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(realTempDir(t), "n")
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
@@ -451,6 +460,7 @@ func TestSystemdNotify(t *testing.T) {
 
 // TestDaemonDiesInACall: the pool brings another, which gives the answer.
 func TestDaemonDiesInACall(t *testing.T) {
+	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"a": "1"})
 	asked := make(chan struct{}, 10)
@@ -480,6 +490,7 @@ func TestDaemonDiesInACall(t *testing.T) {
 // TestBrokenStandardError: who reads the log may go; the daemon works on and
 // ends as it should.
 func TestBrokenStandardError(t *testing.T) {
+	t.Parallel()
 	address, connected := serveOneDaemon(t)
 	self, err := os.Executable()
 	if err != nil {

@@ -73,7 +73,7 @@ func start(t testing.TB, name string, env []string, args ...string) *startedProg
 func startCommand(t testing.TB, name string, cmd *exec.Cmd, env []string) *startedProgram {
 	t.Helper()
 	p := &startedProgram{t: t, cmd: cmd, done: make(chan struct{}), stdout: newSyncBuffer(), stderr: newSyncBuffer()}
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir()}, env...)
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir(), "GORACE=" + quickRace}, env...)
 	p.cmd.Dir = t.TempDir()
 	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
 	if err := p.cmd.Start(); err != nil {
@@ -207,6 +207,7 @@ func field[T any](t testing.TB, data []byte, name string) (value T) {
 // TestMainJob: the whole system does its job, from an HTTP request to the
 // files of a repository that git served over HTTP.
 func TestMainJob(t *testing.T) {
+	t.Parallel()
 	server := newGitServer(t)
 	repo := server.repo("group/lib.git", map[string]string{"README.md": "hello\n"})
 	scheduler, url := startSchedulerProcess(t, nil)
@@ -263,6 +264,7 @@ func TestMainJob(t *testing.T) {
 // TestDiskBelowTheFloorOfTheScheduler: its daemons know the floor, and whoever
 // watches it is told.
 func TestDiskBelowTheFloorOfTheScheduler(t *testing.T) {
+	t.Parallel()
 	server := newGitServer(t)
 	server.repo("lib", map[string]string{"a": "1"})
 	_, url := startSchedulerProcess(t, nil, "--min-free-disk", "100")
@@ -280,6 +282,7 @@ func TestDiskBelowTheFloorOfTheScheduler(t *testing.T) {
 
 // TestStreamedCall: progress and the result as Server-Sent Events.
 func TestStreamedCall(t *testing.T) {
+	t.Parallel()
 	server := newGitServer(t)
 	repo := server.repo("lib.git", map[string]string{"README.md": "hello\n"})
 	_, url := startSchedulerProcess(t, nil)
@@ -320,6 +323,7 @@ func TestStreamedCall(t *testing.T) {
 
 // TestCallCommand: the README's first command.
 func TestCallCommand(t *testing.T) {
+	t.Parallel()
 	repo := newTestRepo(t, map[string]string{"README.md": "hello\n"})
 	// No scheduler listens at a port that was free a moment ago; the default one
 	// may be somebody's.
@@ -346,6 +350,7 @@ func TestCallCommand(t *testing.T) {
 // TestCallRunningScheduler: the client against a scheduler that runs, with a
 // token.
 func TestCallRunningScheduler(t *testing.T) {
+	t.Parallel()
 	repo := newTestRepo(t, map[string]string{"README.md": "hello\n"})
 	_, url := startSchedulerProcess(t, []string{"C4A_API_TOKEN=s3cret-token"}, "--allow", repo.dir)
 	for _, test := range []struct {
@@ -476,6 +481,7 @@ func newHTTPServer(t *testing.T, h http.Handler) (address string) {
 
 // TestDaemonAgainstHandWrittenServer: the daemon alone does the main job.
 func TestDaemonAgainstHandWrittenServer(t *testing.T) {
+	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"README.md": "hello\n"})
 	git.requireAuth("oauth2", "s3cret-token")
@@ -554,6 +560,7 @@ func TestDaemonAgainstHandWrittenServer(t *testing.T) {
 
 // TestExitStatus: each reason to end has its status.
 func TestExitStatus(t *testing.T) {
+	t.Parallel()
 	refusing := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusUnauthorized) }))
 	busy := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusBadGateway) }))
 	file := filepath.Join(t.TempDir(), "file")

@@ -19,13 +19,14 @@ import (
 )
 
 // soakTime is how long TestSoakKills goes on; -soak 1h is for a night.
-const soakTime = 25 * time.Second
+const soakTime = 15 * time.Second
 
 // TestSoakKills kills daemons and the scheduler at random moments of real
 // clones, over and over. After every round the next clone of each library
 // works, git finds nothing wrong with it, no process and nothing temporary is
 // left, and the disk does not fill.
 func TestSoakKills(t *testing.T) {
+	t.Parallel()
 	limit := soakTime
 	if given := flag.Lookup("soak").Value.(flag.Getter).Get().(time.Duration); given > 0 {
 		limit = given

@@ -27,6 +27,7 @@ func allCommits(t *testing.T, i *inspector, p logParams) []commitEntry {
 }
 
 func TestLogEqualsGitLogOverAllPages(t *testing.T) {
+	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, _, _ := newOddRepo(t, dir, initArgs...)
 		r.git("commit", "-q", "--allow-empty", "--author=Zo\u00eb \"Q\" B <zoe@example.org>", "--date=1999-12-31T23:59:59-05:00", "-m", "  odd subject \u2603  \n\nline 1\nline 2\n\ttab")
@@ -50,6 +51,7 @@ func TestLogEqualsGitLogOverAllPages(t *testing.T) {
 }
 
 func TestLogFilters(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, dir, nil)
 	for n := range 6 {
@@ -110,6 +112,7 @@ func TestLogFilters(t *testing.T) {
 // A message is cut, not the page: whatever the messages are, a page fits an
 // answer and the next one goes on behind it.
 func TestLogOfLargeMessages(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, dir, nil)
 	const commits = 60
@@ -117,7 +120,7 @@ func TestLogOfLargeMessages(t *testing.T) {
 	for n := range commits {
 		body := strings.Repeat("\x01", 2*maxCommitField) // six bytes each as JSON
 		if n == 0 {
-			body = strings.Repeat("x", 20<<20)
+			body = strings.Repeat("x", 4<<20)
 		}
 		message := fmt.Sprintf("subject %d\n\n%s\n", n, body)
 		fmt.Fprintf(&stream, "commit refs/heads/main\ncommitter Bob <bob@example.org> %d +0000\ndata %d\n%s\n", 1_700_000_000+n, len(message), message)
@@ -149,6 +152,7 @@ func TestLogOfLargeMessages(t *testing.T) {
 }
 
 func TestRefsEqualShowRefOverAllPages(t *testing.T) {
+	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, _, _ := newOddRepo(t, dir, initArgs...)
 		r.git("pack-refs", "--all")
@@ -197,6 +201,7 @@ func TestRefsEqualShowRefOverAllPages(t *testing.T) {
 
 // Every method answers for a repository without commits.
 func TestRepositoryWithoutCommits(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, dir, nil)
 	r.write("new", "n")
@@ -225,6 +230,7 @@ func TestRepositoryWithoutCommits(t *testing.T) {
 }
 
 func TestRevisionsOfAllKinds(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r, first, second := newOddRepo(t, dir)
 	r.git("tag", "tree-tag", "HEAD^{tree}")
@@ -255,6 +261,7 @@ func TestRevisionsOfAllKinds(t *testing.T) {
 }
 
 func TestShallowRepository(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "full"), nil)
 	var ids []string
@@ -282,6 +289,7 @@ func TestShallowRepository(t *testing.T) {
 }
 
 func TestPathsAndRepositories(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r, _, _ := newOddRepo(t, filepath.Join(dir, "repo"))
 	r.git("checkout", "-q", "-f", "main")
@@ -326,6 +334,7 @@ func TestPathsAndRepositories(t *testing.T) {
 }
 
 func TestInfoOfAConflictAndSparseCheckout(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), nil)
 	r.write("a/f", "1")
@@ -357,6 +366,7 @@ func TestInfoOfAConflictAndSparseCheckout(t *testing.T) {
 }
 
 func TestURLsAreShownWithoutCredentials(t *testing.T) {
+	t.Parallel()
 	for url, want := range map[string]string{
 		"https://example.org/a/b.git":           "https://example.org/a/b.git",
 		"https://user:s3cret@example.org/a":     "https://example.org/a",
@@ -379,6 +389,7 @@ func TestURLsAreShownWithoutCredentials(t *testing.T) {
 
 // A layout that cannot be read is told of, not taken for an empty repository.
 func TestRepositoriesThatCannotBeRead(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(r *testRepo){
 		"reftable":      func(r *testRepo) { r.git("config", "extensions.refStorage", "reftable") },
 		"broken config": func(r *testRepo) { r.write(".git/config", "[core\n") },
