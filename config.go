@@ -32,7 +32,7 @@ func (d *daemon) configGet(context.Context, none) (configResult, error) {
 		AllowedPaths: d.access.allowed(),
 		WorkDir:      d.workDir(),
 		Auth:         auth,
-		GitVersion:   d.git.version,
+		GitVersion:   d.git.version(),
 		Limits: daemonLimits{
 			MaxMessage: d.cfg.maxMessage, MaxConcurrent: d.cfg.maxConcurrent, MaxQueue: maxQueue,
 			MaxClones: maxClones, MaxCloneFiles: d.cfg.maxCloneFiles, MaxCloneBytes: d.cfg.maxCloneBytes,

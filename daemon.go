@@ -126,10 +126,10 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 			return nil, err
 		}
 	}
+	d.git = newGitRunner(p.getenv, cfg.caFile)
 	if d.access, err = openAccess(allow, workDir); err != nil {
 		return nil, err
 	}
-	d.git = newGitRunner(p.getenv, cfg.caFile)
 	if d.git.path == "" {
 		cfg.log.Warn("git was not found in the PATH: only files can be served")
 	}
@@ -247,6 +247,9 @@ func (d *daemon) release() {
 	if d.service != nil {
 		d.service.activity.close()
 	}
+	if d.git != nil {
+		d.git.version() // it may still be asked for
+	}
 	if d.access != nil {
 		d.access.close()
 	}
@@ -259,7 +262,7 @@ func (d *daemon) hello() handshakeParams {
 	return handshakeParams{
 		MachineID: d.cfg.machineID, InstanceID: d.instanceID, ProtocolVersion: protocolVersion, Version: programVersion,
 		Hostname: hostName(), OS: runtime.GOOS, Arch: runtime.GOARCH, PID: os.Getpid(),
-		AllowedPaths: d.access.allowed(), WorkDir: d.workDir(), GitVersion: d.git.version,
+		AllowedPaths: d.access.allowed(), WorkDir: d.workDir(), GitVersion: d.git.version(),
 		Methods:             slices.Sorted(maps.Keys(d.service.methods)),
 		HeartbeatIntervalMS: d.cfg.heartbeat.Milliseconds(),
 	}
@@ -289,10 +292,10 @@ func (d *daemon) check(p *program) error {
 		tell("path", err, path)
 	}
 	var err error
-	if d.git.version == "" {
+	if d.git.version() == "" {
 		err = errors.New("not found in the PATH: install git")
 	}
-	tell("git", err, d.git.version)
+	tell("git", err, d.git.version())
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
 		maxMessage: d.cfg.maxMessage, times: defaultLinkTimes(), hello: d.hello(), log: d.cfg.log,

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -25,11 +26,19 @@ var errGitStall = errors.New("the remote sent nothing for too long")
 // gitRunner runs the system's git.
 type gitRunner struct {
 	path         string // absolute; "" when no git was found
-	version      string // such as "2.39.5"
 	caFile       string // --ca-file or SSL_CERT_FILE; "" for the system's
 	passed       []string
 	globalConfig string // what commands that talk to a remote get as GIT_CONFIG_GLOBAL
 	knownHosts   string // ssh host keys beside the user's own; "" without a work dir
+
+	asked sync.WaitGroup // git is asked for its version while the daemon starts
+	said  string         // what it said; read it after asked
+}
+
+// version is git's, such as "2.39.5"; "" without a git that tells.
+func (g *gitRunner) version() string {
+	g.asked.Wait()
+	return g.said
 }
 
 // newGitRunner looks for git in the PATH. Without one the runner still exists,
@@ -55,11 +64,15 @@ func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
 	if g.path, err = filepath.Abs(path); err != nil {
 		g.path = path
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if out, err := g.run(ctx, gitCommand{args: []string{"version"}}); err == nil {
-		g.version = strings.TrimPrefix(strings.TrimSpace(string(out)), "git version ")
-	}
+	asker := &gitRunner{path: g.path, passed: g.passed, globalConfig: g.globalConfig} // g is being set up meanwhile
+	// Ends with git, or after 10 s; version waits for it.
+	g.asked.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if out, err := asker.run(ctx, gitCommand{args: []string{"version"}}); err == nil {
+			g.said = strings.TrimPrefix(strings.TrimSpace(string(out)), "git version ")
+		}
+	})
 	return g
 }
 

@@ -130,14 +130,14 @@ func TestManifestEqualsLsTreeOverAllPages(t *testing.T) {
 		i := newTestInspector(t, dir)
 		for _, commit := range []string{"HEAD", "HEAD^2~0", "annotated", first[:12]} {
 			want := splitNUL(r.output("", "ls-tree", "-r", "-l", "-z", commit))
-			for _, limit := range []int{37, len(want) - 1, len(want)} {
+			for _, limit := range []int{137, len(want) - 1, len(want)} {
 				if got := allPages(t, i, manifestParams{pathParam: at(dir), Commit: &commit, Limit: &limit}); !slices.Equal(got, want) {
 					t.Errorf("commit %s, limit %d: %q\nwant %q", commit, limit, got, want)
 				}
 			}
 			// Each page from git, none from memory.
 			var lines []string
-			for p := (manifestParams{pathParam: at(dir), Commit: &commit, Limit: new(40)}); ; {
+			for p := (manifestParams{pathParam: at(dir), Commit: &commit, Limit: new(140)}); ; {
 				i.listings.empty()
 				got, err := i.manifest(t.Context(), p)
 				if err != nil {
