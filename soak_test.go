@@ -19,7 +19,7 @@ import (
 )
 
 // soakTime is how long TestSoakKills goes on; -soak 1h is for a night.
-const soakTime = 15 * time.Second
+const soakTime = 6 * time.Second
 
 // TestSoakKills kills daemons and the scheduler at random moments of real
 // clones, over and over. After every round the next clone of each library
