@@ -238,17 +238,7 @@ func sendBody(t *testing.T, method, url, body string, chunked bool) (int, string
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	data, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return response.StatusCode, string(data)
+	return doHTTP(t, r)
 }
 
 // A header that does not come to its end is cut off, and others are served

@@ -160,6 +160,13 @@ func askHTTP(t testing.TB, method, url, body string, header ...string) (int, str
 	for i := 0; i+1 < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
+	return doHTTP(t, r)
+}
+
+// doHTTP makes a request over a connection of its own and returns status and
+// body.
+func doHTTP(t testing.TB, r *http.Request) (int, string) {
+	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Do(r)
 	if err != nil {
