@@ -176,7 +176,7 @@ func TestFaultLibIDs(t *testing.T) {
 			{http.MethodGet, "/daemons/", "", ""},
 			{http.MethodDelete, "/daemons/", "", ""},
 			{http.MethodPut, "/libraries/", "", `{"machine_id":"m"}`},
-			{http.MethodPost, "/libraries/", "/rpc", `{"jsonrpc":"2.0","id":1,"method":"config/get"}`},
+			{http.MethodPost, "/libraries/", "/rpc", configCall},
 		} {
 			status, body := h.ask(route.method, route.before+percent(id)+route.after, route.body)
 			if status != http.StatusBadRequest || !strings.Contains(body, string(codeInvalidLibID)) {

@@ -316,7 +316,8 @@ func (p *pool) finish(e *entry, how string) {
 		p.log.Error("a daemon died", "lib_id", e.libID, "pid", e.pid, "ready", e.wasReady, "error", how)
 		if e.status == statusStarting {
 			e.failed = &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable,
-				message: fmt.Sprintf("starting the daemon for %s: %s", e.libID, how)}
+				message:  fmt.Sprintf("starting the daemon for %s: %s", e.libID, how),
+				diedOnce: respawnDelay(e.history.after(time.Now(), how).inRow) == 0}
 		}
 	} else if had {
 		p.log.Info("a daemon was stopped", "lib_id", e.libID, "pid", e.pid)

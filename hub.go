@@ -429,8 +429,9 @@ var (
 	errOffline        = errors.New("the machine is not connected")
 )
 
-// connected is the link of a machine, awaited for at most wait.
-func (h *hub) connected(ctx context.Context, machineID string, wait time.Duration) (*hubConn, error) {
+// connected is the link of a machine, awaited for at most wait and until gone
+// is closed (nil never is).
+func (h *hub) connected(ctx context.Context, machineID string, wait time.Duration, gone <-chan struct{}) (*hubConn, error) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
@@ -447,6 +448,8 @@ func (h *hub) connected(ctx context.Context, machineID string, wait time.Duratio
 		}
 		select {
 		case <-changed:
+		case <-gone:
+			return nil, errOffline
 		case <-timer.C:
 			return nil, errOffline
 		case <-ctx.Done():

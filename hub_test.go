@@ -168,7 +168,7 @@ func (d *benchDaemon) end() error {
 func (b *hubBench) online(machineID string) *hubConn {
 	b.t.Helper()
 	for limit := time.Now().Add(time.Hour); time.Now().Before(limit); time.Sleep(time.Millisecond) { // fake time
-		if c, err := b.hub.connected(b.t.Context(), machineID, 0); err == nil {
+		if c, err := b.hub.connected(b.t.Context(), machineID, 0, nil); err == nil {
 			return c
 		}
 	}
@@ -485,7 +485,7 @@ func TestCallToDrainingDaemon(t *testing.T) {
 			if asked++; again {
 				second = b.daemon("cloud_x", "second", "child:cloud_x", slowMethod(time.Second, &runs))
 			}
-			return b.hub.connected(ctx, "cloud_x", returnTimeout)
+			return b.hub.connected(ctx, "cloud_x", returnTimeout, nil)
 		}
 		go func() {
 			time.Sleep(time.Second)

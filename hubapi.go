@@ -23,10 +23,6 @@ import (
 // streamBeat keeps proxies from ending a stream that has nothing to say.
 const streamBeat = 15 * time.Second
 
-// ensureAgain is how long a call waits for the link of a daemon that is ready
-// before it asks the pool anew.
-const ensureAgain = 500 * time.Millisecond
-
 // hubAPI is the hub's part of the HTTP API.
 type hubAPI struct {
 	hub         *hub
@@ -193,20 +189,32 @@ func (h *hubAPI) callLibrary(w http.ResponseWriter, r *http.Request) {
 		h.answer(w, r, h.hub.machineTarget(machineID))
 		return
 	}
-	h.answer(w, r, func(ctx context.Context, _ bool) (*hubConn, error) {
-		// Ready means that its handshake was accepted: the link is there, or it
-		// was lost since and comes back. Or the daemon has died and the pool is
-		// about to notice: then another is started.
+	h.answer(w, r, h.poolTarget(libID))
+}
+
+// poolTarget finds the daemon of a library that the pool serves, started if
+// need be.
+func (h *hubAPI) poolTarget(libID string) target {
+	return func(ctx context.Context, _ bool) (*hubConn, error) {
+		diedOnce := false
 		for begin := time.Now(); ; {
-			if _, _, err := h.pool.ensure(ctx, libID); err != nil {
+			_, _, err := h.pool.ensure(ctx, libID)
+			if e, ok := errors.AsType[*poolError](err); ok && e.diedOnce && !diedOnce {
+				diedOnce = true // no request has reached it: the next may well serve this one
+				continue
+			}
+			if err != nil {
 				return nil, err
 			}
-			conn, err := h.hub.connected(ctx, machineIDOf(libID), ensureAgain)
+			// Ready means that its handshake was accepted: the link is there, or it
+			// was lost since and comes back. Or the daemon has died and the pool is
+			// about to notice: then another is started.
+			conn, err := h.hub.connected(ctx, machineIDOf(libID), returnTimeout, h.pool.gone(libID))
 			if !errors.Is(err, errOffline) || time.Since(begin) >= returnTimeout {
 				return conn, err
 			}
 		}
-	})
+	}
 }
 
 // answer routes one JSON-RPC request and writes what comes back, as JSON or as

@@ -45,6 +45,7 @@ type poolError struct {
 	status     int // of HTTP
 	message    string
 	retryAfter time.Duration // 0: not told
+	diedOnce   bool          // a child died on its way; the next ensure starts another at once
 }
 
 func (e *poolError) Error() string { return e.message }
@@ -178,6 +179,19 @@ func (p *pool) get(libID string) (poolEntry, bool) {
 		return g.view, true
 	}
 	return poolEntry{}, false
+}
+
+// gone is closed when the daemon that libID has now has left the pool, or when
+// there is none.
+func (p *pool) gone(libID string) <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.entries[libID]; e != nil {
+		return e.gone
+	}
+	none := make(chan struct{})
+	close(none)
+	return none
 }
 
 // list is all entries by lib_id.

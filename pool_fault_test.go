@@ -208,7 +208,8 @@ func (h *house) wantNothingLeft() {
 }
 
 // mixedDaemon is a --daemon-bin that is the real daemon, but for lib_ids that
-// begin with a name of bad: those run that script.
+// begin with a name of bad: those run that script, which may go on as the real
+// daemon by execDaemon.
 func mixedDaemon(t *testing.T, bad map[string]string) string {
 	t.Helper()
 	self, err := os.Executable()
@@ -220,13 +221,16 @@ func mixedDaemon(t *testing.T, bad map[string]string) string {
 		t.Fatal(err)
 	}
 	var script strings.Builder
-	script.WriteString("case \"$*\" in\n")
+	fmt.Fprintf(&script, "PATH='%s':$PATH\ncase \"$*\" in\n", dir)
 	for name, text := range bad {
 		fmt.Fprintf(&script, "*' cloud_%s'*)\n%s\nexit ;;\n", name, text)
 	}
-	fmt.Fprintf(&script, "esac\nPATH='%s':$PATH\nexec %s \"$@\"", dir, daemonName)
+	script.WriteString("esac\n" + execDaemon)
 	return writeScript(t, script.String())
 }
+
+// execDaemon ends a script of mixedDaemon as the real daemon.
+const execDaemon = `exec ` + daemonName + ` "$@"`
 
 // scriptDeaf does not care for the end of its input, but for SIGTERM.
 const scriptDeaf = `read -r token
@@ -448,6 +452,27 @@ func TestFaultCrashLoop(t *testing.T) {
 	h.wantNothingLeft()
 }
 
+// A daemon that is killed once while it starts costs its callers nothing: the
+// next one answers. An ensure tells of the death.
+func TestFaultKilledWhileStarting(t *testing.T) {
+	t.Parallel()
+	const once = "[ -e died ] || { touch died; kill -9 $$; }\n" + execDaemon
+	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"once": once, "crash": "echo x >>starts; exit 4"}))
+	var answers []<-chan answer
+	for range 10 {
+		answers = append(answers, h.askLater(http.MethodPost, "/libraries/once/rpc", configCall))
+	}
+	for _, answered := range answers {
+		wantAnswer(t, answered)
+	}
+	h.want(http.StatusServiceUnavailable, http.MethodPut, "/daemons/once-ensured", "", string(codeAutoStartFailed), "signal: killed")
+	h.want(http.StatusServiceUnavailable, http.MethodPost, "/libraries/crash/rpc", configCall, string(codeAutoStartFailed), "exit status 4")
+	if starts, err := os.ReadFile(filepath.Join(h.workspace, "crash", "starts")); err != nil || strings.Count(string(starts), "x") != 2 {
+		t.Errorf("started: %q, %v", starts, err)
+	}
+	h.wantNothingLeft()
+}
+
 // wantAnswer waits for the answer to a call.
 func wantAnswer(t *testing.T, answered <-chan answer) string {
 	t.Helper()
@@ -457,6 +482,9 @@ func wantAnswer(t *testing.T, answered <-chan answer) string {
 	}
 	return a.body
 }
+
+// configCall is a JSON-RPC call of config/get.
+const configCall = `{"jsonrpc":"2.0","id":1,"method":"config/get"}`
 
 // cloneCall is a JSON-RPC call of vcs/clone.
 func cloneCall(url string) string {

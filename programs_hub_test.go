@@ -268,7 +268,7 @@ func TestUnixSocketScheduler(t *testing.T) {
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		}}}
-		response, err := client.Post("http://localhost/libraries/demo/rpc", "application/json", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"config/get"}`))
+		response, err := client.Post("http://localhost/libraries/demo/rpc", "application/json", strings.NewReader(configCall))
 		if err != nil {
 			t.Fatal(err)
 		}

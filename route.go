@@ -118,7 +118,7 @@ func (h *hub) machineTarget(machineID string) target {
 		if again {
 			wait = returnTimeout
 		}
-		return h.connected(ctx, machineID, wait)
+		return h.connected(ctx, machineID, wait, nil)
 	}
 }
 
