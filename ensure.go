@@ -31,7 +31,7 @@ func (p *pool) ensure(ctx context.Context, libID string) (view poolEntry, starte
 	}
 	p.mu.Unlock()
 	var mine *entry // the one that this call started
-	asked := map[*entry]bool{}
+	search := &roomSearch{asked: map[*entry]bool{}}
 	begin := time.Now()
 	patience, cancel := context.WithTimeoutCause(ctx, p.spawnTimeout, &poolError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
 		message: fmt.Sprintf("the daemon for %s could not be started within %v: the one before it is still stopping", libID, p.spawnTimeout)})
@@ -61,7 +61,7 @@ func (p *pool) ensure(ctx context.Context, libID string) (view poolEntry, starte
 				return poolEntry{}, false, err
 			}
 		default:
-			e, err := p.admitLocked(patience, libID, begin, asked)
+			e, err := p.admitLocked(patience, libID, begin, search)
 			if err == nil && e != nil {
 				mine = e
 				err = p.awaitReady(ctx, e)
@@ -99,7 +99,7 @@ func (p *pool) awaitReady(ctx context.Context, e *entry) error {
 // admitLocked starts libID's entry when it may: no crash loop, no other id of
 // the same name, a free place. Else it waits for what keeps it from starting,
 // and returns nil to be called again. It unlocks p.mu.
-func (p *pool) admitLocked(ctx context.Context, libID string, begin time.Time, asked map[*entry]bool) (*entry, error) {
+func (p *pool) admitLocked(ctx context.Context, libID string, begin time.Time, search *roomSearch) (*entry, error) {
 	now := time.Now()
 	past := deaths{}
 	if g := p.graves[libID]; g != nil {
@@ -127,7 +127,7 @@ func (p *pool) admitLocked(ctx context.Context, libID string, begin time.Time, a
 			return nil, context.Cause(ctx)
 		}
 	case full:
-		return nil, p.makeRoom(ctx, asked)
+		return nil, p.makeRoom(ctx, search)
 	}
 	defer p.mu.Unlock()
 	if other := p.sameNameLocked(libID); other != "" {

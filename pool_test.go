@@ -399,6 +399,19 @@ func TestPoolFullAllBusy(t *testing.T) {
 	})
 }
 
+// Who has its answer may ask for another library before the daemon counts
+// itself idle.
+func TestPoolFullForAMoment(t *testing.T) {
+	w := &fakeWorld{}
+	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 1 }, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "a")
+		a := w.daemon("a")
+		a.request()
+		time.AfterFunc(capacityPause/2, a.finish)
+		mustEnsure(t, p, "b")
+	})
+}
+
 func TestPoolLeastRecentlyUsedGoesFirst(t *testing.T) {
 	w := &fakeWorld{}
 	inBubble(t, w, nil, func(t *testing.T, p *pool) {
@@ -440,7 +453,7 @@ func TestPoolDaemonThatDoesNotAnswer(t *testing.T) {
 	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 1 }, func(t *testing.T, p *pool) {
 		mustEnsure(t, p, "a")
 		begin := time.Now()
-		if _, _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity || time.Since(begin) > 2*probeLimit {
+		if _, _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity || time.Since(begin) > 2*probeLimit+capacityPause {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
 		if w.daemon("a") == nil {
@@ -473,11 +486,12 @@ func TestPoolEnsureWhileTheDaemonIsAsked(t *testing.T) {
 		})
 		synctest.Wait()
 		mustEnsure(t, p, "a")
-		wg.Wait()
-		time.Sleep(probeLimit)
+		time.Sleep(w.answerLate)
+		synctest.Wait()
 		if d := w.daemon("a"); d == nil || !d.request() {
 			t.Error("it was ended, or still refuses requests")
 		}
+		wg.Wait()
 	})
 }
 

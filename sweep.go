@@ -19,8 +19,14 @@ const (
 	sweepLeast = time.Second
 )
 
-// maxRoomAsk bounds how long one ensure asks the others to make room.
-const maxRoomAsk = 2 * time.Second
+const (
+	// maxRoomAsk bounds how long one ensure asks the others to make room.
+	maxRoomAsk = 2 * time.Second
+	// capacityPause is how long an ensure waits before it asks busy daemons once
+	// more: most requests are short, and whoever has an answer may come here
+	// before the daemon counts itself idle.
+	capacityPause = 100 * time.Millisecond
+)
 
 func sweepInterval(idleTimeout time.Duration) time.Duration {
 	return max(sweepLeast, min(sweepMost, idleTimeout/4))
@@ -90,18 +96,28 @@ func (p *pool) ask(e *entry, idle time.Duration, reason evictionReason) bool {
 	}
 }
 
+// roomSearch is one ensure's search for a place.
+type roomSearch struct {
+	asked map[*entry]bool // so that nobody is asked twice
+	again bool            // all were busy once, and may be asked once more
+}
+
 // makeRoom returns when a place may have become free: the least recently used
-// daemon that agrees goes. asked keeps one ensure from asking anybody twice.
-// The error is CAPACITY when nobody agrees, or ctx's.
-func (p *pool) makeRoom(ctx context.Context, asked map[*entry]bool) error {
-	// One at a time, else two that need a place would ask the same one.
-	select {
-	case p.asking <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+// daemon that agrees goes. The error is CAPACITY when nobody agrees, not even
+// capacityPause later, or ctx's.
+func (p *pool) makeRoom(ctx context.Context, s *roomSearch) error {
+	freed, err := p.askForRoom(ctx, s)
+	if err != nil && ctx.Err() == nil && !s.again {
+		s.again = true
+		clear(s.asked)
+		pause := time.NewTimer(capacityPause)
+		defer pause.Stop()
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+		}
+		freed, err = p.askForRoom(ctx, s)
 	}
-	freed, err := p.findRoom(asked)
-	<-p.asking
 	if err != nil || freed == nil {
 		return err
 	}
@@ -110,6 +126,18 @@ func (p *pool) makeRoom(ctx context.Context, asked map[*entry]bool) error {
 	p.waiting--
 	p.mu.Unlock()
 	return err
+}
+
+// askForRoom is findRoom for one ensure at a time: two that need a place would
+// ask the same daemon.
+func (p *pool) askForRoom(ctx context.Context, s *roomSearch) (<-chan struct{}, error) {
+	select {
+	case p.asking <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-p.asking }()
+	return p.findRoom(s.asked)
 }
 
 // findRoom returns nil when there is a place, else what to wait for, counted
