@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -116,8 +117,12 @@ func (s *soak) killDaemon(lib string) {
 	if status != http.StatusOK {
 		return // not there yet
 	}
-	if pid := field[int](s.t, []byte(body), "pid"); pid > 0 {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it may just have ended
+	var entry poolEntry
+	if err := json.Unmarshal([]byte(body), &entry); err != nil {
+		s.t.Errorf("%v: %s", err, body)
+	}
+	if entry.PID > 0 { // else it has no process yet
+		_ = syscall.Kill(entry.PID, syscall.SIGKILL) // it may just have ended
 	}
 }
 
