@@ -6,11 +6,19 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 )
 
-// maxLockTries bounds how often a lock file may be replaced while it is being
-// locked: nobody does so twice by chance.
-const maxLockTries = 10
+const (
+	// maxLockTries bounds how often a lock file may be replaced while it is being
+	// locked: nobody does so twice by chance.
+	maxLockTries = 10
+	// lockPatience is how long a held lock is waited for, asked for each lockPause:
+	// a process that is killed while it starts another leaves the lock to that one
+	// until its program begins, some milliseconds on a machine at rest.
+	lockPatience = time.Second
+	lockPause    = 10 * time.Millisecond
+)
 
 // heldError tells that another process has the lock.
 type heldError struct{ pid string } // "unknown" before the holder has written it
@@ -21,9 +29,19 @@ func (e *heldError) Error() string { return "the process with pid " + e.pid + " 
 // into it. The lock is the kernel's: it ends with the process, however that
 // ends, and when the file is closed. died tells that the last holder did not
 // give it back by unlockFile: it was killed, or the machine was. A *heldError
-// names another holder; an error that is errors.ErrUnsupported says that there
-// are no locks here.
+// names another holder, after lockPatience; an error that is
+// errors.ErrUnsupported says that there are no locks here.
 func lockFile(root *os.Root, name string) (f *os.File, died bool, err error) {
+	for begin := time.Now(); ; time.Sleep(lockPause) {
+		f, died, err = lockFileNow(root, name)
+		if _, held := errors.AsType[*heldError](err); !held || time.Since(begin) >= lockPatience {
+			return f, died, err
+		}
+	}
+}
+
+// lockFileNow is lockFile without waiting.
+func lockFileNow(root *os.Root, name string) (f *os.File, died bool, err error) {
 	// The file is never removed by us. When somebody else did so between open
 	// and lock, the lock is on a file that nobody else finds: take the new one.
 	for range maxLockTries {

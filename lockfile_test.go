@@ -11,9 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -131,4 +133,35 @@ func TestLockTellsOfADeadHolder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// A process that is killed while it starts another leaves its lock for a moment
+// to that one.
+func TestLockThatIsHeldForAMoment(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		first, _, err := lockFile(root, "lock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		_, _, err = lockFile(root, "lock")
+		if held, ok := errors.AsType[*heldError](err); !ok || held.pid != strconv.Itoa(os.Getpid()) || time.Since(begin) > lockPatience+lockPause {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+		time.AfterFunc(lockPatience/2, func() { _ = first.Close() })
+		second, died, err := lockFile(root, "lock")
+		if err != nil || !died {
+			t.Fatalf("died %v, %v", died, err)
+		}
+		if err := second.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
