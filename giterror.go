@@ -55,7 +55,7 @@ func classifyGit(stderr string) gitReason {
 	}{
 		{gitDiskFull, []string{"No space left on device", "Disk quota exceeded"}},
 		{gitTooLarge, []string{"File too large"}},
-		{gitAuth, []string{"Authentication failed", "could not read Username", "could not read Password", "Permission denied (", "error: 401", "Host key verification failed"}},
+		{gitAuth, []string{"Authentication failed", "could not read Username", "could not read Password", "Permission denied (", "error: 401", hostKeyRefused}},
 		{gitForbidden, []string{"error: 403"}},
 		{gitMoved, []string{"error: 301", "error: 302", "error: 303", "error: 307", "error: 308"}},
 		{gitNotFound, []string{"error: 404", "not found", "does not appear to be a git repository", "couldn't find remote ref", "not our ref", "unadvertised object"}},
@@ -72,11 +72,17 @@ func classifyGit(stderr string) gitReason {
 	return gitOther
 }
 
+// hostKeyRefused is what ssh says of a host whose key is unknown or has changed.
+const hostKeyRefused = "Host key verification failed"
+
 // summarizeGit is the first fatal or error line of stderr, at most 500 bytes.
 func summarizeGit(stderr string) string {
 	summary := ""
 	for line := range strings.Lines(stderr) {
 		line = strings.TrimSpace(line)
+		if line == "fatal: Could not read from remote repository." && summary != "" {
+			break // git's word for "ssh failed": the line before says why
+		}
 		if strings.HasPrefix(line, "fatal: ") || strings.HasPrefix(line, "error: ") {
 			summary = line
 			break

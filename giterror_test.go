@@ -35,3 +35,18 @@ func TestClassifyGit(t *testing.T) {
 		}
 	}
 }
+
+func TestSummarizeGit(t *testing.T) {
+	for stderr, want := range map[string]string{
+		"Cloning…\nfatal: repository 'http://h/x/' not found\nfatal: more":                                         "fatal: repository 'http://h/x/' not found",
+		"Warning: x\ngit@h: Permission denied (publickey).\nfatal: Could not read from remote repository.\n\nMake": "git@h: Permission denied (publickey).",
+		"fatal: '/x' does not appear to be a git repository\nfatal: Could not read from remote repository.":        "fatal: '/x' does not appear to be a git repository",
+		"fatal: Could not read from remote repository.\n":                                                          "fatal: Could not read from remote repository.",
+		"only this\n\n": "only this",
+		"\n":            "failed without a word",
+	} {
+		if got := summarizeGit(stderr); got != want {
+			t.Errorf("%q is told as %q, want %q", stderr, got, want)
+		}
+	}
+}

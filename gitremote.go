@@ -94,8 +94,10 @@ func (rm *remote) explain(err error) error {
 	}
 	out := e.rpc()
 	switch {
+	case e.reason == gitAuth && strings.Contains(e.stderr, hostKeyRefused):
+		out.Message += ": the key of this host is unknown, or not the known one: if it is right (ssh-keyscan prints it), put it into " + knownHostsFileName + " in the daemon's work dir"
 	case e.reason == gitAuth && rm.scheme == "ssh":
-		out.Message += ": the ssh key or host key of the daemon's user was not accepted"
+		out.Message += ": the host takes no key that the daemon's user has, in ~/.ssh or in the agent at SSH_AUTH_SOCK"
 	case e.reason == gitAuth:
 		out.Message += fmt.Sprintf(": call config/setAuth with a valid token for %s://%s", rm.scheme, rm.credentialHost())
 	case e.reason == gitForbidden:
