@@ -39,9 +39,10 @@ type child interface {
 	done() <-chan struct{}       // closed when the child is reaped
 	terminate()
 	kill()
-	trimLog() // to be called every second or so
+	trimLog()          // to be called every second or so
+	lastLines() string // the end of its log, without secrets
 	// close gives back what the child held, after done. It returns how the
-	// child ended and the last lines of its log, without secrets.
+	// child ended and its lastLines.
 	close() (exit, lastLines string)
 }
 

@@ -50,15 +50,17 @@ const (
 
 // controlOp is one line down. IdleMS belongs to quiesce: the daemon agrees
 // only when nothing is in flight and its last request ended at least so many
-// milliseconds ago.
+// milliseconds ago. Ask is the op's number, which its answer carries.
 type controlOp struct {
 	Op     string `json:"op"`
 	IdleMS int64  `json:"idle_ms,omitempty"`
+	Ask    int64  `json:"ask,omitempty"`
 }
 
 // controlEvent is one line up. PID and InstanceID belong to ready; Active, IdleMS
-// and Quiesced to status: requests in flight, milliseconds since the last one
-// ended, and whether the daemon refuses requests; OK and TookMS to clone.
+// Quiesced and Ask to status: requests in flight, milliseconds since the last
+// one ended, whether the daemon refuses requests, and the op that it answers,
+// 0 for one that nobody asked for; OK and TookMS to clone.
 type controlEvent struct {
 	Event      string
 	PID        int
@@ -66,6 +68,7 @@ type controlEvent struct {
 	Active     int
 	IdleMS     int64
 	Quiesced   bool
+	Ask        int64
 	OK         bool
 	TookMS     int64
 }
@@ -82,6 +85,7 @@ type statusLine struct {
 	Active   int    `json:"active"`
 	IdleMS   int64  `json:"idle_ms"`
 	Quiesced bool   `json:"quiesced"`
+	Ask      int64  `json:"ask,omitempty"`
 }
 
 type cloneLine struct {
@@ -98,7 +102,7 @@ func (e controlEvent) MarshalJSON() ([]byte, error) {
 	case eventClone:
 		return json.Marshal(cloneLine{e.Event, e.OK, e.TookMS})
 	}
-	return json.Marshal(statusLine{e.Event, e.Active, e.IdleMS, e.Quiesced})
+	return json.Marshal(statusLine{e.Event, e.Active, e.IdleMS, e.Quiesced, e.Ask})
 }
 
 // UnmarshalJSON reads either kind and refuses what no daemon would say.
@@ -110,6 +114,7 @@ func (e *controlEvent) UnmarshalJSON(data []byte) error {
 		Active     int    `json:"active"`
 		IdleMS     int64  `json:"idle_ms"`
 		Quiesced   bool   `json:"quiesced"`
+		Ask        int64  `json:"ask"`
 		OK         bool   `json:"ok"`
 		TookMS     int64  `json:"took_ms"`
 	}

@@ -45,7 +45,7 @@ func TestControlLines(t *testing.T) {
 }
 
 func TestControlTokenThenOps(t *testing.T) {
-	r := newControlReader(strings.NewReader("s3cret\n"+`{"op":"quiesce","idle_ms":10}`+"\n"+`{"op":"resume"}`+"\n"), slog.New(slog.DiscardHandler))
+	r := newControlReader(strings.NewReader("s3cret\n"+`{"op":"quiesce","idle_ms":10,"ask":3}`+"\n"+`{"op":"resume"}`+"\n"), slog.New(slog.DiscardHandler))
 	token, err := r.token()
 	if err != nil || string(token) != "s3cret" {
 		t.Fatalf("token %q, %v", string(token), err)
@@ -54,7 +54,7 @@ func TestControlTokenThenOps(t *testing.T) {
 	if err := r.ops(func(op controlOp) { got = append(got, op) }); err != nil {
 		t.Fatal(err)
 	}
-	if want := []controlOp{{opQuiesce, 10}, {Op: opResume}}; !slices.Equal(got, want) {
+	if want := []controlOp{{opQuiesce, 10, 3}, {Op: opResume}}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	if _, err := newControlReader(strings.NewReader(""), slog.New(slog.DiscardHandler)).token(); !errors.Is(err, io.EOF) {
@@ -64,8 +64,9 @@ func TestControlTokenThenOps(t *testing.T) {
 
 func TestControlEventHasTheKeysOfItsKind(t *testing.T) {
 	for want, event := range map[string]controlEvent{
-		`{"event":"ready","pid":4711,"instance_id":"x"}` + "\n":             {Event: eventReady, PID: 4711, InstanceID: "x"},
-		`{"event":"status","active":0,"idle_ms":0,"quiesced":false}` + "\n": {Event: eventStatus},
+		`{"event":"ready","pid":4711,"instance_id":"x"}` + "\n":                     {Event: eventReady, PID: 4711, InstanceID: "x"},
+		`{"event":"status","active":0,"idle_ms":0,"quiesced":false}` + "\n":         {Event: eventStatus},
+		`{"event":"status","active":1,"idle_ms":0,"quiesced":false,"ask":2}` + "\n": {Event: eventStatus, Active: 1, Ask: 2},
 	} {
 		var out bytes.Buffer
 		if err := writeControl(&out, event); err != nil || out.String() != want {

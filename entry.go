@@ -10,8 +10,14 @@ import (
 const (
 	// probeLimit is how long a child may take to answer a quiesce.
 	probeLimit = time.Second
-	// housekeeping is how often an owner looks after its child's log.
+	// housekeeping is how often an owner looks after its child.
 	housekeeping = time.Second
+	// silenceAsked is how many housekeepings a ready child may say nothing before
+	// it is asked for a word, silenceEnded after how many it is taken for hung: it
+	// had a minute for the answer, as it has for a heartbeat. Rounds are counted,
+	// not seconds, so that a scheduler that was stopped blames nobody.
+	silenceAsked = 30
+	silenceEnded = silenceAsked + 60
 )
 
 type entryStatus string
@@ -61,7 +67,8 @@ type entry struct {
 	active    int
 	wasReady  bool
 	isSettled bool
-	died      bool       // ended unasked, or not ready in time
+	died      bool       // ended unasked, or by the pool for a fault
+	fault     string     // that one: not ready in time, or hung
 	failed    *poolError // why those who wait for ready do not get it
 	remove    bool       // DELETE: the directory goes too
 	removeErr error
@@ -74,6 +81,7 @@ type probe struct {
 	idle   time.Duration
 	reason evictionReason
 	sent   bool
+	ask    int64         // the number of the op, once it is sent
 	wanted bool          // an ensure came meanwhile: the child stays
 	done   chan struct{} // closed with the answer
 	leaves bool          // the answer, written before done is closed
@@ -151,12 +159,15 @@ func (p *pool) supervise(e *entry, c child) {
 	var grace, answer <-chan time.Time
 	var hurry <-chan struct{}
 	stopping := false
+	asks := int64(0)
+	silence := 0 // housekeepings since its last word
 	for {
 		p.mu.Lock()
 		stop, question := e.status == statusStopping, e.probe
 		ask := question != nil && !question.sent
 		if ask {
-			question.sent = true
+			asks++
+			question.sent, question.ask = true, asks
 		}
 		p.mu.Unlock()
 		switch {
@@ -166,7 +177,7 @@ func (p *pool) supervise(e *entry, c child) {
 			grace, hurry = time.After(p.stopTimeout), p.hurry
 		case ask && !stop:
 			answer = time.After(probeLimit)
-			p.say(e, c, controlOp{Op: opQuiesce, IdleMS: question.idle.Milliseconds()})
+			p.say(e, c, controlOp{Op: opQuiesce, IdleMS: question.idle.Milliseconds(), Ask: asks})
 		}
 
 		select {
@@ -178,17 +189,12 @@ func (p *pool) supervise(e *entry, c child) {
 				events = nil // its output alone: the child may still be alive
 				continue
 			}
+			silence = 0
 			if p.heard(e, event) {
 				p.say(e, c, controlOp{Op: opResume})
 			}
 		case <-spawnLimit.C:
-			p.mu.Lock()
-			if e.status == statusStarting {
-				e.died = true
-				p.stopLocked(e, &poolError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
-					message: fmt.Sprintf("the daemon for %s was not ready within %v: see its %s", e.libID, p.spawnTimeout, logFileName)})
-			}
-			p.mu.Unlock()
+			p.endLate(e, c.lastLines())
 		case <-answer:
 			answer = nil
 			p.mu.Lock()
@@ -206,8 +212,38 @@ func (p *pool) supervise(e *entry, c child) {
 			c.kill()
 		case <-chores.C:
 			c.trimLog()
+			switch silence++; silence {
+			case silenceAsked:
+				p.say(e, c, controlOp{Op: opStatus})
+			case silenceEnded:
+				p.endHung(e)
+			}
 		}
 	}
+}
+
+// endLate ends a child that is not ready in time.
+func (p *pool) endLate(e *entry, lastLines string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e.status != statusStarting {
+		return
+	}
+	e.died, e.fault = true, fmt.Sprintf("it was not ready within %v", p.spawnTimeout)
+	p.stopLocked(e, &poolError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
+		message: fmt.Sprintf("the daemon for %s was not ready within %v: see its %s%s", e.libID, p.spawnTimeout, logFileName, indented(lastLines))})
+}
+
+// endHung ends a child that was ready and answers no more.
+func (p *pool) endHung(e *entry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e.status != statusReady {
+		return
+	}
+	e.died, e.fault = true, fmt.Sprintf("it said nothing for %v", silenceEnded*housekeeping)
+	p.stopLocked(e, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable,
+		message: fmt.Sprintf("the daemon for %s hung: %s", e.libID, e.fault)})
 }
 
 func (p *pool) say(e *entry, c child, op controlOp) {
@@ -246,18 +282,21 @@ func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
 		if e.status != statusReady {
 			return false
 		}
+		asked := e.probe != nil && e.probe.sent
 		switch {
-		case event.Quiesced && e.probe != nil && !e.probe.wanted:
-			// From here on it refuses requests: nothing can be lost by ending it.
-			p.metrics.evicted(e.probe.reason)
-			p.stopLocked(e, nil)
-			return false
-		case event.Quiesced:
-			// An answer that came too late, or an ensure that came meanwhile.
+		case asked && event.Ask == e.probe.ask:
+			if event.Quiesced && !e.probe.wanted {
+				// From here on it refuses requests: nothing can be lost by ending it.
+				p.metrics.evicted(e.probe.reason)
+				p.stopLocked(e, nil)
+				return false
+			}
 			p.endProbeLocked(e, false)
-			return true
-		case e.probe != nil && e.probe.sent && (event.Active > 0 || event.IdleMS < e.probe.idle.Milliseconds()):
-			p.endProbeLocked(e, false)
+			if event.Quiesced { // an ensure came meanwhile
+				return true
+			}
+		case event.Ask != 0 && event.Quiesced && !asked:
+			return true // an answer that came too late
 		}
 		if e.active == was {
 			return false // nothing that a view would show
@@ -311,6 +350,9 @@ func (p *pool) finish(e *entry, how string) {
 	}
 	if e.status == statusStarting || e.status == statusReady {
 		e.died = true
+	}
+	if e.fault != "" {
+		how = e.fault + ": " + how
 	}
 	if e.died {
 		p.log.Error("a daemon died", "lib_id", e.libID, "pid", e.pid, "ready", e.wasReady, "error", how)

@@ -471,7 +471,7 @@ func TestCallThatCannotBeDelivered(t *testing.T) {
 	})
 }
 
-// TestCallToDrainingDaemon: its successor is asked, once.
+// TestCallToDrainingDaemon: its successor is asked.
 func TestCallToDrainingDaemon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newHubBench(t)
@@ -479,21 +479,38 @@ func TestCallToDrainingDaemon(t *testing.T) {
 		first := b.daemon("cloud_x", "first", "child:cloud_x", slowMethod(time.Second, &runs))
 		b.online("cloud_x")
 		first.service.activity.drain()
-		var second *benchDaemon
-		asked := 0
-		find := func(ctx context.Context, again bool) (*hubConn, error) {
-			if asked++; again {
-				second = b.daemon("cloud_x", "second", "child:cloud_x", slowMethod(time.Second, &runs))
-			}
-			return b.hub.connected(ctx, "cloud_x", returnTimeout, nil)
-		}
 		go func() {
 			time.Sleep(time.Second)
 			first.stop() // as the pool does with one that agreed to quiesce
+			b.daemon("cloud_x", "second", "child:cloud_x", slowMethod(time.Second, &runs))
 		}()
-		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), find)
-		if err != nil || string(result) != "1" || asked != 2 || second == nil {
-			t.Errorf("%s, %v, asked %d times", result, err, asked)
+		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
+		if err != nil || string(result) != "1" || runs != 1 {
+			t.Errorf("%s, %v, %d runs", result, err, runs)
+		}
+	})
+}
+
+// TestCallToDaemonThatResumes: it was about to be evicted, and was then told to
+// stay.
+func TestCallToDaemonThatResumes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		runs := 0
+		d := b.daemon("cloud_x", "first", "child:cloud_x", slowMethod(time.Second, &runs))
+		b.online("cloud_x")
+		d.service.activity.drain()
+		time.AfterFunc(time.Second, d.service.activity.resume)
+		begin := time.Now()
+		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
+		if took := time.Since(begin); err != nil || string(result) != "1" || took > 2*time.Second+drainPause {
+			t.Errorf("%s, %v, after %v", result, err, took)
+		}
+		d.service.activity.drain() // and stays so
+		begin = time.Now()
+		_, err = b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
+		if took := time.Since(begin); asRPCError(err).name() != codeDraining || took > returnTimeout+drainPause {
+			t.Errorf("%v after %v", err, took)
 		}
 	})
 }

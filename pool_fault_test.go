@@ -452,6 +452,17 @@ func TestFaultCrashLoop(t *testing.T) {
 	h.wantNothingLeft()
 }
 
+// With one place for two libraries each call ends the other's daemon, which has
+// just answered: none is refused.
+func TestFaultOnePlaceForTwo(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, realTempDir(t), "--max-daemons", "1")
+	for n := range 60 {
+		wantAnswer(t, h.askLater(http.MethodPost, fmt.Sprintf("/libraries/lib%d/rpc", n%2), configCall))
+	}
+	h.wantNothingLeft()
+}
+
 // A daemon that is killed once while it starts costs its callers nothing: the
 // next one answers. An ensure tells of the death.
 func TestFaultKilledWhileStarting(t *testing.T) {

@@ -27,15 +27,21 @@ const (
 	scriptGood = `read -r token
 echo '{"event":"ready","pid":'$$',"instance_id":"i"}'
 while read -r op; do
+  ask=${op##*'"ask":'}
+  ask=${ask%%[!0-9]*}
   case "$op" in
-  *quiesce*) echo '{"event":"status","active":0,"idle_ms":999999999,"quiesced":true}' ;;
-  *) echo '{"event":"status","active":0,"idle_ms":0,"quiesced":false}' ;;
+  *quiesce*) echo '{"event":"status","active":0,"idle_ms":999999999,"quiesced":true,"ask":'${ask:-0}'}' ;;
+  *) echo '{"event":"status","active":0,"idle_ms":0,"quiesced":false,"ask":'${ask:-0}'}' ;;
   esac
 done`
 	scriptBusy = `read -r token
 echo '{"event":"ready","pid":'$$',"instance_id":"i"}'
 echo '{"event":"status","active":1,"idle_ms":0,"quiesced":false}'
-while read -r op; do echo '{"event":"status","active":1,"idle_ms":0,"quiesced":false}'; done`
+while read -r op; do
+  ask=${op##*'"ask":'}
+  ask=${ask%%[!0-9]*}
+  echo '{"event":"status","active":1,"idle_ms":0,"quiesced":false,"ask":'${ask:-0}'}'
+done`
 	scriptStubborn = `trap '' TERM HUP
 read -r token
 echo '{"event":"ready","pid":'$$',"instance_id":"i"}'

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -39,6 +40,7 @@ type fakeWorld struct {
 	readyAfter time.Duration // negative: never
 	stopAfter  time.Duration // negative: it ignores SIGTERM
 	deaf       bool          // it answers no op
+	stale      bool          // before it answers it says what was true a moment ago
 	crash      bool          // it dies instead of being ready
 	answerLate time.Duration // what it says to an op comes so much later
 
@@ -110,6 +112,7 @@ func (d *fakeDaemon) pid() int                    { return 1000 + d.id }
 func (d *fakeDaemon) events() <-chan controlEvent { return d.heard }
 func (d *fakeDaemon) done() <-chan struct{}       { return d.ended }
 func (d *fakeDaemon) trimLog()                    {}
+func (d *fakeDaemon) lastLines() string           { return "its last line" }
 func (d *fakeDaemon) close() (string, string)     { return "the fake ended", "its last line" }
 
 func (d *fakeDaemon) send(op controlOp) error {
@@ -126,7 +129,11 @@ func (d *fakeDaemon) send(op controlOp) error {
 	case opResume:
 		d.quiesced = false
 	}
+	if d.world.stale {
+		d.tell(controlEvent{Event: eventStatus, Active: 1})
+	}
 	status := d.status()
+	status.Ask = op.Ask
 	time.AfterFunc(d.world.answerLate, func() { d.tell(status) })
 	return nil
 }
@@ -463,12 +470,56 @@ func TestPoolDaemonThatDoesNotAnswer(t *testing.T) {
 		w.daemon("a").mu.Lock()
 		w.deaf = false
 		w.daemon("a").quiesced = true
-		w.daemon("a").heard <- controlEvent{Event: eventStatus, Quiesced: true}
+		w.daemon("a").heard <- controlEvent{Event: eventStatus, Quiesced: true, Ask: 1}
 		w.daemon("a").mu.Unlock()
 		synctest.Wait()
 		if !w.daemon("a").request() {
 			t.Error("it was not told to resume")
 		}
+	})
+}
+
+// What a daemon says by itself is no answer to a question that it has not yet
+// read.
+func TestPoolStaleStatusIsNoAnswer(t *testing.T) {
+	w := &fakeWorld{stale: true}
+	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 1 }, func(t *testing.T, p *pool) {
+		for range 10 {
+			begin := time.Now()
+			mustEnsure(t, p, "a")
+			mustEnsure(t, p, "b")
+			if took := time.Since(begin); took != 0 {
+				t.Errorf("an idle daemon made room after %v", took)
+			}
+		}
+	})
+}
+
+// A daemon that answers nothing for a minute is ended, one that works in
+// silence is not.
+func TestPoolHungDaemon(t *testing.T) {
+	w := &fakeWorld{stopAfter: -1}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "a")
+		mustEnsure(t, p, "b")
+		w.daemon("a").request()
+		time.Sleep(time.Hour)
+		a, b := w.daemon("a"), w.daemon("b")
+		if a == nil || b != nil || w.killedBusy != 0 { // b was idle
+			t.Fatalf("after an hour of work: %v %v", a, b)
+		}
+		a.mu.Lock()
+		w.deaf = true
+		a.mu.Unlock()
+		time.Sleep(silenceEnded*housekeeping + p.stopTimeout + time.Second)
+		view, _ := p.get("a")
+		if w.daemon("a") != nil || view.Status != statusExited || !strings.Contains(view.LastError, "it said nothing for 1m30s") {
+			t.Errorf("a hung one: %+v", view)
+		}
+		w.mu.Lock()
+		w.deaf, w.killedBusy = false, 0 // it was busy, as far as anybody knew
+		w.mu.Unlock()
+		mustEnsure(t, p, "a")
 	})
 }
 

@@ -15,6 +15,10 @@ import (
 // limit too and answers with TIMEOUT itself.
 const callGrace = 5 * time.Second
 
+// drainPause is how long a daemon that drains is left before it is asked once
+// more: an answer takes a millisecond or so.
+const drainPause = 100 * time.Millisecond
+
 // call is one request on its way from a caller to a daemon.
 type call struct {
 	id      json.RawMessage // the caller's
@@ -77,28 +81,34 @@ func parseCall(body []byte) (*call, error) {
 }
 
 // perform sends the call and sends it again when a link is lost before the
-// answer, at most twice; a daemon that drains has not begun, and its successor
-// is asked once. The result is the daemon's raw one; the error is the daemon's
+// answer, at most twice. A daemon that drains has not begun: its successor is
+// asked, or itself when it was told to go on, within returnTimeout. The result is the daemon's raw one; the error is the daemon's
 // *rpcError, or a *deliveryError.
 func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout+callGrace)
 	defer cancel()
-	drained := false
+	var draining time.Time // the first no of a daemon that drains
 	for resends := 0; ; {
-		conn, err := find(ctx, resends > 0 || drained)
+		conn, err := find(ctx, resends > 0 || !draining.IsZero())
 		if err != nil {
 			return nil, delivery(err)
 		}
 		result, err := conn.peer.call(ctx, c.method, c.params)
 		e, isAnswer := errors.AsType[*rpcError](err)
 		switch {
-		case isAnswer && e.name() == codeDraining && !drained:
-			drained = true
-			// The link of a daemon that drains ends soon; its successor has another.
+		case isAnswer && e.name() == codeDraining && (draining.IsZero() || time.Since(draining) < returnTimeout):
+			if draining.IsZero() {
+				draining = time.Now()
+			}
+			// The link of a daemon that drains ends soon, and its successor has
+			// another. But it may have been told to stay.
+			pause := time.NewTimer(drainPause)
 			select {
 			case <-conn.done:
+			case <-pause.C:
 			case <-ctx.Done():
 			}
+			pause.Stop()
 		case err == nil, isAnswer:
 			return result, err
 		case errors.Is(err, errLinkLost) && resends < maxResends:

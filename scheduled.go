@@ -35,9 +35,11 @@ func (s *scheduled) ready(instanceID string) {
 	s.event(controlEvent{Event: eventReady, PID: os.Getpid(), InstanceID: instanceID})
 }
 
-func (s *scheduled) status() {
+// status tells what goes on; ask is the number of the op that wants to know, 0
+// for none.
+func (s *scheduled) status(ask int64) {
 	active, idle, shut := s.activity.state()
-	s.event(controlEvent{Event: eventStatus, Active: active, IdleMS: idle.Milliseconds(), Quiesced: shut})
+	s.event(controlEvent{Event: eventStatus, Active: active, IdleMS: idle.Milliseconds(), Quiesced: shut, Ask: ask})
 }
 
 // cloned tells the end of a vcs/clone.
@@ -59,7 +61,7 @@ func (s *scheduled) listen(gone func()) {
 			s.log.Warn("the scheduler said something unknown", "op", cleanText(op.Op))
 			return
 		}
-		s.status()
+		s.status(op.Ask)
 	})
 	if err != nil {
 		s.log.Warn("reading from the scheduler", "err", err)
@@ -80,7 +82,7 @@ func (s *scheduled) report(ctx context.Context) {
 		}
 		select {
 		case <-s.activity.changed:
-			s.status()
+			s.status(0)
 		case <-ctx.Done():
 			return
 		}
