@@ -8,7 +8,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -19,8 +18,6 @@ const (
 	// maxCloneRun ends a clone whose askers are gone, and with them their time
 	// limits.
 	maxCloneRun = 6 * time.Hour
-	// ownerVariable marks the git processes of a daemon: OWNER-PID:WORK-DIR.
-	ownerVariable = "C4A_GIT_OWNER"
 )
 
 var (
@@ -73,10 +70,10 @@ func newCloner(cfg clonerConfig) *cloner {
 	if workDir == "" {
 		return c
 	}
-	c.owner = ownerVariable + "=" + strconv.Itoa(os.Getpid()) + ":" + workDir
+	c.owner = ownerMark(os.Getpid(), workDir)
 	c.remotes.owner = c.owner
 	if cfg.predecessorDied { // else a look at every process of the machine is in vain
-		if err := endGitOrphans(workDir); err != nil {
+		if err := endGitOrphans(func(dir string) bool { return dir == workDir }); err != nil {
 			cfg.log.Warn("git processes of an earlier run may be left", "error", err)
 		}
 	}

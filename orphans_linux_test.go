@@ -121,7 +121,7 @@ func TestEndOrphans(t *testing.T) {
 	_, orphan := start(gone + ":" + dir)
 	_, other := start(gone + ":" + dir + "x")
 	_, alive := start(strconv.Itoa(os.Getppid()) + ":" + dir)
-	if err := endGitOrphans(dir); err != nil {
+	if err := endGitOrphans(func(workDir string) bool { return workDir == dir }); err != nil {
 		t.Fatal(err)
 	}
 	select {

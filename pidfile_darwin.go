@@ -3,15 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// zombie is kinfo_proc's state of a process that ended and was not yet reaped
-// (sys/proc.h, SZOMB).
-const zombie = 5
 
 // orphanPoll is how often the end of an orphan is looked for.
 const orphanPoll = 20 * time.Millisecond
@@ -93,23 +88,6 @@ func awaitOrphan(r pidRecord) bool {
 		}
 		if time.Now().After(deadline) {
 			return false
-		}
-	}
-}
-
-// killSession ends what is left in the session that pid leads or led.
-func killSession(pid int) {
-	all, err := unix.SysctlKinfoProcSlice("kern.proc.all")
-	if err != nil {
-		return
-	}
-	for _, k := range all {
-		member := int(k.Proc.P_pid)
-		if member <= 1 || member == pid || member == os.Getpid() || k.Proc.P_stat == zombie {
-			continue
-		}
-		if sid, err := unix.Getsid(member); err == nil && sid == pid {
-			_ = unix.Kill(member, unix.SIGKILL)
 		}
 	}
 }

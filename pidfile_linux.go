@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -11,39 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// procStat is what /proc/<pid>/stat tells (proc_pid_stat(5)).
-type procStat struct {
-	state   byte // 'Z' and 'X' are dead
-	group   int
-	session int
-	start   string // clock ticks after boot, 10 ms each
-}
-
-func (s procStat) dead() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
-
-func readProcStat(pid int) (procStat, error) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return procStat{}, err
-	}
-	return parseProcStat(data)
-}
-
-// parseProcStat reads the line. The program's name, in parentheses, may itself
-// hold spaces and parentheses: the fields begin behind the last one.
-func parseProcStat(data []byte) (procStat, error) {
-	end := bytes.LastIndexByte(data, ')')
-	fields := strings.Fields(string(data[end+1:]))
-	if end < 0 || len(fields) < 20 || len(fields[0]) != 1 {
-		return procStat{}, errors.New("unreadable process status")
-	}
-	s := procStat{state: fields[0][0], start: fields[19]} // fields 3 and 22
-	var err1, err2 error
-	s.group, err1 = strconv.Atoi(fields[2])
-	s.session, err2 = strconv.Atoi(fields[3])
-	return s, errors.Join(err1, err2)
-}
 
 func bootID() (string, error) {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
@@ -94,21 +60,6 @@ func openPIDFD(pid int) (int, error) {
 		time.Sleep(proofPause)
 	}
 	return -1, err
-}
-
-// exited waits up to limit for the process of fd to end. A zombie has ended.
-func exited(fd int, limit time.Duration) bool {
-	deadline := time.Now().Add(limit)
-	for {
-		left := max(0, time.Until(deadline))
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int((left+time.Millisecond-1)/time.Millisecond))
-		if n > 0 {
-			return true
-		}
-		if left == 0 || (err != nil && !errors.Is(err, unix.EINTR)) {
-			return false
-		}
-	}
 }
 
 // endOrphan ends the recorded process and all that its session holds: SIGTERM
@@ -187,70 +138,4 @@ func proveOrphan(r pidRecord, pidfd int) (*procStat, error) {
 		time.Sleep(proofPause)
 	}
 	return nil, err
-}
-
-// sessionMembers takes hold of every other process in the session or group
-// that pid leads: git runs in groups of its own, but in its daemon's session.
-// While the leader, held by leader, lives, the session's number is its alone;
-// when it has ended meanwhile, nothing is proven and the list is empty.
-func sessionMembers(pid, leader int) []int {
-	dir, err := os.Open("/proc")
-	if err != nil {
-		return nil
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil
-	}
-	belongs := func(member int) bool {
-		stat, err := readProcStat(member)
-		return err == nil && (stat.session == pid || stat.group == pid) && !stat.dead()
-	}
-	var held []int
-	for _, name := range names {
-		member, err := strconv.Atoi(name)
-		if err != nil || member == pid || member == os.Getpid() || !belongs(member) {
-			continue
-		}
-		fd, err := unix.PidfdOpen(member, 0)
-		if err != nil {
-			continue
-		}
-		if !belongs(member) { // asked again with the handle open
-			_ = unix.Close(fd)
-			continue
-		}
-		held = append(held, fd)
-	}
-	if leader >= 0 && exited(leader, 0) {
-		closeAll(held)
-		return nil
-	}
-	return held
-}
-
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		_ = unix.Close(fd)
-	}
-}
-
-// killSession ends what is left in the session of its ended, not yet reaped
-// leader, which keeps the session's number from being given away.
-func killSession(pid int) {
-	// A process that forks while it is looked for may escape one look.
-	for range 3 {
-		members := sessionMembers(pid, -1)
-		for _, member := range members {
-			_ = unix.PidfdSendSignal(member, unix.SIGKILL, nil, 0)
-		}
-		for _, member := range members {
-			exited(member, pipeDelay)
-		}
-		closeAll(members)
-		if len(members) == 0 {
-			return
-		}
-	}
 }

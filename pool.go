@@ -121,7 +121,7 @@ func newPool(cfg poolConfig) (_ *pool, err error) {
 	if p.lock, err = lockWorkspace(root); err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	if err := endOrphans(root, p.log); err != nil {
+	if err := p.endOrphans(); err != nil {
 		return nil, errors.Join(err, p.lock.Close(), root.Close())
 	}
 	p.folds = foldsCase(root)
@@ -132,6 +132,22 @@ func newPool(cfg poolConfig) (_ *pool, err error) {
 	// Ends with shutdown.
 	p.wg.Go(func() { p.sweep(ctx) })
 	return p, nil
+}
+
+// endOrphans ends what an earlier scheduler left: its daemons, and the git
+// processes of those that died before it did.
+func (p *pool) endOrphans() error {
+	if err := endOrphans(p.root, p.log); err != nil {
+		return err
+	}
+	workspace, err := filepath.EvalSymlinks(p.workspace) // as daemons name it
+	if err == nil {
+		err = endGitOrphans(func(workDir string) bool { return filepath.Dir(workDir) == workspace })
+	}
+	if err != nil {
+		p.log.Warn("git processes of an earlier daemon may be left", "error", err)
+	}
+	return nil
 }
 
 // setServer tells the address that children dial. It is known only once the

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,12 +26,12 @@ import (
 // wantNothingLeft.
 //
 //	 1 agent crash while ready            TestPoolCrashWhileReadyStartsAnew, TestPoolCrashTakesTheSessionAlong, TestDaemonDiesInACall
-//	 2 crash before ready                 TestPoolCrashBeforeReadyTellsTheLastLogLines, TestFaultDaemonPrograms
+//	 2 crash before ready                 TestPoolCrashBeforeReadyTellsTheLastLogLines, TestFaultDaemonPrograms, TestFaultKilledWhileStarting
 //	 3 crash loop                         TestPoolCrashLoop, TestPoolBackoffLongerThanTheSpawnTimeout, TestFaultCrashLoop
 //	 4 never ready                        TestPoolChildThatIsNeverReady, TestFaultDaemonPrograms
 //	 5 program missing, not executable    TestPoolProgramMissing, TestFaultDaemonProgramThatCannotRun
 //	 6 ignores SIGTERM on stop            TestPoolKillsAChildThatIgnoresSIGTERM, TestFaultDaemonPrograms
-//	 7 stopped by SIGSTOP, then DELETE    TestPoolEndsAStoppedChild, TestFaultStoppedDaemonIsDeleted
+//	 7 stopped by SIGSTOP, then DELETE    TestPoolEndsAStoppedChild, TestFaultStoppedDaemonIsDeleted, TestPoolHungDaemon
 //	 8 scheduler kill -9, five agents     TestFaultSchedulerKilled, TestSchedulerKilledAndItsDaemonsEndWithIt, TestSchedulerIsKilled
 //	 9 the same, they ignore the EOF      TestFaultSchedulerKilled, TestOrphansOfAKilledSchedulerAreEnded
 //	10 the same, and SIGTERM              TestFaultSchedulerKilled, TestSchedulerKilledAndItsDaemonsDoNotCare
@@ -45,10 +46,10 @@ import (
 //	19 DELETE during spawn                TestPoolDeleteDuringSpawn, TestFaultDeleteDuringSpawn
 //	20 ensure during stopping             TestPoolEnsureDuringStop, TestPoolEnsureDuringAStopThatLasts, TestFaultEnsureDuringStop
 //	21 100 ensures of one id              TestPoolHundredEnsuresStartOne, TestFaultHundredEnsures
-//	22 full of busy ones                  TestPoolFullAllBusy, TestPoolFullOfBusyDaemons, TestFaultFullOfClones
-//	23 request while eviction asks        TestPoolStress, TestPoolEnsureWhileTheDaemonIsAsked, TestCallToDrainingDaemon
+//	22 full of busy ones                  TestPoolFullAllBusy, TestPoolFullOfBusyDaemons, TestFaultFullOfClones, TestFaultOnePlaceForTwo
+//	23 request while eviction asks        TestPoolStress, TestPoolEnsureWhileTheDaemonIsAsked, TestPoolStaleStatusIsNoAnswer, TestCallToDrainingDaemon, TestCallToDaemonThatResumes
 //	24 idle sweep during a long clone     TestPoolIdleSweepSparesTheBusy
-//	25 kill -9 in a stalled clone         TestFaultKilledInAStalledClone, TestFaultUserDaemonKilledInAStalledClone
+//	25 kill -9 in a stalled clone         TestFaultKilledInAStalledClone, TestFaultUserDaemonKilledInAStalledClone, TestFaultBothKilledInAStalledClone
 //	26 kill -9 in a fetch, shallow.lock   TestFaultKilledInAFetch, TestCloneStaleLocks
 //	27 cancel or SIGTERM in a clone       TestCloneCancelled, TestCloneDaemonStops, TestClientGoesAway, TestSignals
 //	28 silent server                      TestCloneRemoteHangs, TestCloneSSHHangs
@@ -354,6 +355,19 @@ func (h *house) askLater(method, path, body string) <-chan answer {
 	return ch
 }
 
+// askInVain posts a request whose answer may never come.
+func (h *house) askInVain(ctx context.Context, path, body string) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url+path, strings.NewReader(body))
+	if err != nil {
+		h.t.Error(err)
+		return
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	if response, err := transport.RoundTrip(r); err == nil {
+		_ = response.Body.Close() // what it says is of no interest
+	}
+}
+
 // status is a lib_id's, "" where it is in no pool.
 func (h *house) status(libID string) string {
 	h.t.Helper()
@@ -576,6 +590,35 @@ func TestFaultKilledInAStalledClone(t *testing.T) {
 		}
 	}
 	h.wantNothingLeft()
+}
+
+// The kernel takes the daemon and then the scheduler, which had no time to clear
+// up after it: once the next one listens no git is left.
+func TestFaultBothKilledInAStalledClone(t *testing.T) {
+	t.Parallel()
+	git := newGitServer(t)
+	git.repo("lib.git", map[string]string{"a": "1"})
+	asked := make(chan struct{}, 10)
+	git.setHook(hang("", asked))
+	dir := realTempDir(t)
+	h := openHouse(t, dir)
+	pid := h.ensure("x")
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	asking.Go(func() { h.askInVain(t.Context(), "/libraries/x/rpc", cloneCall(git.address("lib.git"))) })
+	<-asked
+	h.kill(syscall.SIGSTOP)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	h.kill(syscall.SIGKILL)
+	<-h.done
+	next := openHouse(t, dir)
+	if left := next.processes(); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	git.setHook(nil)
+	next.wantNothingLeft()
 }
 
 // A user's daemon has no scheduler to clear up behind it: the next daemon in

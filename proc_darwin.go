@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,5 +23,26 @@ func awaitExit(pid int) {
 			return
 		}
 		changes = nil
+	}
+}
+
+// zombie is kinfo_proc's state of a process that ended and was not yet reaped
+// (sys/proc.h, SZOMB).
+const zombie = 5
+
+// killSession ends what is left in the session that pid leads or led.
+func killSession(pid int) {
+	all, err := unix.SysctlKinfoProcSlice("kern.proc.all")
+	if err != nil {
+		return
+	}
+	for _, k := range all {
+		member := int(k.Proc.P_pid)
+		if member <= 1 || member == pid || member == os.Getpid() || k.Proc.P_stat == zombie {
+			continue
+		}
+		if sid, err := unix.Getsid(member); err == nil && sid == pid {
+			_ = unix.Kill(member, unix.SIGKILL)
+		}
 	}
 }

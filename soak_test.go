@@ -90,26 +90,13 @@ func (s *soak) round(kill func()) {
 	ctx, giveUp := context.WithCancel(s.t.Context())
 	var askers sync.WaitGroup
 	for _, lib := range s.libs {
-		askers.Go(func() { s.askInVain(ctx, lib) })
+		askers.Go(func() { s.house.askInVain(ctx, "/libraries/"+lib+"/rpc", cloneCall(s.git.address("lib.git"))) })
 	}
 	time.Sleep(rand.N(s.took + s.took/4 + 1)) // the moment is what the test is about
 	kill()
 	giveUp()
 	askers.Wait()
 	s.clones()
-}
-
-// askInVain asks for a clone whose answer may never come.
-func (s *soak) askInVain(ctx context.Context, lib string) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.house.url+"/libraries/"+lib+"/rpc", strings.NewReader(cloneCall(s.git.address("lib.git"))))
-	if err != nil {
-		s.t.Error(err)
-		return
-	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	if response, err := transport.RoundTrip(r); err == nil {
-		_ = response.Body.Close() // what it says is of no interest
-	}
 }
 
 func (s *soak) killDaemon(lib string) {
