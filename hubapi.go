@@ -210,6 +210,9 @@ func (h *hubAPI) poolTarget(libID string) target {
 			// was lost since and comes back. Or the daemon has died and the pool is
 			// about to notice: then another is started.
 			conn, err := h.hub.connected(ctx, machineIDOf(libID), returnTimeout, h.pool.gone(libID))
+			if errors.Is(err, errUnknownMachine) {
+				return nil, errOffline // it says that it is ready, and never came here
+			}
 			if !errors.Is(err, errOffline) || time.Since(begin) >= returnTimeout {
 				return conn, err
 			}
@@ -235,9 +238,6 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 		return
 	}
 	result, err := h.hub.perform(r.Context(), c, find)
-	if r.Context().Err() != nil {
-		return // nobody reads it
-	}
 	status := http.StatusOK
 	if d, ok := errors.AsType[*deliveryError](err); ok {
 		status, err = d.status, d.rpc
@@ -302,8 +302,6 @@ func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find ta
 			return
 		case <-beat.C:
 			h.write(w, []byte(":\n\n"))
-		case <-r.Context().Done():
-			return
 		}
 	}
 }
