@@ -150,7 +150,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 		maxConcurrent: cfg.maxConcurrent,
 		log:           cfg.log,
 	}
-	d.service.activity = newActivity(func() int { return tasks.running() + d.cloner.flights.running() })
+	d.service.activity = newActivity(func() int { return max(tasks.running(), d.cloner.flights.running()) }) // a clone may be both
 	d.service.activity.whenIdle(memoryIdle, giveBackMemory)
 	tasks.ended, d.cloner.flights.ended = d.service.activity.touch, d.service.activity.touch
 	for _, m := range d.methods() {
