@@ -12,8 +12,12 @@ import (
 	"sync"
 )
 
-// maxLibraries bounds the bindings: the file is written whole each time.
-const maxLibraries = 100_000
+const (
+	// maxLibraries bounds the bindings: the file is written whole each time.
+	maxLibraries = 100_000
+	// maxLibrariesFile bounds what is read of it: so many of the longest names.
+	maxLibrariesFile = 64 << 20
+)
 
 // libraries binds libraries to the machines of users. A library without a
 // binding is served by the pool.
@@ -28,12 +32,17 @@ type libraries struct {
 // is an error: to begin anew would lose it.
 func openLibraries(workspace string) (*libraries, error) {
 	l := &libraries{path: filepath.Join(workspace, librariesFile), machine: map[string]string{}}
-	data, err := os.ReadFile(l.path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	f, err := os.OpenFile(l.path, os.O_RDONLY|openNonblock, 0)
+	if errors.Is(err, fs.ErrNotExist) {
 		return l, nil
-	case err != nil:
-		return nil, fmt.Errorf("reading the libraries: %w", err)
+	}
+	var data []byte
+	if err == nil {
+		data, err = readRegular(f, maxLibrariesFile)
+		_ = f.Close() // only read
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the libraries: %s: %w: repair or remove it", l.path, err)
 	}
 	if err := json.Unmarshal(data, &l.machine); err != nil {
 		return nil, fmt.Errorf("reading the libraries: %s: %w: repair or remove it", l.path, err)

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -117,7 +116,7 @@ func readPIDFile(root *os.Root, libID string) (pidRecord, error) {
 		return pidRecord{}, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxPIDFile))
+	text, err := readRegular(f, maxPIDFile)
 	if err != nil {
 		return pidRecord{}, err
 	}
