@@ -115,7 +115,7 @@ func (s *statusOnly) Write(p []byte) (int, error) { return len(p), nil }
 // here (DNS rebinding); a foreign Origin is a page that calls across.
 func (a *api) foreign(r *http.Request) string {
 	if !a.knownHost(r.Host) {
-		return "the Host header names a host that is not this one: add it with --allow-host"
+		return "the Host header is missing or names a host that is not this one: add it with --allow-host"
 	}
 	for _, origin := range r.Header.Values("Origin") {
 		u, err := url.Parse(origin)

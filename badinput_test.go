@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -135,6 +136,105 @@ func TestFaultWorkspaceIsAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	badWorkspace(t, filepath.Dir(lock), filepath.Dir(lock), "is a directory")
+}
+
+// The bindings are a regular file, or none: a pipe would be waited for, and a
+// device has no end.
+func TestFaultLibrariesAreNoFile(t *testing.T) {
+	t.Parallel()
+	for _, make := range []func(path string) error{
+		func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		func(path string) error { return os.Mkdir(path, 0o700) },
+		func(path string) error { return os.Symlink("/dev/zero", path) },
+		func(path string) error { return os.Truncate(path, maxLibrariesFile+1) },
+		func(path string) error { return os.WriteFile(path, []byte(`{"a":1}`), 0o600) },
+	} {
+		dir := realTempDir(t)
+		path := filepath.Join(dir, librariesFile)
+		if err := make(path); errors.Is(err, os.ErrNotExist) {
+			err = errors.Join(os.WriteFile(path, nil, 0o600), make(path))
+			if err != nil {
+				t.Fatal(err)
+			}
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		badWorkspace(t, dir, path, "repair or remove it")
+	}
+}
+
+// The workspace is moved away while the scheduler runs: it says so, and works
+// again once it is back.
+func TestFaultWorkspaceMoved(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, realTempDir(t))
+	away := h.workspace + "-away"
+	if err := os.Rename(h.workspace, away); err != nil {
+		t.Fatal(err)
+	}
+	h.want(http.StatusServiceUnavailable, http.MethodGet, "/readyz", "", "degraded")
+	if err := os.Mkdir(h.workspace, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.want(http.StatusServiceUnavailable, http.MethodGet, "/readyz", "", "degraded")
+	h.wantHealth(http.StatusServiceUnavailable)
+	h.says("another directory has taken the place")
+	if err := errors.Join(os.Remove(h.workspace), os.Rename(away, h.workspace)); err != nil {
+		t.Fatal(err)
+	}
+	h.want(http.StatusOK, http.MethodGet, "/readyz", "")
+	h.ensure("x")
+	h.wantNothingLeft()
+}
+
+// A library's directory is deleted under its daemon: DELETE ends the daemon.
+func TestFaultWorkDirDeleted(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, realTempDir(t))
+	pid := h.ensure("x")
+	if err := os.RemoveAll(filepath.Join(h.workspace, "x")); err != nil {
+		t.Fatal(err)
+	}
+	h.want(http.StatusNoContent, http.MethodDelete, "/daemons/x", "")
+	if alive(t, pid) {
+		t.Error("it still runs")
+	}
+	h.want(http.StatusNotFound, http.MethodDelete, "/daemons/x", "")
+	h.ensure("x")
+	h.wantNothingLeft()
+}
+
+// A program that says that it is ready, and never dialled.
+func TestFaultReadyWithoutALink(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"liar": scriptGood}))
+	h.want(http.StatusServiceUnavailable, http.MethodPost, "/libraries/liar/rpc", configCall, string(codeDaemonOffline))
+	h.wantNothingLeft()
+}
+
+// A client that has closed its half of the connection may still read: it gets
+// an answer, and not an empty success.
+func TestFaultHalfClosedClient(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, realTempDir(t))
+	h.ensure("x")
+	for _, accept := range []string{"*/*", "text/event-stream"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST /libraries/x/rpc HTTP/1.1\r\nHost: localhost\r\nAccept: %s\r\nContent-Length: %d\r\n\r\n%s", accept, len(configCall), configCall)
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		answer, err := io.ReadAll(conn)
+		if text := string(answer); err != nil || !strings.Contains(text, `"jsonrpc":"2.0","id":1`) {
+			t.Errorf("%s: %v %s", accept, err, text)
+		}
+		_ = conn.Close() // only read
+	}
+	h.wantNothingLeft()
 }
 
 // What stands in the way of one library's directory is no other's problem.

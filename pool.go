@@ -285,9 +285,9 @@ func (p *pool) remove(ctx context.Context, libID string) error {
 		return err
 	}
 	switch {
-	case errors.Is(e.removeErr, errRemoved):
+	case errors.Is(e.removeErr, errRemoved) && e.started.IsZero():
 		return &poolError{code: codeNotFound, status: http.StatusNotFound, message: "there is no daemon and no directory for " + libID}
-	case e.removeErr != nil:
+	case e.removeErr != nil && !errors.Is(e.removeErr, errRemoved):
 		return &poolError{code: codeInternalError, status: http.StatusInternalServerError, message: e.removeErr.Error()}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net"
@@ -121,7 +122,11 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	if !utf8.Valid(body) {
 		return badRequest("the body is not UTF-8")
 	}
-	if err := json.Unmarshal(body, v); err != nil {
+	err = json.Unmarshal(body, v)
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return badRequest(fmt.Sprintf("%q must be %s, not %s", e.Field, jsonTypeName(e.Type), e.Value))
+	}
+	if err != nil {
 		return badRequest("the body: " + err.Error())
 	}
 	return nil

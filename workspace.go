@@ -146,6 +146,13 @@ func (p *pool) emptyTrash() {
 
 // writable tells why the workspace takes no files, nil if it does.
 func (p *pool) writable() error {
+	named, err := os.Stat(p.workspace)
+	if err != nil {
+		return fmt.Errorf("looking at the workspace: %w", err)
+	}
+	if own, err := p.root.Stat("."); err != nil || !os.SameFile(own, named) {
+		return fmt.Errorf("another directory has taken the place of the workspace %s: start the scheduler anew", p.workspace)
+	}
 	f, err := p.root.OpenFile(writableFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("writing to the workspace: %w", err)
