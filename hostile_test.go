@@ -343,16 +343,17 @@ func TestWorktreeElsewhereIsNotLookedAt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	h.write("new", "line 9\n") // not in the other directory: a list of that lacks it
 	h.git("config", "core.worktree", h.outside)
 	got, err := newTestInspector(t, h.allowed).info(t.Context(), infoParams{at(h.dir)})
-	if err != nil || got.Path != h.dir || *got.Dirty != (dirtyCounts{Unstaged: 1}) {
+	if err != nil || got.Path != h.dir || *got.Dirty != (dirtyCounts{Unstaged: 1, Untracked: 1}) {
 		t.Errorf("%s, %v", asJSON(t, got), err)
 	}
 	f := fsOn(t, h.allowed)
-	if got := fsGlobAll(t, f, globParams{pathParam: at(h.dir)}); !slices.Equal(got, []string{"f"}) {
+	if got := fsGlobAll(t, f, globParams{pathParam: at(h.dir)}); !slices.Equal(got, []string{"f", "new"}) {
 		t.Errorf("glob lists %q", got)
 	}
-	if found, err := f.search(t.Context(), searchParams{pathParam: at(h.dir), Pattern: "line"}); err != nil || len(found.Matches) != 1 {
+	if found, err := f.search(t.Context(), searchParams{pathParam: at(h.dir), Pattern: "line"}); err != nil || len(found.Matches) != 2 {
 		t.Errorf("search: %s, %v", asJSON(t, found), err)
 	}
 	if control := h.git("status", "--porcelain"); !strings.Contains(control, "private0") {
