@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -582,6 +583,17 @@ func TestNothingTemporaryStays(t *testing.T) {
 	t.Setenv("TMPDIR", temp)
 	i := newTestInspector(t, h.allowed)
 	callAll(t, i, h.dir)
+	f := newFiles(i.access, i.git, i.log)
+	for _, dir := range []string{h.dir, h.allowed} { // in a repository, and in none
+		for _, err := range []error{
+			second(f.glob(t.Context(), globParams{pathParam: at(dir)})),
+			second(f.search(t.Context(), searchParams{pathParam: at(dir), Pattern: "line"})),
+		} {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}
 	h.write(".git/index", "not an index")
 	if _, err := i.info(t.Context(), infoParams{at(h.dir)}); err == nil {
 		t.Error("a broken index went unnoticed")
@@ -591,6 +603,12 @@ func TestNothingTemporaryStays(t *testing.T) {
 	if _, err := i.manifest(cancelled, manifestParams{pathParam: at(h.dir)}); err == nil {
 		t.Error("a cancelled request was answered")
 	}
+	// While the directory is being made.
+	if err := errors.Join(os.Remove(h.dir+"/.git/index"), os.Symlink(temp, h.dir+"/.git/index")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := i.info(t.Context(), infoParams{at(h.dir)})
+	wantFailure(t, err, codeAccessDenied)
 	if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
