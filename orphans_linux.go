@@ -6,6 +6,8 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // endGitOrphans kills the git processes that carry mark in their environment and
@@ -35,7 +37,7 @@ func endGitOrphans(mark string) error {
 	return nil
 }
 
-// isOrphan tells an environment that holds mark and an owner that is gone, or
+// isOrphan tells an environment that holds mark and an owner that has ended, or
 // that is this very process: a container's processes get the same ids again.
 func isOrphan(environ []byte, mark string) bool {
 	for variable := range bytes.SplitSeq(environ, []byte{0}) {
@@ -45,7 +47,22 @@ func isOrphan(environ []byte, mark string) bool {
 		}
 		owner, dir, ok := bytes.Cut(value, []byte(":"))
 		pid, err := strconv.Atoi(string(owner))
-		return ok && err == nil && string(dir) == mark && (pid == os.Getpid() || syscall.Kill(pid, 0) == syscall.ESRCH)
+		return ok && err == nil && string(dir) == mark && (pid == os.Getpid() || hasExited(pid))
 	}
 	return false
+}
+
+// hasExited tells a process that is gone, or that has ended and waits to be
+// reaped: its parent may never do it, as many a container's first process.
+func hasExited(pid int) bool {
+	if syscall.Kill(pid, 0) == syscall.ESRCH {
+		return true
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false // a kernel before 5.3
+	}
+	defer unix.Close(fd)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return err == nil && n > 0 // pidfd_open(2): readable once it has ended
 }
