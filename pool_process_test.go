@@ -270,15 +270,21 @@ func TestPoolSleeperHelper(t *testing.T) {
 	t.Fatal(err)
 }
 
-// A daemon's git runs in groups of its own; it must not outlive the daemon.
-func TestPoolCrashTakesTheSessionAlong(t *testing.T) {
+// scriptSleeper begins a script that starts a process with a group of its own, as
+// a daemon does for its git.
+func scriptSleeper(t *testing.T) string {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := testPool(t, "POOL_TEST_SLEEPER=1 '"+self+"' -test.run='^TestPoolSleeperHelper$' >&2 & echo $! >sleeper\n"+scriptGood, nil)
-	view := mustEnsure(t, p, "x")
-	text, err := os.ReadFile(filepath.Join(view.WorkDir, "sleeper"))
+	return "POOL_TEST_SLEEPER=1 '" + self + "' -test.run='^TestPoolSleeperHelper$' >&2 & echo $! >sleeper\n"
+}
+
+// sleeperOf is the pid of the one that was started in workDir; it must run.
+func sleeperOf(t *testing.T, workDir string) int {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(workDir, "sleeper"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,6 +292,14 @@ func TestPoolCrashTakesTheSessionAlong(t *testing.T) {
 	if _, err := fmt.Sscan(string(text), &sleeper); err != nil || !alive(t, sleeper) {
 		t.Fatalf("the sleeper %d does not run: %v", sleeper, err)
 	}
+	return sleeper
+}
+
+// A daemon's git runs in groups of its own; it must not outlive the daemon.
+func TestPoolCrashTakesTheSessionAlong(t *testing.T) {
+	p := testPool(t, scriptSleeper(t)+scriptGood, nil)
+	view := mustEnsure(t, p, "x")
+	sleeper := sleeperOf(t, view.WorkDir)
 	awaitThat(t, "the sleeper leads a group of its own", func() bool { group, err := syscall.Getpgid(sleeper); return err == nil && group == sleeper })
 	if err := syscall.Kill(view.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
