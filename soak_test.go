@@ -127,7 +127,7 @@ func (s *soak) askInVain(ctx context.Context, lib string) {
 
 func (s *soak) killDaemon(lib string) {
 	status, body := s.house.ask(http.MethodGet, "/daemons/"+lib, "")
-	if status != http.StatusOK {
+	if status != http.StatusOK || !strings.Contains(body, `"pid":`) {
 		return // not there yet
 	}
 	if pid := field[int](s.t, []byte(body), "pid"); pid > 0 {
