@@ -270,6 +270,19 @@ func TestPoolSleeperHelper(t *testing.T) {
 	t.Fatal(err)
 }
 
+// What a killed scheduler was about to delete is deleted by the next one.
+func TestPoolEmptiesTheTrash(t *testing.T) {
+	workspace := realTempDir(t)
+	writeFiles(t, workspace, map[string]string{trashPrefix + "x/repos/lib/f": "1", "y/repos/lib/f": "1"})
+	testPoolIn(t, workspace)
+	if _, err := os.Stat(filepath.Join(workspace, trashPrefix+"x")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the trash: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(workspace, "y", "repos", "lib", "f")); err != nil {
+		t.Error(err)
+	}
+}
+
 // scriptSleeper begins a script that starts a process with a group of its own, as
 // a daemon does for its git.
 func scriptSleeper(t *testing.T) string {
