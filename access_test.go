@@ -275,11 +275,12 @@ func FuzzAccessResolve(f *testing.F) {
 	symlinks(f, map[string]string{
 		root + "/abs": root + "/a", root + "/rel": "a/b", root + "/up": "..", root + "/out": out, root + "/a/up2": "../../out",
 		root + "/all": "/", root + "/a/self": "..", root + "/loop": "loop", root + "/own": ".git-daemon.config",
+		root + "/gone": "none/../../out/secret",
 	})
 	a := accessOn(f, true, root)
 	for _, seed := range []string{
 		root, "f", "a/b/f", "abs/b/f", "rel/f", "up/root/f", "out/secret", "a/up2/secret", "all" + root + "/f", "a/self/a/self/f", "loop/x", "own",
-		"../root/f", "../roots/f", root + "/../out/secret", "./a//b/../b/f", "", "\x00", "a/\xff", "/proc/self/cwd", "up/../../out/secret", strings.Repeat("a/self/", 50) + "f",
+		"../root/f", "../roots/f", root + "/../out/secret", "./a//b/../b/f", "", "\x00", "a/\xff", "/proc/self/cwd", "up/../../out/secret", strings.Repeat("a/self/", 50) + "f", "gone", "up/f", "up/a/b/f",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -304,6 +305,13 @@ func FuzzAccessResolve(f *testing.F) {
 		}
 		if there, err := os.Stat(real); err != nil || !os.SameFile(there, info) {
 			t.Fatalf("%q: another file than %s", path, real)
+		}
+		asked := string(path)
+		if !filepath.IsAbs(asked) {
+			asked = filepath.Join(root, asked)
+		}
+		if there, err := os.Stat(filepath.Clean(asked)); err != nil || !os.SameFile(there, info) {
+			t.Fatalf("%q: found %s, which is not what the system finds there", path, got.abs)
 		}
 		if strings.Contains(got.abs, ".git-daemon.") {
 			t.Fatalf("%q: found %s", path, got.abs)

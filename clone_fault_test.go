@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -216,14 +217,58 @@ func TestCloneConcurrent(t *testing.T) {
 	wg.Wait()
 	w.noTemporaries()
 	asked := 0
+	var order []string // of the remotes
 	for _, r := range w.server.requests() {
 		if strings.Contains(r, "/one/info/refs") {
 			asked++
 		}
+		if from := strings.Split(r, "/")[1]; len(order) == 0 || order[len(order)-1] != from {
+			order = append(order, from)
+		}
+	}
+	if len(order) != 2 {
+		t.Errorf("the remotes were asked in turns, %v: two worked on one repository", order)
 	}
 	if asked != 2 { // ls-remote and fetch
 		t.Errorf("five equal requests asked the server %d times, want 2", asked)
 	}
+}
+
+// Of names that are the same or inside one another, one is worked on at a time.
+func TestRepoStoreLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, test := range []struct {
+			held, asked string
+			waits       bool
+		}{
+			{"a/b", "a/b", true}, {"a/b", "A/B", true}, {"a", "a/b", true}, {"a/b/c", "a/b", true}, {"a", "ab", false}, {"a/b", "a/c", false},
+		} {
+			s := &repoStore{held: map[string]chan struct{}{}}
+			release, err := s.lock(t.Context(), test.held)
+			if err != nil {
+				t.Fatal(err)
+			}
+			locked := false
+			go func() { // ends when it has the lock
+				if _, err := s.lock(t.Context(), test.asked); err != nil {
+					t.Error(err)
+				}
+				locked = true
+			}()
+			if synctest.Wait(); locked == test.waits {
+				t.Errorf("%s held, %s asked for: locked %v", test.held, test.asked, locked)
+			}
+			release()
+			if synctest.Wait(); !locked {
+				t.Errorf("%s released, %s asked for: still waits", test.held, test.asked)
+			}
+			gone, leave := context.WithCancel(t.Context())
+			leave()
+			if _, err := s.lock(gone, test.asked); !errors.Is(err, context.Canceled) {
+				t.Errorf("%s held, and the asker gone: %v", test.asked, err)
+			}
+		}
+	})
 }
 
 // A tree that would write outside the work tree or into .git is refused.

@@ -30,7 +30,8 @@ func TestCloneOfWhatIsNoURL(t *testing.T) {
 	w.cfg.git.path = filepath.Join(t.TempDir(), "no-git") // an attempt to run it would be another error
 	for _, url := range []string{
 		"--upload-pack=touch " + marker, "-u", "ext::sh -c touch% " + marker, "ext::touch " + marker, "fd::17/x", "git://127.0.0.1/x", "ftp://127.0.0.1/x", "h:p", "relative/path", "./x", "",
-		"http://127.0.0.1/a\nb", "http://127.0.0.1/a%0ab", "http://127.0.0.1/a%0db", "http://127.0.0.1/a b", "http://127.0.0.1\\x/y", "http://\u00fc/x", "ssh://-oProxyCommand=touch/x", "http://" + strings.Repeat("x", maxURLLength),
+		"http://127.0.0.1/a\nb", "http://127.0.0.1/a%0ab", "http://127.0.0.1/a%0db", "http://127.0.0.1/a b", "http://127.0.0.1\\x/y", "http://\u00fc/x", "ssh://-oProxyCommand=touch/x", "ssh://-x/y", "ssh://-u@127.0.0.1/x", "u@-h:x",
+		"-u@127.0.0.1:x", "http://127.0.0.1/" + strings.Repeat("x", maxURLLength),
 	} {
 		_, err := w.try(cloneParams{URL: url, Name: "x"})
 		wantInvalid(t, err, "url")

@@ -106,7 +106,7 @@ func TestCloneEventBounds(t *testing.T) {
 }
 
 func FuzzControlEvents(f *testing.F) {
-	for _, seed := range []string{`{"event":"ready","pid":1,"instance_id":""}`, "x\n{\"event\":\"status\",\"active\":1}\n", "\r\n", "{", "\x00\xff\n"} {
+	for _, seed := range []string{`{"event":"ready","pid":1,"instance_id":""}`, "x\n{\"event\":\"status\",\"active\":1}\n", "\r\n", "{", "\x00\xff\n", `{"event":"status","active":-1}`, `{"event":"status","idle_ms":-1}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

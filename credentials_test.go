@@ -279,7 +279,7 @@ func TestCredentialsConcurrentSetAuth(t *testing.T) {
 }
 
 func FuzzParseCredential(f *testing.F) {
-	for _, seed := range []string{"https://oauth2:a%2fb@h%3a80", "http://u:p@h/", "x", "https://u@h", "https://:p@h", "https://u:%0a@h", "https://u:p@h\r"} {
+	for _, seed := range []string{"https://oauth2:a%2fb@h%3a80", "http://u:p@h/", "x", "https://u@h", "https://:p@h", "https://u:%0a@h", "https://u:p@h\r", "https://u:a%40b%25@h"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, line string) {

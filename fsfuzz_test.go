@@ -38,6 +38,7 @@ func FuzzRecords(f *testing.F) {
 func FuzzIgnore(f *testing.F) {
 	f.Add("*.log\n!keep.log\n/build/\n", "a/b.log", true)
 	f.Add("\\ \r\n[!a-\n**/x/**\n\xff", "x/y", false)
+	f.Add("x", "# end", false)
 	f.Fuzz(func(t *testing.T, text, path string, isDir bool) {
 		rules := &ignoreRules{rules: parseIgnore(text)}
 		first := rules.ignored(path, isDir)

@@ -217,6 +217,7 @@ func FuzzGrepParser(f *testing.F) {
 	f.Add([]byte("a\nb\x0012\x003\x00text\x00more\nc\x001\x001\x00\n"), 3)
 	f.Add([]byte("a\x000\x003\x00text\n"), 1)
 	f.Add([]byte("--\na\x001\x00-1\x00text"), 2)
+	f.Add([]byte("a\x001\x001\x00"+strings.Repeat("x", maxSearchText+1)+"\n"), 900)
 	f.Fuzz(func(t *testing.T, out []byte, step int) {
 		parse := func(step int) (hits []grepHit, err error) {
 			g := &grepParser{each: func(h grepHit) error { hits = append(hits, h); return nil }}

@@ -86,7 +86,7 @@ func FuzzRefs(f *testing.F) {
 	f.Add("# pack-refs with: peeled fully-peeled sorted \n" + id + " refs/heads/main\n" + id + " refs/tags/v1\n^" + id + "\n")
 	f.Add("ref: refs/heads/main\tHEAD\n" + id + "\tHEAD\n" + id + "\trefs/tags/v1\n" + id + "\trefs/tags/v1^{}\n")
 	f.Add("ref: ../../etc/passwd\n")
-	f.Add("ref: refs/../../x\n" + id + " refs/heads/a b\n" + id + " refs/heads/x.lock\n")
+	f.Add("ref: refs/../../x\n" + id + " refs/heads/a b\n" + id + " refs/heads/x.lock\n" + id + " refs/heads/a..b\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		oid, target := parseRefFile(text)
 		if oid != "" && (target != "" || !isObjectID(oid)) || target != "" && !isRefName(target) {
@@ -138,11 +138,14 @@ func FuzzTreeEntry(f *testing.F) {
 
 func FuzzObjectLine(f *testing.F) {
 	id := strings.Repeat("0a", 20)
-	for _, line := range []string{id + " blob 12", id + " missing", "HEAD^{commit} missing", "abc ambiguous", id + " submodule", id + " blob -1", id + " blob -0", id + " blob +1", id + " blob", "", "a b missing blob 3"} {
+	for _, line := range []string{id + " blob 12", id + " missing", "HEAD^{commit} missing", "abc ambiguous", id + " submodule", id + " blob -1", id + " blob -0", id + " blob +1", id + " blob", "", "a b missing blob 3", "HEAD blob 12"} {
 		f.Add(line)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
 		o, err := parseObjectLine(line)
+		if err == nil && o.oid != "" && !isObjectID(o.oid) {
+			t.Errorf("%q: the id %q", line, o.oid)
+		}
 		if err == nil && o.oid != "" && line != o.oid+" "+o.kind+" "+strconv.FormatInt(o.size, 10) && !strings.Contains(line, " 0") {
 			t.Errorf("%q: %+v", line, o)
 		}
@@ -155,6 +158,8 @@ func FuzzChange(f *testing.F) {
 	f.Add([]byte(":100644 100644 " + id + " " + id + " R087\x00a\x00b\nc\x00"))
 	f.Add([]byte(":100644 000000 " + id + " " + strings.Repeat("0", 40) + " D\x00a"))
 	f.Add([]byte(":100644 000000 " + id + " " + id + " R\x00a\x00b\x00"))
+	f.Add([]byte(":100644 100644 " + id + " " + id + " C100\x00a\x00b\x00"))
+	f.Add([]byte(":100644 100644 " + id + " " + id + " M\x00\x00"))
 	f.Fuzz(func(t *testing.T, out []byte) {
 		r := bufio.NewReader(strings.NewReader(string(out)))
 		for {
@@ -202,6 +207,9 @@ func FuzzStatus(f *testing.F) {
 func FuzzCursor(f *testing.F) {
 	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s"}.next(5))
 	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", After: []byte("name")}.text())
+	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", At: 5, After: []byte("name")}.text())
+	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", At: -5, After: []byte("name")}.text())
+	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", At: 5, Total: -5}.text())
 	f.Add("")
 	f.Add("e30")
 	f.Fuzz(func(t *testing.T, text string) {

@@ -67,7 +67,7 @@ Updating files: 900% (3600/400)`, "\n") {
 }
 
 func FuzzGitProgress(f *testing.F) {
-	for _, seed := range []string{"remote: Counting objects:  12% (49/402)", "Receiving objects: 1% (1/2), 34.20 MiB | 1.50 MiB/s, done.\nUpdating files: 1% (0/0)", "Resolving deltas: 999% (9/1)"} {
+	for _, seed := range []string{"remote: Counting objects:  12% (49/402)", "Receiving objects: 1% (1/2), 34.20 MiB | 1.50 MiB/s, done.\nUpdating files: 1% (0/0)", "Resolving deltas: 999% (9/1)", "Receiving objects: 50% (1/2)\nReceiving objects: 10% (1/10)"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -61,7 +61,7 @@ func TestParseRemoteURLErrorsHideIt(t *testing.T) {
 }
 
 func FuzzParseRemoteURL(f *testing.F) {
-	for _, seed := range []string{"https://u:p@h:1/x.git", "git@h:x", "/a/b", "file:///a%20b", "ssh://u@[::1]:22/x", "https://h/%0a", "ext::x", "http://h/a?b#c", "/" + strings.Repeat("+", maxURLLength/2)} {
+	for _, seed := range []string{"https://u:p@h:1/x.git", "git@h:x", "/a/b", "file:///a%20b", "ssh://u@[::1]:22/x", "https://h/%0a", "ext::x", "http://h/a?b#c", "https://h/a%20b%2Fc", "https://user:password@h/x", "/" + strings.Repeat("+", maxURLLength/2)} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

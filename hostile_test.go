@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -343,16 +344,17 @@ func TestWorktreeElsewhereIsNotLookedAt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	h.write("new", "line 9\n") // not in the other directory: a list of that lacks it
 	h.git("config", "core.worktree", h.outside)
 	got, err := newTestInspector(t, h.allowed).info(t.Context(), infoParams{at(h.dir)})
-	if err != nil || got.Path != h.dir || *got.Dirty != (dirtyCounts{Unstaged: 1}) {
+	if err != nil || got.Path != h.dir || *got.Dirty != (dirtyCounts{Unstaged: 1, Untracked: 1}) {
 		t.Errorf("%s, %v", asJSON(t, got), err)
 	}
 	f := fsOn(t, h.allowed)
-	if got := fsGlobAll(t, f, globParams{pathParam: at(h.dir)}); !slices.Equal(got, []string{"f"}) {
+	if got := fsGlobAll(t, f, globParams{pathParam: at(h.dir)}); !slices.Equal(got, []string{"f", "new"}) {
 		t.Errorf("glob lists %q", got)
 	}
-	if found, err := f.search(t.Context(), searchParams{pathParam: at(h.dir), Pattern: "line"}); err != nil || len(found.Matches) != 1 {
+	if found, err := f.search(t.Context(), searchParams{pathParam: at(h.dir), Pattern: "line"}); err != nil || len(found.Matches) != 2 {
 		t.Errorf("search: %s, %v", asJSON(t, found), err)
 	}
 	if control := h.git("status", "--porcelain"); !strings.Contains(control, "private0") {
@@ -581,6 +583,17 @@ func TestNothingTemporaryStays(t *testing.T) {
 	t.Setenv("TMPDIR", temp)
 	i := newTestInspector(t, h.allowed)
 	callAll(t, i, h.dir)
+	f := newFiles(i.access, i.git, i.log)
+	for _, dir := range []string{h.dir, h.allowed} { // in a repository, and in none
+		for _, err := range []error{
+			second(f.glob(t.Context(), globParams{pathParam: at(dir)})),
+			second(f.search(t.Context(), searchParams{pathParam: at(dir), Pattern: "line"})),
+		} {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}
 	h.write(".git/index", "not an index")
 	if _, err := i.info(t.Context(), infoParams{at(h.dir)}); err == nil {
 		t.Error("a broken index went unnoticed")
@@ -590,6 +603,12 @@ func TestNothingTemporaryStays(t *testing.T) {
 	if _, err := i.manifest(cancelled, manifestParams{pathParam: at(h.dir)}); err == nil {
 		t.Error("a cancelled request was answered")
 	}
+	// While the directory is being made.
+	if err := errors.Join(os.Remove(h.dir+"/.git/index"), os.Symlink(temp, h.dir+"/.git/index")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := i.info(t.Context(), infoParams{at(h.dir)})
+	wantFailure(t, err, codeAccessDenied)
 	if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}

@@ -12,7 +12,7 @@ import (
 // A name that is taken stays below repos/, begins with nothing that means
 // something, and survives the way through the name of an old repository.
 func FuzzRepoName(f *testing.F) {
-	for _, seed := range []string{"lib", "a/b/c/d", "../x", "/abs", ".git", "a/../b", "-x", "a\\b", "NUL", "a/b.lock", "é", "a\x00", strings.Repeat("x", 101), "a//b"} {
+	for _, seed := range []string{"lib", "a/b/c/d", "../x", "/abs", ".git", "a/../b", "-x", "a\\b", "NUL", "a/b.lock", "é", "a\x00", strings.Repeat("x", 101), "a//b", "a/b/c/d/e"} {
 		f.Add(seed)
 	}
 	rule := regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,3}$`)
@@ -135,7 +135,7 @@ func FuzzGitError(f *testing.F) {
 // A revision is what git takes it for, or no commit; it is never a reason to
 // fail.
 func FuzzRevision(f *testing.F) {
-	for _, seed := range []string{"HEAD", "main~1", "v1^{}", "HEAD^{tree}", "main^{commit}^{commit}", "@", "HEAD^0", "HEAD~99999999999999999999", "^HEAD", "a..b", "HEAD@{1}", ":/x", "--all", "caf\xe9", "HEAD^{", "HEAD^{blob}", "main^^{/x}", "v1-0-gabcdef"} {
+	for _, seed := range []string{"HEAD", "main~1", "v1^{}", "HEAD^{tree}", "main^{commit}^{commit}", "@", "HEAD^0", "HEAD~99999999999999999999", "^HEAD", "a..b", "HEAD@{1}", ":/x", "--all", "caf\xe9", "HEAD^{", "HEAD^{blob}", "main^^{/x}", "v1-0-gabcdef", "v1", "tree", "a b", "HEAD\nHEAD"} {
 		f.Add(seed)
 	}
 	dir := realTempDir(f)
@@ -146,13 +146,20 @@ func FuzzRevision(f *testing.F) {
 	i := newTestInspector(f, dir)
 	f.Fuzz(func(t *testing.T, rev string) {
 		page, err := i.history(t.Context(), logParams{pathParam: at(dir), Ref: &rev, Limit: new(1)})
-		if err != nil {
-			if e := asRPCError(err); e.Code != codeInvalidParams && e.name() != codeCommitNotFound {
-				t.Errorf("%q: %v", rev, err)
+		if err != nil && asRPCError(err).Code == codeInvalidParams {
+			return
+		}
+		if err != nil && asRPCError(err).name() != codeCommitNotFound {
+			t.Fatalf("%q: %v", rev, err)
+		}
+		unknown := err != nil
+		want, err := r.tryGit("", "rev-parse", "--verify", "--quiet", "--end-of-options", rev+"^{commit}")
+		if unknown {
+			if err == nil {
+				t.Errorf("%q is no commit, for git %q", rev, want)
 			}
 			return
 		}
-		want, err := r.tryGit("", "rev-parse", "--verify", "--quiet", "--end-of-options", rev+"^{commit}")
 		if err != nil || strings.TrimSpace(want) != page.Commits[0].OID {
 			t.Errorf("%q is %s, for git %q (%v)", rev, page.Commits[0].OID, want, err)
 		}

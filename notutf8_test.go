@@ -19,7 +19,8 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Skip("this file system takes no such name: ", err)
 	}
-	r := newTestRepoAt(t, filepath.Join(dir, odd+".r"), map[string]string{odd + "/" + odd + ".txt": "needle one\n", "plain": "p\n"})
+	r := newTestRepoAt(t, filepath.Join(dir, odd+".r"), map[string]string{odd + "/" + odd + ".txt": "needle one\n", "plain": "p \xe9\n"})
+	symlinks(t, map[string]string{filepath.Join(dir, odd+".s"): odd + ".r"}) // before the name that is shown of the other
 	r.commit("moved", map[string]string{"new/x": "1", odd + ".2": strings.Repeat("the same text in both\n", 20)})
 	r.git("mv", odd+".2", odd+".3")
 	r.git("branch", odd)
@@ -74,6 +75,43 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 		t.Fatalf("search: %s, %v", asJSON(t, found), err)
 	}
 	exactly("search without a repository", found.Matches[0].Path, found.Matches[0].PathBase64, shown+".r/"+shown+"/"+shown+".txt", odd+".r/"+odd+"/"+odd+".txt")
+
+	found, err = f.search(t.Context(), searchParams{pathParam: exact(r.dir), Pattern: "p "})
+	if err != nil || len(found.Matches) != 1 || found.Matches[0].Text != "p \uFFFD" {
+		t.Errorf("search for what is not UTF-8: %s, %v", asJSON(t, found), err)
+	}
+
+	var entries []dirEntry
+	for p := (listDirParams{pathParam: exact(dir), Limit: new(1)}); ; {
+		page, err := f.listDir(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		exactly("listDir", page.Path, page.PathBase64, top+"/"+shown, dir)
+		entries = append(entries, page.Entries...)
+		if p.Cursor = page.NextCursor; p.Cursor == nil {
+			break
+		}
+	}
+	if len(entries) != 2 {
+		t.Fatalf("listDir: %s", asJSON(t, entries))
+	}
+	exactly("listDir, a directory", entries[0].Name, entries[0].NameBase64, shown+".r", odd+".r")
+	exactly("listDir, a link", entries[1].Name, entries[1].NameBase64, shown+".s", odd+".s")
+	exactly("listDir, its target", entries[1].Target, entries[1].TargetBase64, shown+".r", odd+".r")
+
+	for _, name := range []string{odd + ".3", odd + ".not there", odd + ".3/below a file"} {
+		stat, err := f.stat(t.Context(), statParams{pathParam: exact(filepath.Join(r.dir, name))})
+		if err != nil || len(stat.Entries) != 1 || stat.Entries[0].Exists != (name == odd+".3") {
+			t.Fatalf("stat: %s, %v", asJSON(t, stat), err)
+		}
+		exactly("stat", stat.Entries[0].Path, stat.Entries[0].PathBase64, top+"/"+shown+"/"+shown+".r/"+showName(name), r.dir+"/"+name)
+	}
+	read, err := f.readFile(t.Context(), readFileParams{pathParam: exact(filepath.Join(r.dir, odd, odd+".txt"))})
+	if err != nil || read.Content != "needle one\n" {
+		t.Fatalf("readFile: %s, %v", asJSON(t, read), err)
+	}
+	exactly("readFile", read.Path, read.PathBase64, top+"/"+shown+"/"+shown+".r/"+shown+"/"+shown+".txt", r.dir+"/"+odd+"/"+odd+".txt")
 
 	got := allPages(t, i, manifestParams{pathParam: exact(r.dir), Limit: new(1)})
 	if want := splitNUL(r.output("", "ls-tree", "-r", "-l", "-z", "HEAD")); !slices.Equal(got, want) {

@@ -4,14 +4,20 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// gitOrphanPoll is how often the end of killed processes is looked for.
+const gitOrphanPoll = 5 * time.Millisecond
+
 // endGitOrphans kills the git processes whose daemon is gone, of the work dirs
-// that ours names, and waits for their end. A process is held by its pidfd
-// before it is looked at, so that no other can be hit.
+// that ours names, and waits up to pipeDelay for their end. A process is held
+// by its pidfd, where there are such (Linux 5.3), before it is looked at, so
+// that no other can be hit.
 func endGitOrphans(ours func(workDir string) bool) error {
 	names, err := os.ReadDir("/proc")
 	if err != nil {
@@ -23,22 +29,24 @@ func endGitOrphans(ours func(workDir string) bool) error {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		fd, err := unix.PidfdOpen(pid, 0)
+		p, err := os.FindProcess(pid)
 		if err != nil {
 			continue // it has ended
 		}
 		environ, err := os.ReadFile("/proc/" + name.Name() + "/environ")
-		if err == nil && isGitOrphan(environ, ours) && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil {
-			killed = append(killed, fd)
-			continue
+		if err == nil && isGitOrphan(environ, ours) && p.Signal(unix.SIGKILL) == nil {
+			killed = append(killed, pid)
 		}
-		_ = unix.Close(fd) // only a handle
+		_ = p.Release() // only frees the handle
 	}
-	for _, fd := range killed {
-		exited(fd, pipeDelay)
+	for deadline := time.Now().Add(pipeDelay); !allGone(killed) && time.Now().Before(deadline); {
+		time.Sleep(gitOrphanPoll)
 	}
-	closeAll(killed)
 	return nil
+}
+
+func allGone(pids []int) bool {
+	return !slices.ContainsFunc(pids, func(pid int) bool { return !isGone(pid) })
 }
 
 // isGitOrphan tells an environment with the mark of one of our work dirs and an

@@ -100,6 +100,12 @@ func TestEndOrphans(t *testing.T) {
 	if err := dead.Run(); err != nil {
 		t.Fatal(err)
 	}
+	zombie := exec.Command("true")
+	if err := zombie.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = zombie.Wait() }) // it has ended well
+	awaitExit(zombie.Process.Pid)
 	start := func(owner string) (*exec.Cmd, <-chan struct{}) {
 		cmd := exec.Command("sleep", "600")
 		cmd.Env = []string{ownerVariable + "=" + owner}
@@ -119,15 +125,18 @@ func TestEndOrphans(t *testing.T) {
 	}
 	gone := strconv.Itoa(dead.ProcessState.Pid())
 	_, orphan := start(gone + ":" + dir)
+	_, unreaped := start(strconv.Itoa(zombie.Process.Pid) + ":" + dir)
 	_, other := start(gone + ":" + dir + "x")
 	_, alive := start(strconv.Itoa(os.Getppid()) + ":" + dir)
 	if err := endGitOrphans(func(workDir string) bool { return workDir == dir }); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-orphan:
-	case <-time.After(patience):
-		t.Error("the orphan lives")
+	for _, ended := range []<-chan struct{}{orphan, unreaped} {
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			t.Error("an orphan lives")
+		}
 	}
 	select {
 	case <-other:

@@ -102,8 +102,17 @@ func FuzzParseProcStat(f *testing.F) {
 	f.Add([]byte("1 (x) S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 1"))
 	f.Add([]byte(")"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if s, err := parseProcStat(data); err == nil && s.start == "" {
-			t.Fatalf("let through: %+v", s)
+		s, err := parseProcStat(data)
+		if err != nil {
+			return
+		}
+		// The name, which is the program's own choice, decides nothing.
+		if again, err := parseProcStat(append([]byte("2 (a) R 3 4 5 ("), data...)); err != nil || again != s {
+			t.Errorf("%q: %+v, with another name %+v, %v", data, s, again, err)
+		}
+		line := fmt.Sprintf("1 (x) %s 0 %d %d%s %s", []byte{s.state}, s.group, s.session, strings.Repeat(" x", 15), s.start)
+		if again, err := parseProcStat([]byte(line)); err != nil || again != s {
+			t.Errorf("%q became %+v, %v, want %+v", line, again, err, s)
 		}
 	})
 }

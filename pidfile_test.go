@@ -301,11 +301,15 @@ func TestSchedulerKilledAndItsDaemonsEndWithIt(t *testing.T) {
 
 func TestSchedulerKilledAndItsDaemonsDoNotCare(t *testing.T) {
 	workspace := t.TempDir()
-	pids := killScheduler(t, workspace, scriptStubborn)
+	pids := killScheduler(t, workspace, scriptSleeper(t)+scriptStubborn)
 	for _, pid := range pids {
 		if !alive(t, pid) {
 			t.Errorf("process %d is gone: this test is about those that stay", pid)
 		}
+	}
+	var sleepers []int
+	for i := range pids {
+		sleepers = append(sleepers, sleeperOf(t, filepath.Join(workspace, fmt.Sprint("lib", i))))
 	}
 	// A stranger with a pid that a record names must survive the clean-up.
 	stranger := startOrphan(t, workspace, "reused", "echo; exec sleep 1000")
@@ -318,6 +322,9 @@ func TestSchedulerKilledAndItsDaemonsDoNotCare(t *testing.T) {
 		if alive(t, pid) {
 			t.Errorf("process %d lives", pid)
 		}
+	}
+	for _, pid := range sleepers {
+		awaitThat(t, "what a daemon had started ends with it", func() bool { return !alive(t, pid) })
 	}
 	if !alive(t, stranger.pid()) {
 		t.Error("a stranger was killed")

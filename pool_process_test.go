@@ -276,15 +276,34 @@ func TestPoolSleeperHelper(t *testing.T) {
 	t.Fatal(err)
 }
 
-// A daemon's git runs in groups of its own; it must not outlive the daemon.
-func TestPoolCrashTakesTheSessionAlong(t *testing.T) {
+// What a killed scheduler was about to delete is deleted by the next one.
+func TestPoolEmptiesTheTrash(t *testing.T) {
+	workspace := realTempDir(t)
+	writeFiles(t, workspace, map[string]string{trashPrefix + "x/repos/lib/f": "1", "y/repos/lib/f": "1"})
+	testPoolIn(t, workspace)
+	if _, err := os.Stat(filepath.Join(workspace, trashPrefix+"x")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the trash: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(workspace, "y", "repos", "lib", "f")); err != nil {
+		t.Error(err)
+	}
+}
+
+// scriptSleeper begins a script that starts a process with a group of its own, as
+// a daemon does for its git.
+func scriptSleeper(t *testing.T) string {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := testPool(t, "POOL_TEST_SLEEPER=1 '"+self+"' -test.run='^TestPoolSleeperHelper$' >&2 & echo $! >sleeper\n"+scriptGood, nil)
-	view := mustEnsure(t, p, "x")
-	text, err := os.ReadFile(filepath.Join(view.WorkDir, "sleeper"))
+	return "POOL_TEST_SLEEPER=1 '" + self + "' -test.run='^TestPoolSleeperHelper$' >&2 & echo $! >sleeper\n"
+}
+
+// sleeperOf is the pid of the one that was started in workDir; it must run.
+func sleeperOf(t *testing.T, workDir string) int {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(workDir, "sleeper"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,6 +311,14 @@ func TestPoolCrashTakesTheSessionAlong(t *testing.T) {
 	if _, err := fmt.Sscan(string(text), &sleeper); err != nil || !alive(t, sleeper) {
 		t.Fatalf("the sleeper %d does not run: %v", sleeper, err)
 	}
+	return sleeper
+}
+
+// A daemon's git runs in groups of its own; it must not outlive the daemon.
+func TestPoolCrashTakesTheSessionAlong(t *testing.T) {
+	p := testPool(t, scriptSleeper(t)+scriptGood, nil)
+	view := mustEnsure(t, p, "x")
+	sleeper := sleeperOf(t, view.WorkDir)
 	awaitThat(t, "the sleeper leads a group of its own", func() bool { group, err := syscall.Getpgid(sleeper); return err == nil && group == sleeper })
 	if err := syscall.Kill(view.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)

@@ -243,9 +243,17 @@ func FuzzCommitTime(f *testing.F) {
 	f.Add("tree x\ncommitter c <c@h> 1234567890 +0200\n\nmessage\n")
 	f.Add("committer > 99999999999999999999\n")
 	f.Add("committer c <c@h>\n\ncommitter c <c@h> 1 +0000\n")
+	f.Add("tree x\n\ncommitter c <c@h> 1 +0000\n")
 	f.Fuzz(func(t *testing.T, commit string) {
 		if seconds, ok := parseCommitTime(commit); ok && (seconds < 0 || seconds > maxCommitSeconds || !strings.Contains(commit, "committer ")) {
 			t.Errorf("%q: %d", commit, seconds)
+		}
+		// The message, which anybody may write, decides nothing.
+		if header, _, found := strings.Cut(commit, "\n\n"); found {
+			seconds, ok := parseCommitTime(commit)
+			if alone, okAlone := parseCommitTime(header + "\n\n"); ok != okAlone || seconds != alone {
+				t.Errorf("%q: %d, %v, without its message %d, %v", commit, seconds, ok, alone, okAlone)
+			}
 		}
 	})
 }

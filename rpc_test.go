@@ -13,6 +13,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 )
 
 // wire is a transport in memory: what is put in is read, what is sent is kept.
@@ -570,6 +571,7 @@ func FuzzReceive(f *testing.F) {
 	for _, seed := range []string{
 		`{"jsonrpc":"2.0","id":1,"method":"test/echo","params":{"text":"x"}}`, `[{"jsonrpc":"2.0","id":1,"method":"test/echo"},1]`,
 		`[]`, `{}`, `{"id":{}}`, `nul`, "\xff", `{"jsonrpc":"2.0","id":1e999,"method":"\ud800"}`, `{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}`,
+		`{"jsonrpc":"2.0","id":1,"method":"test/echo","params":{"text":"` + "\xff" + `"}}`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -590,6 +592,9 @@ func FuzzReceive(f *testing.F) {
 			var many []envelope
 			if json.Unmarshal(answer, &one) != nil && json.Unmarshal(answer, &many) != nil {
 				t.Fatalf("not an answer: %s", answer)
+			}
+			if one.Result != nil && !utf8.Valid(data) {
+				t.Fatalf("%q was done: %s", data, answer)
 			}
 		}
 		if active, _, _ := s.activity.state(); active != 0 {

@@ -40,18 +40,20 @@ func TestSoakKills(t *testing.T) {
 		files[fmt.Sprintf("d%d/f%d", n%7, n)] = noise(2000)
 	}
 	s.remote = s.git.repo("lib.git", files)
+	symlinks(t, map[string]string{filepath.Join(s.git.root, "moved"): "."})
+	s.url, s.other = s.git.address("lib.git"), s.git.address("moved/lib.git")
 	s.house = openHouse(t, s.dir)
 	s.clones() // how long they take undisturbed, and how much room
 	first := s.size()
 	var kills []func()
 	for begun := time.Now(); time.Since(begun) < limit && !t.Failed(); {
 		if len(kills) == 0 {
-			// Each daemon once, then the scheduler: a daemon that dies again within a
-			// minute is started after a delay, which is another test's matter.
+			// Each daemon once, then the scheduler, then all: a daemon that dies again
+			// within a minute is started after a delay, which is another test's matter.
 			for _, n := range s.rnd.Perm(len(s.libs)) {
 				kills = append(kills, func() { s.killDaemon(s.libs[n]) })
 			}
-			kills = append(kills, s.killScheduler)
+			kills = append(kills, s.killScheduler, s.killAll)
 		}
 		s.round(kills[0])
 		kills = kills[1:]
@@ -72,6 +74,8 @@ type soak struct {
 	dir    string
 	libs   []string
 	house  *house
+	url    string        // what is cloned: one address of remote
+	other  string        // the other one
 	took   time.Duration // by the last undisturbed clones
 	serial int
 }
@@ -87,15 +91,25 @@ func (s *soak) round(kill func()) {
 			s.t.Errorf("DELETE: %d %s", status, body)
 		}
 	}
+	if s.rnd.IntN(3) == 0 { // each cloned afresh, in the place of what is there
+		s.url, s.other = s.other, s.url
+	}
+	if s.rnd.IntN(2) == 0 { // what is left of a killed daemon does not end by itself
+		silent := hang("git-upload-pack", nil)
+		s.git.setHook(func(w http.ResponseWriter, r *http.Request) bool { return rand.IntN(4) == 0 && silent(w, r) })
+	}
 	ctx, giveUp := context.WithCancel(s.t.Context())
 	var askers sync.WaitGroup
+	// Not the clone that is asked for afterwards, which would join this one.
+	inVain := `{"jsonrpc":"2.0","id":1,"method":"vcs/clone","params":{"depth":2,"url":"` + s.url + `"}}`
 	for _, lib := range s.libs {
-		askers.Go(func() { s.house.askInVain(ctx, "/libraries/"+lib+"/rpc", cloneCall(s.git.address("lib.git"))) })
+		askers.Go(func() { s.house.askInVain(ctx, "/libraries/"+lib+"/rpc", inVain) })
 	}
 	time.Sleep(rand.N(s.took + s.took/4 + 1)) // the moment is what the test is about
 	kill()
 	giveUp()
 	askers.Wait()
+	s.git.setHook(nil)
 	s.clones()
 }
 
@@ -111,6 +125,7 @@ func (s *soak) killDaemon(lib string) {
 	if entry.PID > 0 { // else it has no process yet
 		_ = syscall.Kill(entry.PID, syscall.SIGKILL) // it may just have ended
 	}
+	s.wantWhole(lib)
 }
 
 // killScheduler kills it, and starts the next one in the same workspace.
@@ -120,13 +135,27 @@ func (s *soak) killScheduler() {
 	s.house = openHouse(s.t, s.dir)
 }
 
+// killAll kills the daemons beside their scheduler, as a lack of memory may: none
+// of them can end its git any more.
+func (s *soak) killAll() {
+	s.house.kill(syscall.SIGSTOP)
+	for _, lib := range s.libs {
+		if record, err := os.ReadFile(filepath.Join(s.house.workspace, lib, pidFileName)); err == nil {
+			if r, err := parsePIDRecord(string(record)); err == nil {
+				_ = syscall.Kill(r.pid, syscall.SIGKILL) // it may just have ended
+			}
+		}
+	}
+	s.killScheduler()
+}
+
 // clones brings every library up to date, as it must always be possible.
 func (s *soak) clones() {
 	begun := time.Now()
 	var clones sync.WaitGroup
 	for _, lib := range s.libs {
 		clones.Go(func() {
-			status, body := s.house.ask(http.MethodPost, "/libraries/"+lib+"/rpc", cloneCall(s.git.address("lib.git")))
+			status, body := s.house.ask(http.MethodPost, "/libraries/"+lib+"/rpc", cloneCall(s.url))
 			if status != http.StatusOK || !strings.Contains(body, `"commit":"`+s.remote.head()+`"`) {
 				s.t.Errorf("the clone of %s after round %d: %d %s", lib, s.serial, status, body)
 			}
@@ -145,6 +174,22 @@ func (s *soak) clones() {
 	}
 	awaitThat(s.t, "only the daemons run", func() bool { return len(s.house.processes()) == len(s.libs) })
 	s.wantNothingTemporary()
+}
+
+// wantWhole wants a repository that is in its place to have a commit, whatever
+// was going on in it.
+func (s *soak) wantWhole(lib string) {
+	repo := &testRepo{t: s.t, dir: filepath.Join(s.house.workspace, lib, reposDirName, "lib")}
+	var err error
+	for range 2 { // a swap may just be between its two renames
+		if _, statErr := os.Stat(repo.dir); statErr != nil {
+			return
+		}
+		if _, err = repo.tryGit("", "rev-parse", "--verify", "HEAD^{commit}"); err == nil {
+			return
+		}
+	}
+	s.t.Errorf("round %d: %s: %v", s.serial, lib, err)
 }
 
 // wantNothingTemporary looks for what a killed git, clone or deletion leaves.

@@ -31,6 +31,9 @@ func FuzzTreeGuard(f *testing.F) {
 	f.Add([]byte("100644 blob aa 12\tx\x00"))
 	f.Add([]byte("100644 blob aa 99999999999999999999\tx\x00"))
 	f.Add([]byte(strings.Repeat("x", maxTreeHeader+1)))
+	f.Add([]byte(strings.Repeat("040000 tree aa -\tx\x00", 4)))
+	f.Add([]byte("100644 blob aa -5\tx\x00"))
+	f.Add([]byte("100644 blob aa 50\tx\x00100644 blob aa 9223372036854775807\tx\x00"))
 	f.Fuzz(func(t *testing.T, out []byte) {
 		g := &treeGuard{maxFiles: 3, maxBytes: 100}
 		_, err := g.Write(out)
