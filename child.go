@@ -39,7 +39,7 @@ type child interface {
 	done() <-chan struct{}       // closed when the child is reaped
 	terminate()
 	kill()
-	trimLog()          // to be called every second or so
+	trimLog() bool     // to be called every second or so; it tells whether there was something to trim
 	lastLines() string // the end of its log, without secrets
 	// close gives back what the child held, after done. It returns how the
 	// child ended and its lastLines.
@@ -182,10 +182,10 @@ func (d *daemonProcess) send(op controlOp) error {
 
 // trimLog cuts a log over maxChildLog to whole lines of its newest half. What
 // the child writes meanwhile goes, by O_APPEND, behind what is there.
-func (d *daemonProcess) trimLog() {
+func (d *daemonProcess) trimLog() bool {
 	info, err := d.logged.Stat()
 	if err != nil || info.Size() <= maxChildLog {
-		return
+		return false
 	}
 	tail := tailOf(d.logged, info.Size(), maxChildLog/2)
 	if err = d.logged.Truncate(0); err == nil {
@@ -195,6 +195,7 @@ func (d *daemonProcess) trimLog() {
 		d.spec.log.Warn("trimming a daemon's log", "lib_id", d.spec.libID, "error", err)
 	}
 	d.since = 0
+	return true
 }
 
 // tailOf reads the last at most most bytes of f, which has size bytes, from

@@ -10,14 +10,17 @@ import (
 const (
 	// probeLimit is how long a child may take to answer a quiesce.
 	probeLimit = time.Second
-	// housekeeping is how often an owner looks after its child.
-	housekeeping = time.Second
-	// silenceAsked is how many housekeepings a ready child may say nothing before
-	// it is asked for a word, silenceEnded after how many it is taken for hung: it
-	// had a minute for the answer, as it has for a heartbeat. Rounds are counted,
-	// not seconds, so that a scheduler that was stopped blames nobody.
-	silenceAsked = 30
-	silenceEnded = silenceAsked + 60
+	// housekeeping is how often an owner looks after its child, at most; it is
+	// sooner again, and then less and less often, after the log was too long: a
+	// child that logs without end writes hundreds of megabytes a second.
+	housekeeping      = time.Second
+	housekeepingLeast = 10 * time.Millisecond
+	// silenceAsked is how long a ready child may say nothing before it is asked for
+	// a word, silenceEnded how long until it is taken for hung: it had a minute for
+	// the answer, as it has for a heartbeat. The pauses of the housekeeping are
+	// added up, so that a scheduler that was itself stopped blames nobody.
+	silenceAsked = 30 * time.Second
+	silenceEnded = silenceAsked + time.Minute
 )
 
 type entryStatus string
@@ -153,14 +156,15 @@ func (p *pool) launch(e *entry) (child, error) {
 func (p *pool) supervise(e *entry, c child) {
 	spawnLimit := time.NewTimer(p.spawnTimeout)
 	defer spawnLimit.Stop()
-	chores := time.NewTicker(housekeeping)
+	pause := housekeepingLeast
+	chores := time.NewTimer(pause)
 	defer chores.Stop()
 	events := c.events()
 	var grace, answer <-chan time.Time
 	var hurry <-chan struct{}
 	stopping := false
 	asks := int64(0)
-	silence := 0 // housekeepings since its last word
+	silence, asked := time.Duration(0), false // since its last word
 	for {
 		p.mu.Lock()
 		stop, question := e.status == statusStopping, e.probe
@@ -189,7 +193,7 @@ func (p *pool) supervise(e *entry, c child) {
 				events = nil // its output alone: the child may still be alive
 				continue
 			}
-			silence = 0
+			silence, asked = 0, false
 			if p.heard(e, event) {
 				p.say(e, c, controlOp{Op: opResume})
 			}
@@ -211,12 +215,18 @@ func (p *pool) supervise(e *entry, c child) {
 			hurry = nil
 			c.kill()
 		case <-chores.C:
-			c.trimLog()
-			switch silence++; silence {
-			case silenceAsked:
-				p.say(e, c, controlOp{Op: opStatus})
-			case silenceEnded:
+			silence += pause
+			pause = min(2*pause, housekeeping)
+			if c.trimLog() {
+				pause = housekeepingLeast
+			}
+			chores.Reset(pause)
+			switch {
+			case silence >= silenceEnded:
 				p.endHung(e)
+			case silence >= silenceAsked && !asked:
+				asked = true
+				p.say(e, c, controlOp{Op: opStatus})
 			}
 		}
 	}
@@ -241,7 +251,7 @@ func (p *pool) endHung(e *entry) {
 	if e.status != statusReady {
 		return
 	}
-	e.died, e.fault = true, fmt.Sprintf("it said nothing for %v", silenceEnded*housekeeping)
+	e.died, e.fault = true, fmt.Sprintf("it said nothing for %v", silenceEnded)
 	p.stopLocked(e, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable,
 		message: fmt.Sprintf("the daemon for %s hung: %s", e.libID, e.fault)})
 }

@@ -359,11 +359,11 @@ func TestPoolLogIsBounded(t *testing.T) {
 `+scriptGood, nil)
 	view := mustEnsure(t, p, "x")
 	path := filepath.Join(view.WorkDir, logFileName)
-	awaitThat(t, "the log is cut to whole lines of its newest half", func() bool {
+	awaitThat(t, "the log is cut to whole lines, the newest", func() bool {
 		text, err := os.ReadFile(path)
 		first, _, _ := strings.Cut(string(text), " ")
 		number, numberErr := strconv.Atoi(first)
-		return err == nil && len(text) <= maxChildLog/2 && len(text) > maxChildLog/4 &&
+		return err == nil && len(text) <= maxChildLog && len(text) > maxChildLog/4 &&
 			strings.HasSuffix(strings.TrimRight(string(text), "x\n"), "\n2999 ") && numberErr == nil && number > 1000
 	})
 }

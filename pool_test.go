@@ -111,7 +111,7 @@ func (d *fakeDaemon) finish() {
 func (d *fakeDaemon) pid() int                    { return 1000 + d.id }
 func (d *fakeDaemon) events() <-chan controlEvent { return d.heard }
 func (d *fakeDaemon) done() <-chan struct{}       { return d.ended }
-func (d *fakeDaemon) trimLog()                    {}
+func (d *fakeDaemon) trimLog() bool               { return false }
 func (d *fakeDaemon) lastLines() string           { return "its last line" }
 func (d *fakeDaemon) close() (string, string)     { return "the fake ended", "its last line" }
 
@@ -511,7 +511,7 @@ func TestPoolHungDaemon(t *testing.T) {
 		a.mu.Lock()
 		w.deaf = true
 		a.mu.Unlock()
-		time.Sleep(silenceEnded*housekeeping + p.stopTimeout + time.Second)
+		time.Sleep(silenceEnded + p.stopTimeout + 2*housekeeping)
 		view, _ := p.get("a")
 		if w.daemon("a") != nil || view.Status != statusExited || !strings.Contains(view.LastError, "it said nothing for 1m30s") {
 			t.Errorf("a hung one: %+v", view)
