@@ -468,5 +468,8 @@ func sessionError(err error) error {
 	if e, ok := errors.AsType[websocket.CloseError](err); ok {
 		return fmt.Errorf("the other side closed the link (%d %s)", e.Code, cleanText(e.Reason))
 	}
+	if e, ok := errors.AsType[*net.OpError](err); ok {
+		err = e // without the library's steps on the way there
+	}
 	return fmt.Errorf("the link was lost: %w", err)
 }
