@@ -1,6 +1,9 @@
 package main
 
-import "strings"
+import (
+	"cmp"
+	"strings"
+)
 
 // gitReason is why git failed (data.reason).
 type gitReason string
@@ -39,6 +42,10 @@ func gitFailure(reason gitReason, format string, args ...any) *rpcError {
 	return failure(codeGitFailed, format, args...).with("exit_code", -1).with("stderr", "").with("reason", reason)
 }
 
+// sshFailed is git's word for a connection over ssh that failed. The lines before
+// it, ssh's or the host's, say why.
+const sshFailed = "fatal: Could not read from remote repository."
+
 // classifyGit reads the reason from git's English standard error. The first
 // that fits counts; a server's own words ("remote: …") never do.
 func classifyGit(stderr string) gitReason {
@@ -55,12 +62,12 @@ func classifyGit(stderr string) gitReason {
 	}{
 		{gitDiskFull, []string{"No space left on device", "Disk quota exceeded"}},
 		{gitTooLarge, []string{"File too large"}},
-		{gitAuth, []string{"Authentication failed", "could not read Username", "could not read Password", "Permission denied (", "error: 401", hostKeyRefused}},
+		{gitAuth, []string{"Authentication failed", "could not read Username", "could not read Password", "Permission denied (", "Too many authentication failures", "error: 401", hostKeyRefused}},
 		{gitForbidden, []string{"error: 403"}},
 		{gitMoved, []string{"error: 301", "error: 302", "error: 303", "error: 307", "error: 308"}},
 		{gitNotFound, []string{"error: 404", "not found", "does not appear to be a git repository", "couldn't find remote ref", "not our ref", "unadvertised object"}},
 		{gitTimeout, []string{"Operation too slow", "timed out", "Timeout"}},
-		{gitNetwork, []string{"Could not resolve", "Couldn't resolve", "Failed to connect", "Couldn't connect", "Connection ", "unable to access", "early EOF", "RPC failed", "hung up", "unexpected disconnect", "the remote end"}},
+		{gitNetwork, []string{sshFailed, "Could not resolve", "Couldn't resolve", "Failed to connect", "Couldn't connect", "Connection ", "unable to access", "early EOF", "RPC failed", "hung up", "unexpected disconnect", "the remote end"}},
 		{gitCorrupt, []string{"not a git repository", "index file", "unable to read", "bad object", "Could not read", "is corrupt", "fsck", "invalid index-pack output", "bad signature", "loose object", "inflate", "error: object", "broken"}},
 	} {
 		for _, sign := range class.signs {
@@ -80,20 +87,20 @@ func summarizeGit(stderr string) string {
 	summary := ""
 	for line := range strings.Lines(stderr) {
 		line = strings.TrimSpace(line)
-		if line == "fatal: Could not read from remote repository." && summary != "" {
-			break // git's word for "ssh failed": the line before says why
-		}
-		if strings.HasPrefix(line, "fatal: ") || strings.HasPrefix(line, "error: ") {
-			summary = line
-			break
-		}
-		if line != "" {
+		words := strings.Trim(strings.TrimPrefix(line, "remote:"), " =") // hosts frame what they say
+		switch {
+		case line == sshFailed && summary != "":
+			return cutSummary(summary)
+		case strings.HasPrefix(line, "fatal: "), strings.HasPrefix(line, "error: "), strings.HasPrefix(words, "ERROR: "):
+			return cutSummary(line)
+		case words != "":
 			summary = line
 		}
 	}
-	if summary == "" {
-		return "failed without a word"
-	}
+	return cutSummary(cmp.Or(summary, "failed without a word"))
+}
+
+func cutSummary(line string) string {
 	const most = 500
-	return strings.ToValidUTF8(summary[:min(len(summary), most)], "")
+	return strings.ToValidUTF8(line[:min(len(line), most)], "")
 }

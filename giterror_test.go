@@ -13,6 +13,8 @@ func TestClassifyGit(t *testing.T) {
 		"fatal: unable to access 'http://h/x/': The requested URL returned error: 302":                                 gitMoved,
 		"fatal: repository 'http://h/x/' not found":                                                                    gitNotFound,
 		"fatal: '/x' does not appear to be a git repository\nfatal: Could not read from remote repository.":            gitNotFound,
+		"kex_exchange_identification: read: reset\nfatal: Could not read from remote repository.":                      gitNetwork,
+		"Received disconnect: Too many authentication failures\nfatal: Could not read from remote repository.":         gitAuth,
 		"fatal: couldn't find remote ref refs/heads/x":                                                                 gitNotFound,
 		"fatal: remote error: upload-pack: not our ref 1234":                                                           gitNotFound,
 		"fatal: unable to access 'http://h/x/': Could not resolve host: h":                                             gitNetwork,
@@ -38,10 +40,11 @@ func TestClassifyGit(t *testing.T) {
 
 func TestSummarizeGit(t *testing.T) {
 	for stderr, want := range map[string]string{
-		"Cloning…\nfatal: repository 'http://h/x/' not found\nfatal: more":                                         "fatal: repository 'http://h/x/' not found",
-		"Warning: x\ngit@h: Permission denied (publickey).\nfatal: Could not read from remote repository.\n\nMake": "git@h: Permission denied (publickey).",
-		"fatal: '/x' does not appear to be a git repository\nfatal: Could not read from remote repository.":        "fatal: '/x' does not appear to be a git repository",
-		"fatal: Could not read from remote repository.\n":                                                          "fatal: Could not read from remote repository.",
+		"Cloning…\nfatal: repository 'http://h/x/' not found\nfatal: more":                                                                                                      "fatal: repository 'http://h/x/' not found",
+		"Warning: x\ngit@h: Permission denied (publickey).\nfatal: Could not read from remote repository.\n\nMake":                                                              "git@h: Permission denied (publickey).",
+		"fatal: '/x' does not appear to be a git repository\nfatal: Could not read from remote repository.":                                                                     "fatal: '/x' does not appear to be a git repository",
+		"remote: \nremote: =====\nremote: \nremote: ERROR: The project could not be found.\nremote: \nremote: =====\nremote: \nfatal: Could not read from remote repository.\n": "remote: ERROR: The project could not be found.",
+		"fatal: Could not read from remote repository.\n":                                                                                                                       "fatal: Could not read from remote repository.",
 		"only this\n\n": "only this",
 		"\n":            "failed without a word",
 	} {

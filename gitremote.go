@@ -94,7 +94,7 @@ func (rm *remote) explain(err error) error {
 	}
 	out := e.rpc()
 	switch {
-	case e.reason == gitAuth && strings.Contains(e.stderr, hostKeyRefused):
+	case e.reason == gitAuth && rm.scheme == "ssh" && strings.Contains(e.stderr, hostKeyRefused):
 		out.Message += ": the key of this host is unknown, or not the known one: if it is right (ssh-keyscan prints it), put it into " + knownHostsFileName + " in the daemon's work dir"
 	case e.reason == gitAuth && rm.scheme == "ssh":
 		out.Message += ": the host takes no key that the daemon's user has, in ~/.ssh or in the agent at SSH_AUTH_SOCK"
