@@ -16,10 +16,16 @@ const gitOrphanPoll = 5 * time.Millisecond
 
 // endGitOrphans kills the git processes whose daemon is gone, of the work dirs
 // that ours names, and waits up to pipeDelay for their end. A process is held
-// by its pidfd, where there are such (Linux 5.3), before it is looked at, so
-// that no other can be hit.
+// by its pidfd (where there is none, before Linux 5.3, by its pid) before it is
+// looked at, so that no other can be hit.
 func endGitOrphans(ours func(workDir string) bool) error {
 	names, err := os.ReadDir("/proc")
+	if err != nil {
+		return fmt.Errorf("looking for git processes of an earlier daemon: %w", err)
+	}
+	// The pids of another namespace's marks say nothing here. Where links cannot
+	// be read, nobody's environment can be.
+	own, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {
 		return fmt.Errorf("looking for git processes of an earlier daemon: %w", err)
 	}
@@ -33,8 +39,9 @@ func endGitOrphans(ours func(workDir string) bool) error {
 		if err != nil {
 			continue // it has ended
 		}
+		space, _ := os.Readlink("/proc/" + name.Name() + "/ns/pid")
 		environ, err := os.ReadFile("/proc/" + name.Name() + "/environ")
-		if err == nil && isGitOrphan(environ, ours) && p.Signal(unix.SIGKILL) == nil {
+		if err == nil && space == own && isGitOrphan(environ, ours) && p.Signal(unix.SIGKILL) == nil {
 			killed = append(killed, pid)
 		}
 		_ = p.Release() // only frees the handle

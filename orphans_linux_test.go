@@ -146,3 +146,28 @@ func TestEndOrphans(t *testing.T) {
 	default:
 	}
 }
+
+// The git of a container's daemon is not ours, whatever its mark says: the pid in
+// it is one of the container's.
+func TestEndOrphansOfThisNamespaceAlone(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	mark := ownerMark(1<<30, dir)
+	p := startCommand(t, "unshare", inPIDNamespace(t, "env", mark, "sleep", "600"), nil)
+	awaitThat(t, "the process in the namespace has its mark", func() bool {
+		for _, pid := range childrenOf(t, p.cmd.Process.Pid) {
+			environ, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+			if err == nil && isGitOrphan(environ, func(workDir string) bool { return workDir == dir }) {
+				return true
+			}
+		}
+		return false
+	})
+	sleeper := onlyChildOf(t, p.cmd.Process.Pid)
+	if err := endGitOrphans(func(workDir string) bool { return workDir == dir }); err != nil {
+		t.Fatal(err)
+	}
+	if isGone(sleeper) {
+		t.Error("a process of another namespace was ended")
+	}
+}

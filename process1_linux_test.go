@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// startAsProcess1 runs a program as process 1 of a pid namespace, as in a
-// container, and returns its pid out here.
-func startAsProcess1(t *testing.T, name string, args ...string) (p *startedProgram, pid func() int) {
+// inPIDNamespace is a command that is process 1 of a pid namespace, as in a
+// container.
+func inPIDNamespace(t *testing.T, program string, args ...string) *exec.Cmd {
 	t.Helper()
 	unshare, err := exec.LookPath("unshare")
 	if err != nil || os.Geteuid() != 0 {
@@ -21,6 +21,13 @@ func startAsProcess1(t *testing.T, name string, args ...string) (p *startedProgr
 	if out, err := exec.Command(unshare, "--pid", "--fork", "--mount-proc", "true").CombinedOutput(); err != nil {
 		t.Skipf("there are no pid namespaces here: %v %s", err, out)
 	}
+	return exec.Command(unshare, append([]string{"--pid", "--fork", "--mount-proc", "--kill-child", program}, args...)...)
+}
+
+// startAsProcess1 runs one of the programs as process 1 and returns its pid out
+// here.
+func startAsProcess1(t *testing.T, name string, args ...string) (p *startedProgram, pid func() int) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -29,14 +36,17 @@ func startAsProcess1(t *testing.T, name string, args ...string) (p *startedProgr
 	if err := os.Symlink(self, link); err != nil {
 		t.Fatal(err)
 	}
-	p = startCommand(t, name, exec.Command(unshare, append([]string{"--pid", "--fork", "--mount-proc", "--kill-child", link}, args...)...), nil)
-	return p, func() int {
-		children := childrenOf(t, p.cmd.Process.Pid)
-		if len(children) != 1 {
-			t.Fatalf("unshare has the children %v", children)
-		}
-		return children[0]
+	p = startCommand(t, name, inPIDNamespace(t, link, args...), nil)
+	return p, func() int { return onlyChildOf(t, p.cmd.Process.Pid) }
+}
+
+func onlyChildOf(t *testing.T, pid int) int {
+	t.Helper()
+	children := childrenOf(t, pid)
+	if len(children) != 1 {
+		t.Fatalf("process %d has the children %v", pid, children)
 	}
+	return children[0]
 }
 
 // childrenOf lists the children of a process, zombies too: of each of its
