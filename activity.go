@@ -16,7 +16,8 @@ type activity struct {
 	mu        sync.Mutex // guards the fields below
 	requests  int
 	lastEnd   time.Time
-	shut      bool
+	shut      bool        // by quiesce or drain
+	draining  bool        // for good
 	resting   *time.Timer // runs when nothing has worked for restAfter; nil without one
 	restAfter time.Duration
 }
@@ -131,18 +132,18 @@ func (a *activity) quiesce(idle time.Duration) bool {
 	return a.shut
 }
 
-// drain shuts the gate whatever works.
+// drain shuts the gate whatever works, for good.
 func (a *activity) drain() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.shut = true
+	a.shut, a.draining = true, true
 	a.tellLocked()
 }
 
-// resume opens the gate again.
+// resume opens the gate that quiesce has shut.
 func (a *activity) resume() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.shut = false
+	a.shut = a.draining
 	a.tellLocked()
 }

@@ -45,3 +45,19 @@ func TestWhenIdle(t *testing.T) {
 		want(2, "closed")
 	})
 }
+
+// What drains does not resume: the pool may still be about to have it back.
+func TestResumeAfterDrain(t *testing.T) {
+	a := newActivity(func() int { return 0 })
+	if !a.quiesce(0) || a.begin() {
+		t.Error("an idle one did not quiesce")
+	}
+	if a.resume(); !a.begin() {
+		t.Error("it did not resume")
+	}
+	a.end()
+	a.drain()
+	if a.resume(); a.begin() {
+		t.Error("one that drains took a request")
+	}
+}

@@ -499,7 +499,7 @@ func TestCallToDaemonThatResumes(t *testing.T) {
 		runs := 0
 		d := b.daemon("cloud_x", "first", "child:cloud_x", slowMethod(time.Second, &runs))
 		b.online("cloud_x")
-		d.service.activity.drain()
+		d.service.activity.quiesce(0)
 		time.AfterFunc(time.Second, d.service.activity.resume)
 		begin := time.Now()
 		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
