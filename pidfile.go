@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -148,7 +149,15 @@ func endOrphans(root *os.Root, log *slog.Logger) error {
 			continue
 		}
 		record, err := readPIDFile(root, libID)
+		for tries := 1; lacksDescriptors(err) && tries < proofTries; tries++ {
+			time.Sleep(proofPause)
+			record, err = readPIDFile(root, libID)
+		}
 		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if lacksDescriptors(err) { // the record is the only proof, and stays
+			errs[i] = fmt.Errorf("reading the daemon.pid of %s: %w", libID, err)
 			continue
 		}
 		if err != nil {
@@ -169,6 +178,11 @@ func endOrphans(root *os.Root, log *slog.Logger) error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// lacksDescriptors tells an error that passes.
+func lacksDescriptors(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 func removePIDFile(root *os.Root, libID string, log *slog.Logger) {

@@ -54,7 +54,7 @@ func openPIDFD(pid int) (int, error) {
 		if fd, err = unix.PidfdOpen(pid, 0); err == nil {
 			return fd, nil
 		}
-		if !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) && !errors.Is(err, unix.ENOMEM) {
+		if !lacksDescriptors(err) && !errors.Is(err, unix.ENOMEM) {
 			break
 		}
 		time.Sleep(proofPause)
@@ -132,7 +132,7 @@ func proveOrphan(r pidRecord, pidfd int) (*procStat, error) {
 			return nil, nil
 		case err == nil:
 			return &stat, nil
-		case !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE):
+		case !lacksDescriptors(err):
 			return nil, err
 		}
 		time.Sleep(proofPause)
