@@ -159,7 +159,7 @@ func TestFaultLibrariesAreNoFile(t *testing.T) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		badWorkspace(t, dir, path, "repair or remove it")
+		badWorkspace(t, dir, path)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 const (
 	// maxLibraries bounds the bindings: the file is written whole each time.
 	maxLibraries = 100_000
-	// maxLibrariesFile bounds what is read of it: so many of the longest names.
+	// maxLibrariesFile bounds the file: so many bindings of usual names take a tenth.
 	maxLibrariesFile = 64 << 20
 )
 
@@ -42,7 +42,7 @@ func openLibraries(workspace string) (*libraries, error) {
 		_ = f.Close() // only read
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the libraries: %s: %w: repair or remove it", l.path, err)
+		return nil, fmt.Errorf("reading the libraries: %s: %w", l.path, err)
 	}
 	if err := json.Unmarshal(data, &l.machine); err != nil {
 		return nil, fmt.Errorf("reading the libraries: %s: %w: repair or remove it", l.path, err)
@@ -89,6 +89,9 @@ func (l *libraries) set(libID, machineID string) error {
 		return badRequest(fmt.Sprintf("more than %d libraries are bound: free one first", maxLibraries))
 	}
 	data, err := json.MarshalIndent(next, "", "  ")
+	if len(data) >= maxLibrariesFile {
+		return badRequest("the bindings take more room than is read of them: free one first")
+	}
 	if err == nil {
 		err = writeFileAtomic(l.path, append(data, '\n'), 0o600)
 	}

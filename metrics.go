@@ -157,7 +157,7 @@ func (m *poolMetrics) write(page *metricsPage) {
 	for _, reason := range slices.Sorted(maps.Keys(m.evictions)) {
 		page.sample("c4a_daemon_evictions_total", float64(m.evictions[reason]), "reason", string(reason))
 	}
-	page.family("c4a_daemon_deaths_total", "counter", "Ready daemons that ended unasked.")
+	page.family("c4a_daemon_deaths_total", "counter", "Ready daemons that ended unasked, or hung.")
 	page.sample("c4a_daemon_deaths_total", float64(m.deaths))
 	page.family("c4a_clones_total", "counter", "Clones and updates of the pool's daemons by how they ended.")
 	for _, result := range slices.Sorted(maps.Keys(m.clones)) {

@@ -150,7 +150,11 @@ func (p *pool) writable() error {
 	if err != nil {
 		return fmt.Errorf("looking at the workspace: %w", err)
 	}
-	if own, err := p.root.Stat("."); err != nil || !os.SameFile(own, named) {
+	own, err := p.root.Stat(".")
+	if err != nil {
+		return fmt.Errorf("looking at the workspace: %w", err)
+	}
+	if !os.SameFile(own, named) {
 		return fmt.Errorf("another directory has taken the place of the workspace %s: start the scheduler anew", p.workspace)
 	}
 	f, err := p.root.OpenFile(writableFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
