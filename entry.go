@@ -61,6 +61,7 @@ type entry struct {
 	removeErr error
 	history   deaths
 	probe     *probe
+	mute      bool // its last probe went unanswered, and it has said nothing since
 }
 
 // probe is one question to a child whether it can go.
@@ -169,9 +170,8 @@ func (p *pool) finish(e *entry, how string) {
 	e.status, e.pid, e.active = statusStopping, 0, 0
 	p.endProbeLocked(e, false)
 	e.settleLocked()
-	removed := false
-	for e.remove && !removed { // a DELETE may still arrive while another's is carried out
-		removed = true
+	removed := e.remove
+	if removed {
 		p.mu.Unlock()
 		err := p.removeWorkDir(e.libID)
 		p.mu.Lock()

@@ -50,6 +50,11 @@ type poolError struct {
 
 func (e *poolError) Error() string { return e.message }
 
+func isPoolError(err error) bool {
+	_, ok := errors.AsType[*poolError](err)
+	return ok
+}
+
 // pool keeps at most maxDaemons daemons, one for each lib_id, in a workspace
 // that is its own.
 type pool struct {

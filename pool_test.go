@@ -33,16 +33,18 @@ type fakeDaemon struct {
 	lastEnd  time.Time
 	quiesced bool
 	dead     bool
+	ops      []string // that it was sent, read or not
 }
 
 // fakeWorld starts fake daemons and watches what is done to them.
 type fakeWorld struct {
-	readyAfter time.Duration // negative: never
-	stopAfter  time.Duration // negative: it ignores SIGTERM
-	deaf       bool          // it answers no op
-	stale      bool          // before it answers it says what was true a moment ago
-	crash      bool          // it dies instead of being ready
-	answerLate time.Duration // what it says to an op comes so much later
+	readyAfter time.Duration   // negative: never
+	stopAfter  time.Duration   // negative: it ignores SIGTERM
+	deaf       bool            // it answers no op
+	deafTo     map[string]bool // by lib_id, those that answer no op
+	stale      bool            // before it answers it says what was true a moment ago
+	crash      bool            // it dies instead of being ready
+	answerLate time.Duration   // what it says to an op comes so much later
 
 	mu           sync.Mutex
 	spawns       int
@@ -118,7 +120,8 @@ func (d *fakeDaemon) close() (string, string)     { return "the fake ended", "it
 func (d *fakeDaemon) send(op controlOp) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.world.deaf || d.dead {
+	d.ops = append(d.ops, op.Op)
+	if d.world.deaf || d.world.deafTo[d.libID] || d.dead {
 		return nil
 	}
 	switch op.Op {
@@ -466,15 +469,87 @@ func TestPoolDaemonThatDoesNotAnswer(t *testing.T) {
 		if w.daemon("a") == nil {
 			t.Error("ended without its consent")
 		}
-		// Its late answer: it refuses requests, but nobody waits for that now.
-		w.daemon("a").mu.Lock()
-		w.deaf = false
-		w.daemon("a").quiesced = true
-		w.daemon("a").heard <- controlEvent{Event: eventStatus, Quiesced: true, Ask: 1}
-		w.daemon("a").mu.Unlock()
+		// It may read the question later, and refuse requests: what is behind the
+		// question makes it take them again.
+		d := w.daemon("a")
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if last := d.ops[len(d.ops)-1]; last != opResume {
+			t.Errorf("the last word to it is %s", last)
+		}
+	})
+}
+
+// What was last told of a daemon is true, also when an answer to the pool told
+// it first.
+func TestPoolTellsOfTheLastChange(t *testing.T) {
+	w := &fakeWorld{answerLate: probeLimit / 2}
+	var last poolEntry
+	inBubble(t, w, func(c *poolConfig) { c.maxDaemons, c.onEvent = 1, func(e poolEntry) { last = e } }, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "a")
+		d := w.daemon("a")
+		d.request()
 		synctest.Wait()
-		if !w.daemon("a").request() {
-			t.Error("it was not told to resume")
+		d.mu.Lock()
+		d.active = 0 // its own word of this comes later
+		d.mu.Unlock()
+		var wg sync.WaitGroup
+		wg.Go(func() { p.ask(p.entries["a"], 0, evictedCapacity) })
+		synctest.Wait()
+		mustEnsure(t, p, "a") // it stays
+		wg.Wait()
+		synctest.Wait()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if last.Busy || last.Status != statusReady {
+			t.Errorf("the last event: %+v", last)
+		}
+	})
+}
+
+// Those that do not answer are asked last: they must not keep an idle one from
+// making room.
+func TestPoolMuteDaemonsAreAskedLast(t *testing.T) {
+	w := &fakeWorld{deafTo: map[string]bool{"a": true, "b": true}}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		for _, id := range []string{"a", "b", "c"} {
+			mustEnsure(t, p, id)
+			time.Sleep(time.Second)
+		}
+		mustEnsure(t, p, "d")
+		begin := time.Now()
+		mustEnsure(t, p, "e")
+		if took := time.Since(begin); took != 0 || w.daemon("c") != nil || w.daemon("d") != nil {
+			t.Errorf("room was made after %v", took)
+		}
+	})
+}
+
+// One that is starting may soon have nothing to do: it is waited for.
+func TestPoolFullOfStartingOnes(t *testing.T) {
+	w := &fakeWorld{readyAfter: 5 * time.Second}
+	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 1 }, func(t *testing.T, p *pool) {
+		var wg sync.WaitGroup
+		for _, id := range []string{"a", "b"} {
+			wg.Go(func() { mustEnsure(t, p, id) })
+		}
+		wg.Wait()
+	})
+}
+
+// The patience of one who waits for a place ends with CAPACITY: nothing of its
+// own is being started.
+func TestPoolPlaceThatIsNotFreedInTime(t *testing.T) {
+	w := &fakeWorld{stopAfter: -1}
+	inBubble(t, w, func(c *poolConfig) { c.maxDaemons, c.stopTimeout = 1, time.Minute }, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "a")
+		if _, _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity {
+			t.Error(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, _, err := p.ensure(ctx, "b"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
 		}
 	})
 }

@@ -36,6 +36,7 @@ func (p *pool) supervise(e *entry, c child) {
 	stopping := false
 	asks := int64(0)
 	silence, asked := time.Duration(0), false // since its last word
+	resume := func() { p.say(e, c, controlOp{Op: opResume}) }
 	for {
 		p.mu.Lock()
 		stop, question := e.status == statusStopping, e.probe
@@ -61,23 +62,20 @@ func (p *pool) supervise(e *entry, c child) {
 		case <-e.wake:
 		case event, ok := <-events:
 			if !ok {
-				events = nil // its output alone: the child may still be alive
+				events = nil // the child may still be alive, but soon counts as hung
 				continue
 			}
 			silence, asked = 0, false
 			if p.heard(e, event) {
-				p.say(e, c, controlOp{Op: opResume})
+				resume()
 			}
 		case <-spawnLimit.C:
-			p.endLate(e, c.lastLines())
+			p.endLate(e, c.lastLines)
 		case <-answer:
 			answer = nil
-			p.mu.Lock()
-			if e.probe != nil && e.probe.sent {
-				p.log.Warn("a daemon does not answer", "lib_id", e.libID, "limit", probeLimit)
-				p.endProbeLocked(e, false)
+			if p.unanswered(e) {
+				resume() // it may yet read the question, and this behind it
 			}
-			p.mu.Unlock()
 		case <-grace:
 			p.log.Warn("a daemon did not stop in time and is killed", "lib_id", e.libID, "limit", p.stopTimeout)
 			grace = nil
@@ -93,6 +91,7 @@ func (p *pool) supervise(e *entry, c child) {
 			}
 			chores.Reset(pause)
 			switch {
+			case stopping:
 			case silence >= silenceEnded:
 				p.endHung(e)
 			case silence >= silenceAsked && !asked:
@@ -104,7 +103,7 @@ func (p *pool) supervise(e *entry, c child) {
 }
 
 // endLate ends a child that is not ready in time.
-func (p *pool) endLate(e *entry, lastLines string) {
+func (p *pool) endLate(e *entry, lastLines func() string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e.status != statusStarting {
@@ -112,7 +111,7 @@ func (p *pool) endLate(e *entry, lastLines string) {
 	}
 	e.died, e.fault = true, fmt.Sprintf("it was not ready within %v", p.spawnTimeout)
 	p.stopLocked(e, &poolError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
-		message: fmt.Sprintf("the daemon for %s was not ready within %v: see its %s%s", e.libID, p.spawnTimeout, logFileName, indented(lastLines))})
+		message: fmt.Sprintf("the daemon for %s was not ready within %v: see its %s%s", e.libID, p.spawnTimeout, logFileName, indented(lastLines()))})
 }
 
 // endHung ends a child that was ready and answers no more.
@@ -127,6 +126,20 @@ func (p *pool) endHung(e *entry) {
 		message: fmt.Sprintf("the daemon for %s hung: %s", e.libID, e.fault)})
 }
 
+// unanswered ends a probe whose answer did not come in time. It tells whether
+// there was one.
+func (p *pool) unanswered(e *entry) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e.probe == nil || !e.probe.sent {
+		return false
+	}
+	p.log.Warn("a daemon does not answer", "lib_id", e.libID, "limit", probeLimit)
+	e.mute = true
+	p.endProbeLocked(e, false)
+	return true
+}
+
 func (p *pool) say(e *entry, c child, op controlOp) {
 	if err := c.send(op); err != nil {
 		p.log.Warn("telling a daemon", "lib_id", e.libID, "op", op.Op, "error", err)
@@ -139,6 +152,7 @@ func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
+	e.mute = false
 	switch event.Event {
 	case eventReady:
 		if e.status != statusStarting {
@@ -163,9 +177,8 @@ func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
 		if e.status != statusReady {
 			return false
 		}
-		asked := e.probe != nil && e.probe.sent
-		switch {
-		case asked && event.Ask == e.probe.ask:
+		// What it says by itself may be older than the question.
+		if e.probe != nil && e.probe.sent && event.Ask == e.probe.ask {
 			if event.Quiesced && !e.probe.wanted {
 				// From here on it refuses requests: nothing can be lost by ending it.
 				p.metrics.evicted(e.probe.reason)
@@ -173,14 +186,10 @@ func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
 				return false
 			}
 			p.endProbeLocked(e, false)
-			if event.Quiesced { // an ensure came meanwhile
-				return true
-			}
-		case event.Ask != 0 && event.Quiesced && !asked:
-			return true // an answer that came too late
+			resume = event.Quiesced // an ensure came meanwhile
 		}
 		if e.active == was {
-			return false // nothing that a view would show
+			return resume // nothing that a view would show
 		}
 	case eventClone:
 		p.metrics.cloned(event.OK, time.Duration(event.TookMS)*time.Millisecond)
@@ -189,7 +198,7 @@ func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
 		return false // a later version's word
 	}
 	p.tellLocked(e)
-	return false
+	return resume
 }
 
 // stopLocked asks the owner to end the child; why is what those get who wait

@@ -98,43 +98,54 @@ func (p *pool) ask(e *entry, idle time.Duration, reason evictionReason) bool {
 
 // roomSearch is one ensure's search for a place.
 type roomSearch struct {
-	asked map[*entry]bool // so that nobody is asked twice
-	again bool            // all were busy once, and may be asked once more
+	asked map[*entry]bool // in this round
+	again bool            // it is not the first round
 }
 
 // makeRoom returns when a place may have become free: the least recently used
-// daemon that agrees goes. The error is CAPACITY when nobody agrees, not even
-// capacityPause later, or ctx's.
+// daemon that agrees goes. When nobody agrees they are asked again after
+// capacityPause, once, and as long as some are just starting. The error is
+// CAPACITY, or that of the request's end.
 func (p *pool) makeRoom(ctx context.Context, s *roomSearch) error {
-	freed, err := p.askForRoom(ctx, s)
-	if err != nil && ctx.Err() == nil && !s.again {
+	for {
+		freed, err := p.askForRoom(ctx, s)
+		if err == nil && freed != nil {
+			err = wait(ctx, freed)
+			p.mu.Lock()
+			p.waiting--
+			p.mu.Unlock()
+		}
+		switch cause := context.Cause(ctx); {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil && isPoolError(cause): // the patience has ended, not the request
+			return p.capacityError()
+		case ctx.Err() != nil:
+			return cause
+		case s.again && p.counts().Starting == 0:
+			return err
+		}
 		s.again = true
 		clear(s.asked)
 		pause := time.NewTimer(capacityPause)
-		defer pause.Stop()
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
+			pause.Stop()
 		}
-		freed, err = p.askForRoom(ctx, s)
 	}
-	if err != nil || freed == nil {
-		return err
-	}
-	err = wait(ctx, freed)
-	p.mu.Lock()
-	p.waiting--
-	p.mu.Unlock()
-	return err
 }
 
 // askForRoom is findRoom for one ensure at a time: two that need a place would
 // ask the same daemon.
 func (p *pool) askForRoom(ctx context.Context, s *roomSearch) (<-chan struct{}, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	select {
 	case p.asking <- struct{}{}:
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return nil, ctx.Err()
 	}
 	defer func() { <-p.asking }()
 	return p.findRoom(s.asked)
@@ -165,9 +176,10 @@ func (p *pool) findRoom(asked map[*entry]bool) (<-chan struct{}, error) {
 			p.mu.Unlock()
 			return freed, nil
 		}
-		// Those known to be busy come last: what is known may be a moment old.
+		// Those known to be busy come late: what is known may be a moment old. Those
+		// that do not answer come last.
 		slices.SortFunc(stay, func(a, b *entry) int {
-			return cmp.Or(cmp.Compare(min(a.active, 1), min(b.active, 1)), a.lastUsed.Compare(b.lastUsed))
+			return cmp.Or(compareBool(a.mute, b.mute), compareBool(a.active > 0, b.active > 0), a.lastUsed.Compare(b.lastUsed))
 		})
 		p.mu.Unlock()
 		if len(stay) == 0 || time.Since(begin) > maxRoomAsk {
@@ -176,4 +188,15 @@ func (p *pool) findRoom(asked map[*entry]bool) (<-chan struct{}, error) {
 		asked[stay[0]] = true
 		p.ask(stay[0], 0, evictedCapacity)
 	}
+}
+
+// compareBool orders false before true.
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
