@@ -49,6 +49,9 @@ func TestWhenIdle(t *testing.T) {
 // What drains does not resume: the pool may still be about to have it back.
 func TestResumeAfterDrain(t *testing.T) {
 	a := newActivity(func() int { return 0 })
+	if a.quiesce(time.Hour) {
+		t.Error("it was not idle for an hour")
+	}
 	if !a.quiesce(0) || a.begin() {
 		t.Error("an idle one did not quiesce")
 	}
