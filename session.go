@@ -33,7 +33,7 @@ const (
 )
 
 var (
-	errRefused  = errors.New("the server refuses this daemon's token")
+	errRefused  = errors.New("the server refuses this daemon")
 	errGaveUp   = errors.New("no connection to the server")
 	errNoServer = errors.New("the handshake was refused")
 )
@@ -223,8 +223,11 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 	if json.Unmarshal(said, &problem) == nil && problem.Detail != "" {
 		detail += ": " + cleanText(problem.Detail)
 	}
-	if response.StatusCode == http.StatusUnauthorized || response.StatusCode == http.StatusForbidden {
+	switch response.StatusCode {
+	case http.StatusUnauthorized:
 		return nil, fmt.Errorf("%w (%s): check --token-file or C4A_TOKEN", errRefused, detail)
+	case http.StatusForbidden:
+		return nil, fmt.Errorf("%w (%s)", errRefused, detail)
 	}
 	return nil, fmt.Errorf("dialling %s: the server answered %s in place of a WebSocket", c.server.Host, detail)
 }
