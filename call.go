@@ -54,6 +54,14 @@ type callConfig struct {
 	params    json.RawMessage
 }
 
+// place is where the scheduler is, for people.
+func (c *callConfig) place() string {
+	if !c.byURL && strings.HasPrefix(c.scheduler.host, unixPrefix) {
+		return c.scheduler.host
+	}
+	return c.url
+}
+
 // call is c4a-daemon-scheduler call.
 func (p *program) call(args []string) error {
 	c, err := p.callConfig(args)
@@ -71,13 +79,16 @@ func (p *program) call(args []string) error {
 	case err != nil:
 		return err
 	case found && len(c.local) > 0:
-		return usage("a scheduler listens at %s: --%s is for starting one, so leave it out, or name another place with --port", c.url, c.local[0])
+		return usage("a scheduler listens at %s: --%s is for starting one, so leave it out, or name another place with --port", c.place(), c.local[0])
 	case found:
 		return p.ask(ctx, client, c)
 	case c.named:
-		return fmt.Errorf("no scheduler listens at %s: start one, or leave out --url, --host and --port to run one for this call", c.url)
+		return fmt.Errorf("no scheduler listens at %s: start one, or leave out --url, --host and --port to run one for this call", c.place())
 	}
-	fmt.Fprintf(p.stderr, "no scheduler listens at %s: running one for this call\n", c.url)
+	if c.scheduler.server != nil {
+		return usage("--server: a scheduler that has another server cannot be called: leave it out")
+	}
+	fmt.Fprintf(p.stderr, "no scheduler listens at %s: running one for this call\n", c.place())
 	return p.callAlone(ctx, c)
 }
 
@@ -100,7 +111,7 @@ func (p *program) callAlone(ctx context.Context, c *callConfig) (err error) {
 		defer cancel()
 		s.stop(quick)
 	}()
-	client := &callClient{base: s.url(), token: cfg.apiToken, http: &http.Client{}}
+	client := &callClient{base: s.url(), token: cfg.apiToken, http: cfg.localClient()}
 	defer client.http.CloseIdleConnections()
 	return p.ask(ctx, client, c)
 }

@@ -586,3 +586,26 @@ func TestTLSThroughProxy(t *testing.T) {
 		}
 	}
 }
+
+// A scheduler that runs for one call has the flags of one, TLS among them.
+func TestCallCommandWithTLS(t *testing.T) {
+	t.Parallel()
+	_, server := authority(t)
+	key, err := x509.MarshalPKCS8PrivateKey(server.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, block := range map[string]*pem.Block{"cert": {Type: "CERTIFICATE", Bytes: server.Certificate[0]}, "key": {Type: "PRIVATE KEY", Bytes: key}} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := start(t, schedulerName, nil, "call", "--tls-cert", filepath.Join(dir, "cert"), "--tls-key", filepath.Join(dir, "key"), "demo", "config/get")
+	if code := p.exit(); code != 0 {
+		if strings.Contains(p.stderr.String(), "asking the scheduler at") || strings.Contains(p.stderr.String(), "a scheduler listens at") {
+			t.Skip("something listens on the scheduler's default port of this machine: " + p.stderr.String())
+		}
+		t.Error(code, p.stderr)
+	}
+}

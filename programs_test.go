@@ -621,6 +621,8 @@ func TestExitStatus(t *testing.T) {
 		{schedulerName, nil, []string{"--version"}, 0, ""},
 		{schedulerName, nil, []string{"--help"}, 0, ""},
 		{schedulerName, nil, []string{"call"}, 2, "LIB_ID"},
+		{schedulerName, nil, []string{"call", "--server", "h", "demo", "config/get"}, 2, "--server"},
+		{schedulerName, nil, []string{"call", "--host", "unix:/no/such.sock", "demo", "config/get"}, 1, "unix:/no/such.sock"},
 	} {
 		p := start(t, test.name, test.env, test.args...)
 		code := p.exit()
