@@ -179,13 +179,14 @@ func (p *pool) finish(e *entry, how string) {
 	}
 	e.status = statusExited
 	delete(p.entries, e.libID)
+	view := p.viewLocked(e)
 	if e.died && !removed {
-		p.buryLocked(e, how)
+		view = p.buryLocked(e, how)
 	} else {
 		delete(p.graves, e.libID)
 	}
 	if had {
-		p.tellLocked(e)
+		p.onEvent(view)
 	}
 	close(e.gone)
 }

@@ -277,16 +277,16 @@ func (p *pool) viewLocked(e *entry) poolEntry {
 
 func (p *pool) tellLocked(e *entry) { p.onEvent(p.viewLocked(e)) }
 
-// buryLocked remembers a death; the oldest memory goes when there are too
-// many.
-func (p *pool) buryLocked(e *entry, how string) {
+// buryLocked remembers a death and returns what is shown of it; the oldest
+// memory goes when there are too many.
+func (p *pool) buryLocked(e *entry, how string) poolEntry {
 	now := time.Now()
 	e.history = e.history.after(now, how)
 	view := p.viewLocked(e)
 	view.Restarts = e.history.total - 1
 	p.graves[e.libID] = &grave{view: view, deaths: e.history}
 	if len(p.graves) <= maxGraves {
-		return
+		return view
 	}
 	oldest := e.libID
 	for id, g := range p.graves {
@@ -295,4 +295,5 @@ func (p *pool) buryLocked(e *entry, how string) {
 		}
 	}
 	delete(p.graves, oldest)
+	return view
 }

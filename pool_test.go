@@ -645,6 +645,20 @@ func TestPoolCrashLoop(t *testing.T) {
 	})
 }
 
+// The event of a death and what is shown afterwards are the same.
+func TestPoolDeathIsTold(t *testing.T) {
+	w := &fakeWorld{}
+	var last poolEntry
+	inBubble(t, w, func(c *poolConfig) { c.onEvent = func(e poolEntry) { last = e } }, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "a")
+		w.daemon("a").end()
+		synctest.Wait()
+		if view, _ := p.get("a"); last != view || view.Status != statusExited || view.Restarts != 0 {
+			t.Errorf("told %+v, shown %+v", last, view)
+		}
+	})
+}
+
 func TestPoolBackoffLongerThanTheSpawnTimeout(t *testing.T) {
 	w := &fakeWorld{crash: true}
 	inBubble(t, w, func(c *poolConfig) { c.spawnTimeout = 1500 * time.Millisecond }, func(t *testing.T, p *pool) {
