@@ -7,12 +7,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -277,6 +279,25 @@ func TestUnixSocketScheduler(t *testing.T) {
 		_ = response.Body.Close()
 		if err != nil || a.Error != nil || field[string](t, a.Result, "machine_id") != "cloud_demo" {
 			t.Error(err, a.Error)
+		}
+		// Nobody comes in beside the socket, whose mode tells who may: the port of the
+		// pool's daemons is theirs.
+		if response, err = client.Get("http://localhost/daemons/demo"); err != nil {
+			t.Fatal(err)
+		}
+		var entry poolEntry
+		err = json.NewDecoder(response.Body).Decode(&entry)
+		_ = response.Body.Close()
+		if err != nil || entry.PID == 0 {
+			t.Fatal(entry, err)
+		}
+		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", entry.PID)); err == nil { // only Linux tells
+			words := strings.Split(string(line), "\x00")
+			server := words[slices.Index(words, "--server")+1]
+			stranger := start(t, daemonName, nil, "--server", server, "--machine-id", "stranger")
+			if code := stranger.exit(); code != exitRefused {
+				t.Error("a user's daemon at the port of the pool's:", code)
+			}
 		}
 		health := start(t, schedulerName, nil, "--host", "unix:"+path, "--healthcheck")
 		if code := health.exit(); code != 0 {

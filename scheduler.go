@@ -222,7 +222,15 @@ func (s *scheduler) listen() (err error) {
 	s.wg.Go(func() { s.serve(s.http, main) })
 	if s.inner != nil {
 		links := http.NewServeMux()
-		links.Handle("GET "+linkPath, s.api)
+		links.HandleFunc("GET "+linkPath, func(w http.ResponseWriter, r *http.Request) {
+			// Who may not open the socket, or has no certificate to trust, is not to come
+			// in here.
+			if s.tokens.holder(bearerOf(r)) == "" {
+				writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "this port is for the daemons of the pool")
+				return
+			}
+			s.api.ServeHTTP(w, r)
+		})
 		s.wg.Go(func() {
 			s.serve(&http.Server{Handler: links, ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeader}, s.inner)
 		})
