@@ -237,6 +237,35 @@ func TestFaultHalfClosedClient(t *testing.T) {
 	h.wantNothingLeft()
 }
 
+// A client that asks and does not read is let go, and its answer with it.
+func TestFaultClientThatDoesNotRead(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as a piece of an answer may: 10 s")
+	}
+	t.Parallel()
+	dir := realTempDir(t)
+	large := filepath.Join(dir, "large")
+	if err := os.WriteFile(large, []byte(strings.Repeat("x", 8<<20)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := openHouse(t, realTempDir(t), "--allow", dir)
+	h.ensure("x")
+	before := h.openDescriptors()
+	call := `{"jsonrpc":"2.0","id":1,"method":"fs/readFile","params":{"max_bytes":8388608,"path":"` + large + `"}}`
+	for _, accept := range []string{"*/*", "text/event-stream"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.(*net.TCPConn).SetReadBuffer(4096) // the kernel's smallest will do
+		fmt.Fprintf(conn, "POST /libraries/x/rpc HTTP/1.1\r\nHost: localhost\r\nAccept: %s\r\nContent-Length: %d\r\n\r\n%s", accept, len(call), call)
+	}
+	awaitThat(t, "the calls have come", func() bool { return before == 0 || h.openDescriptors() > before })
+	awaitThat(t, "they are given up", func() bool { return h.openDescriptors() <= before })
+	h.wantNothingLeft()
+}
+
 // What stands in the way of one library's directory is no other's problem.
 func TestFaultWorkDirIsAFile(t *testing.T) {
 	t.Parallel()

@@ -22,9 +22,6 @@ const (
 	// eventBeat is how often a silent stream gets a comment line: a proxy keeps
 	// it open, and a client that is gone is noticed.
 	eventBeat = 15 * time.Second
-	// eventWriteLimit is how long a subscriber may take to receive what is
-	// written before its stream is ended.
-	eventWriteLimit = 10 * time.Second
 )
 
 // event is one thing told to subscribers.
@@ -154,14 +151,7 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
-	stream := http.NewResponseController(w)
-	write := func(text string) bool {
-		_ = stream.SetWriteDeadline(time.Now().Add(eventWriteLimit)) // HTTP/2 and tests may have none
-		_, err := w.Write([]byte(text))
-		return err == nil && stream.Flush() == nil
-	}
-	// The connection may serve another request afterwards.
-	defer func() { _ = stream.SetWriteDeadline(time.Time{}) }()
+	write := func(text string) bool { return send(w, []byte(text)) == nil }
 	if !write(": welcome\n\n") {
 		return
 	}

@@ -25,9 +25,12 @@ const (
 	returnTimeout = 15 * time.Second
 	// maxResends bounds how often a call is sent again after a lost link.
 	maxResends = 2
-	// maxMachines bounds the machines that are remembered; the longest offline go
-	// first.
-	maxMachines = 10_000
+	// maxOffline bounds the machines that are remembered although they are gone;
+	// the longest ago connected go first.
+	maxOffline = 1000
+	// maxHandshake bounds a handshake, which is kept and shown: room for a thousand
+	// allowed paths.
+	maxHandshake = 64 << 10
 )
 
 // hubConfig is what a hub needs of its surroundings.
@@ -71,7 +74,11 @@ type machineView struct {
 }
 
 // progressWatch gets the progress of a call; a full channel drops the older.
-type progressWatch struct{ newest chan json.RawMessage }
+type progressWatch struct {
+	call    *call
+	newest  chan json.RawMessage
+	percent int // the last one, under the hub's lock
+}
 
 func newHub(c hubConfig) *hub {
 	return &hub{hubConfig: c, conns: map[*hubConn]struct{}{}, machines: map[string]*machine{}, progress: map[string]map[*progressWatch]struct{}{}}
@@ -153,6 +160,9 @@ func (c *hubConn) request(r *incoming) {
 // greet answers the handshake. A refused link is closed with 1008.
 func (c *hubConn) greet(r *incoming, hello handshakeParams) {
 	reason := c.objection(hello)
+	if len(r.params) > maxHandshake {
+		reason = fmt.Sprintf("a handshake has at most %d bytes", maxHandshake)
+	}
 	if reason == "" {
 		reason = c.hub.register(c, hello)
 	}
@@ -267,17 +277,18 @@ func (h *hub) tellLocked(m *machine, reason string) {
 
 // forgetLocked keeps the number of remembered machines bounded.
 func (h *hub) forgetLocked() {
-	for len(h.machines) > maxMachines {
-		oldest := ""
-		for id, m := range h.machines {
-			if m.conn == nil && m.view.MachineID != "" && (oldest == "" || m.view.ConnectedAt.Before(h.machines[oldest].view.ConnectedAt)) {
-				oldest = id
-			}
+	var offline []*machine
+	for _, m := range h.machines {
+		if m.conn == nil && m.view.MachineID != "" {
+			offline = append(offline, m)
 		}
-		if oldest == "" {
-			return // all are connected
-		}
-		delete(h.machines, oldest)
+	}
+	if len(offline) <= maxOffline {
+		return
+	}
+	slices.SortFunc(offline, func(a, b *machine) int { return a.view.ConnectedAt.Compare(b.view.ConnectedAt) })
+	for _, m := range offline[:len(offline)-maxOffline] {
+		delete(h.machines, m.view.MachineID)
 	}
 }
 
@@ -291,7 +302,9 @@ func (c *hubConn) notify(method string, params json.RawMessage) {
 		}
 		c.hub.beat(c, beat)
 	case progressMethod:
-		c.hub.progressed(params)
+		if c.greeted() != nil {
+			c.hub.progressed(c, params)
+		}
 	}
 }
 
@@ -309,11 +322,13 @@ func (h *hub) beat(c *hubConn, beat heartbeat) {
 	}
 }
 
-// progressed hands a daemon's progress to the calls that wait for it and to
-// the subscribers.
-func (h *hub) progressed(params json.RawMessage) {
+// progressed hands a daemon's progress to the calls that went to it by this link
+// and to the subscribers. Task ids are each daemon's own. What falls behind, from
+// the next daemon of a call that was sent again, is left out.
+func (h *hub) progressed(c *hubConn, params json.RawMessage) {
 	var task struct {
-		TaskID string `json:"task_id"`
+		TaskID  string `json:"task_id"`
+		Percent int    `json:"percent"`
 	}
 	if decodeParams(params, &task) != nil {
 		return
@@ -322,6 +337,10 @@ func (h *hub) progressed(params json.RawMessage) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.progress[task.TaskID] {
+		if w.call.via.Load() != c || task.Percent < w.percent {
+			continue
+		}
+		w.percent = task.Percent
 		select {
 		case <-w.newest: // nobody took the one before
 		default:
@@ -331,8 +350,9 @@ func (h *hub) progressed(params json.RawMessage) {
 }
 
 // watch gives a call the progress of its task until stop is called.
-func (h *hub) watch(taskID string) (w *progressWatch, stop func()) {
-	w = &progressWatch{newest: make(chan json.RawMessage, 1)}
+func (h *hub) watch(c *call) (w *progressWatch, stop func()) {
+	w = &progressWatch{call: c, newest: make(chan json.RawMessage, 1)}
+	taskID := c.taskID
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.progress[taskID] == nil {

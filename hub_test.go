@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -210,6 +211,7 @@ func TestHandshakeRefusals(t *testing.T) {
 		{"no instance", "", "m", `{"machine_id":"m","protocol_version":1}`, "instance_id"},
 		{"another header", "", "x", `{"machine_id":"m","instance_id":"i","protocol_version":1}`, "header"},
 		{"a user's cloud_", "", "", `{"machine_id":"cloud_x","instance_id":"i","protocol_version":1}`, "belong to the pool"},
+		{"too large", "", "m", `{"machine_id":"m","instance_id":"i","protocol_version":1,"allowed_paths":["` + strings.Repeat("x", maxHandshake) + `"]}`, "at most"},
 		{"a child of another id", "child:cloud_x", "", `{"machine_id":"cloud_y","instance_id":"i","protocol_version":1}`, "token is for another"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -529,9 +531,9 @@ func TestProgressReachesTheCall(t *testing.T) {
 		b.daemon("m", "i", "", work)
 		b.online("m")
 		c := newCall(t, "test/work", `{"task_id":"T"}`)
-		mine, stop := b.hub.watch("T")
+		mine, stop := b.hub.watch(c)
 		defer stop()
-		other, stopOther := b.hub.watch("X")
+		other, stopOther := b.hub.watch(newCall(t, "test/work", `{"task_id":"X"}`))
 		defer stopOther()
 		seen := make(chan []int)
 		done := make(chan struct{})
@@ -565,6 +567,70 @@ func TestProgressReachesTheCall(t *testing.T) {
 	})
 }
 
+// Task ids are each daemon's own: the progress of another's task of the same name
+// is not the call's, and what falls behind is left out.
+func TestProgressOfAnotherDaemon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		report := func(percents ...int) *method {
+			return newMethod("test/work", "", func(ctx context.Context, _ none) (none, error) {
+				for _, percent := range percents {
+					reportProgress(ctx, progress{Phase: "p", Percent: percent})
+					time.Sleep(time.Second)
+				}
+				return none{}, nil
+			})
+		}
+		b.daemon("m", "i", "", report(10, 20, 30))
+		b.daemon("other", "i", "", report(55, 56, 57))
+		b.online("m")
+		b.online("other")
+		c := newCall(t, "test/work", `{"task_id":"T"}`)
+		watch, stop := b.hub.watch(c)
+		defer stop()
+		var calls sync.WaitGroup
+		for machine, call := range map[string]*call{"m": c, "other": newCall(t, "test/work", `{"task_id":"T"}`)} {
+			calls.Go(func() {
+				if _, err := b.hub.perform(t.Context(), call, b.hub.machineTarget(machine)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		var seen []int
+		for len(seen) == 0 || seen[len(seen)-1] != 100 {
+			var p taskProgress
+			if err := json.Unmarshal(<-watch.newest, &p); err != nil {
+				t.Fatal(err)
+			}
+			seen = append(seen, p.Percent)
+		}
+		calls.Wait()
+		if !slices.IsSorted(seen) || slices.ContainsFunc(seen, func(percent int) bool { return percent > 50 && percent < 60 }) {
+			t.Error(seen)
+		}
+		// Sent again to another daemon it begins anew.
+		b.hub.progressed(c.via.Load(), json.RawMessage(`{"task_id":"T","percent":5}`))
+		if len(watch.newest) != 0 {
+			t.Error("the percent fell")
+		}
+	})
+}
+
+// Machines that are gone are remembered up to a number, the latest.
+func TestHubForgets(t *testing.T) {
+	h := newHub(hubConfig{})
+	now := time.Now()
+	for n := range maxOffline + 10 {
+		id := fmt.Sprint("m", n)
+		h.machines[id] = &machine{view: machineView{handshakeParams: handshakeParams{MachineID: id}, ConnectedAt: now.Add(time.Duration(n) * time.Second)}}
+	}
+	h.machines["here"] = &machine{conn: &hubConn{}, view: machineView{handshakeParams: handshakeParams{MachineID: "here"}}}
+	h.forgetLocked()
+	if len(h.machines) != maxOffline+1 || h.machines["here"] == nil || h.machines["m9"] != nil || h.machines["m10"] == nil {
+		t.Errorf("%d machines are remembered", len(h.machines))
+	}
+}
+
 func TestParseCall(t *testing.T) {
 	for _, test := range []struct {
 		body, method, id, task string
@@ -588,6 +654,28 @@ func TestParseCall(t *testing.T) {
 	for _, body := range []string{``, `x`, `[]`, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"a\",\"params\":{\"path\":\"\xff\"}}", `[{"jsonrpc":"2.0","id":1,"method":"a"}]`, `{}`, `{"jsonrpc":"2.0","method":"a"}`, `{"jsonrpc":"2.0","id":{},"method":"a"}`, `{"jsonrpc":"2.0","id":1}`, `{"jsonrpc":"2.0","id":1,"result":1}`} {
 		if c, err := parseCall([]byte(body)); err == nil {
 			t.Errorf("%s: %+v", body, c)
+		}
+	}
+}
+
+// Without a token users' daemons come in from this machine, and through a Unix
+// socket; not by a proxy of this machine, which speaks for anybody.
+func TestAdmitWithoutAToken(t *testing.T) {
+	h := &hubAPI{tokens: &childTokens{}}
+	for _, test := range []struct {
+		from, header string
+		ok           bool
+	}{
+		{"127.0.0.1:1", "", true}, {"[::1]:1", "", true}, {"[::ffff:127.0.0.1]:1", "", true}, {"@", "", true},
+		{"10.0.0.1:1", "", false}, {"[fe80::1]:1", "", false},
+		{"127.0.0.1:1", "Forwarded", false}, {"127.0.0.1:1", "X-Forwarded-For", false}, {"@", "X-Real-Ip", false},
+	} {
+		r := &http.Request{RemoteAddr: test.from, Header: http.Header{}}
+		if test.header != "" {
+			r.Header.Set(test.header, "10.0.0.1")
+		}
+		if child, ok := h.admit(r); ok != test.ok || child != "" {
+			t.Errorf("%s with %q: %v", test.from, test.header, ok)
 		}
 	}
 }

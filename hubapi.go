@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"net"
@@ -82,6 +81,11 @@ func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
 	}
 	if h.daemonToken != "" {
 		return "", bearerIs(r, h.daemonToken)
+	}
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip"} {
+		if r.Header.Get(name) != "" {
+			return "", false // a proxy of this machine speaks for somebody elsewhere
+		}
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -245,9 +249,11 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(d.retryAfter.Seconds()))))
 		}
 	}
+	body = callAnswer(c, result, err)
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	h.write(w, callAnswer(c, result, err))
+	h.write(w, body)
 }
 
 // callAnswer is the JSON-RPC answer under the caller's id.
@@ -263,7 +269,7 @@ func callAnswer(c *call, result json.RawMessage, err error) []byte {
 // stream answers with Server-Sent Events: progress, then the result.
 // https://html.spec.whatwg.org/multipage/server-sent-events.html
 func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find target) {
-	watch, stop := h.hub.watch(c.taskID)
+	watch, stop := h.hub.watch(c)
 	defer stop()
 	ctx, cancel := context.WithCancel(r.Context())
 	done := make(chan []byte, 1)
@@ -280,16 +286,13 @@ func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find ta
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Accel-Buffering", "no") // nginx would keep the events back
 	w.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(w)
 	beat := time.NewTicker(streamBeat)
 	defer beat.Stop()
-	for {
-		if flush.Flush() != nil {
-			return
-		}
+	alive := h.write(w, nil) // the header
+	for alive {
 		select {
 		case p := <-watch.newest:
-			h.event(w, "progress", p)
+			alive = h.event(w, "progress", p)
 		case answer := <-done:
 			done <- answer // for the deferred wait
 			select {
@@ -298,24 +301,25 @@ func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find ta
 			default:
 			}
 			h.event(w, "result", answer)
-			_ = flush.Flush() // a client that is gone needs no result
 			return
 		case <-beat.C:
-			h.write(w, []byte(":\n\n"))
+			alive = h.write(w, []byte(":\n\n"))
 		}
 	}
 }
 
 // event writes one event. A line feed in JSON is only space, but would end the
 // data.
-func (h *hubAPI) event(w io.Writer, name string, data []byte) {
+func (h *hubAPI) event(w http.ResponseWriter, name string, data []byte) bool {
 	data = bytes.ReplaceAll(bytes.ReplaceAll(data, []byte{'\n'}, []byte{' '}), []byte{'\r'}, []byte{' '})
-	h.write(w, fmt.Appendf(nil, "event: %s\ndata: %s\n\n", name, data))
+	return h.write(w, fmt.Appendf(nil, "event: %s\ndata: %s\n\n", name, data))
 }
 
-// write sends bytes to a client, who may be gone: the request's context tells.
-func (h *hubAPI) write(w io.Writer, data []byte) {
-	if _, err := w.Write(data); err != nil {
+// write sends bytes to a client and tells whether it still takes them.
+func (h *hubAPI) write(w http.ResponseWriter, data []byte) bool {
+	err := send(w, data)
+	if err != nil {
 		h.log.Debug("answering a client", "err", err)
 	}
+	return err == nil
 }

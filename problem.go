@@ -20,6 +20,10 @@ const (
 	maxBody = 1 << 20
 	// bodyLimit is how long a body may take to arrive.
 	bodyLimit = 10 * time.Second
+	// sendLimit is how long each sendPiece of an answer may take to leave: a client
+	// that does not read must not keep an answer in memory for ever.
+	sendLimit = 10 * time.Second
+	sendPiece = 64 << 10
 )
 
 // Codes of the HTTP API beside those that it shares with the wire.
@@ -65,7 +69,27 @@ func writeBody(w http.ResponseWriter, status int, contentType string, v any) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) // a client that is gone needs no answer
+	_ = send(w, append(body, '\n')) // a client that is gone needs no answer
+}
+
+// send writes data to a client, piece by piece, and has it leave.
+func send(w http.ResponseWriter, data []byte) error {
+	control := http.NewResponseController(w)
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // the connection may serve another request
+	for {
+		_ = control.SetWriteDeadline(time.Now().Add(sendLimit)) // HTTP/2 and tests may have none
+		piece := data[:min(len(data), sendPiece)]
+		if _, err := w.Write(piece); err != nil {
+			return err
+		}
+		if data = data[len(piece):]; len(data) == 0 {
+			break
+		}
+	}
+	if err := control.Flush(); !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
 }
 
 // writeError answers with what err means. An error that is no *poolError is

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -26,6 +27,7 @@ type call struct {
 	params  json.RawMessage
 	taskID  string
 	timeout time.Duration
+	via     atomic.Pointer[hubConn] // the link that it went out by last
 }
 
 // target finds the daemon for a call. again tells that the one before was lost
@@ -93,6 +95,7 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessag
 		if err != nil {
 			return nil, delivery(err)
 		}
+		c.via.Store(conn)
 		result, err := conn.peer.call(ctx, c.method, c.params)
 		e, isAnswer := errors.AsType[*rpcError](err)
 		switch {
