@@ -84,8 +84,9 @@ func parseCall(body []byte) (*call, error) {
 
 // perform sends the call and sends it again when a link is lost before the
 // answer, at most twice. A daemon that drains has not begun: its successor is
-// asked, or itself when it was told to go on, within returnTimeout. The result is the daemon's raw one; the error is the daemon's
-// *rpcError, or a *deliveryError.
+// asked, or itself when it was told to go on, within returnTimeout. The result
+// is the daemon's raw one; the error is the daemon's *rpcError, or a
+// *deliveryError.
 func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout+callGrace)
 	defer cancel()
@@ -105,13 +106,12 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessag
 			}
 			// The link of a daemon that drains ends soon, and its successor has
 			// another. But it may have been told to stay.
-			pause := time.NewTimer(drainPause)
 			select {
 			case <-conn.done:
-			case <-pause.C:
+			case <-time.After(drainPause):
 			case <-ctx.Done():
+				return nil, delivery(context.Cause(ctx))
 			}
-			pause.Stop()
 		case err == nil, isAnswer:
 			return result, err
 		case errors.Is(err, errLinkLost) && resends < maxResends:

@@ -127,11 +127,9 @@ func (p *pool) makeRoom(ctx context.Context, s *roomSearch) error {
 		}
 		s.again = true
 		clear(s.asked)
-		pause := time.NewTimer(capacityPause)
 		select {
-		case <-pause.C:
+		case <-time.After(capacityPause):
 		case <-ctx.Done():
-			pause.Stop()
 		}
 	}
 }
