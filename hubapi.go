@@ -199,9 +199,13 @@ func (h *hubAPI) callLibrary(w http.ResponseWriter, r *http.Request) {
 // poolTarget finds the daemon of a library that the pool serves, started if
 // need be.
 func (h *hubAPI) poolTarget(libID string) target {
+	var mine *entry // that the call went to last
 	return func(ctx context.Context, _ bool) (*hubConn, error) {
 		diedOnce := false
 		for begin := time.Now(); ; {
+			if mine != nil && h.pool.deleted(mine) {
+				return nil, errDeleted(libID) // and not brought back by the call
+			}
 			_, _, err := h.pool.ensure(ctx, libID)
 			if e, ok := errors.AsType[*poolError](err); ok && e.diedOnce && !diedOnce {
 				diedOnce = true // no request has reached it: the next may well serve this one
@@ -213,7 +217,11 @@ func (h *hubAPI) poolTarget(libID string) target {
 			// Ready means that its handshake was accepted: the link is there, or it
 			// was lost since and comes back. Or the daemon has died and the pool is
 			// about to notice: then another is started.
-			conn, err := h.hub.connected(ctx, machineIDOf(libID), returnTimeout, h.pool.gone(libID))
+			var conn *hubConn
+			err = errOffline
+			if mine = h.pool.serving(libID); mine != nil {
+				conn, err = h.hub.connected(ctx, machineIDOf(libID), returnTimeout, mine.gone)
+			}
 			if errors.Is(err, errUnknownMachine) {
 				return nil, errOffline // it says that it is ready, and never came here
 			}

@@ -202,17 +202,22 @@ func (p *pool) get(libID string) (poolEntry, bool) {
 	return poolEntry{}, false
 }
 
-// gone is closed when the daemon that libID has now has left the pool, or when
-// there is none.
-func (p *pool) gone(libID string) <-chan struct{} {
+// serving is the entry that libID has now, nil for none.
+func (p *pool) serving(libID string) *entry {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if e := p.entries[libID]; e != nil {
-		return e.gone
-	}
-	none := make(chan struct{})
-	close(none)
-	return none
+	return p.entries[libID]
+}
+
+// deleted tells whether e was ended by a DELETE.
+func (p *pool) deleted(e *entry) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return e.remove
+}
+
+func errDeleted(libID string) *poolError {
+	return &poolError{code: codeDeleted, status: http.StatusConflict, message: libID + " was deleted meanwhile"}
 }
 
 // list is all entries by lib_id.

@@ -488,6 +488,30 @@ func TestFaultOnePlaceForTwo(t *testing.T) {
 	h.wantNothingLeft()
 }
 
+// A call that runs when its library is deleted does not bring it back, not even
+// when its daemon had to be killed.
+func TestFaultDeletedUnderACall(t *testing.T) {
+	t.Parallel()
+	git := newGitServer(t)
+	git.repo("lib.git", map[string]string{"a": "1"})
+	asked := make(chan struct{}, 10)
+	git.setHook(hang("", asked))
+	h := openHouse(t, realTempDir(t), "--stop-timeout", "100ms")
+	h.ensure("x")
+	cloned := h.askLater(http.MethodPost, "/libraries/x/rpc", cloneCall(git.address("lib.git")))
+	<-asked
+	git.setHook(nil)
+	h.want(http.StatusNoContent, http.MethodDelete, "/daemons/x", "")
+	if a := <-cloned; a.status != http.StatusConflict || !strings.Contains(a.body, string(codeDeleted)) {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	h.want(http.StatusOK, http.MethodGet, "/daemons", "", `"daemons":[]`)
+	if _, err := os.Stat(filepath.Join(h.workspace, "x")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("its directory is back:", err)
+	}
+	h.wantNothingLeft()
+}
+
 // A daemon that is killed once while it starts costs its callers nothing: the
 // next one answers. An ensure tells of the death.
 func TestFaultKilledWhileStarting(t *testing.T) {

@@ -32,7 +32,7 @@ func (p *pool) remove(ctx context.Context, libID string) error {
 		p.wg.Go(func() { p.finish(e, "") })
 	}
 	e.remove = true
-	p.stopLocked(e, &poolError{code: codeDeleted, status: http.StatusConflict, message: libID + " was deleted meanwhile"})
+	p.stopLocked(e, errDeleted(libID))
 	p.mu.Unlock()
 	if err := wait(ctx, e.gone); err != nil {
 		return err
