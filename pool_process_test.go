@@ -363,8 +363,9 @@ func TestPoolLogIsBounded(t *testing.T) {
 		text, err := os.ReadFile(path)
 		first, _, _ := strings.Cut(string(text), " ")
 		number, numberErr := strconv.Atoi(first)
+		// What is written just while it is cut stands before what is kept.
 		return err == nil && len(text) <= maxChildLog && len(text) > maxChildLog/4 &&
-			strings.HasSuffix(strings.TrimRight(string(text), "x\n"), "\n2999 ") && numberErr == nil && number > 1000
+			strings.Contains("\n"+string(text), "\n2999 ") && numberErr == nil && number > 1000
 	})
 }
 

@@ -98,8 +98,9 @@ func (p *pool) ask(e *entry, idle time.Duration, reason evictionReason) bool {
 
 // roomSearch is one ensure's search for a place.
 type roomSearch struct {
-	asked map[*entry]bool // in this round
-	again bool            // it is not the first round
+	asked    map[*entry]bool // in this round
+	again    bool            // it is not the first round
+	starting bool            // at the end of the round some were just starting
 }
 
 // makeRoom returns when a place may have become free: the least recently used
@@ -122,7 +123,7 @@ func (p *pool) makeRoom(ctx context.Context, s *roomSearch) error {
 			return p.capacityError()
 		case ctx.Err() != nil:
 			return cause
-		case s.again && p.counts().Starting == 0:
+		case s.again && !s.starting:
 			return err
 		}
 		s.again = true
@@ -146,12 +147,12 @@ func (p *pool) askForRoom(ctx context.Context, s *roomSearch) (<-chan struct{}, 
 		return nil, ctx.Err()
 	}
 	defer func() { <-p.asking }()
-	return p.findRoom(s.asked)
+	return p.findRoom(s)
 }
 
 // findRoom returns nil when there is a place, else what to wait for, counted
 // in p.waiting.
-func (p *pool) findRoom(asked map[*entry]bool) (<-chan struct{}, error) {
+func (p *pool) findRoom(s *roomSearch) (<-chan struct{}, error) {
 	for begin := time.Now(); ; {
 		p.mu.Lock()
 		if p.closed || p.places < p.maxDaemons {
@@ -159,12 +160,15 @@ func (p *pool) findRoom(asked map[*entry]bool) (<-chan struct{}, error) {
 			return nil, nil
 		}
 		leaving := 0
+		s.starting = false
 		var stay []*entry
 		for _, e := range p.entries {
 			switch {
 			case e.place && e.status == statusStopping:
 				leaving++
-			case e.status == statusReady && !asked[e]:
+			case e.status == statusStarting:
+				s.starting = true
+			case e.status == statusReady && !s.asked[e]:
 				stay = append(stay, e)
 			}
 		}
@@ -183,7 +187,7 @@ func (p *pool) findRoom(asked map[*entry]bool) (<-chan struct{}, error) {
 		if len(stay) == 0 || time.Since(begin) > maxRoomAsk {
 			return nil, p.capacityError()
 		}
-		asked[stay[0]] = true
+		s.asked[stay[0]] = true
 		p.ask(stay[0], 0, evictedCapacity)
 	}
 }
