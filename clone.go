@@ -351,6 +351,11 @@ func (c *cloner) update(ctx context.Context, job cloneJob, target cloneTarget, b
 		return c.result(ctx, job, "", actionUnchanged)
 	}
 	shallow := c.store.shallow(job.name)
+	if shallow == "" && before.commit != "" {
+		if err := w.whole(ctx, before.commit); err != nil {
+			return cloneResult{}, err
+		}
+	}
 	args := depthArgs(job.depth, before.commit == "", shallow != "")
 	if before.commit == target.commit && (shallow == "" || job.depth == 1) {
 		refs, err := w.refs(ctx)

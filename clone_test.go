@@ -471,3 +471,67 @@ func TestCloneNeedsWorkDir(t *testing.T) {
 	_, err = creds.setAuth(t.Context(), setAuthParams{Host: "h", Token: json.RawMessage(`"x"`)})
 	wantFailure(t, err, codeNotConfigured)
 }
+
+// A shallow clone that lost the file that says so is no full clone: it is cloned
+// afresh.
+func TestCloneLostShallow(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	remote.commit("second", map[string]string{"a": "2"})
+	p := cloneParams{URL: w.server.address("lib")}
+	for _, depth := range []int{1, 0} {
+		p.Depth = &depth
+		r, err := w.try(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if depth == 1 {
+			if err := os.Remove(filepath.Join(r.Path, ".git", "shallow")); err != nil {
+				t.Fatal(err)
+			}
+			if r = w.must(p, actionRecloned, remote.head()); !r.IsShallow {
+				t.Error("it is not shallow")
+			}
+		}
+	}
+	w.must(p, actionUnchanged, remote.head())
+}
+
+// Who reads the refs while another branch is checked out finds the old ones or
+// the new ones, never none.
+func TestCloneRefsAreNeverGone(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	remote.git("branch", "feat/x")
+	remote.git("branch", "feat/y")
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	reads, ended := make(chan string, 1), make(chan struct{})
+	go func() { // ends with the updates
+		defer close(reads)
+		repo := &testRepo{t: t, dir: r.Path}
+		for {
+			select {
+			case <-ended:
+				return
+			default:
+			}
+			if refs, err := repo.tryGit("", "for-each-ref", "refs/heads"); err == nil && refs == "" {
+				reads <- "no refs"
+				return
+			}
+		}
+	}()
+	for n := range 12 {
+		p.Ref = []string{"feat/x", "main", "feat/y"}[n%3]
+		if _, err := w.try(p); err != nil {
+			t.Error(err)
+		}
+	}
+	close(ended)
+	if problem, ok := <-reads; ok {
+		t.Error(problem)
+	}
+}

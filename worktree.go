@@ -236,20 +236,28 @@ func (w workTree) settle(ctx context.Context, want map[string]string, branch str
 	if err != nil {
 		return err
 	}
-	// Two transactions: one cannot delete feat and make feat/sub.
+	// Two transactions: one cannot delete feat and make feat/sub. The new ones come
+	// first where they can, or somebody who reads meanwhile finds none.
 	var deletes, updates strings.Builder
+	gone, made := map[string]bool{}, map[string]bool{}
 	for name := range have {
 		keep := name == originHead && branch != "" && branch == defaultBranch // set below
 		if _, ok := want[name]; !ok && !keep {
 			fmt.Fprintf(&deletes, "option no-deref\ndelete %s\n", name)
+			gone[name] = true
 		}
 	}
 	for name, oid := range want {
 		if have[name] != oid {
 			fmt.Fprintf(&updates, "option no-deref\nupdate %s %s\n", name, oid)
+			made[name] = true
 		}
 	}
-	for _, script := range []string{deletes.String(), updates.String()} {
+	scripts := []string{updates.String(), deletes.String()}
+	if anyBelow(gone, made) || anyBelow(made, gone) {
+		slices.Reverse(scripts)
+	}
+	for _, script := range scripts {
 		if script == "" {
 			continue
 		}
@@ -277,5 +285,28 @@ func (w workTree) pack(ctx context.Context) error {
 		return err
 	}
 	_, err := w.run(ctx, w.command("gc", "-q", "--prune=now"))
+	return err
+}
+
+// anyBelow tells whether one of the refs is a directory in the name of another:
+// feat of feat/sub.
+func anyBelow(refs, others map[string]bool) bool {
+	for name := range others {
+		for end := strings.LastIndexByte(name, '/'); end > 0; end = strings.LastIndexByte(name[:end], '/') {
+			if refs[name[:end]] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// maxCommitsWalked is how many commits whole looks at: some milliseconds.
+const maxCommitsWalked = 1000
+
+// whole tells by an error when the history of commit ends where it should not: a
+// shallow clone that lost the file that says so looks like a full one.
+func (w workTree) whole(ctx context.Context, commit string) error {
+	_, err := w.run(ctx, w.command("rev-list", "--quiet", "--max-count="+strconv.Itoa(maxCommitsWalked), "--end-of-options", commit, "--"))
 	return err
 }
