@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -188,6 +189,17 @@ func (d *daemonProcess) trimLog() bool {
 		return false
 	}
 	tail := tailOf(d.logged, info.Size(), maxChildLog/2)
+	// What came while that was read, up to a bound; what comes between here and
+	// the next line is lost.
+	buf := make([]byte, maxChildLog/8)
+	for at, more := info.Size(), true; more && at < info.Size()+64*maxChildLog; {
+		n, _ := d.logged.ReadAt(buf, at) // the end of the file gives less
+		at, more = at+int64(n), n == len(buf)
+		tail = append(tail, buf[:n]...)
+		if over := len(tail) - maxChildLog/2; over > 0 {
+			tail = tail[over+max(0, bytes.IndexByte(tail[over:], '\n')+1):]
+		}
+	}
 	if err = d.logged.Truncate(0); err == nil {
 		_, err = d.logged.Write(tail)
 	}

@@ -99,14 +99,14 @@ func (p *pool) ask(e *entry, idle time.Duration, reason evictionReason) bool {
 // roomSearch is one ensure's search for a place.
 type roomSearch struct {
 	asked    map[*entry]bool // in this round
-	again    bool            // it is not the first round
+	again    bool            // the round before found nobody who would go, and nobody starting
 	starting bool            // at the end of the round some were just starting
 }
 
 // makeRoom returns when a place may have become free: the least recently used
-// daemon that agrees goes. When nobody agrees they are asked again after
-// capacityPause, once, and as long as some are just starting. The error is
-// CAPACITY, or that of the request's end.
+// daemon that agrees goes. When nobody agrees they are asked once more after
+// capacityPause, and before that as long as some are just starting. The error
+// is CAPACITY, or that of the request's end.
 func (p *pool) makeRoom(ctx context.Context, s *roomSearch) error {
 	for {
 		freed, err := p.askForRoom(ctx, s)
@@ -126,7 +126,7 @@ func (p *pool) makeRoom(ctx context.Context, s *roomSearch) error {
 		case s.again && !s.starting:
 			return err
 		}
-		s.again = true
+		s.again = !s.starting // who has just started is wanted, and asked again later
 		clear(s.asked)
 		select {
 		case <-time.After(capacityPause):
