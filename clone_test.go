@@ -535,3 +535,51 @@ func TestCloneRefsAreNeverGone(t *testing.T) {
 		t.Error(problem)
 	}
 }
+
+// git follows a link in .git and would write where it leads: such a repository
+// is cloned afresh, and nothing outside is touched.
+func TestCloneLinksInItsGitDirectory(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	remote.git("branch", "feat/x")
+	p := cloneParams{URL: w.server.address("lib")}
+	for _, name := range []string{"refs", "refs/heads", "objects", "objects/pack", "logs"} {
+		p.Ref = ""
+		r, err := w.try(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		place, outside := filepath.Join(r.Path, ".git", name), filepath.Join(realTempDir(t), "outside")
+		if err := os.Rename(place, outside); err != nil {
+			t.Fatal(err)
+		}
+		symlinks(t, map[string]string{place: outside})
+		before := listTree(t, outside)
+		p.Ref = "feat/x"
+		w.must(p, actionRecloned, remote.head())
+		if after := listTree(t, outside); after != before {
+			t.Errorf("%s: outside there was\n%s\nand is\n%s", name, before, after)
+		}
+	}
+}
+
+// listTree names what is below dir, with sizes.
+func listTree(t *testing.T, dir string) string {
+	t.Helper()
+	var names strings.Builder
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			fmt.Fprintln(&names, path, info.Mode(), info.Size())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names.String()
+}

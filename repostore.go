@@ -217,7 +217,8 @@ func (s *repoStore) walk(name string, visit func(p string, d fs.DirEntry) error)
 
 // unlock removes what a killed git leaves in the repository at name: its lock
 // files, which stop every later command, and half-written packs and objects.
-// No git may be running in it.
+// No git may be running in it. A link in .git is none of git's: git would follow
+// it, and write wherever it leads. The error is then errRepoCorrupt.
 func (s *repoStore) unlock(name string) error {
 	return s.walk(name+"/.git", func(p string, d fs.DirEntry) error {
 		base := d.Name()
@@ -225,6 +226,8 @@ func (s *repoStore) unlock(name string) error {
 		switch {
 		case d.IsDir():
 			return nil
+		case d.Type()&fs.ModeSymlink != 0:
+			return fmt.Errorf("%w: %s is a link", errRepoCorrupt, p)
 		case strings.HasSuffix(base, ".lock") && d.Type().IsRegular(),
 			inObjects && (strings.HasPrefix(base, "tmp_") || strings.HasPrefix(base, ".tmp-")):
 			if err := s.root.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
