@@ -307,9 +307,12 @@ func sleeperOf(t *testing.T, workDir string) int {
 		t.Fatal(err)
 	}
 	var sleeper int
-	if _, err := fmt.Sscan(string(text), &sleeper); err != nil || !alive(t, sleeper) {
-		t.Fatalf("the sleeper %d does not run: %v", sleeper, err)
+	if _, err := fmt.Sscan(string(text), &sleeper); err != nil {
+		t.Fatal(err)
 	}
+	// While a program of several threads becomes another (execve(2)) its first one
+	// may be a zombie for a moment.
+	awaitThat(t, "the sleeper runs", func() bool { return alive(t, sleeper) })
 	return sleeper
 }
 
