@@ -39,10 +39,12 @@ func endGitOrphans(ours func(workDir string) bool) error {
 		if err != nil {
 			continue // it has ended
 		}
-		space, _ := os.Readlink("/proc/" + name.Name() + "/ns/pid")
 		environ, err := os.ReadFile("/proc/" + name.Name() + "/environ")
-		if err == nil && space == own && isGitOrphan(environ, ours) && p.Signal(unix.SIGKILL) == nil {
-			killed = append(killed, pid)
+		if err == nil && isGitOrphan(environ, ours) {
+			space, err := os.Readlink("/proc/" + name.Name() + "/ns/pid")
+			if err == nil && space == own && p.Signal(unix.SIGKILL) == nil {
+				killed = append(killed, pid)
+			}
 		}
 		_ = p.Release() // only frees the handle
 	}
