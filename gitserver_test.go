@@ -126,6 +126,17 @@ func (s *gitServer) authorizations() []string {
 	return all
 }
 
+// newStalledGitServer is a server of lib.git that answers nothing until its hook
+// is taken away; asked is sent to when somebody waits.
+func newStalledGitServer(t testing.TB) (git *gitServer, repo *testRepo, asked chan struct{}) {
+	t.Helper()
+	git = newGitServer(t)
+	repo = git.repo("lib.git", map[string]string{"a": "1"})
+	asked = make(chan struct{}, 10)
+	git.setHook(hang("", asked))
+	return git, repo, asked
+}
+
 // hang is a hook that takes a request whose URI holds part and never answers;
 // reached is sent to when one waits, and dropped when nobody listens.
 func hang(part string, reached chan<- struct{}) gitHook {

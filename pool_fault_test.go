@@ -492,10 +492,7 @@ func TestFaultOnePlaceForTwo(t *testing.T) {
 // when its daemon had to be killed.
 func TestFaultDeletedUnderACall(t *testing.T) {
 	t.Parallel()
-	git := newGitServer(t)
-	git.repo("lib.git", map[string]string{"a": "1"})
-	asked := make(chan struct{}, 10)
-	git.setHook(hang("", asked))
+	git, _, asked := newStalledGitServer(t)
 	h := openHouse(t, realTempDir(t), "--stop-timeout", "100ms")
 	h.ensure("x")
 	cloned := h.askLater(http.MethodPost, "/libraries/x/rpc", cloneCall(git.address("lib.git")))
@@ -631,10 +628,7 @@ func TestFaultKilledInAStalledClone(t *testing.T) {
 // up after it: once the next one listens no git is left.
 func TestFaultBothKilledInAStalledClone(t *testing.T) {
 	t.Parallel()
-	git := newGitServer(t)
-	git.repo("lib.git", map[string]string{"a": "1"})
-	asked := make(chan struct{}, 10)
-	git.setHook(hang("", asked))
+	git, _, asked := newStalledGitServer(t)
 	dir := realTempDir(t)
 	h := openHouse(t, dir)
 	pid := h.ensure("x")

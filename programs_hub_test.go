@@ -180,15 +180,12 @@ func TestTokens(t *testing.T) {
 // TestClientGoesAway: its request is cancelled, the daemon stays.
 func TestClientGoesAway(t *testing.T) {
 	t.Parallel()
-	git := newGitServer(t)
-	git.repo("lib.git", map[string]string{"a": "1"})
-	asked := make(chan struct{}, 10)
-	git.setHook(hang("", asked))
+	git, _, asked := newStalledGitServer(t)
 	_, url := startSchedulerProcess(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/libraries/demo/rpc",
-		strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"vcs/clone","params":{"url":"`+git.address("lib.git")+`"}}`))
+		strings.NewReader(cloneCall(git.address("lib.git"))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -482,10 +479,7 @@ func TestSystemdNotify(t *testing.T) {
 // TestDaemonDiesInACall: the pool brings another, which gives the answer.
 func TestDaemonDiesInACall(t *testing.T) {
 	t.Parallel()
-	git := newGitServer(t)
-	repo := git.repo("lib.git", map[string]string{"a": "1"})
-	asked := make(chan struct{}, 10)
-	git.setHook(hang("", asked))
+	git, repo, asked := newStalledGitServer(t)
 	_, url := startSchedulerProcess(t, nil)
 	answered := make(chan rpcAnswer, 1)
 	go func() {
