@@ -57,7 +57,7 @@ type controlOp struct {
 	Ask    int64  `json:"ask,omitempty"`
 }
 
-// controlEvent is one line up. PID and InstanceID belong to ready; Active, IdleMS
+// controlEvent is one line up. PID and InstanceID belong to ready; Active, IdleMS,
 // Quiesced and Ask to status: requests in flight, milliseconds since the last
 // one ended, whether the daemon refuses requests, and the op that it answers,
 // 0 for one that nobody asked for; OK and TookMS to clone.
