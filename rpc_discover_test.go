@@ -245,7 +245,7 @@ func TestSchemaOfTypes(t *testing.T) {
 // TestErrorsHaveMeanings finds the named errors in the source: a new one must be
 // explained.
 func TestErrorsHaveMeanings(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "rpcerror.go", nil, 0)
+	file, err := parser.ParseFile(token.NewFileSet(), "rpc_error.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
