@@ -415,7 +415,7 @@ func (l *link) fail(err error) error {
 	l.mu.Unlock()
 	close(l.done)
 	if l.tcp != nil && (err == errPingTimeout || err == errWriteTimeout) {
-		_ = l.tcp.SetLinger(0) // it may hear us all the same, but no FIN (see hangup.go)
+		_ = l.tcp.SetLinger(0) // it may hear us all the same, but no FIN (see ws_conn.go)
 	}
 	l.cut()
 	return err

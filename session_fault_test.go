@@ -69,7 +69,7 @@ func TestFaultsHaveTests(t *testing.T) {
 		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(data, -1) {
 			there[string(m[1])] = true
 		}
-		if name == "link_fault_test.go" {
+		if name == "session_fault_test.go" {
 			table = string(data)
 		}
 	}
