@@ -213,7 +213,7 @@ func (r *reference) problems(t *testing.T) {
 		r.say("| `%s` | %d | %s |\n", e.code, e.status, e.when)
 	}
 	r.say("\n")
-	for _, name := range constantsOf(t, "problem.go", "errorCode") {
+	for _, name := range constantsOf(t, "api_problem.go", "errorCode") {
 		if !slices.ContainsFunc(explained, func(e struct {
 			code   errorCode
 			status int
