@@ -7,8 +7,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -140,4 +145,85 @@ func (d *dirHandle) typeOf(name string, typ fs.FileMode) fs.FileMode {
 func directoryState(path string, info entryInfo) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%d\x00%d", path, info.id.dev, info.id.ino, info.mtime.UnixNano()))
 	return hex.EncodeToString(sum[:8])
+}
+
+// statBelow describes files below a directory, asked for in the order of their
+// paths, without following a link or leaving the file system on the way.
+type statBelow struct {
+	start *dirHandle
+	dev   uint64
+	rel   string // the directory that is open
+	dir   *dirHandle
+}
+
+func (s *statBelow) lstat(rel string) (entryInfo, error) {
+	dir, name := path.Split(rel)
+	if s.dir == nil || dir != s.rel {
+		s.close()
+		if err := s.open(dir); err != nil {
+			return entryInfo{}, err
+		}
+	}
+	return s.dir.lstat(name)
+}
+
+func (s *statBelow) open(rel string) error {
+	at := s.start
+	for name := range strings.SplitSeq(strings.TrimSuffix(rel, "/"), "/") {
+		if name == "" {
+			name = "."
+		}
+		next, err := at.openDir(name)
+		if at != s.start {
+			at.close()
+		}
+		if err != nil {
+			return err
+		}
+		at = next
+	}
+	self, err := at.info()
+	if err == nil && self.id.dev != s.dev {
+		err = errors.ErrUnsupported // another file system
+	}
+	if err != nil {
+		at.close()
+		return err
+	}
+	s.rel, s.dir = rel, at
+	return nil
+}
+
+func (s *statBelow) close() {
+	if s.dir != nil {
+		s.dir.close()
+		s.dir = nil
+	}
+}
+
+// safeRel tells a path as git prints it that is fit to be looked up.
+func safeRel(rel string) bool {
+	return filepath.IsLocal(filepath.FromSlash(rel)) && !hasSecretName(rel)
+}
+
+// direntBatch is the number of names read at a time.
+const direntBatch = 512
+
+// eachName calls each for every name in f from where it stands on, and stops at
+// each's error.
+func eachName(f *os.File, each func(name string, typ fs.FileMode) error) error {
+	for {
+		names, err := f.Readdirnames(direntBatch)
+		for _, name := range names {
+			if err := each(name, typeUnknown); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF), err == nil && len(names) == 0:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
 }
