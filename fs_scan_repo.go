@@ -1,8 +1,14 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // repoFacts is what fs/repoScan tells of a repository.
@@ -95,4 +101,132 @@ func readableStores(r *repository) []string {
 		lines = append(lines, store.abs)
 	}
 	return lines
+}
+
+const (
+	// commitBatch is the number of repositories whose last commit one git
+	// process looks up.
+	commitBatch = 100
+	// maxCommitHead is how much of a commit is kept to look for its committer;
+	// the header ends before unless it has a thousand parents.
+	maxCommitHead = 64 << 10
+	// maxCommitSeconds is in the year 33,658: later ones are mistakes.
+	maxCommitSeconds = 999_999_999_999
+)
+
+// lastCommits fills in when the head commits were made. One git looks up many:
+// it runs in an empty repository of its own that borrows all their objects, so
+// that no repository's configuration is read. Where it fails, the times stay
+// null.
+func (f *files) lastCommits(ctx context.Context, repos []*foundRepo) error {
+	for _, idLength := range []int{40, 64} { // SHA-1, SHA-256
+		var batch []*foundRepo
+		for _, r := range repos {
+			if len(r.objects) > 0 && len(*r.facts.Head) == idLength {
+				batch = append(batch, r)
+			}
+		}
+		for len(batch) > 0 {
+			n := min(len(batch), commitBatch)
+			f.lastCommitsOf(ctx, batch[:n], idLength)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			batch = batch[n:]
+		}
+	}
+	return nil
+}
+
+// lastCommitsOf looks up a batch. Git gives up at the first corrupt object; the
+// halves are asked for apart then, so that one broken repository costs the
+// others nothing.
+func (f *files) lastCommitsOf(ctx context.Context, repos []*foundRepo, idLength int) {
+	err := f.lastCommitBatch(ctx, repos, idLength)
+	switch half := len(repos) / 2; {
+	case err == nil || ctx.Err() != nil:
+	case half == 0:
+		f.log.Warn("reading the date of a last commit", "path", repos[0].facts.Path, "error", err)
+	default:
+		f.lastCommitsOf(ctx, repos[:half], idLength)
+		f.lastCommitsOf(ctx, repos[half:], idLength)
+	}
+}
+
+func (f *files) lastCommitBatch(ctx context.Context, repos []*foundRepo, idLength int) error {
+	dir, err := emptyGitDir(idLength)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	var alternates strings.Builder
+	var heads []string
+	for _, r := range repos {
+		for _, objects := range r.objects {
+			fmt.Fprintln(&alternates, objects)
+		}
+		heads = append(heads, *r.facts.Head)
+	}
+	if err := borrowObjects(dir, alternates.String()); err != nil {
+		return err
+	}
+	times := map[string]string{} // by commit: clones of one repository have the same
+	err = f.git.readObjects(ctx, gitCommand{gitDir: dir}, heads, maxCommitHead, func(o objectInfo, content string) error {
+		if seconds, ok := parseCommitTime(content); ok && o.kind == "commit" {
+			times[o.oid] = wireTime(time.Unix(seconds, 0))
+		}
+		return nil
+	})
+	for _, r := range repos {
+		r.facts.LastCommitAt = optionalString(times[*r.facts.Head])
+	}
+	return err
+}
+
+// emptyGitDir makes the least that git takes for a repository.
+func emptyGitDir(idLength int) (string, error) {
+	dir, err := os.MkdirTemp("", "c4a-empty-*")
+	if err != nil {
+		return "", err
+	}
+	config := "[core]\n\trepositoryformatversion = 0\n\tbare = false\n"
+	if idLength == 64 {
+		config = "[core]\n\trepositoryformatversion = 1\n\tbare = false\n[extensions]\n\tobjectformat = sha256\n"
+	}
+	err = errors.Join(
+		os.MkdirAll(filepath.Join(dir, "objects", "info"), 0o700),
+		os.Mkdir(filepath.Join(dir, "refs"), 0o700),
+		os.WriteFile(filepath.Join(dir, "HEAD"), []byte("ref: refs/heads/main\n"), 0o600),
+		os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600),
+	)
+	if err != nil {
+		_ = os.RemoveAll(dir) // the first error counts
+		return "", fmt.Errorf("making an empty repository: %w", err)
+	}
+	return dir, nil
+}
+
+// borrowObjects lets the repository at dir read other object directories, one a
+// line (gitrepository-layout(5), objects/info/alternates).
+func borrowObjects(dir, lines string) error {
+	return os.WriteFile(filepath.Join(dir, "objects", "info", "alternates"), []byte(lines), 0o600)
+}
+
+// parseCommitTime reads the committer's time, in seconds since 1970, from the
+// text of a commit.
+func parseCommitTime(commit string) (seconds int64, ok bool) {
+	for line := range strings.Lines(commit) {
+		if line == "\n" {
+			break // the message follows
+		}
+		rest, found := strings.CutPrefix(line, "committer ")
+		if !found {
+			continue
+		}
+		rest = rest[strings.LastIndexByte(rest, '>')+1:]
+		digits, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+		seconds, err := strconv.ParseInt(digits, 10, 64)
+		return seconds, err == nil && seconds >= 0 && seconds <= maxCommitSeconds
+	}
+	return 0, false
 }
