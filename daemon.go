@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -305,4 +306,70 @@ func (d *daemon) check(p *program) error {
 		return errPrinted
 	}
 	return nil
+}
+
+// memoryIdle is how long a daemon does nothing before it gives memory back. A
+// server that works through a repository comes back sooner.
+const memoryIdle = 5 * time.Second
+
+// setMemory tells the garbage collector what a daemon is: a small heap and, now
+// and then, answers of megabytes. At Go's own pace it would run dozens of times
+// within each of those. The limit is where it hurries; it is above all that
+// is kept: listings, remembered answers, messages on their way. The operator's
+// own GOGC and GOMEMLIMIT win.
+func setMemory(getenv func(string) string) {
+	const (
+		percent = 400
+		limit   = 80 << 20
+	)
+	if getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
+	}
+	if getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(limit)
+	}
+}
+
+// giveBackMemory returns to the system what the last requests left. At the pace
+// of setMemory an idle daemon would keep it, and a scheduler has many of them.
+// One that was not used yet is better left alone: what a collection needs for
+// itself is more than it would find.
+func giveBackMemory() { debug.FreeOSMemory() }
+
+// daemonLimits are the bounds that a caller has to keep to (config/get).
+type daemonLimits struct {
+	MaxMessage    int   `json:"max_message" doc:"bytes of a message"`
+	MaxConcurrent int   `json:"max_concurrent" doc:"requests that run at once"`
+	MaxQueue      int   `json:"max_queue" doc:"requests that wait"`
+	MaxClones     int   `json:"max_clones" doc:"clones at once"`
+	MaxCloneFiles int   `json:"max_clone_files" doc:"files of a cloned tree"`
+	MaxCloneBytes int64 `json:"max_clone_bytes" doc:"bytes of a cloned tree"`
+}
+
+// configResult is config/get's: nothing in it is secret.
+type configResult struct {
+	Version      string       `json:"version" doc:"of the daemon"`
+	MachineID    string       `json:"machine_id"`
+	AllowedPaths []string     `json:"allowed_paths" doc:"absolute, links resolved"`
+	WorkDir      *string      `json:"work_dir" doc:"null without one"`
+	Auth         []authEntry  `json:"auth" doc:"the hosts that a token is stored for"`
+	Limits       daemonLimits `json:"limits"`
+	GitVersion   string       `json:"git_version" doc:"empty where there is no git"`
+}
+
+// config/get tells how the daemon was set up.
+func (d *daemon) configGet(context.Context, none) (configResult, error) {
+	auth, err := d.credentials.list()
+	return configResult{
+		Version:      programVersion,
+		MachineID:    d.cfg.machineID,
+		AllowedPaths: d.access.allowed(),
+		WorkDir:      d.workDir(),
+		Auth:         auth,
+		GitVersion:   d.git.version(),
+		Limits: daemonLimits{
+			MaxMessage: d.cfg.maxMessage, MaxConcurrent: d.cfg.maxConcurrent, MaxQueue: maxQueue,
+			MaxClones: maxClones, MaxCloneFiles: d.cfg.maxCloneFiles, MaxCloneBytes: d.cfg.maxCloneBytes,
+		},
+	}, err
 }
