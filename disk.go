@@ -1,5 +1,15 @@
 package main
 
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
 // diskUsage is how full a disk is. FreeBytes is what an ordinary
 // user may still write, UsedPercent is df's.
 type diskUsage struct {
@@ -20,3 +30,84 @@ func newDiskUsage(path string, blockSize, blocks, free, available uint64) diskUs
 
 // freePercent is the part of the disk that an ordinary user may still write.
 func (d diskUsage) freePercent() float64 { return 100 - d.UsedPercent }
+
+const (
+	// usageAge is how long a measured size is told: a look at a million files
+	// takes seconds.
+	usageAge = 5 * time.Minute
+	// maxMeasured bounds the files looked at for one size.
+	maxMeasured = 10_000_000
+)
+
+// diskSize is how much the files below a directory take, measured in the
+// background when somebody asks and the last size is old.
+type diskSize struct {
+	dir string
+	ctx context.Context // ends measurements
+	log *slog.Logger
+	wg  sync.WaitGroup // the measurement
+
+	mu        sync.Mutex // guards the fields below
+	size      int64
+	known     bool
+	measuring bool
+	closed    bool
+	at        time.Time
+}
+
+func newDiskSize(ctx context.Context, dir string, log *slog.Logger) *diskSize {
+	return &diskSize{dir: dir, ctx: ctx, log: log}
+}
+
+// bytes is the last size; ok is false as long as none is known.
+func (d *diskSize) bytes() (size int64, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.measuring && !d.closed && time.Since(d.at) > usageAge {
+		d.measuring = true
+		d.wg.Go(d.measure) // ends with the walk, or with ctx
+	}
+	return d.size, d.known
+}
+
+// close returns when nothing is measured any more; ctx must have ended.
+func (d *diskSize) close() {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.wg.Wait()
+}
+
+func (d *diskSize) measure() {
+	size, err := sizeOf(d.ctx, d.dir)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.measuring, d.at = false, time.Now()
+	if err != nil {
+		d.log.Warn("measuring the workspace", "error", err)
+		return
+	}
+	d.size, d.known = size, true
+}
+
+// sizeOf adds up the files below dir, without following links. What vanishes
+// meanwhile does not count.
+func sizeOf(ctx context.Context, dir string) (size int64, err error) {
+	seen := 0
+	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if seen++; seen > maxMeasured {
+			return fmt.Errorf("%s holds more than %d files", dir, maxMeasured)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil || !entry.Type().IsRegular() {
+			return nil
+		}
+		if info, err := entry.Info(); err == nil {
+			size += info.Size()
+		}
+		return nil
+	})
+	return size, err
+}
