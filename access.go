@@ -133,8 +133,8 @@ func (p pathParam) text(name string) (string, error) {
 	return path, nil
 }
 
-// place is a path inside an allowed directory with its links followed.
-type place struct {
+// resolvedPath is a path inside an allowed directory with its links followed.
+type resolvedPath struct {
 	root *root
 	rel  string // relative to the root, "." for the root itself
 	abs  string // absolute, links resolved
@@ -154,19 +154,19 @@ func notFound(path string) *rpcError {
 // resolve finds the place of a path from the wire: inside an allowed directory
 // after every symbolic link in it is followed, an absolute one included. What
 // is missing at its end is kept as it is; nothing outside is ever looked at.
-func (a *access) resolve(p pathParam) (place, error) {
+func (a *access) resolve(p pathParam) (resolvedPath, error) {
 	path, err := p.text("path")
 	if err != nil {
-		return place{}, err
+		return resolvedPath{}, err
 	}
 	return a.resolvePath(path)
 }
 
 // resolvePath is resolve for a path that was checked already.
-func (a *access) resolvePath(path string) (place, error) {
+func (a *access) resolvePath(path string) (resolvedPath, error) {
 	if !filepath.IsAbs(path) {
 		if a.workDir == "" {
-			return place{}, failure(codeNotConfigured, "the path is relative and the daemon has no work dir: give an absolute path or start it with --work-dir")
+			return resolvedPath{}, failure(codeNotConfigured, "the path is relative and the daemon has no work dir: give an absolute path or start it with --work-dir")
 		}
 		path = filepath.Join(a.workDir, path)
 	}
@@ -176,18 +176,18 @@ func (a *access) resolvePath(path string) (place, error) {
 // follow walks the components of an absolute, clean path from its root on, as
 // the kernel does: a link's target takes the place of its name, and ".." in it
 // leaves the directory that was really reached.
-func (a *access) follow(path string) (place, error) {
+func (a *access) follow(path string) (resolvedPath, error) {
 	hops := 0
 	r, rest := a.enter(path)
 	if r == nil {
-		return place{}, denied()
+		return resolvedPath{}, denied()
 	}
 	for at := "."; ; {
 		if len(rest) > maxPathDepth {
-			return place{}, invalidParam("path", "is more than %d levels deep", maxPathDepth)
+			return resolvedPath{}, invalidParam("path", "is more than %d levels deep", maxPathDepth)
 		}
 		if len(rest) == 0 {
-			return place{root: r, rel: at, abs: filepath.Join(r.real, at)}, nil
+			return resolvedPath{root: r, rel: at, abs: filepath.Join(r.real, at)}, nil
 		}
 		name := rest[0]
 		rest = rest[1:]
@@ -201,11 +201,11 @@ func (a *access) follow(path string) (place, error) {
 			// Out of this root, perhaps into another: nothing out there is looked at.
 			r, rest = a.enter(filepath.Join(append([]string{r.real, ".."}, rest...)...))
 			if r == nil {
-				return place{}, denied()
+				return resolvedPath{}, denied()
 			}
 			continue
 		case hasSecretName(name):
-			return place{}, denied()
+			return resolvedPath{}, denied()
 		}
 		next := filepath.Join(at, name)
 		info, err := r.dir.Lstat(next)
@@ -213,17 +213,17 @@ func (a *access) follow(path string) (place, error) {
 		case errors.Is(err, fs.ErrNotExist):
 			return a.missing(r, next, rest)
 		case err != nil:
-			return place{}, a.wireError(err, filepath.Join(r.real, next))
+			return resolvedPath{}, a.wireError(err, filepath.Join(r.real, next))
 		case info.Mode()&fs.ModeSymlink == 0:
 			at = next
 			continue
 		}
 		if hops++; hops > maxLinkHops {
-			return place{}, tooManyLinks()
+			return resolvedPath{}, tooManyLinks()
 		}
 		target, err := r.dir.Readlink(next)
 		if err != nil {
-			return place{}, a.wireError(err, filepath.Join(r.real, next))
+			return resolvedPath{}, a.wireError(err, filepath.Join(r.real, next))
 		}
 		if !filepath.IsAbs(target) {
 			rest = append(strings.Split(filepath.ToSlash(target), "/"), rest...)
@@ -233,7 +233,7 @@ func (a *access) follow(path string) (place, error) {
 		// What follows it is cleaned as text.
 		r, rest = a.enter(filepath.Join(append([]string{target}, rest...)...))
 		if r == nil {
-			return place{}, denied()
+			return resolvedPath{}, denied()
 		}
 		at = "."
 	}
@@ -251,17 +251,17 @@ func (a *access) enter(path string) (*root, []string) {
 
 // missing is the place of a name that is not there. What would follow it stays
 // part of the place as long as it leads further down.
-func (a *access) missing(r *root, at string, rest []string) (place, error) {
+func (a *access) missing(r *root, at string, rest []string) (resolvedPath, error) {
 	for _, name := range rest {
 		if name == ".." {
 			break
 		}
 		if hasSecretName(name) {
-			return place{}, denied()
+			return resolvedPath{}, denied()
 		}
 		at = filepath.Join(at, name)
 	}
-	return place{root: r, rel: at, abs: filepath.Join(r.real, at)}, nil
+	return resolvedPath{root: r, rel: at, abs: filepath.Join(r.real, at)}, nil
 }
 
 // find is the innermost allowed directory that holds path, and the rest of the
@@ -279,7 +279,7 @@ func (a *access) find(path string) (*root, string) {
 
 // within is the place of an existing absolute path whose links are resolved
 // already, as git prints them; an error when it is not allowed.
-func (a *access) within(abs string) (place, error) { return a.follow(filepath.Clean(abs)) }
+func (a *access) within(abs string) (resolvedPath, error) { return a.follow(filepath.Clean(abs)) }
 
 // hasSecretName tells whether a component names one of the daemon's own files.
 func hasSecretName(path string) bool {
@@ -311,7 +311,7 @@ func (a *access) isSecret(info fs.FileInfo) bool {
 }
 
 // stat describes what is at p.
-func (a *access) stat(p place) (fs.FileInfo, error) {
+func (a *access) stat(p resolvedPath) (fs.FileInfo, error) {
 	info, err := p.root.dir.Stat(p.rel)
 	if err != nil {
 		return nil, a.wireError(err, p.abs)
@@ -324,7 +324,7 @@ func (a *access) stat(p place) (fs.FileInfo, error) {
 
 // openFile opens the regular file or directory at p for reading, never a
 // device, socket or pipe: those could block, and reading can have effects.
-func (a *access) openFile(p place) (*os.File, fs.FileInfo, error) {
+func (a *access) openFile(p resolvedPath) (*os.File, fs.FileInfo, error) {
 	f, err := p.root.dir.OpenFile(p.rel, os.O_RDONLY|openNonblock, 0)
 	if err != nil {
 		return nil, nil, a.wireError(err, p.abs)

@@ -49,7 +49,7 @@ func TestAccessSpecialFiles(t *testing.T) {
 
 // unreadable is a directory with a directory and a file in it that nobody but
 // root may read.
-func unreadable(t *testing.T) (dir string, f *files) {
+func unreadable(t *testing.T) (dir string, f *fsService) {
 	t.Helper()
 	dir = realTempDir(t)
 	writeFiles(t, dir, map[string]string{"closed/f": "", "open/f": "", "file": ""})
@@ -64,7 +64,7 @@ func unreadable(t *testing.T) (dir string, f *files) {
 
 // checkUnreadable checks that walks pass it over, and that it is told of where
 // it is asked for.
-func checkUnreadable(t *testing.T, dir string, f *files) {
+func checkUnreadable(t *testing.T, dir string, f *fsService) {
 	t.Helper()
 	if got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); len(got) != 2 {
 		t.Errorf("glob: %v", got)

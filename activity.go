@@ -75,14 +75,14 @@ func (a *activity) touch() {
 }
 
 func (a *activity) tellLocked() {
-	nudge(a.changed)
+	wake(a.changed)
 	if a.activeLocked() > 0 {
 		if a.resting != nil {
 			a.resting.Stop()
 		}
 		return
 	}
-	nudge(a.idled)
+	wake(a.idled)
 	if a.resting != nil {
 		a.resting.Reset(a.restAfter)
 	}

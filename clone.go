@@ -51,7 +51,7 @@ type cloner struct {
 	remotes *remotes
 	store   *repoStore // nil without a work dir
 	err     error      // why there is no store although there is a work dir
-	flights *flights
+	flights *flightGroup
 	slots   chan struct{} // holds a token for each clone that runs
 	owner   string
 	ended   func(took time.Duration, err error) // hears of each run's end, unless nil
@@ -63,7 +63,7 @@ func newCloner(cfg clonerConfig) *cloner {
 	c := &cloner{
 		cfg:     cfg,
 		remotes: newRemotes(cfg.git, cfg.access, cfg.credentials, cfg.allowHosts),
-		flights: newFlights(cfg.base, 0, 0),
+		flights: newFlightGroup(cfg.base, 0, 0),
 		slots:   make(chan struct{}, maxClones),
 	}
 	workDir := cfg.access.workDir

@@ -26,7 +26,7 @@ func TestCloneOfWhatIsNoURL(t *testing.T) {
 	if err := os.WriteFile(config, []byte("[protocol]\n\tallow = always\n[protocol \"ext\"]\n\tallow = always\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	i := newInspector(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log)
+	i := newGitReader(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log)
 	w.cfg.git.path = filepath.Join(t.TempDir(), "no-git") // an attempt to run it would be another error
 	for _, url := range []string{
 		"--upload-pack=touch " + marker, "-u", "ext::sh -c touch% " + marker, "ext::touch " + marker, "fd::17/x", "git://127.0.0.1/x", "ftp://127.0.0.1/x", "h:p", "relative/path", "./x", "",
@@ -195,7 +195,7 @@ func TestCloneLinksInTheTree(t *testing.T) {
 	first := remote.commit("links", nil)
 	p := cloneParams{URL: w.server.address("lib")}
 	r := w.must(p, actionCloned, first)
-	f := newFiles(w.cfg.access, w.cfg.git, w.cfg.log)
+	f := newFSService(w.cfg.access, w.cfg.git, w.cfg.log)
 	read := func(name string) string {
 		got, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(r.Path + "/" + name)})
 		if err != nil {
@@ -288,7 +288,7 @@ func TestCloneRemoteDrips(t *testing.T) {
 	_, err := w.try(cloneParams{URL: w.server.address("lib")})
 	wantGitFailure(t, err, gitNetwork)
 	url := w.server.address("lib")
-	_, err = newInspector(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log).listRefs(t.Context(), refsParams{URL: &url})
+	_, err = newGitReader(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log).listRefs(t.Context(), refsParams{URL: &url})
 	wantGitFailure(t, err, gitNetwork)
 	w.noTemporaries()
 }
@@ -333,6 +333,6 @@ func TestRemoteWithTooManyRefs(t *testing.T) {
 		return true
 	})
 	url := w.server.address("lib")
-	_, err := newInspector(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log).listRefs(t.Context(), refsParams{URL: &url})
+	_, err := newGitReader(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log).listRefs(t.Context(), refsParams{URL: &url})
 	wantGitFailure(t, err, gitTooLarge)
 }

@@ -11,8 +11,8 @@ import (
 // statusPause is the least time between two events that nobody asked for.
 const statusPause = 250 * time.Millisecond
 
-// scheduled is a daemon's end of the talk with its scheduler.
-type scheduled struct {
+// controlClient is a daemon's end of the talk with its scheduler.
+type controlClient struct {
 	reader   *controlReader
 	out      *os.File
 	activity *activity
@@ -23,7 +23,7 @@ type scheduled struct {
 
 // event tells the scheduler something. A scheduler that is gone is noticed by
 // the end of its input, not here.
-func (s *scheduled) event(e controlEvent) {
+func (s *controlClient) event(e controlEvent) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := writeControl(s.out, e); err != nil {
@@ -31,25 +31,25 @@ func (s *scheduled) event(e controlEvent) {
 	}
 }
 
-func (s *scheduled) ready(instanceID string) {
+func (s *controlClient) ready(instanceID string) {
 	s.event(controlEvent{Event: eventReady, PID: os.Getpid(), InstanceID: instanceID})
 }
 
 // status tells what goes on; ask is the number of the op that wants to know, 0
 // for none.
-func (s *scheduled) status(ask int64) {
+func (s *controlClient) status(ask int64) {
 	active, idle, shut := s.activity.state()
 	s.event(controlEvent{Event: eventStatus, Active: active, IdleMS: idle.Milliseconds(), Quiesced: shut, Ask: ask})
 }
 
 // cloned tells the end of a vcs/clone.
-func (s *scheduled) cloned(took time.Duration, err error) {
+func (s *controlClient) cloned(took time.Duration, err error) {
 	s.event(controlEvent{Event: eventClone, OK: err == nil, TookMS: took.Milliseconds()})
 }
 
 // listen does what the scheduler says until its end of the input is closed,
 // and then calls gone.
-func (s *scheduled) listen(gone func()) {
+func (s *controlClient) listen(gone func()) {
 	err := s.reader.ops(func(op controlOp) {
 		switch op.Op {
 		case opQuiesce:
@@ -71,7 +71,7 @@ func (s *scheduled) listen(gone func()) {
 
 // report tells each change of the activity, at most 4 a second, until ctx
 // ends.
-func (s *scheduled) report(ctx context.Context) {
+func (s *controlClient) report(ctx context.Context) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {

@@ -75,9 +75,9 @@ func (p *program) daemon() error {
 		}
 	})
 
-	var parent *scheduled
+	var parent *controlClient
 	if cfg.scheduled {
-		parent = &scheduled{reader: newControlReader(p.stdin, cfg.log), out: p.stdout, log: cfg.log}
+		parent = &controlClient{reader: newControlReader(p.stdin, cfg.log), out: p.stdout, log: cfg.log}
 		if cfg.token, err = parent.reader.token(); err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	}
 	d.instanceID = randomHex(16)
 
-	tasks := newFlights(base, taskKeep, taskKept(cfg.maxMessage))
+	tasks := newFlightGroup(base, taskKeep, taskKept(cfg.maxMessage))
 	d.cloner = newCloner(clonerConfig{
 		git: d.git, access: d.access, credentials: d.credentials, log: cfg.log, base: base,
 		maxFiles: cfg.maxCloneFiles, maxBytes: cfg.maxCloneBytes, allowHosts: cfg.allowGitHosts, minFreeDisk: cfg.minFreeDisk, predecessorDied: died,
@@ -168,20 +168,20 @@ func (d *daemon) methods() []*method {
 		[]*method{get},
 		d.credentials.methods(),
 		d.cloner.methods(),
-		newFiles(d.access, d.git, d.cfg.log).methods(),
-		newInspector(d.git, d.access, d.cloner.remotes, d.cfg.log).methods(),
+		newFSService(d.access, d.git, d.cfg.log).methods(),
+		newGitReader(d.git, d.access, d.cloner.remotes, d.cfg.log).methods(),
 		d.handlers,
 	))
 }
 
 // serve keeps the link until a signal, or until it makes no sense.
-func (d *daemon) serve(stopping, hurry context.Context, parent *scheduled, p *program) error {
+func (d *daemon) serve(stopping, hurry context.Context, parent *controlClient, p *program) error {
 	system := newNotifier(p.getenv, d.cfg.log)
 	isReady := false
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
 		maxMessage: d.cfg.maxMessage, attempts: d.cfg.maxAttempts, heartbeat: d.cfg.heartbeat,
-		times: defaultLinkTimes(), hello: d.hello(), service: d.service, began: d.began, log: d.cfg.log,
+		times: defaultLinkTimes(), hello: d.handshake(), service: d.service, began: d.began, log: d.cfg.log,
 		onState: func(state string) { system.tell("STATUS=" + state) },
 		onAccepted: func(handshakeResult) {
 			if isReady {
@@ -259,7 +259,7 @@ func (d *daemon) release() {
 	}
 }
 
-func (d *daemon) hello() handshakeParams {
+func (d *daemon) handshake() handshakeParams {
 	return handshakeParams{
 		MachineID: d.cfg.machineID, InstanceID: d.instanceID, ProtocolVersion: protocolVersion, Version: programVersion,
 		Hostname: hostName(), OS: runtime.GOOS, Arch: runtime.GOARCH, PID: os.Getpid(),
@@ -299,7 +299,7 @@ func (d *daemon) check(p *program) error {
 	tell("git", err, d.git.version())
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
-		maxMessage: d.cfg.maxMessage, times: defaultLinkTimes(), hello: d.hello(), log: d.cfg.log,
+		maxMessage: d.cfg.maxMessage, times: defaultLinkTimes(), hello: d.handshake(), log: d.cfg.log,
 	}
 	tell("server", c.try(), d.cfg.server.String())
 	if failed {

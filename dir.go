@@ -60,10 +60,10 @@ type dirEntryName struct {
 	typ       fs.FileMode
 }
 
-// smallest keeps the entries with the smallest keys that follow `after`, at
+// topK keeps the entries with the topK keys that follow `after`, at
 // most `most` of them. It holds no more than twice as many, however many it is
 // given.
-type smallest struct {
+type topK struct {
 	after string
 	most  int
 
@@ -72,7 +72,7 @@ type smallest struct {
 	more bool   // others follow
 }
 
-func (s *smallest) add(e dirEntryName) {
+func (s *topK) add(e dirEntryName) {
 	switch {
 	case e.key <= s.after:
 		return
@@ -88,7 +88,7 @@ func (s *smallest) add(e dirEntryName) {
 }
 
 // sorted gives the entries in the order of their keys' bytes.
-func (s *smallest) sorted() []dirEntryName {
+func (s *topK) sorted() []dirEntryName {
 	slices.SortFunc(s.kept, func(x, y dirEntryName) int { return cmp.Compare(x.key, y.key) })
 	if len(s.kept) > s.most {
 		clear(s.kept[s.most:]) // lets the strings go
@@ -102,7 +102,7 @@ func (s *smallest) sorted() []dirEntryName {
 // tells that others follow. keep sees every entry; it gives its key and its
 // type as far as it knows it, or leaves it out.
 func (d *dirHandle) namesAfter(ctx context.Context, after string, most int, keep func(name string, typ fs.FileMode) (e dirEntryName, ok bool)) (names []dirEntryName, more bool, err error) {
-	page := smallest{after: after, most: most}
+	page := topK{after: after, most: most}
 	seen := 0
 	err = d.read(func(name string, typ fs.FileMode) error {
 		// Asking each time would cost as much as reading the entry.

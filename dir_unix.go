@@ -18,7 +18,7 @@ import (
 type dirHandle struct{ f *os.File }
 
 // openDir opens the directory at p.
-func (a *access) openDir(p place) (*dirHandle, error) {
+func (a *access) openDir(p resolvedPath) (*dirHandle, error) {
 	f, info, err := a.openFile(p)
 	if err != nil {
 		return nil, err

@@ -22,19 +22,19 @@ const (
 	maxGlobEntries = 25_000
 )
 
-// files answers fs/*: what lies in the allowed directories. It changes nothing.
-type files struct {
+// fsService answers fs/*: what lies in the allowed directories. It changes nothing.
+type fsService struct {
 	access *access
 	git    *gitRunner
 	log    *slog.Logger
 }
 
-func newFiles(access *access, git *gitRunner, log *slog.Logger) *files {
-	return &files{access: access, git: git, log: log}
+func newFSService(access *access, git *gitRunner, log *slog.Logger) *fsService {
+	return &fsService{access: access, git: git, log: log}
 }
 
 // methods is the table of fs/*.
-func (f *files) methods() []*method {
+func (f *fsService) methods() []*method {
 	path := []errorCode{codeAccessDenied, codeSourceNotFound, codeNotConfigured}
 	return []*method{
 		newMethod("fs/repoScan", "Find git repositories.", f.repoScan).fails(path...),
@@ -47,10 +47,10 @@ func (f *files) methods() []*method {
 }
 
 // openDir opens the directory of a path from the wire; the caller closes it.
-func (f *files) openDir(p pathParam) (place, *dirHandle, error) {
+func (f *fsService) openDir(p pathParam) (resolvedPath, *dirHandle, error) {
 	at, err := f.access.resolve(p)
 	if err != nil {
-		return place{}, nil, err
+		return resolvedPath{}, nil, err
 	}
 	dir, err := f.access.openDir(at)
 	return at, dir, err
@@ -78,7 +78,7 @@ type statEntry struct {
 }
 
 // fs/stat
-func (f *files) stat(ctx context.Context, p statParams) (*statResult, error) {
+func (f *fsService) stat(ctx context.Context, p statParams) (*statResult, error) {
 	single := p.Path != "" || p.PathBase64 != ""
 	switch {
 	case single && p.Paths != nil:
@@ -106,7 +106,7 @@ func (f *files) stat(ctx context.Context, p statParams) (*statResult, error) {
 	return result, nil
 }
 
-func (f *files) statOne(p pathParam, name string) (statEntry, error) {
+func (f *fsService) statOne(p pathParam, name string) (statEntry, error) {
 	path, err := p.text(name)
 	if err != nil {
 		return statEntry{}, err

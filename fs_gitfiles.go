@@ -11,7 +11,7 @@ import (
 // workTreeOf is the repository whose work tree a directory belongs to, as far
 // up as is allowed; nil when it belongs to none. A .git that leads outside, or
 // nowhere, does not count.
-func (f *files) workTreeOf(at place) *repository {
+func (f *fsService) workTreeOf(at resolvedPath) *repository {
 	for dir, ok := at, true; ok; dir, ok = parentOf(f.access, dir) {
 		if r := f.repositoryIn(dir.abs, false); r != nil {
 			return r
@@ -20,12 +20,12 @@ func (f *files) workTreeOf(at place) *repository {
 	return nil
 }
 
-// workTreeShadow is a shadow for git to list or search r's files. It has no
+// workTreeView is a gitView for git to list or search r's files. It has no
 // objects, to spare a look at each of their directories, unless the index may
 // be sparse: then trees tell what is in it. Where the repository is not whole
-// the shadow knows less: objects out of reach are left out, and so is a broken
+// the view knows less: objects out of reach are left out, and so is a broken
 // configuration.
-func (f *files) workTreeShadow(r *repository, view shadowView) (*shadow, error) {
+func (f *fsService) workTreeView(r *repository, view gitViewKind) (*gitView, error) {
 	if err := r.readConfig(); err != nil {
 		f.log.Debug("a repository's configuration", "path", r.top.abs, "error", err)
 	}
@@ -37,20 +37,20 @@ func (f *files) workTreeShadow(r *repository, view shadowView) (*shadow, error) 
 		}
 	}
 	if !sparse {
-		r.objects = place{}
+		r.objects = resolvedPath{}
 	}
-	return r.shadow(view)
+	return r.gitView(view)
 }
 
 // list asks git which files of a repository are tracked or not ignored. Git
 // lists them all for each page; the cursor holds a sum of their names.
-func (g *globPage) list(f *files, r *repository) error {
-	s, err := f.workTreeShadow(r, indexView)
+func (g *globPage) list(f *fsService, r *repository) error {
+	s, err := f.workTreeView(r, indexView)
 	if err != nil {
 		return err
 	}
 	defer s.remove()
-	page := &smallest{after: string(g.cursor.After), most: g.limit}
+	page := &topK{after: string(g.cursor.After), most: g.limit}
 	sum := uint64(0)
 	command := s.command("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
 	command.dir = g.abs

@@ -34,7 +34,7 @@ type globFile struct {
 }
 
 // fs/glob
-func (f *files) glob(ctx context.Context, p globParams) (*globResult, error) {
+func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error) {
 	limit, err := limitParam("limit", p.Limit, maxPageEntries, maxGlobEntries)
 	if err != nil {
 		return nil, err

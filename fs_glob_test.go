@@ -14,7 +14,7 @@ import (
 )
 
 // fsGlobAll puts all pages together.
-func fsGlobAll(t testing.TB, f *files, p globParams) []string {
+func fsGlobAll(t testing.TB, f *fsService, p globParams) []string {
 	t.Helper()
 	var paths []string
 	for range 10_000 {

@@ -44,7 +44,7 @@ func (e *dirEntry) jsonSize() int {
 }
 
 // fs/listDir
-func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, error) {
+func (f *fsService) listDir(ctx context.Context, p listDirParams) (*listDirResult, error) {
 	limit, err := limitParam("limit", p.Limit, defaultListLimit, maxPageEntries)
 	if err != nil {
 		return nil, err
@@ -108,7 +108,7 @@ func (f *files) listDir(ctx context.Context, p listDirParams) (*listDirResult, e
 
 // linkTarget is the text of a link whose target, there or not, lies inside the
 // allowed directories; nothing else is told of what is outside.
-func (f *files) linkTarget(dir *dirHandle, at place, name string) (target, exact string) {
+func (f *fsService) linkTarget(dir *dirHandle, at resolvedPath, name string) (target, exact string) {
 	text, err := dir.readlink(name)
 	if err != nil {
 		return "", ""
@@ -121,7 +121,7 @@ func (f *files) linkTarget(dir *dirHandle, at place, name string) (target, exact
 
 // walkError is the answer for an error met while reading directories: the
 // context's own, the caller's, or the file system's.
-func (f *files) walkError(ctx context.Context, err error, path string) error {
+func (f *fsService) walkError(ctx context.Context, err error, path string) error {
 	if _, ok := errors.AsType[*rpcError](err); ok || ctx.Err() != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ type readFileResult struct {
 }
 
 // fs/readFile
-func (f *files) readFile(ctx context.Context, p readFileParams) (*readFileResult, error) {
+func (f *fsService) readFile(ctx context.Context, p readFileParams) (*readFileResult, error) {
 	length, err := limitParam("length", p.Length, defaultReadLength, maxReadLength)
 	if err != nil {
 		return nil, err

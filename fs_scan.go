@@ -46,7 +46,7 @@ type repoScanResult struct {
 // repoScan is one scan. The walk is one goroutine, the caller's; what it finds
 // is read by others.
 type repoScan struct {
-	files    *files
+	files    *fsService
 	maxDepth int
 	limit    int
 	exclude  globs
@@ -60,7 +60,7 @@ type repoScan struct {
 }
 
 // fs/repoScan
-func (f *files) repoScan(ctx context.Context, p repoScanParams) (*repoScanResult, error) {
+func (f *fsService) repoScan(ctx context.Context, p repoScanParams) (*repoScanResult, error) {
 	begin := time.Now()
 	limit, err := limitParam("limit", p.Limit, defaultScanLimit, maxScanLimit)
 	if err != nil {
@@ -96,12 +96,12 @@ func (f *files) repoScan(ctx context.Context, p repoScanParams) (*repoScanResult
 
 // scanStarts resolves where a scan begins: the given paths, or all allowed
 // directories. They must be there.
-func (f *files) scanStarts(paths []string) ([]place, error) {
+func (f *fsService) scanStarts(paths []string) ([]resolvedPath, error) {
 	given := paths
 	if given == nil {
 		given = f.access.allowed()
 	}
-	var starts []place
+	var starts []resolvedPath
 	for _, path := range given {
 		text, err := pathParam{Path: path}.text("paths")
 		if err != nil {
@@ -113,12 +113,12 @@ func (f *files) scanStarts(paths []string) ([]place, error) {
 		}
 		starts = append(starts, at)
 	}
-	slices.SortFunc(starts, func(x, y place) int { return cmp.Compare(x.abs, y.abs) })
-	return slices.CompactFunc(starts, func(x, y place) bool { return x.abs == y.abs }), nil
+	slices.SortFunc(starts, func(x, y resolvedPath) int { return cmp.Compare(x.abs, y.abs) })
+	return slices.CompactFunc(starts, func(x, y resolvedPath) bool { return x.abs == y.abs }), nil
 }
 
 // run walks from the starts and reads what it finds.
-func (s *repoScan) run(ctx context.Context, starts []place) ([]*foundRepo, error) {
+func (s *repoScan) run(ctx context.Context, starts []resolvedPath) ([]*foundRepo, error) {
 	var (
 		readers sync.WaitGroup
 		mu      sync.Mutex // guards repos
@@ -151,7 +151,7 @@ func (s *repoScan) run(ctx context.Context, starts []place) ([]*foundRepo, error
 	return repos, s.files.lastCommits(ctx, repos)
 }
 
-func (s *repoScan) walk(ctx context.Context, starts []place) error {
+func (s *repoScan) walk(ctx context.Context, starts []resolvedPath) error {
 	for _, at := range starts {
 		dir, err := s.files.access.openDir(at)
 		if err != nil {

@@ -33,7 +33,7 @@ type foundRepo struct {
 // repositoryIn is the repository at the directory dir, which has a .git or
 // looks like a bare one; nil for none, for one that git would not take, and for
 // one that leads outside the allowed directories.
-func (f *files) repositoryIn(dir string, bare bool) *repository {
+func (f *fsService) repositoryIn(dir string, bare bool) *repository {
 	at, err := f.access.within(dir)
 	if err != nil {
 		return nil
@@ -54,7 +54,7 @@ func (f *files) repositoryIn(dir string, bare bool) *repository {
 
 // describe reads the facts of a repository whose HEAD was read. It starts no
 // program. What cannot be read stays null.
-func (f *files) describe(r *repository) foundRepo {
+func (f *fsService) describe(r *repository) foundRepo {
 	path := r.top.abs
 	repo := foundRepo{facts: repoFacts{Path: showName(path), PathBase64: nameBase64(path), IsBare: r.bare}}
 	repo.facts.Name = showName(filepath.Base(path))
@@ -118,7 +118,7 @@ const (
 // it runs in an empty repository of its own that borrows all their objects, so
 // that no repository's configuration is read. Where it fails, the times stay
 // null.
-func (f *files) lastCommits(ctx context.Context, repos []*foundRepo) error {
+func (f *fsService) lastCommits(ctx context.Context, repos []*foundRepo) error {
 	for _, idLength := range []int{40, 64} { // SHA-1, SHA-256
 		var batch []*foundRepo
 		for _, r := range repos {
@@ -141,7 +141,7 @@ func (f *files) lastCommits(ctx context.Context, repos []*foundRepo) error {
 // lastCommitsOf looks up a batch. Git gives up at the first corrupt object; the
 // halves are asked for apart then, so that one broken repository costs the
 // others nothing.
-func (f *files) lastCommitsOf(ctx context.Context, repos []*foundRepo, idLength int) {
+func (f *fsService) lastCommitsOf(ctx context.Context, repos []*foundRepo, idLength int) {
 	err := f.lastCommitBatch(ctx, repos, idLength)
 	switch half := len(repos) / 2; {
 	case err == nil || ctx.Err() != nil:
@@ -153,7 +153,7 @@ func (f *files) lastCommitsOf(ctx context.Context, repos []*foundRepo, idLength 
 	}
 }
 
-func (f *files) lastCommitBatch(ctx context.Context, repos []*foundRepo, idLength int) error {
+func (f *fsService) lastCommitBatch(ctx context.Context, repos []*foundRepo, idLength int) error {
 	dir, err := emptyGitDir(idLength)
 	if err != nil {
 		return err

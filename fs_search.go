@@ -52,7 +52,7 @@ type searchMatch struct {
 }
 
 // fs/search
-func (f *files) search(ctx context.Context, p searchParams) (*searchResult, error) {
+func (f *fsService) search(ctx context.Context, p searchParams) (*searchResult, error) {
 	limit, err := limitParam("limit", p.Limit, defaultSearchLimit, maxPageEntries)
 	if err != nil {
 		return nil, err
@@ -96,7 +96,7 @@ func (f *files) search(ctx context.Context, p searchParams) (*searchResult, erro
 // through descriptors that follow no link, and must be the same.
 type search struct {
 	ctx    context.Context
-	files  *files
+	files  *fsService
 	filter *treeFilter
 	limit  int
 	around int // lines of context
@@ -109,8 +109,8 @@ type search struct {
 }
 
 // run starts git on the directory at: inside a work tree with the ignore rules
-// of a shadow of its repository, elsewhere with --no-index.
-func (s *search) run(p searchParams, at place) error {
+// of a gitView of its repository, elsewhere with --no-index.
+func (s *search) run(p searchParams, at resolvedPath) error {
 	command, remove, err := s.command(at)
 	if err != nil {
 		return err
@@ -160,14 +160,14 @@ func (s *search) run(p searchParams, at place) error {
 }
 
 // command is git grep where at is; remove deletes what it needs.
-func (s *search) command(at place) (c gitCommand, remove func(), err error) {
+func (s *search) command(at resolvedPath) (c gitCommand, remove func(), err error) {
 	args := []string{"grep", "--exclude-standard", "-z", "-n", "--column", "-I", "--no-color", "--no-textconv"}
 	if r := s.files.workTreeOf(at); r != nil {
-		shadow, err := s.files.workTreeShadow(r, rulesView)
+		view, err := s.files.workTreeView(r, rulesView)
 		if err != nil {
 			return gitCommand{}, nil, err
 		}
-		return shadow.command(append(args, "--untracked")...), shadow.remove, nil
+		return view.command(append(args, "--untracked")...), view.remove, nil
 	}
 	dir, err := emptyGitDir(40)
 	if err != nil {

@@ -16,14 +16,14 @@ import (
 )
 
 // fsOn is the file methods over the given allowed directories.
-func fsOn(t testing.TB, allowed ...string) *files {
+func fsOn(t testing.TB, allowed ...string) *fsService {
 	t.Helper()
 	a, err := openAccess(allowed, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.close)
-	return newFiles(a, newGitRunner(os.Getenv, ""), slog.New(slog.DiscardHandler))
+	return newFSService(a, newGitRunner(os.Getenv, ""), slog.New(slog.DiscardHandler))
 }
 
 // fsCode is how an error reaches the caller: data.code, or the parameter that
@@ -251,7 +251,7 @@ func TestNamesAfter(t *testing.T) {
 
 // A million names leave no more than twice a page in memory.
 func TestSmallestBound(t *testing.T) {
-	page := smallest{after: "n0000999", most: 100}
+	page := topK{after: "n0000999", most: 100}
 	for i := range 1_000_000 {
 		name := fmt.Sprintf("n%07d", (i*7_919)%1_000_000)
 		page.add(dirEntryName{key: name})

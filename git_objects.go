@@ -23,7 +23,7 @@ type objectInfo struct {
 
 // lookUp finds objects by names that have no newline (gitrevisions(7)), in
 // their order, with one git for all.
-func (i *inspector) lookUp(ctx context.Context, s *shadow, names []string) ([]objectInfo, error) {
+func (i *gitReader) lookUp(ctx context.Context, s *gitView, names []string) ([]objectInfo, error) {
 	command := s.command("cat-file", "--batch-check", "--buffer")
 	command.stdin = strings.NewReader(strings.Join(names, "\n") + "\n")
 	objects := make([]objectInfo, 0, len(names))

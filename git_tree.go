@@ -10,7 +10,7 @@ import (
 // treesOf resolves revisions to their commits and to the trees that a request
 // lists: the commit's own, or the one at the caller's path. A commit that has
 // no such directory gets the empty tree, as does no commit.
-func (i *inspector) treesOf(ctx context.Context, s *shadow, revs ...namedRevision) (commits, trees []string, err error) {
+func (i *gitReader) treesOf(ctx context.Context, s *gitView, revs ...namedRevision) (commits, trees []string, err error) {
 	commits, at, err := i.resolve(ctx, s, revs...)
 	if err != nil {
 		return nil, nil, err
@@ -31,7 +31,7 @@ func (i *inspector) treesOf(ctx context.Context, s *shadow, revs ...namedRevisio
 	return commits, trees, nil
 }
 
-func (s *shadow) treeIn(o objectInfo) (string, error) {
+func (s *gitView) treeIn(o objectInfo) (string, error) {
 	switch o.kind {
 	case "tree":
 		return o.oid, nil
@@ -43,7 +43,7 @@ func (s *shadow) treeIn(o objectInfo) (string, error) {
 
 // emptyTree is the id of the tree without entries, which git knows without an
 // object.
-func (s *shadow) emptyTree() string {
+func (s *gitView) emptyTree() string {
 	if s.repo.sha256 {
 		return "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321"
 	}
@@ -56,7 +56,7 @@ const maxArguments = 24 << 10
 
 // entriesOf finds paths in a tree, or in a commit's. It is for names that
 // cannot be a line of standard input.
-func (i *inspector) entriesOf(ctx context.Context, s *shadow, tree string, paths []string) (map[string]objectInfo, error) {
+func (i *gitReader) entriesOf(ctx context.Context, s *gitView, tree string, paths []string) (map[string]objectInfo, error) {
 	length := 0
 	for _, path := range paths {
 		length += len(path)

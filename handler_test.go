@@ -250,7 +250,7 @@ func TestHandlerIsDescribed(t *testing.T) {
 	if i < 0 || len(document.Methods[i].Params) != 2 || document.Methods[i].Result.Schema == nil {
 		t.Errorf("%d of %d methods", i, len(document.Methods))
 	}
-	if !slices.Contains(b.daemon.hello().Methods, "my/tool") {
+	if !slices.Contains(b.daemon.handshake().Methods, "my/tool") {
 		t.Error("the handshake does not list it")
 	}
 }

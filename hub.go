@@ -116,7 +116,7 @@ func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, child, claimed strin
 	defer h.wg.Done()
 	late := time.AfterFunc(handshakeTimeout, func() {
 		if c.greeted() == nil {
-			l.shut(websocket.StatusPolicyViolation, "no handshake")
+			l.sendClose(websocket.StatusPolicyViolation, "no handshake")
 		}
 	})
 	defer late.Stop()
@@ -170,7 +170,7 @@ func (c *hubConn) greet(r *incoming, hello handshakeParams) {
 		c.hub.log.Warn("a daemon was refused", "machine_id", hello.MachineID, "reason", reason)
 		r.answer(handshakeResult{Reason: reason}, nil, func() {
 			// Not here, in the link's writer. Ends within closeTimeout.
-			c.hub.wg.Go(func() { c.link.shut(websocket.StatusPolicyViolation, closeReason(reason)) })
+			c.hub.wg.Go(func() { c.link.sendClose(websocket.StatusPolicyViolation, closeReason(reason)) })
 		})
 		return
 	}
@@ -230,7 +230,7 @@ func (h *hub) register(c *hubConn, hello handshakeParams) string {
 			h.tellLocked(m, "connected")
 			h.mu.Unlock()
 			if stranger {
-				h.wg.Go(func() { old.link.shut(closeReplaced, "replaced by another daemon of this machine id") }) // ends within closeTimeout
+				h.wg.Go(func() { old.link.sendClose(closeReplaced, "replaced by another daemon of this machine id") }) // ends within closeTimeout
 			} else if old != nil {
 				_ = old.link.fail(errReplaced) // the same process came back; its old link is dead
 			}
@@ -395,7 +395,7 @@ func (h *hub) sweepOnce() {
 	}
 	h.mu.Unlock()
 	for _, c := range silent {
-		h.wg.Go(func() { c.link.hangUp(closeHeartbeat, fmt.Sprintf("no heartbeat within %v", h.offlineThreshold)) }) // ends within closeTimeout
+		h.wg.Go(func() { c.link.closeWith(closeHeartbeat, fmt.Sprintf("no heartbeat within %v", h.offlineThreshold)) }) // ends within closeTimeout
 	}
 }
 

@@ -75,7 +75,7 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 // this machine alone.
 func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
 	if token := bearerOf(r); token != "" {
-		if child = h.tokens.holder(token); child != "" {
+		if child = h.tokens.machineFor(token); child != "" {
 			return child, true
 		}
 	}

@@ -129,8 +129,8 @@ func (t *childTokens) revoke(machineID string) {
 	delete(t.byMachine, machineID)
 }
 
-// holder is the machine whose token this is, "" for none.
-func (t *childTokens) holder(token string) string {
+// machineFor is the machine whose token this is, "" for none.
+func (t *childTokens) machineFor(token string) string {
 	sum := sha256.Sum256([]byte(token))
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -131,7 +131,7 @@ func (b *hubBench) daemonVia(client *http.Client, configure func(*connector), me
 	b.t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	base, end := context.WithCancel(context.Background())
-	tasks := newFlights(base, taskKeep, maxTaskKept)
+	tasks := newFlightGroup(base, taskKeep, maxTaskKept)
 	s := &service{methods: map[string]*method{}, tasks: tasks, maxConcurrent: defaultMaxConcurrent, log: b.log}
 	s.activity = newActivity(tasks.running)
 	for _, m := range methods {

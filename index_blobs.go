@@ -52,7 +52,7 @@ type blobEntry struct {
 }
 
 // readBlobs answers index/readBlobs.
-func (i *inspector) readBlobs(ctx context.Context, p blobsParams) (blobsResult, error) {
+func (i *gitReader) readBlobs(ctx context.Context, p blobsParams) (blobsResult, error) {
 	most, err := limitParam("max_bytes", p.MaxBytes, blobBytes, maxBlobBytes)
 	if err != nil {
 		return blobsResult{}, err
@@ -164,7 +164,7 @@ func checkTreePath(name, file string) error {
 const noObject = "0000000000000000000000000000000000000000"
 
 // blobNames is what a request asks for, as names for git.
-func (i *inspector) blobNames(ctx context.Context, s *shadow, p blobsParams) ([]string, error) {
+func (i *gitReader) blobNames(ctx context.Context, s *gitView, p blobsParams) ([]string, error) {
 	if len(p.OIDs) > 0 {
 		return p.OIDs, nil
 	}

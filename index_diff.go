@@ -44,7 +44,7 @@ type diffChange struct {
 }
 
 // diff answers index/diff.
-func (i *inspector) diff(ctx context.Context, p diffParams) (diffResult, error) {
+func (i *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) {
 	limit, err := limitParam("limit", p.Limit, manifestLimit, maxManifestLimit)
 	if err != nil {
 		return diffResult{}, err
@@ -82,7 +82,7 @@ func (i *inspector) diff(ctx context.Context, p diffParams) (diffResult, error) 
 
 // diffTrees is up to limit changes behind the first skip ones, and whether
 // there are more.
-func (i *inspector) diffTrees(ctx context.Context, s *shadow, from, to string, renames bool, skip int64, limit int) ([]diffChange, bool, error) {
+func (i *gitReader) diffTrees(ctx context.Context, s *gitView, from, to string, renames bool, skip int64, limit int) ([]diffChange, bool, error) {
 	find := "--no-renames"
 	if renames {
 		find = "--find-renames"
@@ -176,7 +176,7 @@ func nullID(oid string) *string {
 }
 
 // addSizes fills in the sizes of the new blobs.
-func (i *inspector) addSizes(ctx context.Context, s *shadow, changes []diffChange) error {
+func (i *gitReader) addSizes(ctx context.Context, s *gitView, changes []diffChange) error {
 	var oids []string
 	var places []int
 	for n, change := range changes {

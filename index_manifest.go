@@ -45,7 +45,7 @@ type manifestFile struct {
 }
 
 // manifest answers index/manifest.
-func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestResult, error) {
+func (i *gitReader) manifest(ctx context.Context, p manifestParams) (manifestResult, error) {
 	limit, err := limitParam("limit", p.Limit, manifestLimit, maxManifestLimit)
 	if err != nil {
 		return manifestResult{}, err
@@ -78,7 +78,7 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 		}
 	}
 
-	s, err := repo.shadow(objectsView)
+	s, err := repo.gitView(objectsView)
 	if err != nil {
 		return manifestResult{}, err
 	}
@@ -109,7 +109,7 @@ func (i *inspector) manifest(ctx context.Context, p manifestParams) (manifestRes
 
 // page is the page at the cursor, which the listing holds. The listing is kept
 // as long as more pages follow.
-func (i *inspector) page(l *listing, cursor pageCursor, limit int, cached bool) manifestResult {
+func (i *gitReader) page(l *listing, cursor pageCursor, limit int, cached bool) manifestResult {
 	cursor.Total = l.total
 	result := manifestResult{Commit: &l.commit, Tree: &l.tree, Total: l.total, Files: l.files(cursor.At, limit)}
 	more := cursor.At+int64(len(result.Files)) < l.total && len(result.Files) > 0
@@ -128,7 +128,7 @@ func (i *inspector) page(l *listing, cursor pageCursor, limit int, cached bool) 
 // list reads the entries of a tree that pass the filter, from the cursor's
 // place on as many as a listing holds. Only the first page needs to see the
 // end of the tree, to count.
-func (i *inspector) list(ctx context.Context, s *shadow, tree string, filter *treeFilter, key string, from pageCursor) (*listing, error) {
+func (i *gitReader) list(ctx context.Context, s *gitView, tree string, filter *treeFilter, key string, from pageCursor) (*listing, error) {
 	l := &listing{key: key, first: from.At}
 	args := []string{"ls-tree", "-r", "-z", "--full-tree"}
 	if !s.repo.partial {

@@ -92,7 +92,7 @@ func everyFormat(t *testing.T, test func(t *testing.T, dir string, initArgs ...s
 }
 
 // allPages is the manifest of all pages, as git ls-tree -z would print it.
-func allPages(t *testing.T, i *inspector, p manifestParams) []string {
+func allPages(t *testing.T, i *gitReader, p manifestParams) []string {
 	t.Helper()
 	var lines []string
 	for {

@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// inspector answers what a caller asks about repositories of the machine. It
+// gitReader answers what a caller asks about repositories of the machine. It
 // never writes to one, and nothing in one runs a program or leads outside the
 // allowed directories.
-type inspector struct {
+type gitReader struct {
 	git     *gitRunner
 	access  *access
 	remotes *remotes
@@ -21,12 +21,12 @@ type inspector struct {
 	listings listingCache
 }
 
-func newInspector(git *gitRunner, access *access, remotes *remotes, log *slog.Logger) *inspector {
-	return &inspector{git: git, access: access, remotes: remotes, log: log}
+func newGitReader(git *gitRunner, access *access, remotes *remotes, log *slog.Logger) *gitReader {
+	return &gitReader{git: git, access: access, remotes: remotes, log: log}
 }
 
-// methods are the inspector's rows of the method table.
-func (i *inspector) methods() []*method {
+// methods are gitReader's rows of the method table.
+func (i *gitReader) methods() []*method {
 	repo := []errorCode{codeAccessDenied, codeRepoNotFound, codeNotConfigured, codeGitFailed}
 	commit := slices.Concat(repo, []errorCode{codeCommitNotFound, codeCommitNotAvailable})
 	return []*method{
@@ -39,14 +39,14 @@ func (i *inspector) methods() []*method {
 	}
 }
 
-// open finds the repository that a path belongs to and makes its shadow, which
+// open finds the repository that a path belongs to and makes its gitView, which
 // the caller removes.
-func (i *inspector) open(p pathParam, view shadowView) (*shadow, error) {
+func (i *gitReader) open(p pathParam, view gitViewKind) (*gitView, error) {
 	repo, err := openRepository(i.access, p)
 	if err != nil {
 		return nil, err
 	}
-	return repo.shadow(view)
+	return repo.gitView(view)
 }
 
 // notRepository is the answer for a path that belongs to no repository.
@@ -93,7 +93,7 @@ func checkRevision(name, rev string) error {
 // commitOf resolves a revision to the id of its commit, "" for HEAD of a
 // repository without commits. The error is COMMIT_NOT_FOUND, or
 // COMMIT_NOT_AVAILABLE for one that the shallow depth cut off.
-func (i *inspector) commitOf(ctx context.Context, s *shadow, name, rev string) (string, error) {
+func (i *gitReader) commitOf(ctx context.Context, s *gitView, name, rev string) (string, error) {
 	commits, _, err := i.resolve(ctx, s, namedRevision{name, rev})
 	if err != nil {
 		return "", err
@@ -107,7 +107,7 @@ type namedRevision struct{ param, rev string }
 // resolve is commitOf for several revisions, with one git for all, and what
 // each has at the caller's path: nothing where it has no commit, or where a
 // line break in the path keeps it from being asked for.
-func (i *inspector) resolve(ctx context.Context, s *shadow, revs ...namedRevision) (commits []string, at []objectInfo, err error) {
+func (i *gitReader) resolve(ctx context.Context, s *gitView, revs ...namedRevision) (commits []string, at []objectInfo, err error) {
 	commits, at = make([]string, len(revs)), make([]objectInfo, len(revs))
 	direct := !strings.ContainsAny(s.repo.prefix, "\r\n")
 	var names []string
@@ -120,7 +120,7 @@ func (i *inspector) resolve(ctx context.Context, s *shadow, revs ...namedRevisio
 			continue
 		}
 		// On standard input a name can be nothing but a name. The references are
-		// the shadow's: both lines see the same.
+		// the view's: both lines see the same.
 		names, places = append(names, r.rev+"^{commit}"), append(places, n)
 		if direct {
 			names = append(names, r.rev+"^{commit}:"+s.repo.prefix)
@@ -146,7 +146,7 @@ func (i *inspector) resolve(ctx context.Context, s *shadow, revs ...namedRevisio
 }
 
 // unknownRevision is the error for a revision that has no commit here.
-func (i *inspector) unknownRevision(ctx context.Context, s *shadow, rev string) error {
+func (i *gitReader) unknownRevision(ctx context.Context, s *gitView, rev string) error {
 	cut, err := i.isCutOff(ctx, s, rev)
 	switch {
 	case err != nil:
@@ -159,7 +159,7 @@ func (i *inspector) unknownRevision(ctx context.Context, s *shadow, rev string) 
 
 // isCutOff tells whether an unknown revision is known to have existed: an
 // ancestor of a commit that is here, or a parent of one whose parents are not.
-func (i *inspector) isCutOff(ctx context.Context, s *shadow, rev string) (bool, error) {
+func (i *gitReader) isCutOff(ctx context.Context, s *gitView, rev string) (bool, error) {
 	boundary := strings.Fields(string(s.repo.shallow))
 	if len(boundary) == 0 {
 		return false, nil

@@ -15,7 +15,7 @@ import (
 
 // callAll calls every method on a path, as a caller would, and returns the
 // answers as JSON and the errors, by method.
-func callAll(t *testing.T, i *inspector, path string) (answers map[string]string, errs map[string]error) {
+func callAll(t *testing.T, i *gitReader, path string) (answers map[string]string, errs map[string]error) {
 	t.Helper()
 	params := map[string]map[string]any{
 		"vcs/info":        {},
@@ -189,7 +189,7 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 			_ = os.Remove(h.marker) // setting it up may have set it off
 			i := newTestInspector(t, h.allowed)
 			_, errs := callAll(t, i, h.dir)
-			f := newFiles(i.access, i.git, i.log)
+			f := newFSService(i.access, i.git, i.log)
 			errs["fs/glob"] = second(f.glob(t.Context(), globParams{pathParam: at(h.dir)}))
 			errs["fs/search"] = second(f.search(t.Context(), searchParams{pathParam: at(h.dir), Pattern: "line"}))
 			errs["fs/repoScan"] = second(f.repoScan(t.Context(), repoScanParams{}))
@@ -583,7 +583,7 @@ func TestNothingTemporaryStays(t *testing.T) {
 	t.Setenv("TMPDIR", temp)
 	i := newTestInspector(t, h.allowed)
 	callAll(t, i, h.dir)
-	f := newFiles(i.access, i.git, i.log)
+	f := newFSService(i.access, i.git, i.log)
 	for _, dir := range []string{h.dir, h.allowed} { // in a repository, and in none
 		for _, err := range []error{
 			second(f.glob(t.Context(), globParams{pathParam: at(dir)})),

@@ -11,7 +11,7 @@ import (
 )
 
 // newTestInspector inspects below the allowed directories.
-func newTestInspector(t testing.TB, allowed ...string) *inspector {
+func newTestInspector(t testing.TB, allowed ...string) *gitReader {
 	t.Helper()
 	a, err := openAccess(allowed, "")
 	if err != nil {
@@ -19,7 +19,7 @@ func newTestInspector(t testing.TB, allowed ...string) *inspector {
 	}
 	t.Cleanup(a.close)
 	git := newGitRunner(os.Getenv, "")
-	return newInspector(git, a, newRemotes(git, a, &credentials{}, nil), slog.New(slog.DiscardHandler))
+	return newGitReader(git, a, newRemotes(git, a, &credentials{}, nil), slog.New(slog.DiscardHandler))
 }
 
 // at makes the params of a path.

@@ -21,4 +21,4 @@ package main
 
 import "os"
 
-func main() { os.Exit(asProcess1(runDaemon)) }
+func main() { os.Exit(runAsInit(runDaemon)) }

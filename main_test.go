@@ -22,9 +22,9 @@ const quickRace = "atexit_sleep_ms=0"
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) { // a path, where the test started it by a link
 	case daemonName:
-		os.Exit(asProcess1(runDaemon))
+		os.Exit(runAsInit(runDaemon))
 	case schedulerName:
-		os.Exit(asProcess1(runScheduler))
+		os.Exit(runAsInit(runScheduler))
 	}
 	// Here and not in variables: no test needs them but the one that looks one up.
 	flag.Duration("soak", 0, "how long TestSoakKills goes on, in place of a short time")

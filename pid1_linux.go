@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asProcess1 runs a program. As process 1 of a container it is two processes:
+// runAsInit runs a program. As process 1 of a container it is two processes:
 // process 1 inherits every orphan there and has to reap it, and it alone may wait
 // for just any child: a wait for all of them would take from os/exec those that
 // it waits for. So the work is done by a second process of the same program, to
 // which the first hands on the signals, and with whose status it ends.
-func asProcess1(run func(*program) int) int {
+func runAsInit(run func(*program) int) int {
 	if os.Getpid() != 1 {
 		return run(systemProgram())
 	}

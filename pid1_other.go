@@ -2,6 +2,6 @@
 
 package main
 
-// asProcess1 runs a program: only Linux has containers whose process 1 it could
+// runAsInit runs a program: only Linux has containers whose process 1 it could
 // be.
-func asProcess1(run func(*program) int) int { return run(systemProgram()) }
+func runAsInit(run func(*program) int) int { return run(systemProgram()) }

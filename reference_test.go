@@ -151,7 +151,7 @@ Both sides ask. A key marked ? may be absent.
 The daemon's first message is a request:
 
 `, linkPath, machineIDHeader, maxBatch)
-	hello, err := encodeCall(json.RawMessage("1"), "daemon/handshake", b.daemon.hello())
+	hello, err := encodeCall(json.RawMessage("1"), "daemon/handshake", b.daemon.handshake())
 	if err != nil {
 		t.Fatal(err)
 	}

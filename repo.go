@@ -30,12 +30,12 @@ const (
 // and all its objects lie in allowed directories.
 type repository struct {
 	access  *access
-	top     place  // the work tree, or the bare repository itself
-	prefix  string // where the caller's path lies below top, "" for top itself
+	top     resolvedPath // the work tree, or the bare repository itself
+	prefix  string       // where the caller's path lies below top, "" for top itself
 	bare    bool
-	gitDir  place // a linked worktree has its own
-	common  place // what all worktrees of the repository share
-	objects place
+	gitDir  resolvedPath // a linked worktree has its own
+	common  resolvedPath // what all worktrees of the repository share
+	objects resolvedPath
 
 	config  gitSettings
 	refs    []gitRef // direct ones, sorted by name
@@ -94,7 +94,7 @@ func (r *repository) readConfig() error {
 	return err
 }
 
-func (r *repository) addConfig(dir place, name string) error {
+func (r *repository) addConfig(dir resolvedPath, name string) error {
 	text, err := r.optional(dir, name, maxConfigFile)
 	if err != nil {
 		return err
@@ -137,18 +137,18 @@ func (r *repository) checkObjects() error {
 
 // objectStores are the repository's objects directory and all that it borrows
 // (gitrepository-layout(5), objects/info/alternates). Each must be allowed.
-func (r *repository) objectStores() ([]place, error) {
-	stores := []place{r.objects}
+func (r *repository) objectStores() ([]resolvedPath, error) {
+	stores := []resolvedPath{r.objects}
 	level := stores
 	for range maxAlternateDepth + 1 {
-		var next []place
+		var next []resolvedPath
 		for _, store := range level {
 			more, err := r.alternatesOf(store)
 			if err != nil {
 				return nil, err
 			}
 			for _, p := range more {
-				if slices.ContainsFunc(stores, func(known place) bool { return known.abs == p.abs }) {
+				if slices.ContainsFunc(stores, func(known resolvedPath) bool { return known.abs == p.abs }) {
 					continue
 				}
 				if len(stores) > maxAlternates {
@@ -166,12 +166,12 @@ func (r *repository) objectStores() ([]place, error) {
 }
 
 // alternatesOf are the directories that an objects directory names itself.
-func (r *repository) alternatesOf(store place) ([]place, error) {
+func (r *repository) alternatesOf(store resolvedPath) ([]resolvedPath, error) {
 	text, err := r.optional(store, filepath.Join("info", "alternates"), maxConfigFile)
 	if err != nil {
 		return nil, err
 	}
-	var alternates []place
+	var alternates []resolvedPath
 	for line := range strings.SplitSeq(string(text), "\n") {
 		if line == "" || line[0] == '#' {
 			continue
@@ -194,7 +194,7 @@ func (r *repository) alternatesOf(store place) ([]place, error) {
 // checkLinks looks at the names below dir: a pack, an object or a directory of
 // them may be a symbolic link, but not to somewhere else. depth bounds the
 // directories below dir.
-func (r *repository) checkLinks(dir place, depth int) error {
+func (r *repository) checkLinks(dir resolvedPath, depth int) error {
 	if depth < 0 {
 		return denied()
 	}
@@ -208,7 +208,7 @@ func (r *repository) checkLinks(dir place, depth int) error {
 		return r.access.wireError(err, dir.abs)
 	}
 	for _, e := range entries {
-		sub := place{root: dir.root, rel: filepath.Join(dir.rel, e.Name()), abs: filepath.Join(dir.abs, e.Name())}
+		sub := resolvedPath{root: dir.root, rel: filepath.Join(dir.rel, e.Name()), abs: filepath.Join(dir.abs, e.Name())}
 		isDir := e.IsDir()
 		if e.Type()&fs.ModeSymlink != 0 {
 			if sub, err = r.access.within(sub.abs); err != nil {
@@ -227,7 +227,7 @@ func (r *repository) checkLinks(dir place, depth int) error {
 }
 
 // optional reads a file of the repository that may be missing: nil then.
-func (r *repository) optional(dir place, name string, most int64) ([]byte, error) {
+func (r *repository) optional(dir resolvedPath, name string, most int64) ([]byte, error) {
 	p, err := r.access.within(filepath.Join(dir.abs, name))
 	if err != nil {
 		return nil, err
@@ -240,7 +240,7 @@ func (r *repository) optional(dir place, name string, most int64) ([]byte, error
 }
 
 // readSmall reads a regular file of at most most bytes; the result is not nil.
-func (a *access) readSmall(p place, most int64) ([]byte, error) {
+func (a *access) readSmall(p resolvedPath, most int64) ([]byte, error) {
 	f, info, err := a.openFile(p)
 	if err != nil {
 		return nil, err

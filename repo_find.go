@@ -58,17 +58,17 @@ func openRepository(a *access, p pathParam) (*repository, error) {
 }
 
 // parentOf is the directory above, unless that is not allowed.
-func parentOf(a *access, dir place) (place, bool) {
+func parentOf(a *access, dir resolvedPath) (resolvedPath, bool) {
 	above := filepath.Dir(dir.abs)
 	if above == dir.abs {
-		return place{}, false
+		return resolvedPath{}, false
 	}
 	up, err := a.within(above)
 	return up, err == nil && up.abs == above
 }
 
 // repositoryAt is the repository whose top is dir, nil when it is none.
-func repositoryAt(a *access, dir place) (*repository, error) {
+func repositoryAt(a *access, dir resolvedPath) (*repository, error) {
 	if r, err := workTreeAt(a, dir); r != nil || err != nil {
 		return r, err
 	}
@@ -79,7 +79,7 @@ func repositoryAt(a *access, dir place) (*repository, error) {
 }
 
 // workTreeAt is the repository whose work tree is dir, nil when it is none.
-func workTreeAt(a *access, dir place) (*repository, error) {
+func workTreeAt(a *access, dir resolvedPath) (*repository, error) {
 	_, err := dir.root.dir.Lstat(filepath.Join(dir.rel, ".git"))
 	if errors.Is(err, fs.ErrNotExist) || isNotDirectory(err) {
 		return nil, nil
@@ -95,7 +95,7 @@ func workTreeAt(a *access, dir place) (*repository, error) {
 }
 
 // bareAt is the repository that dir itself is, nil when it is none.
-func bareAt(a *access, dir place) (*repository, error) {
+func bareAt(a *access, dir resolvedPath) (*repository, error) {
 	r, err := layoutOf(a, dir, dir)
 	if r != nil {
 		r.bare = true
@@ -105,10 +105,10 @@ func bareAt(a *access, dir place) (*repository, error) {
 
 // gitDirOf is what the .git of dir is or, as a file, names
 // (gitrepository-layout(5)).
-func gitDirOf(a *access, dir place) (place, error) {
+func gitDirOf(a *access, dir resolvedPath) (resolvedPath, error) {
 	dotGit, err := a.within(filepath.Join(dir.abs, ".git"))
 	if err != nil {
-		return place{}, err
+		return resolvedPath{}, err
 	}
 	info, err := a.stat(dotGit)
 	if err != nil || info.IsDir() {
@@ -116,15 +116,15 @@ func gitDirOf(a *access, dir place) (place, error) {
 	}
 	text, err := a.readSmall(dotGit, maxSmallFile)
 	if err != nil {
-		return place{}, err
+		return resolvedPath{}, err
 	}
 	target := parseGitFile(string(text))
 	if target == "" {
-		return place{}, failure(codeRepoNotFound, "%s: its .git file does not name a git directory", showName(dir.abs))
+		return resolvedPath{}, failure(codeRepoNotFound, "%s: its .git file does not name a git directory", showName(dir.abs))
 	}
 	git, err := a.within(absoluteFrom(dir.abs, target))
 	if err != nil {
-		return place{}, err
+		return resolvedPath{}, err
 	}
 	r, err := layoutOf(a, dir, git)
 	if err == nil && r == nil {
@@ -145,7 +145,7 @@ func parseGitFile(text string) string {
 
 // layoutOf tells whether git is a git directory, and where its parts lie; each
 // must be allowed. nil when it is none.
-func layoutOf(a *access, top, git place) (*repository, error) {
+func layoutOf(a *access, top, git resolvedPath) (*repository, error) {
 	if _, err := git.root.dir.Lstat(filepath.Join(git.rel, "HEAD")); err != nil {
 		return nil, nil
 	}

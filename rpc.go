@@ -139,7 +139,7 @@ func (p *peer) receive(data []byte) {
 	case len(data) > 0 && data[0] == '{':
 		var m envelope
 		if err = json.Unmarshal(data, &m); err == nil {
-			p.take(m, nil)
+			p.dispatch(m, nil)
 			return
 		}
 	case json.Valid(data):
@@ -151,10 +151,10 @@ func (p *peer) receive(data []byte) {
 	p.reject(nil, codeParseError, "parse error: "+err.Error())
 }
 
-// take sorts one message by its kind.
-func (p *peer) take(m envelope, b *batch) {
+// dispatch sorts one message by its kind.
+func (p *peer) dispatch(m envelope, b *batch) {
 	if m.Method == nil && (m.Result != nil || m.Error != nil) {
-		p.settle(m)
+		p.deliver(m)
 		return
 	}
 	method, err := m.request()
@@ -238,8 +238,8 @@ func (p *peer) reject(b *batch, code int, message string) {
 	p.transport.send(buf.Bytes(), nil)
 }
 
-// settle hands a response to the call that waits for it.
-func (p *peer) settle(m envelope) {
+// deliver hands a response to the call that waits for it.
+func (p *peer) deliver(m envelope) {
 	p.mu.Lock()
 	c := p.calls[string(m.ID)]
 	delete(p.calls, string(m.ID))
@@ -466,7 +466,7 @@ func (p *peer) receiveBatch(messages []json.RawMessage) {
 			p.reject(b, codeInvalidRequest, "invalid request: not an object")
 			continue
 		}
-		p.take(m, b)
+		p.dispatch(m, b)
 	}
 	b.add(nil, nil)
 }

@@ -124,7 +124,7 @@ func TestDiscoverIsOpenRPC(t *testing.T) {
 	for name := range seen {
 		t.Errorf("%s is described and not there", name)
 	}
-	if !slices.Contains(b.daemon.hello().Methods, "rpc.discover") {
+	if !slices.Contains(b.daemon.handshake().Methods, "rpc.discover") {
 		t.Error("the handshake does not list rpc.discover")
 	}
 	checkSchemas(t, document, document, "")

@@ -35,7 +35,7 @@ func taskKept(maxMessage int) int { return min(max(maxTaskKept, maxMessage), max
 // service is what a daemon can do, whichever link asks.
 type service struct {
 	methods       map[string]*method
-	tasks         *flights
+	tasks         *flightGroup
 	activity      *activity
 	maxConcurrent int
 	log           *slog.Logger
@@ -86,7 +86,7 @@ func (d *dispatcher) request(r *incoming) {
 		d.finish(j, result, err, nil)
 		return
 	}
-	if err := d.place(j); err != nil {
+	if err := d.schedule(j); err != nil {
 		d.finish(j, nil, err, nil)
 	}
 }
@@ -133,8 +133,8 @@ func (d *dispatcher) admit(r *incoming) (*job, error) {
 // to wait for another's run.
 func (j *job) inline() bool { return j.method.inline && j.taskID == "" }
 
-// place starts the job, lets it wait, or refuses it.
-func (d *dispatcher) place(j *job) error {
+// schedule starts the job, lets it wait, or refuses it.
+func (d *dispatcher) schedule(j *job) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -220,15 +220,15 @@ func (d *dispatcher) perform(j *job) (any, error) {
 	if j.taskID == "" {
 		return d.callMethod(j.ctx, j.method, j.params)
 	}
-	print := sha256.Sum256(append([]byte(j.method.name+"\x00"), withoutCommon(j.params)...))
-	value, err := d.tasks.do(j.ctx, j.taskID, string(print[:]), func(ctx context.Context) (any, error) {
+	fingerprint := sha256.Sum256(append([]byte(j.method.name+"\x00"), withoutCommon(j.params)...))
+	value, err := d.tasks.do(j.ctx, j.taskID, string(fingerprint[:]), func(ctx context.Context) (any, error) {
 		ctx, cancel := context.WithTimeout(ctx, j.timeout)
 		defer cancel()
 		// A method that loses its last asker must not be remembered as failed:
-		// flights drops what was stopped.
+		// the flight group drops what was stopped.
 		return newOutcome(d.callMethod(ctx, j.method, j.params)), nil
 	})
-	if errors.Is(err, errFlightConflict) {
+	if errors.Is(err, errKeyConflict) {
 		return nil, failure(codeConflict, "task_id: is in use for another method or other params")
 	}
 	if err != nil {

@@ -42,7 +42,7 @@ func newPathWorld(t *testing.T) *pathWorld {
 	log := slog.New(slog.DiscardHandler)
 	c := newCloner(clonerConfig{git: g, access: a, credentials: creds, base: t.Context(), maxFiles: 1000, maxBytes: 1 << 30, log: log})
 	t.Cleanup(c.wait)
-	for _, m := range slices.Concat(newFiles(a, g, log).methods(), newInspector(g, a, c.remotes, log).methods(), c.methods()) {
+	for _, m := range slices.Concat(newFSService(a, g, log).methods(), newGitReader(g, a, c.remotes, log).methods(), c.methods()) {
 		w.methods[m.name] = m
 	}
 	return w

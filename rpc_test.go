@@ -61,7 +61,7 @@ type echoParams struct {
 func newRPCBench(t *testing.T, release <-chan struct{}, more ...*method) *rpcBench {
 	t.Helper()
 	base, end := context.WithCancel(t.Context())
-	tasks := newFlights(base, taskKeep, maxTaskKept)
+	tasks := newFlightGroup(base, taskKeep, maxTaskKept)
 	s := &service{methods: map[string]*method{}, tasks: tasks, maxConcurrent: 2, log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	s.activity = newActivity(tasks.running)
 	echo := newMethod("test/echo", "", func(_ context.Context, p echoParams) (echoParams, error) { return p, nil })

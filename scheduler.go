@@ -225,7 +225,7 @@ func (s *scheduler) listen() (err error) {
 		links.HandleFunc("GET "+linkPath, func(w http.ResponseWriter, r *http.Request) {
 			// Who may not open the socket, or has no certificate to trust, is not to come
 			// in here.
-			if s.tokens.holder(bearerOf(r)) == "" {
+			if s.tokens.machineFor(bearerOf(r)) == "" {
 				writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "this port is for the daemons of the pool")
 				return
 			}

@@ -21,4 +21,4 @@ package main
 
 import "os"
 
-func main() { os.Exit(asProcess1(runScheduler)) }
+func main() { os.Exit(runAsInit(runScheduler)) }

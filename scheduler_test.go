@@ -46,7 +46,7 @@ func newSyncBuffer() *syncBuffer { return &syncBuffer{more: make(chan struct{}, 
 func (b *syncBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	nudge(b.more)
+	wake(b.more)
 	return b.data.Write(p)
 }
 

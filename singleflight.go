@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// errFlightConflict tells that the key is in use for something else.
-var errFlightConflict = errors.New("the key is in use for something else")
+// errKeyConflict tells that the key is in use for something else.
+var errKeyConflict = errors.New("the key is in use for something else")
 
-// flights runs work at most once for each key at a time, however many ask:
+// flightGroup runs work at most once for each key at a time, however many ask:
 // later askers join, all get the same outcome and the progress. Work ends early
 // only when its last asker leaves on purpose; an asker whose link died
 // (errLinkLost) leaves it running.
-type flights struct {
+type flightGroup struct {
 	base    context.Context // the daemon's: ends all runs
 	keep    time.Duration   // how long an outcome is remembered, 0 not at all
 	maxKept int             // bytes of remembered outcomes
@@ -23,21 +23,21 @@ type flights struct {
 	wg sync.WaitGroup // the running ones
 
 	mu      sync.Mutex
-	byKey   map[string]*flight
-	kept    []*flight // ended and remembered, oldest first
-	keptLen int       // bytes of them
+	byKey   map[string]*flightCall
+	kept    []*flightCall // ended and remembered, oldest first
+	keptLen int           // bytes of them
 }
 
-// flight is one run and who waits for it.
-type flight struct {
-	key   string
-	print string // what was asked, to tell it from another use of the key
+// flightCall is one run and who waits for it.
+type flightCall struct {
+	key         string
+	fingerprint string // what was asked, to tell it from another use of the key
 
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when the run has ended and cleared away
 
-	// Guarded by flights.mu.
-	askers   map[*asker]struct{}
+	// Guarded by flightGroup.mu.
+	waiters  map[*flightWaiter]struct{}
 	stopping bool // its last asker left: nobody joins any more
 	last     progress
 	reported bool
@@ -49,22 +49,22 @@ type flight struct {
 	ended time.Time
 }
 
-// asker is one caller that waits for a flight.
-type asker struct{ ctx context.Context }
+// flightWaiter is one caller that waits for a flight.
+type flightWaiter struct{ ctx context.Context }
 
-func newFlights(base context.Context, keep time.Duration, maxKept int) *flights {
-	return &flights{base: base, keep: keep, maxKept: maxKept, byKey: map[string]*flight{}}
+func newFlightGroup(base context.Context, keep time.Duration, maxKept int) *flightGroup {
+	return &flightGroup{base: base, keep: keep, maxKept: maxKept, byKey: map[string]*flightCall{}}
 }
 
 // do returns the outcome of run, which is called unless a flight of the same
-// key is under way or remembered; a print other than its is errFlightConflict.
+// key is under way or remembered; a fingerprint other than its own is errKeyConflict.
 // run gets a context of the daemon, not of the caller; its progress goes to
 // every asker. When ctx ends first and nobody else waits, do returns after run
 // has stopped.
-func (f *flights) do(ctx context.Context, key, print string, run func(context.Context) (any, error)) (any, error) {
-	me := &asker{ctx: ctx}
+func (f *flightGroup) do(ctx context.Context, key, fingerprint string, run func(context.Context) (any, error)) (any, error) {
+	me := &flightWaiter{ctx: ctx}
 	for {
-		fl, joined, err := f.board(me, key, print, run)
+		fl, joined, err := f.join(me, key, fingerprint, run)
 		if err != nil {
 			return nil, err
 		}
@@ -84,16 +84,16 @@ func (f *flights) do(ctx context.Context, key, print string, run func(context.Co
 	}
 }
 
-// board joins the flight of key, or starts it. One that is stopping is
+// join joins the flight of key, or starts it. One that is stopping is
 // returned unjoined.
-func (f *flights) board(me *asker, key, print string, run func(context.Context) (any, error)) (fl *flight, joined bool, err error) {
+func (f *flightGroup) join(me *flightWaiter, key, fingerprint string, run func(context.Context) (any, error)) (fl *flightCall, joined bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.forgetLocked(time.Now())
 	fl, ok := f.byKey[key]
 	switch {
-	case ok && fl.print != print:
-		return nil, false, errFlightConflict
+	case ok && fl.fingerprint != fingerprint:
+		return nil, false, errKeyConflict
 	case ok && fl.stopping:
 		return fl, false, nil
 	case ok:
@@ -102,17 +102,17 @@ func (f *flights) board(me *asker, key, print string, run func(context.Context) 
 		}
 	default:
 		ctx, cancel := context.WithCancelCause(f.base)
-		fl = &flight{key: key, print: print, cancel: cancel, done: make(chan struct{}), askers: map[*asker]struct{}{}}
+		fl = &flightCall{key: key, fingerprint: fingerprint, cancel: cancel, done: make(chan struct{}), waiters: map[*flightWaiter]struct{}{}}
 		f.byKey[key] = fl
 		// Ends when run returns; wait waits for it.
-		f.wg.Go(func() { f.fly(withProgress(ctx, func(p progress) { f.report(fl, p) }), fl, run) })
+		f.wg.Go(func() { f.exec(withProgress(ctx, func(p progress) { f.report(fl, p) }), fl, run) })
 	}
-	fl.askers[me] = struct{}{}
+	fl.waiters[me] = struct{}{}
 	return fl, true, nil
 }
 
-// fly runs the work and files its outcome.
-func (f *flights) fly(ctx context.Context, fl *flight, run func(context.Context) (any, error)) {
+// exec runs the work and files its outcome.
+func (f *flightGroup) exec(ctx context.Context, fl *flightCall, run func(context.Context) (any, error)) {
 	defer fl.cancel(nil)
 	if f.ended != nil {
 		defer f.ended()
@@ -141,14 +141,14 @@ func (f *flights) fly(ctx context.Context, fl *flight, run func(context.Context)
 }
 
 // forget drops what is remembered for too long.
-func (f *flights) forget() {
+func (f *flightGroup) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.forgetLocked(time.Now())
 }
 
 // forgetLocked drops remembered outcomes that are too old or too much.
-func (f *flights) forgetLocked(now time.Time) {
+func (f *flightGroup) forgetLocked(now time.Time) {
 	for len(f.kept) > 0 && (now.Sub(f.kept[0].ended) >= f.keep || f.keptLen > f.maxKept) {
 		old := f.kept[0]
 		f.kept[0] = nil // the array behind the slice lets its outcome go
@@ -159,21 +159,21 @@ func (f *flights) forgetLocked(now time.Time) {
 }
 
 // report hands progress to all who wait.
-func (f *flights) report(fl *flight, p progress) {
+func (f *flightGroup) report(fl *flightCall, p progress) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	fl.last, fl.reported = p, true
-	for a := range fl.askers {
+	for a := range fl.waiters {
 		reportProgress(a.ctx, p)
 	}
 }
 
 // leave takes an asker off; it tells whether the flight stops for it.
-func (f *flights) leave(fl *flight, me *asker, cause error) bool {
+func (f *flightGroup) leave(fl *flightCall, me *flightWaiter, cause error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(fl.askers, me)
-	if len(fl.askers) > 0 || errors.Is(cause, errLinkLost) {
+	delete(fl.waiters, me)
+	if len(fl.waiters) > 0 || errors.Is(cause, errLinkLost) {
 		return false
 	}
 	fl.stopping = true
@@ -181,12 +181,12 @@ func (f *flights) leave(fl *flight, me *asker, cause error) bool {
 	return true
 }
 
-// running counts the flights under way.
-func (f *flights) running() int {
+// running counts the calls under way.
+func (f *flightGroup) running() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.byKey) - len(f.kept)
 }
 
 // wait returns when no run is left. Nothing may board any more.
-func (f *flights) wait() { f.wg.Wait() }
+func (f *flightGroup) wait() { f.wg.Wait() }

@@ -42,7 +42,7 @@ type remoteInfo struct {
 }
 
 // info answers vcs/info.
-func (i *inspector) info(ctx context.Context, p infoParams) (infoResult, error) {
+func (i *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) {
 	s, err := i.open(p.pathParam, indexView)
 	if err != nil {
 		return infoResult{}, err
@@ -79,7 +79,7 @@ func (i *inspector) info(ctx context.Context, p infoParams) (infoResult, error) 
 }
 
 // lastCommit is the commit of HEAD, nil without one.
-func (i *inspector) lastCommit(ctx context.Context, s *shadow) (*commitEntry, error) {
+func (i *gitReader) lastCommit(ctx context.Context, s *gitView) (*commitEntry, error) {
 	if s.repo.head == "" {
 		return nil, nil
 	}
@@ -220,7 +220,7 @@ type workStatus struct {
 }
 
 // status compares the work tree, the index and the last commit.
-func (i *inspector) status(ctx context.Context, s *shadow) (workStatus, error) {
+func (i *gitReader) status(ctx context.Context, s *gitView) (workStatus, error) {
 	submodules := "--ignore-submodules=all"
 	if ok, err := i.plainSubmodules(ctx, s); err != nil {
 		return workStatus{}, err
@@ -273,7 +273,7 @@ func (w *workStatus) add(record []byte) error {
 // are on: it reads each one's git directory, wherever its .git file leads, so
 // all of them must be allowed. A repository without a .gitmodules is taken to
 // have none.
-func (i *inspector) plainSubmodules(ctx context.Context, s *shadow) (bool, error) {
+func (i *gitReader) plainSubmodules(ctx context.Context, s *gitView) (bool, error) {
 	top := s.repo.top
 	if _, err := top.root.dir.Lstat(filepath.Join(top.rel, ".gitmodules")); err != nil {
 		return false, nil
@@ -296,7 +296,7 @@ func (i *inspector) plainSubmodules(ctx context.Context, s *shadow) (bool, error
 
 // allowedSubmodule tells whether all that git would read of a submodule lies
 // in allowed directories.
-func (i *inspector) allowedSubmodule(top place, path string) bool {
+func (i *gitReader) allowedSubmodule(top resolvedPath, path string) bool {
 	dir, err := i.access.within(filepath.Join(top.abs, filepath.FromSlash(path)))
 	if err != nil {
 		return false

@@ -42,7 +42,7 @@ type logResult struct {
 }
 
 // history answers vcs/log.
-func (i *inspector) history(ctx context.Context, p logParams) (logResult, error) {
+func (i *gitReader) history(ctx context.Context, p logParams) (logResult, error) {
 	limit, err := limitParam("limit", p.Limit, logLimit, maxLogLimit)
 	if err != nil {
 		return logResult{}, err

@@ -45,7 +45,7 @@ type refEntry struct {
 }
 
 // listRefs answers vcs/refs.
-func (i *inspector) listRefs(ctx context.Context, p refsParams) (refsResult, error) {
+func (i *gitReader) listRefs(ctx context.Context, p refsParams) (refsResult, error) {
 	limit, err := limitParam("limit", p.Limit, refsLimit, maxRefsLimit)
 	if err != nil {
 		return refsResult{}, err
@@ -60,7 +60,7 @@ func (i *inspector) listRefs(ctx context.Context, p refsParams) (refsResult, err
 }
 
 // remoteRefs asks a remote for its references.
-func (i *inspector) remoteRefs(ctx context.Context, url string, p refsParams, limit int) (refsResult, error) {
+func (i *gitReader) remoteRefs(ctx context.Context, url string, p refsParams, limit int) (refsResult, error) {
 	rm, err := i.remotes.open(url)
 	if err != nil {
 		return refsResult{}, err
@@ -84,7 +84,7 @@ func (i *inspector) remoteRefs(ctx context.Context, url string, p refsParams, li
 }
 
 // localRefs lists the references of a repository on this machine.
-func (i *inspector) localRefs(ctx context.Context, p refsParams, limit int) (refsResult, error) {
+func (i *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (refsResult, error) {
 	repo, err := openRepository(i.access, p.pathParam)
 	if err != nil {
 		return refsResult{}, err
@@ -145,11 +145,11 @@ func refType(name string) string {
 }
 
 // peel finds what the annotated tags among refs lead to, with one git for all.
-func (i *inspector) peel(ctx context.Context, repo *repository, refs []refEntry) error {
+func (i *gitReader) peel(ctx context.Context, repo *repository, refs []refEntry) error {
 	if len(refs) == 0 {
 		return nil
 	}
-	s, err := repo.shadow(objectsView)
+	s, err := repo.gitView(objectsView)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // allCommits is the log of all pages.
-func allCommits(t *testing.T, i *inspector, p logParams) []commitEntry {
+func allCommits(t *testing.T, i *gitReader, p logParams) []commitEntry {
 	t.Helper()
 	var commits []commitEntry
 	for {

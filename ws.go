@@ -78,13 +78,13 @@ type link struct {
 	began      time.Time
 	maxMessage int
 
-	mu      sync.Mutex // guards the fields below
-	err     error      // why it failed
-	parting error      // why this side is about to hang up, nil while it is not
-	short   []outMessage
-	long    []outMessage
-	unsent  int // messages that wait or are being written
-	pending int // bytes of them
+	mu          sync.Mutex // guards the fields below
+	err         error      // why it failed
+	closeReason error      // why this side is about to hang up, nil while it is not
+	short       []outMessage
+	long        []outMessage
+	unsent      int // messages that wait or are being written
+	pending     int // bytes of them
 }
 
 // outMessage waits to be written.
@@ -134,7 +134,7 @@ func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkT
 // binary one with 1003. A connection that ends within a message is an error
 // because the hooks cover it.
 func (l *link) read() ([]byte, error) {
-	for l.crowded() {
+	for l.overloaded() {
 		select {
 		case <-l.room:
 		case <-l.done:
@@ -145,7 +145,7 @@ func (l *link) read() ([]byte, error) {
 		return nil, l.fail(err)
 	}
 	if typ != websocket.MessageText {
-		l.shut(websocket.StatusUnsupportedData, "text messages only")
+		l.sendClose(websocket.StatusUnsupportedData, "text messages only")
 		return nil, l.fail(errBinary)
 	}
 	l.receiving.Store(true)
@@ -168,7 +168,7 @@ func (l *link) read() ([]byte, error) {
 			return message, nil
 		}
 		if errors.Is(err, websocket.ErrMessageTooBig) {
-			l.linger()
+			l.drainUnread()
 		}
 		if err != nil {
 			return nil, l.fail(err)
@@ -176,18 +176,18 @@ func (l *link) read() ([]byte, error) {
 	}
 }
 
-// linger takes in what the other side still sends after the library has told it
+// drainUnread takes in what the other side still sends after the library has told it
 // why the link ends: a connection that is closed with bytes unread is reset, and
 // the close frame may be lost with it (RFC 7230, section 6.6, tells the same of
 // HTTP).
-func (l *link) linger() {
+func (l *link) drainUnread() {
 	timer := time.AfterFunc(closeTimeout, func() { _ = l.socket.Close() })
 	defer timer.Stop()
 	_, _ = io.Copy(io.Discard, l.socket) // until the other side closes, or the time is over
 }
 
-// crowded tells that too much waits to be written.
-func (l *link) crowded() bool {
+// overloaded tells that too much waits to be written.
+func (l *link) overloaded() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.err == nil && !l.broken.Load() && (l.unsent >= maxUnsent || l.pending >= maxUnsentBytes)
@@ -219,11 +219,11 @@ func (l *link) send(message []byte, sent func(error)) {
 	l.unsent++
 	l.pending += len(message)
 	l.mu.Unlock()
-	nudge(l.wake)
+	wake(l.wake)
 }
 
-// nudge wakes the reader of a 1-buffered channel.
-func nudge(c chan<- struct{}) {
+// wake wakes the reader of a 1-buffered channel.
+func wake(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
 	default: // it will wake already
@@ -248,7 +248,7 @@ func (l *link) write() {
 		l.unsent--
 		l.pending -= len(m.data)
 		l.mu.Unlock()
-		nudge(l.room)
+		wake(l.room)
 		if m.sent != nil {
 			m.sent(err)
 		}
@@ -260,7 +260,7 @@ func (l *link) write() {
 // close code may forbid to come back.
 func (l *link) failAfterLastWords(err error) error {
 	l.broken.Store(true)
-	nudge(l.room)
+	wake(l.room)
 	timer := time.NewTimer(closeTimeout)
 	defer timer.Stop()
 	select {
@@ -358,7 +358,7 @@ func (l *link) keepAlive() {
 		quiet = time.Since(l.began) - time.Duration(l.lastRead.Load())
 		mute := time.Since(l.began) - time.Duration(l.lastSaid.Load())
 		switch {
-		case l.crowded():
+		case l.overloaded():
 			// Pongs cannot be read while reading pauses; the writer's watchdog rules.
 			l.lastRead.Store(int64(time.Since(l.began)))
 		case jump || quiet >= l.times.ping || l.receiving.Load() && mute >= l.times.ping/2:
@@ -408,8 +408,8 @@ func (l *link) fail(err error) error {
 		l.mu.Unlock()
 		return err
 	}
-	if l.parting != nil {
-		err = l.parting
+	if l.closeReason != nil {
+		err = l.closeReason
 	}
 	l.err = err
 	l.mu.Unlock()
@@ -417,18 +417,18 @@ func (l *link) fail(err error) error {
 	if l.tcp != nil && (err == errPingTimeout || err == errWriteTimeout) {
 		_ = l.tcp.SetLinger(0) // it may hear us all the same, but no FIN (see ws_conn.go)
 	}
-	l.cut()
+	l.abort()
 	return err
 }
 
-// cut closes the connection at once: it is given up, there is nobody to tell.
-func (l *link) cut() {
+// abort closes the connection at once: it is given up, there is nobody to tell.
+func (l *link) abort() {
 	_ = l.socket.Close() // CloseNow waits for a Close that is under way
 	_ = l.conn.CloseNow()
 }
 
-// shut says goodbye with a close code, for as long as closeTimeout.
-func (l *link) shut(code websocket.StatusCode, reason string) {
+// sendClose says goodbye with a close code, for as long as closeTimeout.
+func (l *link) sendClose(code websocket.StatusCode, reason string) {
 	timer := time.AfterFunc(closeTimeout, func() { _ = l.socket.Close() })
 	defer timer.Stop()
 	if err := l.conn.Close(code, reason); err != nil {
@@ -436,16 +436,16 @@ func (l *link) shut(code websocket.StatusCode, reason string) {
 	}
 }
 
-// hangUp says goodbye and ends the link for that reason.
-func (l *link) hangUp(code websocket.StatusCode, reason string) {
+// closeWith says goodbye and ends the link for that reason.
+func (l *link) closeWith(code websocket.StatusCode, reason string) {
 	l.mu.Lock()
 	healthy := l.err == nil
-	if healthy && l.parting == nil {
-		l.parting = fmt.Errorf("closed: %s", reason)
+	if healthy && l.closeReason == nil {
+		l.closeReason = fmt.Errorf("closed: %s", reason)
 	}
 	l.mu.Unlock()
 	if healthy {
-		l.shut(code, reason)
+		l.sendClose(code, reason)
 		_ = l.fail(net.ErrClosed) // for the reason above
 	}
 }
@@ -453,7 +453,7 @@ func (l *link) hangUp(code websocket.StatusCode, reason string) {
 // close ends the link politely and waits for its goroutines. The reader
 // notices by itself.
 func (l *link) close(code websocket.StatusCode, reason string) {
-	l.hangUp(code, reason)
+	l.closeWith(code, reason)
 	l.wg.Wait()
 }
 

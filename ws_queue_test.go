@@ -106,7 +106,7 @@ func TestCallCancelledBeforeItIsWritten(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		if client.crowded() {
+		if client.overloaded() {
 			t.Error("the calls fill the link's queue")
 		}
 		cancel()

@@ -38,7 +38,7 @@ func newLinkServer(t *testing.T, more ...*method) *linkServer {
 	s := &linkServer{ended: make(chan error, 100)}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	base, end := context.WithCancel(context.Background())
-	service := &service{methods: map[string]*method{}, tasks: newFlights(base, taskKeep, maxTaskKept), maxConcurrent: defaultMaxConcurrent, log: log}
+	service := &service{methods: map[string]*method{}, tasks: newFlightGroup(base, taskKeep, maxTaskKept), maxConcurrent: defaultMaxConcurrent, log: log}
 	service.activity = newActivity(service.tasks.running)
 	mark := newMethod("test/mark", "", func(context.Context, none) (int64, error) { return s.runs.Add(1), nil })
 	echo := newMethod("test/echo", "", func(_ context.Context, p echoParams) (echoParams, error) { return p, nil })

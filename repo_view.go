@@ -14,33 +14,33 @@ import (
 // files.
 const maxIndexFile = 512 << 20
 
-// shadow is a git directory of our own that stands for a repository's: its
+// gitView is a git directory of our own that stands for a repository's: its
 // references and, for a status, its index are copies, its objects are the
 // repository's. Nothing of the repository's configuration, hooks or attributes
 // is in it but the values that say how to compare files, each checked. So
 // there is nothing in it that could run a program: no fsmonitor, hook, filter,
 // textconv, external diff, alias, promisor remote or include.
-type shadow struct {
+type gitView struct {
 	dir  string
 	repo *repository
-	view shadowView
+	view gitViewKind
 }
 
-// shadowView is what git sees of a repository in a shadow.
-type shadowView int
+// gitViewKind is what git sees of a repository in a view.
+type gitViewKind int
 
 const (
 	// objectsView has no work tree: git reads no attributes or mailmap from one.
-	objectsView shadowView = iota
+	objectsView gitViewKind = iota
 	// rulesView has the work tree and what is ignored in it.
 	rulesView
 	// indexView has the index as well.
 	indexView
 )
 
-// shadow makes the directory; the caller removes it. A bare repository has but
+// gitView makes the directory; the caller removes it. A bare repository has but
 // its objects to be seen.
-func (r *repository) shadow(view shadowView) (*shadow, error) {
+func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 	dir, err := os.MkdirTemp("", "c4a-inspect-*")
 	if err != nil {
 		return nil, fmt.Errorf("making a temporary git directory: %w", err)
@@ -48,7 +48,7 @@ func (r *repository) shadow(view shadowView) (*shadow, error) {
 	if r.bare {
 		view = objectsView
 	}
-	s := &shadow{dir: dir, repo: r, view: view}
+	s := &gitView{dir: dir, repo: r, view: view}
 	if err := s.fill(); err != nil {
 		s.remove()
 		return nil, err
@@ -57,10 +57,10 @@ func (r *repository) shadow(view shadowView) (*shadow, error) {
 }
 
 // remove deletes the directory.
-func (s *shadow) remove() { _ = os.RemoveAll(s.dir) } // what stays is a temporary file
+func (s *gitView) remove() { _ = os.RemoveAll(s.dir) } // what stays is a temporary file
 
 // command is a run of git on the repository.
-func (s *shadow) command(args ...string) gitCommand {
+func (s *gitView) command(args ...string) gitCommand {
 	c := gitCommand{
 		args:   args,
 		dir:    s.dir,
@@ -75,7 +75,7 @@ func (s *shadow) command(args ...string) gitCommand {
 	return c
 }
 
-func (s *shadow) fill() error {
+func (s *gitView) fill() error {
 	r := s.repo
 	files := map[string]string{
 		"config":      s.config(),
@@ -132,9 +132,9 @@ func (s *shadow) fill() error {
 	return nil
 }
 
-// config is the shadow's configuration: the object format, and of the
+// config is the view's configuration: the object format, and of the
 // repository's own the values that a status needs.
-func (s *shadow) config() string {
+func (s *gitView) config() string {
 	r := s.repo
 	var b strings.Builder
 	version := 0
@@ -168,7 +168,7 @@ func (s *shadow) config() string {
 	return b.String()
 }
 
-// isPlainValue tells a value of the switches that a shadow takes over.
+// isPlainValue tells a value of the switches that a view takes over.
 func isPlainValue(value string) bool {
 	return slices.Contains([]string{"true", "false", "yes", "no", "on", "off", "1", "0", "input", "lf", "crlf", "native", "default", "minimal"}, strings.ToLower(value))
 }
@@ -198,7 +198,7 @@ func packedRefs(refs []gitRef) string {
 }
 
 // copyIndex copies the index, and what a split one is based on.
-func (s *shadow) copyIndex() error {
+func (s *gitView) copyIndex() error {
 	r := s.repo
 	names := []string{"index"}
 	f, err := r.gitDir.root.dir.Open(r.gitDir.rel)
@@ -226,7 +226,7 @@ func (s *shadow) copyIndex() error {
 // copyFile copies a file of the git directory, if it is there. It keeps the
 // time: git compares the index's with those of the files, and looks into
 // whatever changed in the same moment.
-func (s *shadow) copyFile(name string) error {
+func (s *gitView) copyFile(name string) error {
 	r := s.repo
 	p, err := r.access.within(filepath.Join(r.gitDir.abs, name))
 	if err != nil {
