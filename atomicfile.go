@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -54,4 +55,33 @@ func readRegular(f *os.File, most int64) ([]byte, error) {
 		err = fmt.Errorf("it has more than %d bytes", most)
 	}
 	return data, err
+}
+
+// readUntil reads up to the byte end and returns what stands before it, valid
+// until the next read. It keeps at most most bytes; cut reports that more came
+// and was skipped, so that a hostile program cannot fill the memory with one
+// line. At the end of the input it returns io.EOF, or io.ErrUnexpectedEOF with
+// what followed the last end byte.
+func readUntil(r *bufio.Reader, end byte, most int) (part []byte, cut bool, err error) {
+	var kept []byte
+	for {
+		piece, err := r.ReadSlice(end)
+		if err == nil {
+			piece = piece[:len(piece)-1]
+		}
+		if room := most - len(kept); len(piece) > room {
+			piece, cut = piece[:room], true
+		}
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			kept = append(kept, piece...)
+			continue
+		case kept != nil:
+			piece = append(kept, piece...)
+		}
+		if errors.Is(err, io.EOF) && len(piece) > 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		return piece, cut, err
+	}
 }

@@ -85,8 +85,7 @@ func openCredentials(a *access, g *gitRunner) (*credentials, error) {
 // their directory, and git-upload-pack honours this setting only from here.
 func (c *credentials) gitConfig() string {
 	helper := "store --file " + shellQuote(c.path)
-	helper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(helper)
-	return "[credential]\n\thelper = \"" + helper + "\"\n[safe]\n\tdirectory = *\n"
+	return "[credential]\n\thelper = " + quoteConfig(helper) + "\n[safe]\n\tdirectory = *\n"
 }
 
 // authEntry is a stored credential as config/get shows it, without the token.

@@ -17,9 +17,6 @@ import (
 	"time"
 )
 
-// errStopWalk ends a walk early: what was wanted has been found.
-var errStopWalk = errors.New("enough")
-
 // typeUnknown is the type of a directory entry of which the file system did
 // not tell more than the name.
 const typeUnknown = ^fs.FileMode(0)
@@ -226,4 +223,14 @@ func eachName(f *os.File, each func(name string, typ fs.FileMode) error) error {
 			return err
 		}
 	}
+}
+
+// readDir returns the entries of a directory below root, in no order.
+func readDir(root *os.Root, rel string) ([]fs.DirEntry, error) {
+	f, err := root.Open(rel)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // nothing is written
+	return f.ReadDir(-1)
 }

@@ -93,7 +93,7 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		if err != nil {
 			continue // removed, or behind a link
 		}
-		if err := g.add(e.name, info); errors.Is(err, errStopWalk) {
+		if err := g.add(e.name, info); errors.Is(err, errEnough) {
 			return nil
 		}
 	}

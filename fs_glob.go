@@ -93,7 +93,7 @@ type globPage struct {
 	chain []entryInfo // the directories from the start to the one being walked
 }
 
-// add takes a file into the page; errStopWalk when it is full.
+// add takes a file into the page; errEnough when it is full.
 func (g *globPage) add(rel string, info entryInfo) error {
 	if !info.mode.IsRegular() || slices.Contains(g.secrets, info.id) {
 		return nil
@@ -103,7 +103,7 @@ func (g *globPage) add(rel string, info entryInfo) error {
 	g.size += rest + jsonSize(file.Path) + len(file.PathBase64)
 	if len(g.files) == g.limit || g.size > maxPageBytes && len(g.files) > 0 {
 		g.more = true
-		return errStopWalk
+		return errEnough
 	}
 	g.files = append(g.files, file)
 	g.cursor.After = []byte(rel)
@@ -136,7 +136,7 @@ func (g *globPage) walk(ignore bool) error {
 	}
 	g.chain = []entryInfo{self}
 	err = g.dir(g.start, "", string(g.cursor.After), nil, ignore)
-	if errors.Is(err, errStopWalk) {
+	if errors.Is(err, errEnough) {
 		return nil
 	}
 	return err

@@ -162,7 +162,7 @@ func (s *repoScan) walk(ctx context.Context, starts []resolvedPath) error {
 			err = s.dir(ctx, dir, at.abs, "", 0, self.id.dev)
 		}
 		dir.close()
-		if errors.Is(err, errStopWalk) {
+		if errors.Is(err, errEnough) {
 			return nil
 		}
 		if err != nil {
@@ -244,18 +244,18 @@ func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, dep
 	}
 	abs = filepath.Join(abs, name)
 	err = s.dir(ctx, sub, abs, rel+"/", depth+1, dev)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errStopWalk) {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errEnough) {
 		s.files.log.Debug("passing over a directory", "path", abs, "error", err)
 		return nil
 	}
 	return err
 }
 
-// send hands a repository to the readers; errStopWalk when there are too many.
+// send hands a repository to the readers; errEnough when there are too many.
 func (s *repoScan) send(ctx context.Context, r *repository) error {
 	if s.repos == s.limit {
 		s.truncated = true
-		return errStopWalk
+		return errEnough
 	}
 	s.repos++
 	s.seen[r.top.abs] = true

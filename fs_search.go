@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -127,36 +126,31 @@ func (s *search) run(p searchParams, at resolvedPath) error {
 	}
 	args = append(append(args, "-e", p.Pattern, "--"), s.filter.pathspecs()...)
 
-	ctx, cancel := context.WithCancel(s.ctx)
-	defer cancel()
-	out := &grepParser{each: func(hit grepHit) error {
-		err := s.add(hit)
-		if err != nil {
-			cancel() // git would search on until its next match
-		}
-		return err
-	}}
-	command.args, command.dir, command.stdout = args, at.abs, out
+	command.args, command.dir = args, at.abs
 	// Letters beyond ASCII have a case, too; git's own words stay English. The
 	// pathspecs are globs, which the runner turns off.
 	command.env = append(command.env, "LC_ALL=C.UTF-8", "GIT_LITERAL_PATHSPECS=0", "GIT_ALLOC_LIMIT="+maxSearchFile)
-	_, err = s.files.git.run(ctx, command)
-	if s.ctx.Err() != nil {
-		return context.Cause(s.ctx)
+	err = s.files.git.stream(s.ctx, command, func(r *bufio.Reader) error {
+		for {
+			hit, err := readGrepHit(r)
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if err := s.add(hit); err != nil {
+				return err
+			}
+		}
+	})
+	if err = grepFailure(err); err == nil {
+		err = s.flush()
 	}
-	if errors.Is(out.err, errStopWalk) {
+	if errors.Is(err, errEnough) {
 		return nil
 	}
-	if out.err != nil {
-		return out.err
-	}
-	if err := grepFailure(err); err != nil {
-		return err
-	}
-	if err := s.flush(); err != nil && !errors.Is(err, errStopWalk) {
-		return err
-	}
-	return nil
+	return err
 }
 
 // command is git grep where at is; remove deletes what it needs.
@@ -198,7 +192,7 @@ func grepFailure(err error) error {
 	return err
 }
 
-// add takes a line that git found; errStopWalk when there are enough.
+// add takes a line that git found; errEnough when there are enough.
 func (s *search) add(hit grepHit) error {
 	if s.ctx.Err() != nil {
 		return context.Cause(s.ctx)
@@ -255,7 +249,7 @@ func (s *search) flush() error {
 		}
 		if len(s.matches) == s.limit || s.size > maxPageBytes && len(s.matches) > 0 {
 			s.truncated = true
-			return errStopWalk
+			return errEnough
 		}
 		s.matches = append(s.matches, m)
 	}
@@ -293,47 +287,26 @@ func (s *search) readLines(hits []grepHit) (map[int]string, error) {
 		if number%1024 == 0 && s.ctx.Err() != nil {
 			return nil, context.Cause(s.ctx)
 		}
-		text, err := readCutLine(reader)
+		text, _, err := readUntil(reader, '\n', maxSearchText)
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err != nil {
-			return nil, err
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, fmt.Errorf("reading a line: %w", err)
 		}
 		for next < len(hits) && number > hits[next].line+s.around {
 			next++
 		}
 		if next < len(hits) && number >= hits[next].line-s.around {
-			lines[number] = text
+			lines[number] = string(text)
 			size += len(text)
 		}
 	}
 	return lines, nil
 }
 
-// readCutLine reads a line without its end, and keeps maxSearchText bytes of it.
-func readCutLine(r *bufio.Reader) (string, error) {
-	var kept []byte
-	for read := false; ; read = true {
-		part, err := r.ReadSlice('\n')
-		if errors.Is(err, io.EOF) && (read || len(part) > 0) {
-			err = nil
-		} else if errors.Is(err, bufio.ErrBufferFull) {
-			kept = append(kept, part[:min(len(part), maxSearchText-len(kept))]...)
-			continue
-		}
-		if err != nil {
-			return "", fmt.Errorf("reading a line: %w", err)
-		}
-		if n := len(part); n > 0 && part[n-1] == '\n' {
-			part = part[:n-1]
-		}
-		return string(append(kept, part[:min(len(part), maxSearchText-len(kept))]...)), nil
-	}
-}
-
-// maxGrepField bounds a path and a number in git's output.
-const maxGrepField = 64 << 10
+// maxGrepNumber bounds the digits of a line or column number.
+const maxGrepNumber = 20
 
 // grepHit is one line that git grep found.
 type grepHit struct {
@@ -342,72 +315,30 @@ type grepHit struct {
 	text         string // the start of the line, at most maxSearchText bytes
 }
 
-// grepParser reads the output of `git grep -z -n --column`, piece by piece:
-// for each matching line its path, number and column, each ended by a NUL, and
-// the line itself, ended by a newline. A path may hold a newline, a line of a
-// text may hold a NUL far behind its start.
-type grepParser struct {
-	each func(grepHit) error // its error ends the reading
-
-	hit   grepHit
-	field int    // 0 path, 1 line, 2 column, 3 text
-	part  []byte // of the field, as far as it came
-	err   error
-}
-
-func (g *grepParser) Write(p []byte) (int, error) {
-	n := len(p)
-	for len(p) > 0 && g.err == nil {
-		end := byte(0)
-		if g.field == 3 {
-			end = '\n'
-		}
-		i := bytes.IndexByte(p, end)
-		piece, rest := p, []byte(nil)
-		if i >= 0 {
-			piece, rest = p[:i], p[i+1:]
-		}
-		switch {
-		case g.field == 3:
-			g.part = append(g.part, piece[:min(len(piece), maxSearchText-len(g.part))]...)
-		case len(g.part)+len(piece) > maxGrepField:
-			g.err = fmt.Errorf("reading git grep: a name of over %d bytes", maxGrepField)
-			return 0, g.err
-		default:
-			g.part = append(g.part, piece...)
-		}
-		if i >= 0 {
-			g.err = g.end(string(g.part))
-			g.part = g.part[:0]
-		}
-		p = rest
+// readGrepHit reads one line that `git grep -z -n --column` found: its path,
+// number and column, each ended by a NUL, and the line itself, ended by a
+// newline. A path may contain a newline, and a line a NUL: git looks for one
+// only near the start of a file to tell that it is binary. io.EOF when there
+// are no more.
+func readGrepHit(r *bufio.Reader) (grepHit, error) {
+	path, cut, err := readUntil(r, 0, maxPathField)
+	if err != nil {
+		return grepHit{}, err
 	}
-	if g.err != nil {
-		return 0, g.err
+	hit := grepHit{path: string(path)}
+	if cut {
+		return hit, badOutput("grep", path)
 	}
-	return n, nil
-}
-
-// end takes a whole field.
-func (g *grepParser) end(field string) error {
-	switch g.field {
-	case 0:
-		g.hit = grepHit{path: field}
-	case 1, 2:
-		number, err := strconv.Atoi(field)
-		if err != nil || number < 1 {
-			return fmt.Errorf("reading git grep: %.40q is no line or column", field)
+	for _, number := range []*int{&hit.line, &hit.column} {
+		digits, _, err := readUntil(r, 0, maxGrepNumber)
+		if err != nil {
+			return hit, torn(err)
 		}
-		if g.field == 1 {
-			g.hit.line = number
-		} else {
-			g.hit.column = number
+		if *number, err = strconv.Atoi(string(digits)); err != nil || *number < 1 {
+			return hit, badOutput("grep", digits)
 		}
-	case 3:
-		g.hit.text = field
-		g.field = 0
-		return g.each(g.hit)
 	}
-	g.field++
-	return nil
+	text, _, err := readUntil(r, '\n', maxSearchText)
+	hit.text = string(text)
+	return hit, torn(err)
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -213,29 +215,30 @@ func TestSearchSwapRace(t *testing.T) {
 }
 
 // However the output is cut into pieces, the hits are the same.
-func FuzzGrepParser(f *testing.F) {
+func FuzzReadGrepHit(f *testing.F) {
 	f.Add([]byte("a\nb\x0012\x003\x00text\x00more\nc\x001\x001\x00\n"), 3)
 	f.Add([]byte("a\x000\x003\x00text\n"), 1)
 	f.Add([]byte("--\na\x001\x00-1\x00text"), 2)
 	f.Add([]byte("a\x001\x001\x00"+strings.Repeat("x", maxSearchText+1)+"\n"), 900)
 	f.Fuzz(func(t *testing.T, out []byte, step int) {
-		parse := func(step int) (hits []grepHit, err error) {
-			g := &grepParser{each: func(h grepHit) error { hits = append(hits, h); return nil }}
-			for rest := out; len(rest) > 0 && err == nil; {
-				n := min(max(step, 1), len(rest))
-				_, err = g.Write(rest[:n])
-				rest = rest[n:]
+		parse := func(bufferSize int) (hits []grepHit, err error) {
+			r := bufio.NewReaderSize(bytes.NewReader(out), bufferSize)
+			for {
+				hit, err := readGrepHit(r)
+				if err != nil {
+					return hits, err
+				}
+				hits = append(hits, hit)
 			}
-			return hits, err
 		}
 		whole, err := parse(len(out))
 		pieces, err2 := parse(step)
-		if (err == nil) != (err2 == nil) || !slices.Equal(whole, pieces) {
-			t.Fatalf("whole %v %v, pieces %v %v", whole, err, pieces, err2)
+		if err2.Error() != err.Error() || !slices.Equal(whole, pieces) {
+			t.Fatalf("with a buffer of %d bytes: got %v, %v, want %v, %v", step, pieces, err2, whole, err)
 		}
 		for _, h := range whole {
 			if h.line < 1 || h.column < 1 || len(h.text) > maxSearchText {
-				t.Errorf("hit %+v", h)
+				t.Errorf("got the hit %+v, want positive numbers and at most %d bytes of text", h, maxSearchText)
 			}
 		}
 	})

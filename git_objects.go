@@ -115,11 +115,14 @@ func (c *objectContent) skip() error {
 
 // readObjectInfo reads one line of what cat-file tells of an object.
 func readObjectInfo(r *bufio.Reader) (objectInfo, error) {
-	line, err := readLine(r)
-	if err != nil {
-		return objectInfo{}, err
+	line, cut, err := readUntil(r, '\n', maxObjectLine)
+	switch {
+	case err != nil:
+		return objectInfo{}, torn(err)
+	case cut:
+		return objectInfo{}, badOutput("cat-file", line)
 	}
-	return parseObjectLine(line)
+	return parseObjectLine(string(line))
 }
 
 // readContent reads size bytes; they are copied once.
@@ -140,23 +143,6 @@ func readContent(r *bufio.Reader, size int64) (string, error) {
 		}
 	}
 	return b.String(), nil
-}
-
-// readLine reads up to a newline, which it leaves out.
-func readLine(r *bufio.Reader) (string, error) {
-	var line []byte
-	for {
-		part, err := r.ReadSlice('\n')
-		if line = append(line, part...); len(line) > maxObjectLine {
-			return "", badOutput("cat-file", line)
-		}
-		switch {
-		case err == nil:
-			return string(line[:len(line)-1]), nil
-		case !errors.Is(err, bufio.ErrBufferFull):
-			return "", torn(err)
-		}
-	}
 }
 
 // torn makes the end of the output, where more was due, an error.

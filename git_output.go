@@ -119,7 +119,8 @@ func isProgressLine(s string) bool {
 // streamBuffer is how much of git's output is read at once.
 const streamBuffer = 64 << 10
 
-// errEnough stops a command whose output has told enough.
+// errEnough ends a walk or the reading of a command's output early, without a
+// failure: what was asked for has been found.
 var errEnough = errors.New("enough was read")
 
 // stream runs git and hands its output to read while it comes. When read
@@ -163,34 +164,6 @@ func (g *gitRunner) stream(ctx context.Context, c gitCommand, read func(*bufio.R
 	return readErr
 }
 
-// readField reads up to a NUL byte, which it leaves out; what is longer than
-// most is cut and the rest skipped. io.EOF at the end of the output.
-func readField(r *bufio.Reader, most int) (field []byte, cut bool, err error) {
-	for {
-		part, err := r.ReadSlice(0)
-		if err == nil {
-			part = part[:len(part)-1]
-			if field == nil && len(part) <= most {
-				return part, cut, nil // valid until the next read
-			}
-		}
-		room := most - len(field)
-		if len(part) > room {
-			part, cut = part[:room], true
-		}
-		field = append(field, part...)
-		switch {
-		case err == nil:
-			return field, cut, nil
-		case errors.Is(err, bufio.ErrBufferFull):
-		case errors.Is(err, io.EOF) && len(field) > 0:
-			return nil, false, io.ErrUnexpectedEOF
-		default:
-			return nil, false, err
-		}
-	}
-}
-
 // maxPathField bounds a record that holds a path: longer than git can check
 // out.
 const maxPathField = 64 << 10
@@ -199,7 +172,7 @@ const maxPathField = 64 << 10
 // each returns.
 func readRecords(r *bufio.Reader, each func(record []byte) error) error {
 	for {
-		record, cut, err := readField(r, maxPathField)
+		record, cut, err := readUntil(r, 0, maxPathField)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}

@@ -160,17 +160,11 @@ func (c *commandMethod) passProgress(ctx context.Context, cmd *exec.Cmd) (await 
 // nothing and do no harm.
 func (c *commandMethod) readProgress(ctx context.Context, r io.Reader) {
 	lines := bufio.NewReaderSize(r, maxHandlerLine)
-	tooLong := false
 	for {
-		line, err := lines.ReadSlice('\n')
-		if errors.Is(err, bufio.ErrBufferFull) {
-			tooLong = true
-			continue
-		}
-		if !tooLong {
+		line, cut, err := readUntil(lines, '\n', maxHandlerLine)
+		if !cut {
 			c.reportLine(ctx, line)
 		}
-		tooLong = false
 		if err != nil {
 			return
 		}

@@ -117,7 +117,7 @@ func (i *gitReader) diffTrees(ctx context.Context, s *gitView, from, to string, 
 // readChange reads one change of git diff-tree --raw -z; io.EOF when there is
 // none left.
 func readChange(r *bufio.Reader) (diffChange, error) {
-	head, _, err := readField(r, maxPathField)
+	head, _, err := readUntil(r, 0, maxPathField)
 	if err != nil {
 		return diffChange{}, err
 	}
@@ -126,7 +126,7 @@ func readChange(r *bufio.Reader) (diffChange, error) {
 		return diffChange{}, err
 	}
 	name := func() (string, error) {
-		field, cut, err := readField(r, maxPathField)
+		field, cut, err := readUntil(r, 0, maxPathField)
 		if err == nil && (cut || len(field) == 0) {
 			err = badOutput("diff-tree", field)
 		}

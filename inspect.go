@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -189,11 +191,16 @@ func (i *gitReader) isCutOff(ctx context.Context, s *gitView, rev string) (bool,
 	// Without the boundary among its ancestors its history is complete here.
 	reached := false
 	err = i.git.stream(ctx, s.command("rev-list", "--max-parents=0", "--end-of-options", base[0].oid, "--"), func(r *bufio.Reader) error {
-		lines := bufio.NewScanner(r)
-		for lines.Scan() {
-			reached = reached || bytes.Contains(s.repo.shallow, lines.Bytes())
+		for {
+			root, _, err := readUntil(r, '\n', maxObjectLine)
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			reached = reached || bytes.Contains(s.repo.shallow, root)
 		}
-		return lines.Err()
 	})
 	return reached, err
 }

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"bytes"
 	"io"
 	"io/fs"
 	"path/filepath"
@@ -198,12 +198,7 @@ func (r *repository) checkLinks(dir resolvedPath, depth int) error {
 	if depth < 0 {
 		return denied()
 	}
-	f, err := dir.root.dir.Open(dir.rel)
-	if err != nil {
-		return r.access.wireError(err, dir.abs)
-	}
-	entries, err := f.ReadDir(-1)
-	_ = f.Close() // only read
+	entries, err := readDir(dir.root.dir, dir.rel)
 	if err != nil {
 		return r.access.wireError(err, dir.abs)
 	}
@@ -233,7 +228,7 @@ func (r *repository) optional(dir resolvedPath, name string, most int64) ([]byte
 		return nil, err
 	}
 	data, err := r.access.readSmall(p, most)
-	if e, ok := errors.AsType[*rpcError](err); ok && e.name() == codeSourceNotFound {
+	if isMissing(err) {
 		return nil, nil
 	}
 	return data, err
@@ -249,19 +244,13 @@ func (a *access) readSmall(p resolvedPath, most int64) ([]byte, error) {
 	if info.IsDir() {
 		return nil, notFound(p.abs)
 	}
-	data := make([]byte, 0, min(info.Size(), most)+1) // one more, to see the end
-	for {
-		n, err := f.Read(data[len(data):cap(data)])
-		data = data[:len(data)+n]
-		switch {
-		case int64(len(data)) > most:
-			return nil, gitFailure(gitTooLarge, "%s: is larger than %d bytes", showName(p.abs), most)
-		case errors.Is(err, io.EOF):
-			return data, nil
-		case err != nil:
-			return nil, a.wireError(err, p.abs)
-		case len(data) == cap(data):
-			data = append(data, 0)[:len(data)]
-		}
+	var data bytes.Buffer
+	data.Grow(int(min(info.Size(), most)) + bytes.MinRead) // packed-refs can be large: read it without copies
+	if _, err := data.ReadFrom(io.LimitReader(f, most+1)); err != nil {
+		return nil, a.wireError(err, p.abs)
 	}
+	if int64(data.Len()) > most {
+		return nil, gitFailure(gitTooLarge, "%s: is larger than %d bytes", showName(p.abs), most)
+	}
+	return data.Bytes(), nil
 }

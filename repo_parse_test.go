@@ -229,12 +229,12 @@ func TestFieldsOfAnyLength(t *testing.T) {
 		field string
 		cut   bool
 	}{{strings.Repeat("a", 100), false}, {strings.Repeat("b", 100), true}, {"c", false}} {
-		field, cut, err := readField(r, 100)
+		field, cut, err := readUntil(r, 0, 100)
 		if string(field) != want.field || cut != want.cut || err != nil {
 			t.Errorf("%q, %v, %v, want %+v", field, cut, err, want)
 		}
 	}
-	if _, _, err := readField(r, 100); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, _, err := readUntil(r, 0, 100); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a torn field: %v", err)
 	}
 }

@@ -69,12 +69,7 @@ func readLooseRefs(root *os.Root, dir string, depth int, direct, symbolic map[st
 	if depth == 0 || len(direct)+len(symbolic) > maxLooseRefs {
 		return gitFailure(gitTooLarge, "the repository has more than %d references in files of their own: git pack-refs --all changes that", maxLooseRefs)
 	}
-	f, err := root.Open(filepath.FromSlash(dir))
-	if err != nil {
-		return err
-	}
-	entries, err := f.ReadDir(-1)
-	_ = f.Close() // only read
+	entries, err := readDir(root, filepath.FromSlash(dir))
 	if err != nil {
 		return err
 	}

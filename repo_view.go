@@ -201,12 +201,7 @@ func packedRefs(refs []gitRef) string {
 func (s *gitView) copyIndex() error {
 	r := s.repo
 	names := []string{"index"}
-	f, err := r.gitDir.root.dir.Open(r.gitDir.rel)
-	if err != nil {
-		return r.access.wireError(err, r.gitDir.abs)
-	}
-	entries, err := f.ReadDir(-1)
-	_ = f.Close() // only read
+	entries, err := readDir(r.gitDir.root.dir, r.gitDir.rel)
 	if err != nil {
 		return r.access.wireError(err, r.gitDir.abs)
 	}

@@ -302,8 +302,7 @@ func (i *gitReader) allowedSubmodule(top resolvedPath, path string) bool {
 		return false
 	}
 	if _, err := dir.root.dir.Lstat(filepath.Join(dir.rel, ".git")); err != nil {
-		e, ok := errors.AsType[*rpcError](i.access.wireError(err, dir.abs))
-		return ok && e.name() == codeSourceNotFound // not initialised
+		return isMissing(i.access.wireError(err, dir.abs)) // not initialised
 	}
 	r, err := repositoryAt(i.access, dir)
 	if err != nil || r == nil || r.bare || r.checkObjects() != nil {

@@ -199,7 +199,7 @@ func logArgs(more ...string) []string {
 func readCommit(r *bufio.Reader) (commitEntry, error) {
 	var fields [commitFields]string
 	for i := range fields {
-		field, _, err := readField(r, maxCommitField)
+		field, _, err := readUntil(r, 0, maxCommitField)
 		if errors.Is(err, io.EOF) && i > 0 {
 			err = io.ErrUnexpectedEOF
 		}
