@@ -9,21 +9,21 @@ import (
 // activity counts what a daemon works on, over all links, and is the gate that
 // shuts before it stops: the one place that can say "idle" without a race.
 type activity struct {
-	detached func() int    // runs that may go on without a request
-	changed  chan struct{} // 1-buffered: the count or the gate changed
-	idled    chan struct{} // 1-buffered: nothing works any more
+	detached   func() int    // runs that may go on without a request
+	changed    chan struct{} // 1-buffered: the count or the gate changed
+	becameIdle chan struct{} // 1-buffered: nothing works any more
 
 	mu        sync.Mutex // guards the fields below
 	requests  int
 	lastEnd   time.Time
-	shut      bool        // by quiesce or drain
+	refusing  bool        // by quiesce or drain
 	draining  bool        // for good
-	resting   *time.Timer // runs when nothing has worked for restAfter; nil without one
-	restAfter time.Duration
+	idleTimer *time.Timer // runs when nothing has worked for restAfter; nil without one
+	idleAfter time.Duration
 }
 
 func newActivity(detached func() int) *activity {
-	return &activity{detached: detached, changed: make(chan struct{}, 1), idled: make(chan struct{}, 1), lastEnd: time.Now()}
+	return &activity{detached: detached, changed: make(chan struct{}, 1), becameIdle: make(chan struct{}, 1), lastEnd: time.Now()}
 }
 
 // whenIdle has act called each time that nothing has worked any more for so long.
@@ -31,17 +31,17 @@ func newActivity(detached func() int) *activity {
 func (a *activity) whenIdle(after time.Duration, act func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.restAfter = after
-	a.resting = time.AfterFunc(after, act)
-	a.resting.Stop() // the end of work starts it
+	a.idleAfter = after
+	a.idleTimer = time.AfterFunc(after, act)
+	a.idleTimer.Stop() // the end of work starts it
 }
 
 // close ends what whenIdle began.
 func (a *activity) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.resting != nil {
-		a.resting.Stop()
+	if a.idleTimer != nil {
+		a.idleTimer.Stop()
 	}
 }
 
@@ -49,11 +49,11 @@ func (a *activity) close() {
 func (a *activity) begin() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.shut {
+	if a.refusing {
 		return false
 	}
 	a.requests++
-	a.tellLocked()
+	a.notifyLocked()
 	return true
 }
 
@@ -63,7 +63,7 @@ func (a *activity) end() {
 	defer a.mu.Unlock()
 	a.requests--
 	a.lastEnd = time.Now()
-	a.tellLocked()
+	a.notifyLocked()
 }
 
 // touch notes the end of a run that no request waited for.
@@ -71,34 +71,34 @@ func (a *activity) touch() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.lastEnd = time.Now()
-	a.tellLocked()
+	a.notifyLocked()
 }
 
-func (a *activity) tellLocked() {
+func (a *activity) notifyLocked() {
 	wake(a.changed)
 	if a.activeLocked() > 0 {
-		if a.resting != nil {
-			a.resting.Stop()
+		if a.idleTimer != nil {
+			a.idleTimer.Stop()
 		}
 		return
 	}
-	wake(a.idled)
-	if a.resting != nil {
-		a.resting.Reset(a.restAfter)
+	wake(a.becameIdle)
+	if a.idleTimer != nil {
+		a.idleTimer.Reset(a.idleAfter)
 	}
 }
 
 // awaitIdle returns when nothing works, for at most the given time or until
 // ctx ends. One goroutine at a time may wait.
-func (a *activity) awaitIdle(ctx context.Context, most time.Duration) {
-	timer := time.NewTimer(most)
+func (a *activity) awaitIdle(ctx context.Context, timeout time.Duration) {
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for {
 		if active, _, _ := a.state(); active == 0 {
 			return
 		}
 		select {
-		case <-a.idled:
+		case <-a.becameIdle:
 		case <-timer.C:
 			return
 		case <-ctx.Done():
@@ -109,14 +109,14 @@ func (a *activity) awaitIdle(ctx context.Context, most time.Duration) {
 
 // state is how many work now, how long nothing has, and whether the gate is
 // shut.
-func (a *activity) state() (active int, idle time.Duration, shut bool) {
+func (a *activity) state() (active int, idle time.Duration, refusing bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	active = a.activeLocked()
 	if active == 0 {
 		idle = time.Since(a.lastEnd)
 	}
-	return active, idle, a.shut
+	return active, idle, a.refusing
 }
 
 func (a *activity) activeLocked() int { return max(a.requests, a.detached()) }
@@ -126,24 +126,24 @@ func (a *activity) quiesce(idle time.Duration) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.activeLocked() == 0 && time.Since(a.lastEnd) >= idle {
-		a.shut = true
+		a.refusing = true
 	}
-	a.tellLocked()
-	return a.shut
+	a.notifyLocked()
+	return a.refusing
 }
 
 // drain shuts the gate whatever works, for good.
 func (a *activity) drain() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.shut, a.draining = true, true
-	a.tellLocked()
+	a.refusing, a.draining = true, true
+	a.notifyLocked()
 }
 
 // resume opens the gate that quiesce has shut.
 func (a *activity) resume() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.shut = a.draining
-	a.tellLocked()
+	a.refusing = a.draining
+	a.notifyLocked()
 }

@@ -42,7 +42,7 @@ func writeFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
 
 // readRegular reads all of f, at most most bytes. What is no regular file may have
 // no end, or no beginning: open it with openNonblock.
-func readRegular(f *os.File, most int64) ([]byte, error) {
+func readRegular(f *os.File, limit int64) ([]byte, error) {
 	info, err := f.Stat()
 	switch {
 	case err != nil:
@@ -50,9 +50,9 @@ func readRegular(f *os.File, most int64) ([]byte, error) {
 	case !info.Mode().IsRegular():
 		return nil, errors.New("it is not a regular file")
 	}
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("it has more than %d bytes", most)
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("it has more than %d bytes", limit)
 	}
 	return data, err
 }
@@ -62,14 +62,14 @@ func readRegular(f *os.File, most int64) ([]byte, error) {
 // and was skipped, so that a hostile program cannot fill the memory with one
 // line. At the end of the input it returns io.EOF, or io.ErrUnexpectedEOF with
 // what followed the last end byte.
-func readUntil(r *bufio.Reader, end byte, most int) (part []byte, cut bool, err error) {
+func readUntil(r *bufio.Reader, end byte, limit int) (part []byte, cut bool, err error) {
 	var kept []byte
 	for {
 		piece, err := r.ReadSlice(end)
 		if err == nil {
 			piece = piece[:len(piece)-1]
 		}
-		if room := most - len(kept); len(piece) > room {
+		if room := limit - len(kept); len(piece) > room {
 			piece, cut = piece[:room], true
 		}
 		switch {

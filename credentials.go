@@ -102,8 +102,8 @@ func (c *credentials) list() ([]authEntry, error) {
 		return nil, err
 	}
 	entries := []authEntry{}
-	for _, one := range all {
-		entries = append(entries, authEntry{Protocol: one.protocol, Host: one.host, Username: one.username})
+	for _, cred := range all {
+		entries = append(entries, authEntry{Protocol: cred.protocol, Host: cred.host, Username: cred.username})
 	}
 	slices.SortFunc(entries, func(x, y authEntry) int {
 		return strings.Compare(x.Host+" "+x.Protocol, y.Host+" "+y.Protocol)
@@ -125,8 +125,8 @@ func (c *credentials) read() ([]credential, error) {
 	}
 	var all []credential
 	for line := range strings.Lines(string(data)) {
-		if one, ok := parseCredential(strings.TrimSuffix(line, "\n")); ok {
-			all = append(all, one)
+		if cred, ok := parseCredential(strings.TrimSuffix(line, "\n")); ok {
+			all = append(all, cred)
 		}
 	}
 	return all, nil
@@ -140,23 +140,23 @@ func parseCredential(line string) (credential, bool) {
 	if !ok || !at || !colon || protocol == "" || strings.HasSuffix(line, "\r") {
 		return credential{}, false
 	}
-	one := credential{protocol: protocol}
+	cred := credential{protocol: protocol}
 	for _, part := range []struct {
 		to   *string
 		text string
-	}{{&one.username, user}, {&one.host, strings.TrimSuffix(host, "/")}, {(*string)(&one.token), token}} {
+	}{{&cred.username, user}, {&cred.host, strings.TrimSuffix(host, "/")}, {(*string)(&cred.token), token}} {
 		text, err := url.PathUnescape(part.text)
 		if err != nil || text == "" || hasControl(text) {
 			return credential{}, false
 		}
 		*part.to = text
 	}
-	return one, true
+	return cred, true
 }
 
 // line writes the credential as git-credential-store does.
-func (one credential) line() string {
-	return one.protocol + "://" + percentEncode(one.username) + ":" + percentEncode(string(one.token)) + "@" + percentEncode(one.host) + "\n"
+func (cred credential) line() string {
+	return cred.protocol + "://" + percentEncode(cred.username) + ":" + percentEncode(string(cred.token)) + "@" + percentEncode(cred.host) + "\n"
 }
 
 // find is the stored credential of a remote.
@@ -165,8 +165,8 @@ func (c *credentials) find(u remoteURL) (credential, bool, error) {
 	if err != nil {
 		return credential{}, false, err
 	}
-	i := slices.IndexFunc(all, func(one credential) bool {
-		return one.protocol == u.scheme && one.host == u.credentialHost()
+	i := slices.IndexFunc(all, func(cred credential) bool {
+		return cred.protocol == u.scheme && cred.host == u.credentialHost()
 	})
 	if i < 0 {
 		return credential{}, false, nil
@@ -176,7 +176,7 @@ func (c *credentials) find(u remoteURL) (credential, bool, error) {
 
 // set replaces the credential of one's protocol and host; an empty token
 // removes it.
-func (c *credentials) set(one credential) error {
+func (c *credentials) set(cred credential) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all, err := c.read()
@@ -184,10 +184,10 @@ func (c *credentials) set(one credential) error {
 		return err
 	}
 	all = slices.DeleteFunc(all, func(old credential) bool {
-		return old.protocol == one.protocol && old.host == one.host
+		return old.protocol == cred.protocol && old.host == cred.host
 	})
-	if one.token != "" {
-		all = append(all, one)
+	if cred.token != "" {
+		all = append(all, cred)
 	}
 	if len(all) > maxCredentials {
 		return invalidParam("host", "%d tokens are stored already: remove one first (token null)", maxCredentials)
@@ -238,7 +238,7 @@ func (c *credentials) forRemote(u remoteURL) (remoteAuth, error) {
 		return auth, err
 	}
 	if ok {
-		auth.redact = auth.redact.knowing(stored.username, stored.token)
+		auth.redact = auth.redact.withSecret(stored.username, stored.token)
 	}
 	// A user without a password is either the name that a stored token goes
 	// with, as in the URLs that hosts offer for copying, or a token itself.
@@ -247,9 +247,9 @@ func (c *credentials) forRemote(u remoteURL) (remoteAuth, error) {
 		auth.config = append(auth.config, "credential."+u.scheme+"://"+u.credentialHost()+
 			`.helper=!f() { test "$1" = get && printf 'username=%s\npassword=%s\n' "$C4A_GIT_USERNAME" "$C4A_GIT_PASSWORD"; :; }; f`)
 		auth.env = []string{"C4A_GIT_USERNAME=" + u.username, "C4A_GIT_PASSWORD=" + string(u.password)}
-		auth.redact = auth.redact.knowing(u.username, u.password)
+		auth.redact = auth.redact.withSecret(u.username, u.password)
 		if u.password == "" && len(u.username) >= minLoneToken {
-			auth.redact = auth.redact.knowing("", secret(u.username))
+			auth.redact = auth.redact.withSecret("", secret(u.username))
 		}
 		return auth, nil
 	}
@@ -285,11 +285,11 @@ func (c *credentials) setAuth(_ context.Context, p setAuthParams) (setAuthResult
 	if c.path == "" {
 		return setAuthResult{}, failure(codeNotConfigured, "tokens are kept in the work dir: start the daemon with --work-dir")
 	}
-	one := credential{protocol: p.Protocol, username: p.Username}
-	if one.username == "" {
-		one.username = "oauth2"
+	cred := credential{protocol: p.Protocol, username: p.Username}
+	if cred.username == "" {
+		cred.username = "oauth2"
 	}
-	if err := one.takeHost(p); err != nil {
+	if err := cred.setHost(p); err != nil {
 		return setAuthResult{}, err
 	}
 	var token *string
@@ -300,19 +300,19 @@ func (c *credentials) setAuth(_ context.Context, p setAuthParams) (setAuthResult
 		return setAuthResult{}, invalidParam("token", "must be a string or null")
 	case token != nil && (*token == "" || len(*token) > maxToken || hasControl(*token)):
 		return setAuthResult{}, invalidParam("token", "must be 1 to %d bytes without control characters; null removes", maxToken)
-	case len(one.username) > maxUsername || hasControl(one.username):
+	case len(cred.username) > maxUsername || hasControl(cred.username):
 		return setAuthResult{}, invalidParam("username", "must be 1 to %d bytes without control characters", maxUsername)
 	case token != nil:
-		one.token = secret(*token)
+		cred.token = secret(*token)
 	}
-	if err := c.set(one); err != nil {
+	if err := c.set(cred); err != nil {
 		return setAuthResult{}, err
 	}
-	return setAuthResult{Host: one.host, Username: one.username, Stored: token != nil}, nil
+	return setAuthResult{Host: cred.host, Username: cred.username, Stored: token != nil}, nil
 }
 
 // takeHost reads protocol and host from host or url.
-func (one *credential) takeHost(p setAuthParams) error {
+func (cred *credential) setHost(p setAuthParams) error {
 	var u remoteURL
 	switch {
 	case (p.Host == "") == (p.URL == ""):
@@ -329,11 +329,11 @@ func (one *credential) takeHost(p setAuthParams) error {
 		if u = parsed; u.scheme != "https" && u.scheme != "http" {
 			return invalidParam("url", "only https and http take a token")
 		}
-		if one.protocol != "" && one.protocol != u.scheme {
+		if cred.protocol != "" && cred.protocol != u.scheme {
 			return invalidParam("protocol", "is not the url's")
 		}
 	default:
-		if u.scheme = one.protocol; u.scheme == "" {
+		if u.scheme = cred.protocol; u.scheme == "" {
 			u.scheme = "https"
 		}
 		if u.scheme != "https" && u.scheme != "http" {
@@ -347,6 +347,6 @@ func (one *credential) takeHost(p setAuthParams) error {
 	if u.scheme == "http" && !isPrivateHost(u.host) {
 		return invalidParam("protocol", "http would send the token in the clear: it is for loopback and private hosts only")
 	}
-	one.protocol, one.host = u.scheme, u.credentialHost()
+	cred.protocol, cred.host = u.scheme, u.credentialHost()
 	return nil
 }

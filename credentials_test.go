@@ -283,12 +283,12 @@ func FuzzParseCredential(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
-		one, ok := parseCredential(line)
+		cred, ok := parseCredential(line)
 		if !ok {
 			return
 		}
-		again, ok := parseCredential(strings.TrimSuffix(one.line(), "\n"))
-		if !ok || again.host != one.host || again.username != one.username || again.token != one.token {
+		again, ok := parseCredential(strings.TrimSuffix(cred.line(), "\n"))
+		if !ok || again.host != cred.host || again.username != cred.username || again.token != cred.token {
 			t.Errorf("%q does not survive a round trip", line)
 		}
 	})

@@ -22,7 +22,7 @@ const (
 // a restart.
 type pageCursor struct {
 	Version int    `json:"v"`
-	Asked   string `json:"q"`           // fingerprint of the method and its params
+	Request string `json:"q"`           // fingerprint of the method and its params
 	State   string `json:"s"`           // what was listed, such as a tree's id
 	At      int64  `json:"n,omitempty"` // how many entries were delivered
 	Total   int64  `json:"t,omitempty"` // of how many, where the method tells
@@ -32,9 +32,9 @@ type pageCursor struct {
 // readCursor reads the cursor of a request; without one it is that of the first
 // page. asked names the request without cursor and limit; another request's
 // cursor is -32602. The caller compares the state.
-func readCursor(given *string, asked string) (pageCursor, error) {
+func readCursor(given *string, request string) (pageCursor, error) {
 	if given == nil {
-		return pageCursor{Version: cursorVersion, Asked: asked}, nil
+		return pageCursor{Version: cursorVersion, Request: request}, nil
 	}
 	foreign := invalidParam("cursor", "is not one that this method returned for these params")
 	if len(*given) > maxCursorLength {
@@ -43,7 +43,7 @@ func readCursor(given *string, asked string) (pageCursor, error) {
 	data, err := base64.RawURLEncoding.DecodeString(*given)
 	var c pageCursor
 	switch {
-	case err != nil, json.Unmarshal(data, &c) != nil, c.Version != cursorVersion, c.Asked != asked, c.At < 0, c.Total < 0,
+	case err != nil, json.Unmarshal(data, &c) != nil, c.Version != cursorVersion, c.Request != request, c.At < 0, c.Total < 0,
 		(c.At > 0) == (len(c.After) > 0): // it has one position
 		return pageCursor{}, foreign
 	}
@@ -52,8 +52,8 @@ func readCursor(given *string, asked string) (pageCursor, error) {
 
 // startCursor is readCursor where the state of what is listed is known: CONFLICT
 // when it has changed.
-func startCursor(given *string, asked, state string) (pageCursor, error) {
-	c, err := readCursor(given, asked)
+func startCursor(given *string, request, state string) (pageCursor, error) {
+	c, err := readCursor(given, request)
 	switch {
 	case err != nil:
 		return pageCursor{}, err

@@ -16,9 +16,9 @@ func TestCursorOfEveryPagedMethod(t *testing.T) {
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a": "1", "b": "1", "sub/c": "1"})
 	r.commit("second", map[string]string{"a": "2", "b": "2"})
 	r.git("branch", "other")
-	f, i := fsOn(t, dir), newTestInspector(t, dir)
+	f, g := fsOn(t, dir), newTestInspector(t, dir)
 	methods := map[string]*method{}
-	for _, m := range append(f.methods(), i.methods()...) {
+	for _, m := range append(f.methods(), g.methods()...) {
 		methods[m.name] = m
 	}
 	path := map[string]any{"path": r.dir}

@@ -62,44 +62,44 @@ type dirEntryName struct {
 // given.
 type topK struct {
 	after string
-	most  int
+	limit int
 
 	kept []dirEntryName
 	last string // once there are `most`: the largest key that can still be among them
 	more bool   // others follow
 }
 
-func (s *topK) add(e dirEntryName) {
+func (k *topK) add(e dirEntryName) {
 	switch {
-	case e.key <= s.after:
+	case e.key <= k.after:
 		return
-	case s.last != "" && e.key > s.last:
-		s.more = true
+	case k.last != "" && e.key > k.last:
+		k.more = true
 		return
 	}
-	s.kept = append(s.kept, e)
-	if len(s.kept) >= 2*s.most {
-		s.sorted()
-		s.last = s.kept[len(s.kept)-1].key
+	k.kept = append(k.kept, e)
+	if len(k.kept) >= 2*k.limit {
+		k.sorted()
+		k.last = k.kept[len(k.kept)-1].key
 	}
 }
 
 // sorted gives the entries in the order of their keys' bytes.
-func (s *topK) sorted() []dirEntryName {
-	slices.SortFunc(s.kept, func(x, y dirEntryName) int { return cmp.Compare(x.key, y.key) })
-	if len(s.kept) > s.most {
-		clear(s.kept[s.most:]) // lets the strings go
-		s.kept, s.more = s.kept[:s.most], true
+func (k *topK) sorted() []dirEntryName {
+	slices.SortFunc(k.kept, func(x, y dirEntryName) int { return cmp.Compare(x.key, y.key) })
+	if len(k.kept) > k.limit {
+		clear(k.kept[k.limit:]) // lets the strings go
+		k.kept, k.more = k.kept[:k.limit], true
 	}
-	return s.kept
+	return k.kept
 }
 
 // namesAfter reads the directory from its start and returns the entries whose
 // keys follow after, in the order of their bytes, at most `most` of them; more
 // tells that others follow. keep sees every entry; it gives its key and its
 // type as far as it knows it, or leaves it out.
-func (d *dirHandle) namesAfter(ctx context.Context, after string, most int, keep func(name string, typ fs.FileMode) (e dirEntryName, ok bool)) (names []dirEntryName, more bool, err error) {
-	page := topK{after: after, most: most}
+func (d *dirHandle) namesAfter(ctx context.Context, after string, limit int, keep func(name string, typ fs.FileMode) (e dirEntryName, ok bool)) (names []dirEntryName, more bool, err error) {
+	page := topK{after: after, limit: limit}
 	seen := 0
 	err = d.read(func(name string, typ fs.FileMode) error {
 		// Asking each time would cost as much as reading the entry.

@@ -45,14 +45,14 @@ func (f *fsService) workTreeView(r *repository, view gitViewKind) (*gitView, err
 // list asks git which files of a repository are tracked or not ignored. Git
 // lists them all for each page; the cursor holds a sum of their names.
 func (g *globPage) list(f *fsService, r *repository) error {
-	s, err := f.workTreeView(r, indexView)
+	v, err := f.workTreeView(r, indexView)
 	if err != nil {
 		return err
 	}
-	defer s.remove()
-	page := &topK{after: string(g.cursor.After), most: g.limit}
+	defer v.remove()
+	page := &topK{after: string(g.cursor.After), limit: g.limit}
 	sum := uint64(0)
-	command := s.command("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
+	command := v.command("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
 	command.dir = g.abs
 	err = f.git.stream(g.ctx, command, func(out *bufio.Reader) error {
 		return readRecords(out, func(record []byte) error {

@@ -147,8 +147,8 @@ func wholeRunes(data []byte) int {
 
 // fitJSON is how much of valid text fits into most bytes as a JSON string,
 // whole characters only.
-func fitJSON(text []byte, most int) int {
-	if len(text) <= most/6 {
+func fitJSON(text []byte, limit int) int {
+	if len(text) <= limit/6 {
 		return len(text)
 	}
 	size := 2
@@ -160,7 +160,7 @@ func fitJSON(text []byte, most int) int {
 		case r == '"', r == '\\':
 			width = 2
 		}
-		if size += width; size > most {
+		if size += width; size > limit {
 			return i
 		}
 	}

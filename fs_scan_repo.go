@@ -46,7 +46,7 @@ func (f *fsService) repositoryIn(dir string, bare bool) *repository {
 	if err != nil || r == nil {
 		return nil
 	}
-	if known, err := r.readHead(); err != nil || !known {
+	if recognized, err := r.readHead(); err != nil || !recognized {
 		return nil
 	}
 	return r
@@ -65,7 +65,7 @@ func (f *fsService) describe(r *repository) foundRepo {
 		f.log.Debug("a repository's configuration", "path", path, "error", err)
 	}
 	repo.facts.RemoteURL = optionalString(r.remoteURL())
-	if _, said := r.config.get("core", "", "bare"); said && r.common.abs == r.gitDir.abs {
+	if _, set := r.config.get("core", "", "bare"); set && r.common.abs == r.gitDir.abs {
 		repo.facts.IsBare = r.config.isTrue("core", "bare") // a linked work tree of a bare one is none
 	}
 	if at, err := f.access.within(filepath.Join(r.common.abs, "shallow")); err == nil {

@@ -177,7 +177,7 @@ func TestListDirStaleCursor(t *testing.T) {
 	if got := next("d", cursor); got != "CONFLICT" {
 		t.Errorf("changed: %q", got)
 	}
-	for _, garbage := range []string{"x", "%", "e30", "Nw", *pageCursor{Version: cursorVersion, Asked: fingerprint("fs/glob"), After: []byte("a")}.text(), *pageCursor{Version: cursorVersion, Asked: fingerprint("fs/listDir")}.text(), strings.Repeat("A", maxCursorLength+1)} {
+	for _, garbage := range []string{"x", "%", "e30", "Nw", *pageCursor{Version: cursorVersion, Request: fingerprint("fs/glob"), After: []byte("a")}.text(), *pageCursor{Version: cursorVersion, Request: fingerprint("fs/listDir")}.text(), strings.Repeat("A", maxCursorLength+1)} {
 		if got := next("d", garbage); got != "param cursor" {
 			t.Errorf("cursor %.20q: %q", garbage, got)
 		}
@@ -251,11 +251,11 @@ func TestNamesAfter(t *testing.T) {
 
 // A million names leave no more than twice a page in memory.
 func TestSmallestBound(t *testing.T) {
-	page := topK{after: "n0000999", most: 100}
+	page := topK{after: "n0000999", limit: 100}
 	for i := range 1_000_000 {
 		name := fmt.Sprintf("n%07d", (i*7_919)%1_000_000)
 		page.add(dirEntryName{key: name})
-		if len(page.kept) > 2*page.most || cap(page.kept) > 4*page.most {
+		if len(page.kept) > 2*page.limit || cap(page.kept) > 4*page.limit {
 			t.Fatalf("%d held, room for %d", len(page.kept), cap(page.kept))
 		}
 	}

@@ -31,14 +31,14 @@ type gitRunner struct {
 	globalConfig string // what commands that talk to a remote get as GIT_CONFIG_GLOBAL
 	knownHosts   string // ssh host keys beside the user's own; "" without a work dir
 
-	asked sync.WaitGroup // git is asked for its version while the daemon starts
-	said  string         // what it said; read it after asked
+	versionDone sync.WaitGroup // git is asked for its version while the daemon starts
+	versionText string         // what it said; read it after asked
 }
 
 // version is git's, such as "2.39.5"; "" without a git that tells.
 func (g *gitRunner) version() string {
-	g.asked.Wait()
-	return g.said
+	g.versionDone.Wait()
+	return g.versionText
 }
 
 // newGitRunner looks for git in the PATH. Without one the runner still exists,
@@ -64,13 +64,13 @@ func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
 	if g.path, err = filepath.Abs(path); err != nil {
 		g.path = path
 	}
-	asker := &gitRunner{path: g.path, passed: g.passed, globalConfig: g.globalConfig} // g is being set up meanwhile
+	runner := &gitRunner{path: g.path, passed: g.passed, globalConfig: g.globalConfig} // g is being set up meanwhile
 	// Ends with git, or after 10 s; version waits for it.
-	g.asked.Go(func() {
+	g.versionDone.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if out, err := asker.run(ctx, gitCommand{args: []string{"version"}}); err == nil {
-			g.said = strings.TrimPrefix(strings.TrimSpace(string(out)), "git version ")
+		if out, err := runner.run(ctx, gitCommand{args: []string{"version"}}); err == nil {
+			g.versionText = strings.TrimPrefix(strings.TrimSpace(string(out)), "git version ")
 		}
 	})
 	return g

@@ -23,11 +23,11 @@ type objectInfo struct {
 
 // lookUp finds objects by names that have no newline (gitrevisions(7)), in
 // their order, with one git for all.
-func (i *gitReader) lookUp(ctx context.Context, s *gitView, names []string) ([]objectInfo, error) {
-	command := s.command("cat-file", "--batch-check", "--buffer")
+func (g *gitReader) lookUp(ctx context.Context, v *gitView, names []string) ([]objectInfo, error) {
+	command := v.command("cat-file", "--batch-check", "--buffer")
 	command.stdin = strings.NewReader(strings.Join(names, "\n") + "\n")
 	objects := make([]objectInfo, 0, len(names))
-	err := i.git.stream(ctx, command, func(r *bufio.Reader) error {
+	err := g.git.stream(ctx, command, func(r *bufio.Reader) error {
 		for range names {
 			o, err := readObjectInfo(r)
 			if err != nil {
@@ -43,16 +43,16 @@ func (i *gitReader) lookUp(ctx context.Context, s *gitView, names []string) ([]o
 // readObjects hands each object's content to take, with one git for all; what
 // is over most is skipped. An object that is not here is not handed over.
 // where is the repository to read, without a command.
-func (g *gitRunner) readObjects(ctx context.Context, where gitCommand, oids []string, most int64, take func(o objectInfo, content string) error) error {
-	return g.eachObject(ctx, where, oids, func(o objectInfo, content *objectContent) error {
+func (g *gitRunner) readObjects(ctx context.Context, base gitCommand, oids []string, limit int64, each func(o objectInfo, content string) error) error {
+	return g.eachObject(ctx, base, oids, func(o objectInfo, content *objectContent) error {
 		if o.oid == "" {
 			return nil
 		}
-		text, err := content.read(most)
+		text, err := content.read(limit)
 		if err != nil {
 			return err
 		}
-		return take(o, text)
+		return each(o, text)
 	})
 }
 
@@ -60,13 +60,13 @@ func (g *gitRunner) readObjects(ctx context.Context, where gitCommand, oids []st
 // newline) to take, in their order, with one git for all. take reads of the
 // content what it wants; errEnough from it ends the reading without an error.
 // where is the repository to read, without a command.
-func (g *gitRunner) eachObject(ctx context.Context, where gitCommand, names []string, take func(o objectInfo, content *objectContent) error) error {
+func (g *gitRunner) eachObject(ctx context.Context, base gitCommand, names []string, each func(o objectInfo, content *objectContent) error) error {
 	if len(names) == 0 {
 		return nil
 	}
-	where.args = []string{"cat-file", "--batch", "--buffer"}
-	where.stdin = strings.NewReader(strings.Join(names, "\n") + "\n")
-	return g.stream(ctx, where, func(r *bufio.Reader) error {
+	base.args = []string{"cat-file", "--batch", "--buffer"}
+	base.stdin = strings.NewReader(strings.Join(names, "\n") + "\n")
+	return g.stream(ctx, base, func(r *bufio.Reader) error {
 		for range names {
 			o, err := readObjectInfo(r)
 			if err != nil {
@@ -76,7 +76,7 @@ func (g *gitRunner) eachObject(ctx context.Context, where gitCommand, names []st
 			if o.oid != "" {
 				content.left++ // the newline behind it
 			}
-			if err := take(o, content); errors.Is(err, errEnough) {
+			if err := each(o, content); errors.Is(err, errEnough) {
 				return nil
 			} else if err != nil {
 				return err
@@ -96,8 +96,8 @@ type objectContent struct {
 }
 
 // read returns the content, at most that many bytes of it.
-func (c *objectContent) read(most int64) (string, error) {
-	n := min(c.left-1, most)
+func (c *objectContent) read(limit int64) (string, error) {
+	n := min(c.left-1, limit)
 	c.left -= n
 	return readContent(c.r, n)
 }

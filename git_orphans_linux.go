@@ -18,7 +18,7 @@ const gitOrphanPoll = 5 * time.Millisecond
 // that ours names, and waits up to pipeDelay for their end. A process is held
 // by its pidfd (where there is none, before Linux 5.3, by its pid) before it is
 // looked at, so that no other can be hit.
-func endGitOrphans(ours func(workDir string) bool) error {
+func endGitOrphans(isOurs func(workDir string) bool) error {
 	names, err := os.ReadDir("/proc")
 	if err != nil {
 		return fmt.Errorf("looking for git processes of an earlier daemon: %w", err)
@@ -40,7 +40,7 @@ func endGitOrphans(ours func(workDir string) bool) error {
 			continue // it has ended
 		}
 		environ, err := os.ReadFile("/proc/" + name.Name() + "/environ")
-		if err == nil && isGitOrphan(environ, ours) {
+		if err == nil && isGitOrphan(environ, isOurs) {
 			space, err := os.Readlink("/proc/" + name.Name() + "/ns/pid")
 			if err == nil && space == own && p.Signal(unix.SIGKILL) == nil {
 				killed = append(killed, pid)
@@ -61,7 +61,7 @@ func allGone(pids []int) bool {
 // isGitOrphan tells an environment with the mark of one of our work dirs and an
 // owner that is gone, or that is this very process: a container's processes get
 // the same ids again.
-func isGitOrphan(environ []byte, ours func(workDir string) bool) bool {
+func isGitOrphan(environ []byte, isOurs func(workDir string) bool) bool {
 	for variable := range bytes.SplitSeq(environ, []byte{0}) {
 		value, ok := bytes.CutPrefix(variable, []byte(ownerVariable+"="))
 		if !ok {
@@ -69,7 +69,7 @@ func isGitOrphan(environ []byte, ours func(workDir string) bool) bool {
 		}
 		owner, dir, ok := bytes.Cut(value, []byte(":"))
 		pid, err := strconv.Atoi(string(owner))
-		return ok && err == nil && ours(string(dir)) && (pid == os.Getpid() || isGone(pid))
+		return ok && err == nil && isOurs(string(dir)) && (pid == os.Getpid() || isGone(pid))
 	}
 	return false
 }

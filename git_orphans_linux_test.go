@@ -65,10 +65,7 @@ func TestCloneLinkLost(t *testing.T) {
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	reached, release := make(chan struct{}, 1), make(chan struct{})
 	w.server.setHook(func(http.ResponseWriter, *http.Request) bool {
-		select {
-		case reached <- struct{}{}:
-		default:
-		}
+		wake(reached)
 		<-release
 		return false
 	})

@@ -59,20 +59,20 @@ func TestLineWriterHidesSecrets(t *testing.T) {
 		{"hidden by control characters", plain, "it is s3\x01cret-\x1b0123456789!\n", "it is " + redacted + "!"},
 		{"as a header", plain, "you sent Basic " + base64.StdEncoding.EncodeToString([]byte("oauth2:"+plain)), "you sent Basic " + redacted},
 	} {
-		lines, tail := linesOf(newRedactor().knowing("oauth2", secret(test.token)), test.stderr, 3)
+		lines, tail := linesOf(newRedactor().withSecret("oauth2", secret(test.token)), test.stderr, 3)
 		if len(lines) != 1 || lines[0] != test.want || tail != test.want+"\n" {
 			t.Errorf("%s: %q, kept %q", test.name, lines, tail)
 		}
 	}
 	// Where a line is too long, a token may be cut in two.
 	for before := maxGitLine - 2*len(plain); before <= maxGitLine; before += 3 {
-		lines, tail := linesOf(newRedactor().knowing("", plain), strings.Repeat("x", before)+plain+strings.Repeat("x", 100), 1000)
+		lines, tail := linesOf(newRedactor().withSecret("", plain), strings.Repeat("x", before)+plain+strings.Repeat("x", 100), 1000)
 		if all := strings.Join(lines, "") + tail; strings.Contains(all, "s") {
 			t.Fatalf("behind %d bytes: …%q", before, all[len(all)-40:])
 		}
 	}
 	// One token is the beginning of another.
-	r := newRedactor().knowing("", "short-token").knowing("", "short-token-and-more")
+	r := newRedactor().withSecret("", "short-token").withSecret("", "short-token-and-more")
 	if lines, _ := linesOf(r, "short-token-and-more, short-token", 100); lines[0] != redacted+", "+redacted {
 		t.Errorf("two tokens: %q", lines)
 	}
@@ -89,7 +89,7 @@ func FuzzLineWriter(f *testing.F) {
 		if len(token) < piece || strings.ContainsAny(token, "\r\n") || strings.Contains(token, "redact") {
 			t.Skip()
 		}
-		r := newRedactor().knowing("user", secret(token))
+		r := newRedactor().withSecret("user", secret(token))
 		for _, form := range []string{token, percentEncode(token)} {
 			lines, tail := linesOf(r, before+form+after, step)
 			if whole, _ := linesOf(r, before+form+after, 1<<20); !slices.Equal(lines, whole) {

@@ -145,10 +145,7 @@ func hang(part string, reached chan<- struct{}) gitHook {
 			return false
 		}
 		_, _ = io.Copy(io.Discard, r.Body) // so that the server notices when the client goes
-		select {
-		case reached <- struct{}{}:
-		default:
-		}
+		wake(reached)
 		<-r.Context().Done()
 		return true
 	}

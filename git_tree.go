@@ -10,41 +10,41 @@ import (
 // treesOf resolves revisions to their commits and to the trees that a request
 // lists: the commit's own, or the one at the caller's path. A commit that has
 // no such directory gets the empty tree, as does no commit.
-func (i *gitReader) treesOf(ctx context.Context, s *gitView, revs ...namedRevision) (commits, trees []string, err error) {
-	commits, at, err := i.resolve(ctx, s, revs...)
+func (g *gitReader) treesOf(ctx context.Context, v *gitView, revs ...namedRevision) (commits, trees []string, err error) {
+	commits, at, err := g.resolve(ctx, v, revs...)
 	if err != nil {
 		return nil, nil, err
 	}
 	trees = make([]string, len(commits))
 	for n, commit := range commits {
-		if commit != "" && strings.ContainsAny(s.repo.prefix, "\r\n") {
-			entries, err := i.entriesOf(ctx, s, commit, []string{s.repo.prefix})
+		if commit != "" && strings.ContainsAny(v.repo.prefix, "\r\n") {
+			entries, err := g.entriesOf(ctx, v, commit, []string{v.repo.prefix})
 			if err != nil {
 				return nil, nil, err
 			}
-			at[n] = entries[s.repo.prefix]
+			at[n] = entries[v.repo.prefix]
 		}
-		if trees[n], err = s.treeIn(at[n]); err != nil {
+		if trees[n], err = v.treeIn(at[n]); err != nil {
 			return nil, nil, err
 		}
 	}
 	return commits, trees, nil
 }
 
-func (s *gitView) treeIn(o objectInfo) (string, error) {
+func (v *gitView) treeIn(o objectInfo) (string, error) {
 	switch o.kind {
 	case "tree":
 		return o.oid, nil
 	case "":
-		return s.emptyTree(), nil
+		return v.emptyTree(), nil
 	}
 	return "", invalidParam("path", "is a file: give a directory of the repository")
 }
 
 // emptyTree is the id of the tree without entries, which git knows without an
 // object.
-func (s *gitView) emptyTree() string {
-	if s.repo.sha256 {
+func (v *gitView) emptyTree() string {
+	if v.repo.sha256 {
 		return "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321"
 	}
 	return "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
@@ -56,7 +56,7 @@ const maxArguments = 24 << 10
 
 // entriesOf finds paths in a tree, or in a commit's. It is for names that
 // cannot be a line of standard input.
-func (i *gitReader) entriesOf(ctx context.Context, s *gitView, tree string, paths []string) (map[string]objectInfo, error) {
+func (g *gitReader) entriesOf(ctx context.Context, v *gitView, tree string, paths []string) (map[string]objectInfo, error) {
 	length := 0
 	for _, path := range paths {
 		length += len(path)
@@ -66,7 +66,7 @@ func (i *gitReader) entriesOf(ctx context.Context, s *gitView, tree string, path
 	}
 	entries := map[string]objectInfo{}
 	args := append([]string{"ls-tree", "-z", "-l", "--full-tree", "--end-of-options", tree, "--"}, paths...)
-	err := i.git.stream(ctx, s.command(args...), func(r *bufio.Reader) error {
+	err := g.git.stream(ctx, v.command(args...), func(r *bufio.Reader) error {
 		return readRecords(r, func(record []byte) error {
 			e, err := parseTreeEntry(record)
 			if err == nil && e.mode != modeSubmodule {

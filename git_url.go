@@ -107,11 +107,11 @@ func fromURL(parsed *url.URL) (remoteURL, error) {
 	if err := checkURLPath(u.path); err != nil {
 		return remoteURL{}, err
 	}
-	return u, u.takeUserinfo(parsed.User)
+	return u, u.setUserinfo(parsed.User)
 }
 
 // takeUserinfo splits off the credentials.
-func (u *remoteURL) takeUserinfo(info *url.Userinfo) error {
+func (u *remoteURL) setUserinfo(info *url.Userinfo) error {
 	if info == nil {
 		return nil
 	}

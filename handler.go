@@ -96,7 +96,7 @@ func (c *commandMethod) run(ctx context.Context, params json.RawMessage) (json.R
 }
 
 // outcome is the result, or why there is none.
-func (c *commandMethod) outcome(ctx context.Context, p *process, out []byte, said string) (json.RawMessage, error) {
+func (c *commandMethod) outcome(ctx context.Context, p *process, out []byte, stderr string) (json.RawMessage, error) {
 	switch {
 	case errors.Is(context.Cause(ctx), errHandlerOutput):
 		return nil, c.failure("the program wrote more than %d bytes (--max-message)", c.maxOutput)
@@ -104,7 +104,7 @@ func (c *commandMethod) outcome(ctx context.Context, p *process, out []byte, sai
 		return nil, context.Cause(ctx)
 	case !p.cmd.ProcessState.Success():
 		message := p.cmd.ProcessState.String() // "exit status 3", "signal: killed"
-		if line := lastLine(said); line != "" {
+		if line := lastLine(stderr); line != "" {
 			message += ": " + line
 		}
 		return nil, c.failure("%s", message).with("exit_code", p.cmd.ProcessState.ExitCode())
@@ -172,16 +172,16 @@ func (c *commandMethod) readProgress(ctx context.Context, r io.Reader) {
 }
 
 func (c *commandMethod) reportLine(ctx context.Context, line []byte) {
-	var said struct {
+	var report struct {
 		Percent float64 `json:"percent"`
 		Message string  `json:"message"`
 	}
-	if json.Unmarshal(line, &said) != nil {
+	if json.Unmarshal(line, &report) != nil {
 		return
 	}
 	reportProgress(ctx, progress{
-		Percent: int(min(max(said.Percent, 0), 100)),
-		Message: shorten(c.redact.text(cleanText(said.Message))),
+		Percent: int(min(max(report.Percent, 0), 100)),
+		Message: shorten(c.redact.text(cleanText(report.Message))),
 	})
 }
 

@@ -52,29 +52,29 @@ type blobEntry struct {
 }
 
 // readBlobs answers index/readBlobs.
-func (i *gitReader) readBlobs(ctx context.Context, p blobsParams) (blobsResult, error) {
-	most, err := limitParam("max_bytes", p.MaxBytes, blobBytes, maxBlobBytes)
+func (g *gitReader) readBlobs(ctx context.Context, p blobsParams) (blobsResult, error) {
+	maxBytes, err := limitParam("max_bytes", p.MaxBytes, blobBytes, maxBlobBytes)
 	if err != nil {
 		return blobsResult{}, err
 	}
 	if err := p.check(); err != nil {
 		return blobsResult{}, err
 	}
-	s, err := i.open(p.pathParam, objectsView)
+	v, err := g.open(p.pathParam, objectsView)
 	if err != nil {
 		return blobsResult{}, err
 	}
-	defer s.remove()
+	defer v.remove()
 
-	names, err := i.blobNames(ctx, s, p)
+	names, err := g.blobNames(ctx, v, p)
 	if err != nil {
 		return blobsResult{}, err
 	}
 	result := blobsResult{Blobs: make([]blobEntry, 0, min(len(names), 1024))}
-	left := int64(most)
-	take := func(o objectInfo, content *objectContent) error {
+	left := int64(maxBytes)
+	add := func(o objectInfo, content *objectContent) error {
 		n := len(result.Blobs)
-		if o.kind == "blob" && o.size <= int64(most) && o.size > left {
+		if o.kind == "blob" && o.size <= int64(maxBytes) && o.size > left {
 			result.NextIndex = &n
 			return errEnough
 		}
@@ -84,8 +84,8 @@ func (i *gitReader) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 			entry.Error = failure(codeSourceNotFound, "no such blob in this repository")
 		case o.kind != "blob":
 			entry.Error = failure(codeSourceNotFound, "is a %s, not a blob", o.kind)
-		case o.size > int64(most):
-			entry.Error = failure(codeResultTooLarge, "the blob has %d bytes, over max_bytes (%d)", o.size, most).with("bytes", o.size)
+		case o.size > int64(maxBytes):
+			entry.Error = failure(codeResultTooLarge, "the blob has %d bytes, over max_bytes (%d)", o.size, maxBytes).with("bytes", o.size)
 		default:
 			left -= o.size
 			text, err := content.read(o.size)
@@ -103,7 +103,7 @@ func (i *gitReader) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 		return nil
 	}
 	for result.NextIndex == nil && len(result.Blobs) < len(names) {
-		if err := i.git.eachObject(ctx, s.command(), names[len(result.Blobs):], take); err != nil {
+		if err := g.git.eachObject(ctx, v.command(), names[len(result.Blobs):], add); err != nil {
 			return blobsResult{}, err
 		}
 	}
@@ -164,38 +164,38 @@ func checkTreePath(name, file string) error {
 const noObject = "0000000000000000000000000000000000000000"
 
 // blobNames is what a request asks for, as names for git.
-func (i *gitReader) blobNames(ctx context.Context, s *gitView, p blobsParams) ([]string, error) {
+func (g *gitReader) blobNames(ctx context.Context, v *gitView, p blobsParams) ([]string, error) {
 	if len(p.OIDs) > 0 {
 		return p.OIDs, nil
 	}
 	names := make([]string, len(p.Files))
-	commit, err := i.commitOf(ctx, s, "commit", valueOr(p.Commit, "HEAD"))
+	commit, err := g.commitOf(ctx, v, "commit", valueOr(p.Commit, "HEAD"))
 	if err != nil {
 		return nil, err
 	}
-	var odd []string // those that cannot be a line
+	var multiline []string // those that cannot be a line
 	for n, file := range p.Files {
-		full := path.Join(s.repo.prefix, file)
+		full := path.Join(v.repo.prefix, file)
 		switch {
 		case commit == "":
 			names[n] = noObject
 		case strings.ContainsAny(full, "\r\n"):
-			odd = append(odd, full)
+			multiline = append(multiline, full)
 		default:
 			names[n] = commit + ":" + full
 		}
 	}
-	if len(odd) == 0 {
+	if len(multiline) == 0 {
 		return names, nil
 	}
-	found, err := i.entriesOf(ctx, s, commit, odd)
+	found, err := g.entriesOf(ctx, v, commit, multiline)
 	if err != nil {
 		return nil, err
 	}
 	for n := range names {
 		if names[n] == "" {
-			names[n] = cmp.Or(found[odd[0]].oid, noObject)
-			odd = odd[1:]
+			names[n] = cmp.Or(found[multiline[0]].oid, noObject)
+			multiline = multiline[1:]
 		}
 	}
 	return names, nil

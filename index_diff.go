@@ -44,33 +44,33 @@ type diffChange struct {
 }
 
 // diff answers index/diff.
-func (i *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) {
+func (g *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) {
 	limit, err := limitParam("limit", p.Limit, manifestLimit, maxManifestLimit)
 	if err != nil {
 		return diffResult{}, err
 	}
-	s, err := i.open(p.pathParam, objectsView)
+	v, err := g.open(p.pathParam, objectsView)
 	if err != nil {
 		return diffResult{}, err
 	}
-	defer s.remove()
-	repo := s.repo
+	defer v.remove()
+	repo := v.repo
 	to := valueOr(p.To, "HEAD")
-	commits, trees, err := i.treesOf(ctx, s, namedRevision{"from", p.From}, namedRevision{"to", to})
+	commits, trees, err := g.treesOf(ctx, v, namedRevision{"from", p.From}, namedRevision{"to", to})
 	if err != nil {
 		return diffResult{}, err
 	}
 	renames := valueOr(p.Renames, true)
-	asked := fingerprint("index/diff", repo.top.abs, repo.prefix, p.From, to, strconv.FormatBool(renames))
-	cursor, err := startCursor(p.Cursor, asked, fingerprint(trees...))
+	request := fingerprint("index/diff", repo.top.abs, repo.prefix, p.From, to, strconv.FormatBool(renames))
+	cursor, err := startCursor(p.Cursor, request, fingerprint(trees...))
 	if err != nil {
 		return diffResult{}, err
 	}
-	changes, more, err := i.diffTrees(ctx, s, trees[0], trees[1], renames, cursor.At, limit)
+	changes, more, err := g.diffTrees(ctx, v, trees[0], trees[1], renames, cursor.At, limit)
 	if err != nil {
 		return diffResult{}, err
 	}
-	if err := i.addSizes(ctx, s, changes); err != nil {
+	if err := g.addSizes(ctx, v, changes); err != nil {
 		return diffResult{}, err
 	}
 	result := diffResult{From: optionalString(commits[0]), To: optionalString(commits[1]), Changes: changes}
@@ -82,14 +82,14 @@ func (i *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) 
 
 // diffTrees is up to limit changes behind the first skip ones, and whether
 // there are more.
-func (i *gitReader) diffTrees(ctx context.Context, s *gitView, from, to string, renames bool, skip int64, limit int) ([]diffChange, bool, error) {
+func (g *gitReader) diffTrees(ctx context.Context, v *gitView, from, to string, renames bool, skip int64, limit int) ([]diffChange, bool, error) {
 	find := "--no-renames"
 	if renames {
 		find = "--find-renames"
 	}
 	changes, more := []diffChange{}, false
-	command := s.command("diff-tree", "--raw", "-z", "-r", "--no-abbrev", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty", find, "--end-of-options", from, to, "--")
-	err := i.git.stream(ctx, command, func(r *bufio.Reader) error {
+	command := v.command("diff-tree", "--raw", "-z", "-r", "--no-abbrev", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty", find, "--end-of-options", from, to, "--")
+	err := g.git.stream(ctx, command, func(r *bufio.Reader) error {
 		for n := int64(0); ; {
 			change, err := readChange(r)
 			if errors.Is(err, io.EOF) {
@@ -176,24 +176,24 @@ func nullID(oid string) *string {
 }
 
 // addSizes fills in the sizes of the new blobs.
-func (i *gitReader) addSizes(ctx context.Context, s *gitView, changes []diffChange) error {
+func (g *gitReader) addSizes(ctx context.Context, v *gitView, changes []diffChange) error {
 	var oids []string
-	var places []int
+	var indexes []int
 	for n, change := range changes {
 		if change.OID != nil && change.Mode != modeSubmodule {
-			oids, places = append(oids, *change.OID), append(places, n)
+			oids, indexes = append(oids, *change.OID), append(indexes, n)
 		}
 	}
 	if len(oids) == 0 {
 		return nil
 	}
-	objects, err := i.lookUp(ctx, s, oids)
+	objects, err := g.lookUp(ctx, v, oids)
 	if err != nil {
 		return err
 	}
 	for n, o := range objects {
 		if o.oid != "" { // a partial clone may not have it
-			changes[places[n]].Size = &o.size
+			changes[indexes[n]].Size = &o.size
 		}
 	}
 	return nil

@@ -82,27 +82,27 @@ func (l *listing) seal() {
 }
 
 // files unpacks up to most entries from number n on.
-func (l *listing) files(n int64, most int) []manifestFile {
+func (l *listing) files(n int64, limit int) []manifestFile {
 	skip := n - l.first
-	most = int(min(int64(most), l.count-skip))
-	files := make([]manifestFile, 0, max(most, 0))
-	for at := skip / listingBlock; at < int64(len(l.blocks)) && len(files) < most; at++ {
-		files = unpackBlock(l.blocks[at], int(max(skip-at*listingBlock, 0)), most, files)
+	limit = int(min(int64(limit), l.count-skip))
+	files := make([]manifestFile, 0, max(limit, 0))
+	for at := skip / listingBlock; at < int64(len(l.blocks)) && len(files) < limit; at++ {
+		files = unpackBlock(l.blocks[at], int(max(skip-at*listingBlock, 0)), limit, files)
 	}
 	return files
 }
 
 // unpackBlock appends the entries of a block behind the first skip ones, until
 // files are most.
-func unpackBlock(block []byte, skip, most int, files []manifestFile) []manifestFile {
+func unpackBlock(block []byte, skip, limit int, files []manifestFile) []manifestFile {
 	number := func() int {
 		v, n := binary.Uvarint(block)
 		block = block[n:]
 		return int(v)
 	}
 	var path []byte
-	sizes := make([]int64, 0, min(most-len(files), listingBlock)) // in one piece
-	for len(block) > 0 && len(files) < most {
+	sizes := make([]int64, 0, min(limit-len(files), listingBlock)) // in one piece
+	for len(block) > 0 && len(files) < limit {
 		mode := number()
 		size := int64(number()) - 1
 		width := int(block[0])

@@ -45,7 +45,7 @@ type manifestFile struct {
 }
 
 // manifest answers index/manifest.
-func (i *gitReader) manifest(ctx context.Context, p manifestParams) (manifestResult, error) {
+func (g *gitReader) manifest(ctx context.Context, p manifestParams) (manifestResult, error) {
 	limit, err := limitParam("limit", p.Limit, manifestLimit, maxManifestLimit)
 	if err != nil {
 		return manifestResult{}, err
@@ -54,41 +54,41 @@ func (i *gitReader) manifest(ctx context.Context, p manifestParams) (manifestRes
 	if err != nil {
 		return manifestResult{}, err
 	}
-	repo, err := openRepository(i.access, p.pathParam)
+	repo, err := openRepository(g.access, p.pathParam)
 	if err != nil {
 		return manifestResult{}, err
 	}
 	rev := valueOr(p.Commit, "HEAD")
-	asked := fingerprint("index/manifest", repo.top.abs, repo.prefix, rev, fingerprintList(p.Include), fingerprintList(p.Exclude))
-	keyOf := func(commit string) string { return fingerprint(asked, commit, strconv.FormatBool(repo.partial)) }
+	request := fingerprint("index/manifest", repo.top.abs, repo.prefix, rev, fingerprintList(p.Include), fingerprintList(p.Exclude))
+	keyOf := func(commit string) string { return fingerprint(request, commit, strconv.FormatBool(repo.partial)) }
 	if p.Cursor != nil {
 		// Who pages on asks for the same commit, which needs no git to be found.
 		commit := rev
 		if rev == "HEAD" {
 			commit = repo.head
 		}
-		if l := i.listings.of(keyOf(commit)); l != nil {
-			cursor, err := startCursor(p.Cursor, asked, l.tree)
+		if l := g.listings.of(keyOf(commit)); l != nil {
+			cursor, err := startCursor(p.Cursor, request, l.tree)
 			if err != nil {
 				return manifestResult{}, err
 			}
-			if i.listings.find(l.key, cursor.At) == l {
-				return i.page(l, cursor, limit, true), nil
+			if g.listings.find(l.key, cursor.At) == l {
+				return g.page(l, cursor, limit, true), nil
 			}
 		}
 	}
 
-	s, err := repo.gitView(objectsView)
+	v, err := repo.gitView(objectsView)
 	if err != nil {
 		return manifestResult{}, err
 	}
-	defer s.remove()
-	commits, trees, err := i.treesOf(ctx, s, namedRevision{"commit", rev})
+	defer v.remove()
+	commits, trees, err := g.treesOf(ctx, v, namedRevision{"commit", rev})
 	if err != nil {
 		return manifestResult{}, err
 	}
 	commit, tree := commits[0], trees[0]
-	cursor, err := startCursor(p.Cursor, asked, tree)
+	cursor, err := startCursor(p.Cursor, request, tree)
 	if err != nil {
 		return manifestResult{}, err
 	}
@@ -96,20 +96,20 @@ func (i *gitReader) manifest(ctx context.Context, p manifestParams) (manifestRes
 		return manifestResult{Files: []manifestFile{}}, nil
 	}
 	key := keyOf(commit)
-	if l := i.listings.find(key, cursor.At); l != nil {
-		return i.page(l, cursor, limit, true), nil
+	if l := g.listings.find(key, cursor.At); l != nil {
+		return g.page(l, cursor, limit, true), nil
 	}
-	l, err := i.list(ctx, s, tree, filter, key, cursor)
+	l, err := g.list(ctx, v, tree, filter, key, cursor)
 	if err != nil {
 		return manifestResult{}, err
 	}
 	l.commit, l.tree = commit, tree
-	return i.page(l, cursor, limit, false), nil
+	return g.page(l, cursor, limit, false), nil
 }
 
 // page is the page at the cursor, which the listing holds. The listing is kept
 // as long as more pages follow.
-func (i *gitReader) page(l *listing, cursor pageCursor, limit int, cached bool) manifestResult {
+func (g *gitReader) page(l *listing, cursor pageCursor, limit int, cached bool) manifestResult {
 	cursor.Total = l.total
 	result := manifestResult{Commit: &l.commit, Tree: &l.tree, Total: l.total, Files: l.files(cursor.At, limit)}
 	more := cursor.At+int64(len(result.Files)) < l.total && len(result.Files) > 0
@@ -117,10 +117,10 @@ func (i *gitReader) page(l *listing, cursor pageCursor, limit int, cached bool) 
 	case more:
 		result.NextCursor = cursor.next(len(result.Files))
 		if !cached {
-			i.listings.keep(l)
+			g.listings.keep(l)
 		}
 	case cached:
-		i.listings.drop(l.key)
+		g.listings.drop(l.key)
 	}
 	return result
 }
@@ -128,14 +128,14 @@ func (i *gitReader) page(l *listing, cursor pageCursor, limit int, cached bool) 
 // list reads the entries of a tree that pass the filter, from the cursor's
 // place on as many as a listing holds. Only the first page needs to see the
 // end of the tree, to count.
-func (i *gitReader) list(ctx context.Context, s *gitView, tree string, filter *treeFilter, key string, from pageCursor) (*listing, error) {
+func (g *gitReader) list(ctx context.Context, v *gitView, tree string, filter *treeFilter, key string, from pageCursor) (*listing, error) {
 	l := &listing{key: key, first: from.At}
 	args := []string{"ls-tree", "-r", "-z", "--full-tree"}
-	if !s.repo.partial {
+	if !v.repo.partial {
 		args = append(args, "-l") // the size of a blob that is not here is not known
 	}
 	n := int64(0)
-	err := i.git.stream(ctx, s.command(append(args, "--end-of-options", tree)...), func(r *bufio.Reader) error {
+	err := g.git.stream(ctx, v.command(append(args, "--end-of-options", tree)...), func(r *bufio.Reader) error {
 		err := readRecords(r, func(record []byte) error {
 			e, err := parseTreeEntry(record)
 			if err != nil || !filter.entry(e.path) {

@@ -28,23 +28,23 @@ func newGitReader(git *gitRunner, access *access, remotes *remotes, log *slog.Lo
 }
 
 // methods are gitReader's rows of the method table.
-func (i *gitReader) methods() []*method {
+func (g *gitReader) methods() []*method {
 	repo := []errorCode{codeAccessDenied, codeRepoNotFound, codeNotConfigured, codeGitFailed}
 	commit := slices.Concat(repo, []errorCode{codeCommitNotFound, codeCommitNotAvailable})
 	return []*method{
-		newMethod("vcs/info", "Tell what a repository is and how it stands.", i.info).fails(repo...),
-		newMethod("vcs/refs", "List the references of a repository or a remote, page by page.", i.listRefs).fails(repo...),
-		newMethod("vcs/log", "List the commits that a revision leads to, page by page.", i.history).fails(commit...),
-		newMethod("index/manifest", "List the files of a commit, page by page.", i.manifest).fails(commit...).fails(codeSourceNotFound),
-		newMethod("index/readBlobs", "Read many files of a commit at once.", i.readBlobs).fails(commit...).fails(codeSourceNotFound),
-		newMethod("index/diff", "List what differs between two commits, page by page.", i.diff).fails(commit...).fails(codeSourceNotFound),
+		newMethod("vcs/info", "Tell what a repository is and how it stands.", g.info).fails(repo...),
+		newMethod("vcs/refs", "List the references of a repository or a remote, page by page.", g.listRefs).fails(repo...),
+		newMethod("vcs/log", "List the commits that a revision leads to, page by page.", g.history).fails(commit...),
+		newMethod("index/manifest", "List the files of a commit, page by page.", g.manifest).fails(commit...).fails(codeSourceNotFound),
+		newMethod("index/readBlobs", "Read many files of a commit at once.", g.readBlobs).fails(commit...).fails(codeSourceNotFound),
+		newMethod("index/diff", "List what differs between two commits, page by page.", g.diff).fails(commit...).fails(codeSourceNotFound),
 	}
 }
 
 // open finds the repository that a path belongs to and makes its gitView, which
 // the caller removes.
-func (i *gitReader) open(p pathParam, view gitViewKind) (*gitView, error) {
-	repo, err := openRepository(i.access, p)
+func (g *gitReader) open(p pathParam, view gitViewKind) (*gitView, error) {
+	repo, err := openRepository(g.access, p)
 	if err != nil {
 		return nil, err
 	}
@@ -95,8 +95,8 @@ func checkRevision(name, rev string) error {
 // commitOf resolves a revision to the id of its commit, "" for HEAD of a
 // repository without commits. The error is COMMIT_NOT_FOUND, or
 // COMMIT_NOT_AVAILABLE for one that the shallow depth cut off.
-func (i *gitReader) commitOf(ctx context.Context, s *gitView, name, rev string) (string, error) {
-	commits, _, err := i.resolve(ctx, s, namedRevision{name, rev})
+func (g *gitReader) commitOf(ctx context.Context, v *gitView, name, rev string) (string, error) {
+	commits, _, err := g.resolve(ctx, v, namedRevision{name, rev})
 	if err != nil {
 		return "", err
 	}
@@ -109,35 +109,35 @@ type namedRevision struct{ param, rev string }
 // resolve is commitOf for several revisions, with one git for all, and what
 // each has at the caller's path: nothing where it has no commit, or where a
 // line break in the path keeps it from being asked for.
-func (i *gitReader) resolve(ctx context.Context, s *gitView, revs ...namedRevision) (commits []string, at []objectInfo, err error) {
+func (g *gitReader) resolve(ctx context.Context, v *gitView, revs ...namedRevision) (commits []string, at []objectInfo, err error) {
 	commits, at = make([]string, len(revs)), make([]objectInfo, len(revs))
-	direct := !strings.ContainsAny(s.repo.prefix, "\r\n")
+	direct := !strings.ContainsAny(v.repo.prefix, "\r\n")
 	var names []string
-	var places []int
+	var indexes []int
 	for n, r := range revs {
 		if err := checkRevision(r.param, r.rev); err != nil {
 			return nil, nil, err
 		}
-		if r.rev == "HEAD" && s.repo.head == "" {
+		if r.rev == "HEAD" && v.repo.head == "" {
 			continue
 		}
 		// On standard input a name can be nothing but a name. The references are
 		// the view's: both lines see the same.
-		names, places = append(names, r.rev+"^{commit}"), append(places, n)
+		names, indexes = append(names, r.rev+"^{commit}"), append(indexes, n)
 		if direct {
-			names = append(names, r.rev+"^{commit}:"+s.repo.prefix)
+			names = append(names, r.rev+"^{commit}:"+v.repo.prefix)
 		}
 	}
 	if len(names) == 0 {
 		return commits, at, nil
 	}
-	objects, err := i.lookUp(ctx, s, names)
+	objects, err := g.lookUp(ctx, v, names)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, n := range places {
+	for _, n := range indexes {
 		if objects[0].kind != "commit" {
-			return nil, nil, i.unknownRevision(ctx, s, revs[n].rev)
+			return nil, nil, g.unknownRevision(ctx, v, revs[n].rev)
 		}
 		commits[n], objects = objects[0].oid, objects[1:]
 		if direct {
@@ -148,8 +148,8 @@ func (i *gitReader) resolve(ctx context.Context, s *gitView, revs ...namedRevisi
 }
 
 // unknownRevision is the error for a revision that has no commit here.
-func (i *gitReader) unknownRevision(ctx context.Context, s *gitView, rev string) error {
-	cut, err := i.isCutOff(ctx, s, rev)
+func (g *gitReader) unknownRevision(ctx context.Context, v *gitView, rev string) error {
+	cut, err := g.isCutOff(ctx, v, rev)
 	switch {
 	case err != nil:
 		return err
@@ -161,8 +161,8 @@ func (i *gitReader) unknownRevision(ctx context.Context, s *gitView, rev string)
 
 // isCutOff tells whether an unknown revision is known to have existed: an
 // ancestor of a commit that is here, or a parent of one whose parents are not.
-func (i *gitReader) isCutOff(ctx context.Context, s *gitView, rev string) (bool, error) {
-	boundary := strings.Fields(string(s.repo.shallow))
+func (g *gitReader) isCutOff(ctx context.Context, v *gitView, rev string) (bool, error) {
+	boundary := strings.Fields(string(v.repo.shallow))
 	if len(boundary) == 0 {
 		return false, nil
 	}
@@ -174,7 +174,7 @@ func (i *gitReader) isCutOff(ctx context.Context, s *gitView, rev string) (bool,
 	}
 	if isObjectID(rev) {
 		cut := false
-		err := i.git.readObjects(ctx, s.command(), boundary, maxCommitField, func(_ objectInfo, content string) error {
+		err := g.git.readObjects(ctx, v.command(), boundary, maxCommitField, func(_ objectInfo, content string) error {
 			cut = cut || strings.Contains(content, "\nparent "+rev+"\n")
 			return nil
 		})
@@ -184,13 +184,13 @@ func (i *gitReader) isCutOff(ctx context.Context, s *gitView, rev string) (bool,
 	if at <= 0 {
 		return false, nil
 	}
-	base, err := i.lookUp(ctx, s, []string{rev[:at] + "^{commit}"})
+	base, err := g.lookUp(ctx, v, []string{rev[:at] + "^{commit}"})
 	if err != nil || base[0].kind != "commit" {
 		return false, err
 	}
 	// Without the boundary among its ancestors its history is complete here.
 	reached := false
-	err = i.git.stream(ctx, s.command("rev-list", "--max-parents=0", "--end-of-options", base[0].oid, "--"), func(r *bufio.Reader) error {
+	err = g.git.stream(ctx, v.command("rev-list", "--max-parents=0", "--end-of-options", base[0].oid, "--"), func(r *bufio.Reader) error {
 		for {
 			root, _, err := readUntil(r, '\n', maxObjectLine)
 			if errors.Is(err, io.EOF) {
@@ -199,7 +199,7 @@ func (i *gitReader) isCutOff(ctx context.Context, s *gitView, rev string) (bool,
 			if err != nil {
 				return err
 			}
-			reached = reached || bytes.Contains(s.repo.shallow, root)
+			reached = reached || bytes.Contains(v.repo.shallow, root)
 		}
 	})
 	return reached, err

@@ -15,7 +15,7 @@ import (
 
 // callAll calls every method on a path, as a caller would, and returns the
 // answers as JSON and the errors, by method.
-func callAll(t *testing.T, i *gitReader, path string) (answers map[string]string, errs map[string]error) {
+func callAll(t *testing.T, g *gitReader, path string) (answers map[string]string, errs map[string]error) {
 	t.Helper()
 	params := map[string]map[string]any{
 		"vcs/info":        {},
@@ -26,7 +26,7 @@ func callAll(t *testing.T, i *gitReader, path string) (answers map[string]string
 		"index/diff":      {"from": "HEAD~1"},
 	}
 	answers, errs = map[string]string{}, map[string]error{}
-	for _, m := range i.methods() {
+	for _, m := range g.methods() {
 		p, known := params[m.name]
 		if !known {
 			t.Fatalf("no params for %s", m.name)
@@ -187,9 +187,9 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 			h := newHostileRepo(t)
 			attack.set(h, h.attack())
 			_ = os.Remove(h.marker) // setting it up may have set it off
-			i := newTestInspector(t, h.allowed)
-			_, errs := callAll(t, i, h.dir)
-			f := newFSService(i.access, i.git, i.log)
+			g := newTestInspector(t, h.allowed)
+			_, errs := callAll(t, g, h.dir)
+			f := newFSService(g.access, g.git, g.log)
 			errs["fs/glob"] = second(f.glob(t.Context(), globParams{pathParam: at(h.dir)}))
 			errs["fs/search"] = second(f.search(t.Context(), searchParams{pathParam: at(h.dir), Pattern: "line"}))
 			errs["fs/repoScan"] = second(f.repoScan(t.Context(), repoScanParams{}))
@@ -221,12 +221,12 @@ func TestPartialClone(t *testing.T) {
 	if err := os.Remove(filepath.Join(h.dir, ".git", "objects", oid[:2], oid[2:])); err != nil {
 		t.Fatal(err)
 	}
-	i := newTestInspector(t, h.allowed)
-	page, err := i.manifest(t.Context(), manifestParams{pathParam: at(h.dir)})
+	g := newTestInspector(t, h.allowed)
+	page, err := g.manifest(t.Context(), manifestParams{pathParam: at(h.dir)})
 	if err != nil || len(page.Files) != 1 || page.Files[0].Size != nil || page.Files[0].OID != oid {
 		t.Errorf("%s, %v", asJSON(t, page), err)
 	}
-	blobs, err := i.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}})
+	blobs, err := g.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}})
 	if err != nil || blobs.Blobs[0].Error == nil {
 		t.Errorf("%s, %v", asJSON(t, blobs), err)
 	}
@@ -371,15 +371,15 @@ func TestSubmodules(t *testing.T) {
 	sub.commit("s", nil)
 	h.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", sub.dir, "module")
 	h.commit("module", nil)
-	i := newTestInspector(t, h.allowed)
+	g := newTestInspector(t, h.allowed)
 	module := filepath.Join(h.dir, "module")
-	if got, err := i.info(t.Context(), infoParams{at(module)}); err != nil || got.Path != module || got.LastCommit.Subject != "s" {
+	if got, err := g.info(t.Context(), infoParams{at(module)}); err != nil || got.Path != module || got.LastCommit.Subject != "s" {
 		t.Errorf("inside: %s, %v", asJSON(t, got), err)
 	}
 	(&testRepo{t: t, dir: module}).commit("moved on", nil)
 	unstaged := func() int {
 		t.Helper()
-		got, err := i.info(t.Context(), infoParams{at(h.dir)})
+		got, err := g.info(t.Context(), infoParams{at(h.dir)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -395,7 +395,7 @@ func TestSubmodules(t *testing.T) {
 	if n := unstaged(); n != 0 {
 		t.Errorf("%d changes: the submodule's git directory outside was read", n)
 	}
-	_, err := i.info(t.Context(), infoParams{at(module)})
+	_, err := g.info(t.Context(), infoParams{at(module)})
 	wantFailure(t, err, codeAccessDenied)
 }
 
@@ -487,14 +487,14 @@ func TestRepositoryOfAnotherUser(t *testing.T) {
 func TestHostileParams(t *testing.T) {
 	t.Parallel()
 	h := newHostileRepo(t)
-	i := newTestInspector(t, h.allowed)
+	g := newTestInspector(t, h.allowed)
 	for _, rev := range []string{"--output=" + h.marker, "-O" + h.marker, "--no-index", "--all", "^HEAD", "HEAD..HEAD~1", "HEAD\n--output=" + h.marker, "HEAD\x00", "@{-1}"} {
 		for _, err := range []error{
-			second(i.manifest(t.Context(), manifestParams{pathParam: at(h.dir), Commit: &rev})),
-			second(i.history(t.Context(), logParams{pathParam: at(h.dir), Ref: &rev})),
-			second(i.diff(t.Context(), diffParams{pathParam: at(h.dir), From: rev})),
-			second(i.diff(t.Context(), diffParams{pathParam: at(h.dir), From: "HEAD", To: &rev})),
-			second(i.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}, Commit: &rev})),
+			second(g.manifest(t.Context(), manifestParams{pathParam: at(h.dir), Commit: &rev})),
+			second(g.history(t.Context(), logParams{pathParam: at(h.dir), Ref: &rev})),
+			second(g.diff(t.Context(), diffParams{pathParam: at(h.dir), From: rev})),
+			second(g.diff(t.Context(), diffParams{pathParam: at(h.dir), From: "HEAD", To: &rev})),
+			second(g.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}, Commit: &rev})),
 		} {
 			if err == nil || asRPCError(err).Code != codeInvalidParams {
 				t.Errorf("%q: %v", rev, err)
@@ -502,13 +502,13 @@ func TestHostileParams(t *testing.T) {
 		}
 	}
 	for _, author := range []string{"--output=" + h.marker, "-p", "x\x00y"} {
-		page, err := i.history(t.Context(), logParams{pathParam: at(h.dir), Author: &author})
+		page, err := g.history(t.Context(), logParams{pathParam: at(h.dir), Author: &author})
 		if len(page.Commits) != 0 {
 			t.Errorf("author %q: %v", author, err)
 		}
 	}
 	for _, file := range []string{"--output=" + h.marker, ":!f", ":(top)f", "*", ":(glob)**"} {
-		page, err := i.history(t.Context(), logParams{pathParam: at(h.dir), File: &file})
+		page, err := g.history(t.Context(), logParams{pathParam: at(h.dir), File: &file})
 		if err != nil || len(page.Commits) != 0 {
 			t.Errorf("file %q: %s, %v", file, asJSON(t, page), err)
 		}
@@ -544,8 +544,8 @@ func TestPoisonedEnvironment(t *testing.T) {
 	} {
 		t.Setenv(name, value)
 	}
-	i := newTestInspector(t, h.allowed)
-	answers, errs := callAll(t, i, h.dir)
+	g := newTestInspector(t, h.allowed)
+	answers, errs := callAll(t, g, h.dir)
 	for method, err := range errs {
 		if err != nil || strings.Contains(answers[method], "poison") {
 			t.Errorf("%s: %s, %v", method, answers[method], err)
@@ -581,9 +581,9 @@ func TestNothingTemporaryStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("TMPDIR", temp)
-	i := newTestInspector(t, h.allowed)
-	callAll(t, i, h.dir)
-	f := newFSService(i.access, i.git, i.log)
+	g := newTestInspector(t, h.allowed)
+	callAll(t, g, h.dir)
+	f := newFSService(g.access, g.git, g.log)
 	for _, dir := range []string{h.dir, h.allowed} { // in a repository, and in none
 		for _, err := range []error{
 			second(f.glob(t.Context(), globParams{pathParam: at(dir)})),
@@ -595,19 +595,19 @@ func TestNothingTemporaryStays(t *testing.T) {
 		}
 	}
 	h.write(".git/index", "not an index")
-	if _, err := i.info(t.Context(), infoParams{at(h.dir)}); err == nil {
+	if _, err := g.info(t.Context(), infoParams{at(h.dir)}); err == nil {
 		t.Error("a broken index went unnoticed")
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := i.manifest(cancelled, manifestParams{pathParam: at(h.dir)}); err == nil {
+	if _, err := g.manifest(cancelled, manifestParams{pathParam: at(h.dir)}); err == nil {
 		t.Error("a cancelled request was answered")
 	}
 	// While the directory is being made.
 	if err := errors.Join(os.Remove(h.dir+"/.git/index"), os.Symlink(temp, h.dir+"/.git/index")); err != nil {
 		t.Fatal(err)
 	}
-	_, err := i.info(t.Context(), infoParams{at(h.dir)})
+	_, err := g.info(t.Context(), infoParams{at(h.dir)})
 	wantFailure(t, err, codeAccessDenied)
 	if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)

@@ -52,9 +52,9 @@ func TestInfoOfAnEditedRepository(t *testing.T) {
 	clone.git("add", "staged.txt")
 	clone.write("untracked/u.txt", "u\n")
 
-	i := newTestInspector(t, dir)
+	g := newTestInspector(t, dir)
 	for _, path := range []string{clone.dir, filepath.Join(clone.dir, "sub"), filepath.Join(clone.dir, "sub", "b.txt")} {
-		got, err := i.info(t.Context(), infoParams{at(path)})
+		got, err := g.info(t.Context(), infoParams{at(path)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -74,7 +74,7 @@ func TestInfoOfAnEditedRepository(t *testing.T) {
 			t.Errorf("info of %s: %s\nwant %s", path, asJSON(t, got), asJSON(t, want))
 		}
 	}
-	if strings.Contains(asJSON(t, must(i.info(context.Background(), infoParams{at(clone.dir)}))), "s3cret") {
+	if strings.Contains(asJSON(t, must(g.info(context.Background(), infoParams{at(clone.dir)}))), "s3cret") {
 		t.Error("the answer has the remote's token")
 	}
 }

@@ -16,8 +16,8 @@ const (
 	// lockPatience is how long a held lock is waited for, asked for each lockPause:
 	// a process that is killed while it starts another leaves the lock to that one
 	// until its program begins, some milliseconds on a machine at rest.
-	lockPatience = time.Second
-	lockPause    = 10 * time.Millisecond
+	lockWait          = time.Second
+	lockRetryInterval = 10 * time.Millisecond
 )
 
 // heldError tells that another process has the lock.
@@ -32,9 +32,9 @@ func (e *heldError) Error() string { return "the process with pid " + e.pid + " 
 // names another holder, after lockPatience; an error that is
 // errors.ErrUnsupported says that there are no locks here.
 func lockFile(root *os.Root, name string) (f *os.File, died bool, err error) {
-	for begin := time.Now(); ; time.Sleep(lockPause) {
+	for begin := time.Now(); ; time.Sleep(lockRetryInterval) {
 		f, died, err = lockFileNow(root, name)
-		if _, held := errors.AsType[*heldError](err); !held || time.Since(begin) >= lockPatience {
+		if _, held := errors.AsType[*heldError](err); !held || time.Since(begin) >= lockWait {
 			return f, died, err
 		}
 	}

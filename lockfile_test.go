@@ -152,10 +152,10 @@ func TestLockThatIsHeldForAMoment(t *testing.T) {
 		}
 		begin := time.Now()
 		_, _, err = lockFile(root, "lock")
-		if held, ok := errors.AsType[*heldError](err); !ok || held.pid != strconv.Itoa(os.Getpid()) || time.Since(begin) > lockPatience+lockPause {
+		if held, ok := errors.AsType[*heldError](err); !ok || held.pid != strconv.Itoa(os.Getpid()) || time.Since(begin) > lockWait+lockRetryInterval {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
-		time.AfterFunc(lockPatience/2, func() { _ = first.Close() })
+		time.AfterFunc(lockWait/2, func() { _ = first.Close() })
 		second, died, err := lockFile(root, "lock")
 		if err != nil || !died {
 			t.Fatalf("died %v, %v", died, err)

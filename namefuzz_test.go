@@ -38,24 +38,24 @@ func FuzzAuthHost(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		one := credential{protocol: "https", username: "oauth2", token: "t"}
-		if err := one.takeHost(setAuthParams{Host: text, Protocol: "https"}); err != nil {
+		cred := credential{protocol: "https", username: "oauth2", token: "t"}
+		if err := cred.setHost(setAuthParams{Host: text, Protocol: "https"}); err != nil {
 			if asRPCError(err).Code != codeInvalidParams {
 				t.Errorf("%q: %v", text, err)
 			}
 			return
 		}
-		if one.host == "" || one.host[0] == '-' || strings.ContainsAny(one.host, "/@?#\\%\"'* ") || hasControl(one.host) || one.host != strings.ToLower(one.host) {
-			t.Errorf("%q became the host %q", text, one.host)
+		if cred.host == "" || cred.host[0] == '-' || strings.ContainsAny(cred.host, "/@?#\\%\"'* ") || hasControl(cred.host) || cred.host != strings.ToLower(cred.host) {
+			t.Errorf("%q became the host %q", text, cred.host)
 		}
-		line := one.line()
+		line := cred.line()
 		again, ok := parseCredential(strings.TrimSuffix(line, "\n"))
-		if !ok || again != one || strings.Count(line, "\n") != 1 {
+		if !ok || again != cred || strings.Count(line, "\n") != 1 {
 			t.Errorf("%q became the line %q, which reads as %+v", text, line, again.host)
 		}
-		u, err := parseRemoteURL("https://" + one.host + "/x")
-		if err != nil || u.credentialHost() != one.host {
-			t.Errorf("%q became %q, which a URL has as %q (%v)", text, one.host, u.credentialHost(), err)
+		u, err := parseRemoteURL("https://" + cred.host + "/x")
+		if err != nil || u.credentialHost() != cred.host {
+			t.Errorf("%q became %q, which a URL has as %q (%v)", text, cred.host, u.credentialHost(), err)
 		}
 	})
 }
@@ -143,9 +143,9 @@ func FuzzRevision(f *testing.F) {
 	r.commit("second", map[string]string{"a": "2"})
 	r.git("tag", "-m", "x", "v1")
 	r.git("tag", "tree", "HEAD^{tree}")
-	i := newTestInspector(f, dir)
+	g := newTestInspector(f, dir)
 	f.Fuzz(func(t *testing.T, rev string) {
-		page, err := i.history(t.Context(), logParams{pathParam: at(dir), Ref: &rev, Limit: new(1)})
+		page, err := g.history(t.Context(), logParams{pathParam: at(dir), Ref: &rev, Limit: new(1)})
 		if err != nil && asRPCError(err).Code == codeInvalidParams {
 			return
 		}
@@ -178,9 +178,9 @@ func FuzzBlobPath(f *testing.F) {
 	for _, seed := range []string{"sub", "../x", "/etc/passwd", ".git/config", "sub//deep", "a\x00b", ".git-daemon.x/y", "*", ":(top)README.md", "./README.md", "README.md/", "HEAD:README.md"} {
 		f.Add(seed)
 	}
-	i := newTestInspector(f, dir)
+	g := newTestInspector(f, dir)
 	f.Fuzz(func(t *testing.T, file string) {
-		got, err := i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{file}})
+		got, err := g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{file}})
 		if err != nil {
 			if e := asRPCError(err); e.Code != codeInvalidParams && e.name() != codeAccessDenied {
 				t.Errorf("%q: %v", file, err)

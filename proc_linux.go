@@ -87,7 +87,7 @@ func sessionMembers(pid, leader int) []int {
 		stat, err := readProcStat(member)
 		return err == nil && (stat.session == pid || stat.group == pid) && !stat.dead()
 	}
-	var held []int
+	var fds []int
 	for _, name := range names {
 		member, err := strconv.Atoi(name)
 		if err != nil || member == pid || member == os.Getpid() || !belongs(member) {
@@ -101,13 +101,13 @@ func sessionMembers(pid, leader int) []int {
 			_ = unix.Close(fd)
 			continue
 		}
-		held = append(held, fd)
+		fds = append(fds, fd)
 	}
 	if leader >= 0 && exited(leader, 0) {
-		closeAll(held)
+		closeAll(fds)
 		return nil
 	}
-	return held
+	return fds
 }
 
 func closeAll(fds []int) {

@@ -84,7 +84,7 @@ func newRedactor() *redactor {
 }
 
 // knowing returns a redactor that also takes out s in all its forms.
-func (r *redactor) knowing(username string, s secret) *redactor {
+func (r *redactor) withSecret(username string, s secret) *redactor {
 	if s == "" {
 		return r
 	}

@@ -26,7 +26,7 @@ func TestSecretIsNotPrinted(t *testing.T) {
 }
 
 func TestRedact(t *testing.T) {
-	r := newRedactor().knowing("oauth2", "to/k:en 1")
+	r := newRedactor().withSecret("oauth2", "to/k:en 1")
 	basic := base64.StdEncoding.EncodeToString([]byte("oauth2:to/k:en 1"))
 	for _, test := range []struct{ given, want string }{
 		{"nothing here", "nothing here"},
@@ -59,7 +59,7 @@ func FuzzRedact(f *testing.F) {
 			t.Skip()
 		}
 		s := secret(token)
-		r := newRedactor().knowing(user, s)
+		r := newRedactor().withSecret(user, s)
 		for _, form := range []string{token, url.QueryEscape(token), url.PathEscape(token), percentEncode(token), base64.StdEncoding.EncodeToString([]byte(user + ":" + token))} {
 			got := r.text(before + form + after)
 			rest := strings.ReplaceAll(got, redacted, "\x00")

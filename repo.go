@@ -110,7 +110,7 @@ func (r *repository) addConfig(dir resolvedPath, name string) error {
 // readHead finds what HEAD names: headRef or, detached, head. It tells whether
 // git takes the directory for a repository by it: both stay empty where HEAD
 // names a reference that no branch can have, as reftable's does.
-func (r *repository) readHead() (known bool, err error) {
+func (r *repository) readHead() (recognized bool, err error) {
 	text, err := r.optional(r.gitDir, "HEAD", maxSmallFile)
 	if err != nil {
 		return false, err
@@ -222,12 +222,12 @@ func (r *repository) checkLinks(dir resolvedPath, depth int) error {
 }
 
 // optional reads a file of the repository that may be missing: nil then.
-func (r *repository) optional(dir resolvedPath, name string, most int64) ([]byte, error) {
+func (r *repository) optional(dir resolvedPath, name string, limit int64) ([]byte, error) {
 	p, err := r.access.within(filepath.Join(dir.abs, name))
 	if err != nil {
 		return nil, err
 	}
-	data, err := r.access.readSmall(p, most)
+	data, err := r.access.readSmall(p, limit)
 	if isMissing(err) {
 		return nil, nil
 	}
@@ -235,7 +235,7 @@ func (r *repository) optional(dir resolvedPath, name string, most int64) ([]byte
 }
 
 // readSmall reads a regular file of at most most bytes; the result is not nil.
-func (a *access) readSmall(p resolvedPath, most int64) ([]byte, error) {
+func (a *access) readSmall(p resolvedPath, limit int64) ([]byte, error) {
 	f, info, err := a.openFile(p)
 	if err != nil {
 		return nil, err
@@ -245,12 +245,12 @@ func (a *access) readSmall(p resolvedPath, most int64) ([]byte, error) {
 		return nil, notFound(p.abs)
 	}
 	var data bytes.Buffer
-	data.Grow(int(min(info.Size(), most)) + bytes.MinRead) // packed-refs can be large: read it without copies
-	if _, err := data.ReadFrom(io.LimitReader(f, most+1)); err != nil {
+	data.Grow(int(min(info.Size(), limit)) + bytes.MinRead) // packed-refs can be large: read it without copies
+	if _, err := data.ReadFrom(io.LimitReader(f, limit+1)); err != nil {
 		return nil, a.wireError(err, p.abs)
 	}
-	if int64(data.Len()) > most {
-		return nil, gitFailure(gitTooLarge, "%s: is larger than %d bytes", showName(p.abs), most)
+	if int64(data.Len()) > limit {
+		return nil, gitFailure(gitTooLarge, "%s: is larger than %d bytes", showName(p.abs), limit)
 	}
 	return data.Bytes(), nil
 }

@@ -205,16 +205,16 @@ func FuzzStatus(f *testing.F) {
 }
 
 func FuzzCursor(f *testing.F) {
-	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s"}.next(5))
-	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", After: []byte("name")}.text())
-	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", At: 5, After: []byte("name")}.text())
-	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", At: -5, After: []byte("name")}.text())
-	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", At: 5, Total: -5}.text())
+	f.Add(*pageCursor{Version: cursorVersion, Request: "q", State: "s"}.next(5))
+	f.Add(*pageCursor{Version: cursorVersion, Request: "q", State: "s", After: []byte("name")}.text())
+	f.Add(*pageCursor{Version: cursorVersion, Request: "q", State: "s", At: 5, After: []byte("name")}.text())
+	f.Add(*pageCursor{Version: cursorVersion, Request: "q", State: "s", At: -5, After: []byte("name")}.text())
+	f.Add(*pageCursor{Version: cursorVersion, Request: "q", State: "s", At: 5, Total: -5}.text())
 	f.Add("")
 	f.Add("e30")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := startCursor(&text, "q", "s")
-		if err == nil && ((c.At < 1) == (len(c.After) == 0) || c.At < 0 || c.Total < 0 || c.Asked != "q" || c.State != "s") {
+		if err == nil && ((c.At < 1) == (len(c.After) == 0) || c.At < 0 || c.Total < 0 || c.Request != "q" || c.State != "s") {
 			t.Errorf("%q: %+v", text, c)
 		}
 	})

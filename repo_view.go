@@ -48,37 +48,37 @@ func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 	if r.bare {
 		view = objectsView
 	}
-	s := &gitView{dir: dir, repo: r, view: view}
-	if err := s.fill(); err != nil {
-		s.remove()
+	v := &gitView{dir: dir, repo: r, view: view}
+	if err := v.fill(); err != nil {
+		v.remove()
 		return nil, err
 	}
-	return s, nil
+	return v, nil
 }
 
 // remove deletes the directory.
-func (s *gitView) remove() { _ = os.RemoveAll(s.dir) } // what stays is a temporary file
+func (v *gitView) remove() { _ = os.RemoveAll(v.dir) } // what stays is a temporary file
 
 // command is a run of git on the repository.
-func (s *gitView) command(args ...string) gitCommand {
+func (v *gitView) command(args ...string) gitCommand {
 	c := gitCommand{
 		args:   args,
-		dir:    s.dir,
-		gitDir: s.dir,
+		dir:    v.dir,
+		gitDir: v.dir,
 	}
-	if s.repo.objects.abs != "" {
-		c.env = []string{"GIT_OBJECT_DIRECTORY=" + s.repo.objects.abs}
+	if v.repo.objects.abs != "" {
+		c.env = []string{"GIT_OBJECT_DIRECTORY=" + v.repo.objects.abs}
 	}
-	if s.view != objectsView {
-		c.dir, c.workTree = s.repo.top.abs, s.repo.top.abs
+	if v.view != objectsView {
+		c.dir, c.workTree = v.repo.top.abs, v.repo.top.abs
 	}
 	return c
 }
 
-func (s *gitView) fill() error {
-	r := s.repo
+func (v *gitView) fill() error {
+	r := v.repo
 	files := map[string]string{
-		"config":      s.config(),
+		"config":      v.config(),
 		"packed-refs": packedRefs(r.refs),
 		"HEAD":        r.head + "\n",
 	}
@@ -94,7 +94,7 @@ func (s *gitView) fill() error {
 	for name, target := range r.symrefs {
 		files[name] = "ref: " + target + "\n"
 	}
-	if s.view != objectsView {
+	if v.view != objectsView {
 		for _, name := range []string{"exclude", "sparse-checkout"} {
 			from := r.common
 			if name == "sparse-checkout" {
@@ -109,18 +109,18 @@ func (s *gitView) fill() error {
 			}
 		}
 	}
-	if s.view == indexView {
-		if err := s.copyIndex(); err != nil {
+	if v.view == indexView {
+		if err := v.copyIndex(); err != nil {
 			return err
 		}
 	}
 	for _, name := range []string{"refs", "objects"} {
-		if err := os.Mkdir(filepath.Join(s.dir, name), 0o700); err != nil {
+		if err := os.Mkdir(filepath.Join(v.dir, name), 0o700); err != nil {
 			return fmt.Errorf("making a temporary git directory: %w", err)
 		}
 	}
 	for name, text := range files {
-		path := filepath.Join(s.dir, filepath.FromSlash(name))
+		path := filepath.Join(v.dir, filepath.FromSlash(name))
 		err := os.MkdirAll(filepath.Dir(path), 0o700)
 		if err == nil {
 			err = os.WriteFile(path, []byte(text), 0o600)
@@ -134,14 +134,14 @@ func (s *gitView) fill() error {
 
 // config is the view's configuration: the object format, and of the
 // repository's own the values that a status needs.
-func (s *gitView) config() string {
-	r := s.repo
+func (v *gitView) config() string {
+	r := v.repo
 	var b strings.Builder
 	version := 0
 	if r.sha256 {
 		version = 1
 	}
-	fmt.Fprintf(&b, "[core]\n\trepositoryformatversion = %d\n\tbare = %t\n", version, s.view == objectsView)
+	fmt.Fprintf(&b, "[core]\n\trepositoryformatversion = %d\n\tbare = %t\n", version, v.view == objectsView)
 	for _, name := range []string{"filemode", "ignorecase", "symlinks", "autocrlf", "eol", "sparsecheckout", "sparsecheckoutcone", "precomposeunicode", "trustctime", "checkstat"} {
 		if value, ok := r.config.get("core", "", name); ok && isPlainValue(value) {
 			fmt.Fprintf(&b, "\t%s = %s\n", name, strings.ToLower(value))
@@ -152,7 +152,7 @@ func (s *gitView) config() string {
 	}
 	// Where the current branch's upstream is: two names and a pattern for names.
 	branch, ok := strings.CutPrefix(r.headRef, "refs/heads/")
-	if !ok || s.view == objectsView {
+	if !ok || v.view == objectsView {
 		return b.String()
 	}
 	remote, _ := r.config.get("branch", branch, "remote")
@@ -198,8 +198,8 @@ func packedRefs(refs []gitRef) string {
 }
 
 // copyIndex copies the index, and what a split one is based on.
-func (s *gitView) copyIndex() error {
-	r := s.repo
+func (v *gitView) copyIndex() error {
+	r := v.repo
 	names := []string{"index"}
 	entries, err := readDir(r.gitDir.root.dir, r.gitDir.rel)
 	if err != nil {
@@ -211,7 +211,7 @@ func (s *gitView) copyIndex() error {
 		}
 	}
 	for _, name := range names {
-		if err := s.copyFile(name); err != nil {
+		if err := v.copyFile(name); err != nil {
 			return err
 		}
 	}
@@ -221,8 +221,8 @@ func (s *gitView) copyIndex() error {
 // copyFile copies a file of the git directory, if it is there. It keeps the
 // time: git compares the index's with those of the files, and looks into
 // whatever changed in the same moment.
-func (s *gitView) copyFile(name string) error {
-	r := s.repo
+func (v *gitView) copyFile(name string) error {
+	r := v.repo
 	p, err := r.access.within(filepath.Join(r.gitDir.abs, name))
 	if err != nil {
 		return err
@@ -238,7 +238,7 @@ func (s *gitView) copyFile(name string) error {
 	if info.Size() > maxIndexFile {
 		return gitFailure(gitTooLarge, "%s: its index is larger than %d bytes", showName(r.top.abs), maxIndexFile)
 	}
-	path := filepath.Join(s.dir, name)
+	path := filepath.Join(v.dir, name)
 	to, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fs.FileMode(0o600))
 	if err != nil {
 		return fmt.Errorf("copying the index: %w", err)

@@ -42,13 +42,13 @@ type remoteInfo struct {
 }
 
 // info answers vcs/info.
-func (i *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) {
-	s, err := i.open(p.pathParam, indexView)
+func (g *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) {
+	v, err := g.open(p.pathParam, indexView)
 	if err != nil {
 		return infoResult{}, err
 	}
-	defer s.remove()
-	repo := s.repo
+	defer v.remove()
+	repo := v.repo
 	result := infoResult{
 		Path:          showName(repo.top.abs),
 		PathBase64:    nameBase64(repo.top.abs),
@@ -64,9 +64,9 @@ func (i *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) 
 	var statusErr error
 	if !repo.bare {
 		// Ends with git status; waited for below.
-		wg.Go(func() { status, statusErr = i.status(ctx, s) })
+		wg.Go(func() { status, statusErr = g.status(ctx, v) })
 	}
-	last, err := i.lastCommit(ctx, s)
+	last, err := g.lastCommit(ctx, v)
 	wg.Wait()
 	if err = errors.Join(err, statusErr); err != nil {
 		return infoResult{}, err
@@ -79,12 +79,12 @@ func (i *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) 
 }
 
 // lastCommit is the commit of HEAD, nil without one.
-func (i *gitReader) lastCommit(ctx context.Context, s *gitView) (*commitEntry, error) {
-	if s.repo.head == "" {
+func (g *gitReader) lastCommit(ctx context.Context, v *gitView) (*commitEntry, error) {
+	if v.repo.head == "" {
 		return nil, nil
 	}
 	var last commitEntry
-	err := i.git.stream(ctx, s.command(logArgs("--max-count=1", "--end-of-options", s.repo.head, "--")...), func(r *bufio.Reader) (err error) {
+	err := g.git.stream(ctx, v.command(logArgs("--max-count=1", "--end-of-options", v.repo.head, "--")...), func(r *bufio.Reader) (err error) {
 		last, err = readCommit(r)
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
@@ -220,15 +220,15 @@ type workStatus struct {
 }
 
 // status compares the work tree, the index and the last commit.
-func (i *gitReader) status(ctx context.Context, s *gitView) (workStatus, error) {
+func (g *gitReader) status(ctx context.Context, v *gitView) (workStatus, error) {
 	submodules := "--ignore-submodules=all"
-	if ok, err := i.plainSubmodules(ctx, s); err != nil {
+	if ok, err := g.submodulesAllowed(ctx, v); err != nil {
 		return workStatus{}, err
 	} else if ok {
 		submodules = "--ignore-submodules=dirty"
 	}
 	var w workStatus
-	err := i.git.stream(ctx, s.command("status", "--porcelain=v2", "-z", "--branch", "--untracked-files=normal", "--no-renames", submodules), func(r *bufio.Reader) error {
+	err := g.git.stream(ctx, v.command("status", "--porcelain=v2", "-z", "--branch", "--untracked-files=normal", "--no-renames", submodules), func(r *bufio.Reader) error {
 		return readRecords(r, w.add)
 	})
 	return w, err
@@ -273,41 +273,41 @@ func (w *workStatus) add(record []byte) error {
 // are on: it reads each one's git directory, wherever its .git file leads, so
 // all of them must be allowed. A repository without a .gitmodules is taken to
 // have none.
-func (i *gitReader) plainSubmodules(ctx context.Context, s *gitView) (bool, error) {
-	top := s.repo.top
+func (g *gitReader) submodulesAllowed(ctx context.Context, v *gitView) (bool, error) {
+	top := v.repo.top
 	if _, err := top.root.dir.Lstat(filepath.Join(top.rel, ".gitmodules")); err != nil {
 		return false, nil
 	}
-	plain := true
-	err := i.git.stream(ctx, s.command("ls-files", "-z", "--stage"), func(r *bufio.Reader) error {
+	allowed := true
+	err := g.git.stream(ctx, v.command("ls-files", "-z", "--stage"), func(r *bufio.Reader) error {
 		return readRecords(r, func(record []byte) error {
 			mode, path, ok := bytes.Cut(record, []byte("\t"))
 			if !ok {
 				return badOutput("ls-files", record)
 			}
-			if plain && bytes.HasPrefix(mode, []byte("160000 ")) {
-				plain = i.allowedSubmodule(top, string(path))
+			if allowed && bytes.HasPrefix(mode, []byte("160000 ")) {
+				allowed = g.allowedSubmodule(top, string(path))
 			}
 			return nil
 		})
 	})
-	return plain, err
+	return allowed, err
 }
 
 // allowedSubmodule tells whether all that git would read of a submodule lies
 // in allowed directories.
-func (i *gitReader) allowedSubmodule(top resolvedPath, path string) bool {
-	dir, err := i.access.within(filepath.Join(top.abs, filepath.FromSlash(path)))
+func (g *gitReader) allowedSubmodule(top resolvedPath, path string) bool {
+	dir, err := g.access.within(filepath.Join(top.abs, filepath.FromSlash(path)))
 	if err != nil {
 		return false
 	}
 	if _, err := dir.root.dir.Lstat(filepath.Join(dir.rel, ".git")); err != nil {
-		return isMissing(i.access.wireError(err, dir.abs)) // not initialised
+		return isMissing(g.access.wireError(err, dir.abs)) // not initialised
 	}
-	r, err := repositoryAt(i.access, dir)
+	r, err := repositoryAt(g.access, dir)
 	if err != nil || r == nil || r.bare || r.checkObjects() != nil {
 		return false
 	}
-	refs, err := i.access.within(filepath.Join(r.common.abs, "refs"))
+	refs, err := g.access.within(filepath.Join(r.common.abs, "refs"))
 	return err == nil && r.checkLinks(refs, maxRefDepth) == nil
 }

@@ -42,7 +42,7 @@ type logResult struct {
 }
 
 // history answers vcs/log.
-func (i *gitReader) history(ctx context.Context, p logParams) (logResult, error) {
+func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error) {
 	limit, err := limitParam("limit", p.Limit, logLimit, maxLogLimit)
 	if err != nil {
 		return logResult{}, err
@@ -51,20 +51,20 @@ func (i *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 	if err != nil {
 		return logResult{}, err
 	}
-	s, err := i.open(p.pathParam, objectsView)
+	v, err := g.open(p.pathParam, objectsView)
 	if err != nil {
 		return logResult{}, err
 	}
-	defer s.remove()
-	repo := s.repo
+	defer v.remove()
+	repo := v.repo
 	rev := valueOr(p.Ref, "HEAD")
-	commit, err := i.commitOf(ctx, s, "ref", rev)
+	commit, err := g.commitOf(ctx, v, "ref", rev)
 	if err != nil {
 		return logResult{}, err
 	}
 	file := valueOr(p.File, "")
-	asked := fingerprint("vcs/log", repo.top.abs, repo.prefix, rev, file, fingerprintList(filters))
-	cursor, err := startCursor(p.Cursor, asked, fingerprint(commit, string(repo.shallow)))
+	request := fingerprint("vcs/log", repo.top.abs, repo.prefix, rev, file, fingerprintList(filters))
+	cursor, err := startCursor(p.Cursor, request, fingerprint(commit, string(repo.shallow)))
 	if err != nil {
 		return logResult{}, err
 	}
@@ -77,7 +77,7 @@ func (i *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 		filters = append(filters, path.Join(repo.prefix, file))
 	}
 	more, size := false, 0
-	err = i.git.stream(ctx, s.command(logArgs(filters...)...), func(r *bufio.Reader) error {
+	err = g.git.stream(ctx, v.command(logArgs(filters...)...), func(r *bufio.Reader) error {
 		for {
 			c, err := readCommit(r)
 			if errors.Is(err, io.EOF) {

@@ -45,23 +45,23 @@ type refEntry struct {
 }
 
 // listRefs answers vcs/refs.
-func (i *gitReader) listRefs(ctx context.Context, p refsParams) (refsResult, error) {
+func (g *gitReader) listRefs(ctx context.Context, p refsParams) (refsResult, error) {
 	limit, err := limitParam("limit", p.Limit, refsLimit, maxRefsLimit)
 	if err != nil {
 		return refsResult{}, err
 	}
 	if p.URL == nil {
-		return i.localRefs(ctx, p, limit)
+		return g.localRefs(ctx, p, limit)
 	}
 	if p.Path != "" || p.PathBase64 != "" {
 		return refsResult{}, invalidParam("url", "give path or url, not both")
 	}
-	return i.remoteRefs(ctx, *p.URL, p, limit)
+	return g.remoteRefs(ctx, *p.URL, p, limit)
 }
 
 // remoteRefs asks a remote for its references.
-func (i *gitReader) remoteRefs(ctx context.Context, url string, p refsParams, limit int) (refsResult, error) {
-	rm, err := i.remotes.open(url)
+func (g *gitReader) remoteRefs(ctx context.Context, url string, p refsParams, limit int) (refsResult, error) {
+	rm, err := g.remotes.open(url)
 	if err != nil {
 		return refsResult{}, err
 	}
@@ -84,8 +84,8 @@ func (i *gitReader) remoteRefs(ctx context.Context, url string, p refsParams, li
 }
 
 // localRefs lists the references of a repository on this machine.
-func (i *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (refsResult, error) {
-	repo, err := openRepository(i.access, p.pathParam)
+func (g *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (refsResult, error) {
+	repo, err := openRepository(g.access, p.pathParam)
 	if err != nil {
 		return refsResult{}, err
 	}
@@ -107,12 +107,12 @@ func (i *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (ref
 	if result.Refs, result.NextCursor, err = pageOfRefs(refs, p.Cursor, fingerprint("vcs/refs", "path", repo.top.abs), fingerprint(state...), limit); err != nil {
 		return refsResult{}, err
 	}
-	return result, i.peel(ctx, repo, result.Refs)
+	return result, g.peel(ctx, repo, result.Refs)
 }
 
 // pageOfRefs cuts a page out of all references.
-func pageOfRefs(refs []refEntry, given *string, asked, state string, limit int) ([]refEntry, *string, error) {
-	cursor, err := startCursor(given, asked, state)
+func pageOfRefs(refs []refEntry, given *string, request, state string, limit int) ([]refEntry, *string, error) {
+	cursor, err := startCursor(given, request, state)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -145,20 +145,20 @@ func refType(name string) string {
 }
 
 // peel finds what the annotated tags among refs lead to, with one git for all.
-func (i *gitReader) peel(ctx context.Context, repo *repository, refs []refEntry) error {
+func (g *gitReader) peel(ctx context.Context, repo *repository, refs []refEntry) error {
 	if len(refs) == 0 {
 		return nil
 	}
-	s, err := repo.gitView(objectsView)
+	v, err := repo.gitView(objectsView)
 	if err != nil {
 		return err
 	}
-	defer s.remove()
+	defer v.remove()
 	var names []string
 	for _, ref := range refs {
 		names = append(names, ref.OID, ref.OID+"^{}")
 	}
-	objects, err := i.lookUp(ctx, s, names)
+	objects, err := g.lookUp(ctx, v, names)
 	if err != nil {
 		return err
 	}
