@@ -46,7 +46,7 @@ func TestSummarizeGit(t *testing.T) {
 		"remote: \nremote: =====\nremote: \nremote: ERROR: The project could not be found.\nremote: \nremote: =====\nremote: \nfatal: Could not read from remote repository.\n": "remote: ERROR: The project could not be found.",
 		"fatal: Could not read from remote repository.\n":                                                                                                                       "fatal: Could not read from remote repository.",
 		"only this\n\n": "only this",
-		"\n":            "failed without a word",
+		"\n":            "failed without a message",
 	} {
 		if got := summarizeGit(stderr); got != want {
 			t.Errorf("%q is told as %q, want %q", stderr, got, want)
