@@ -10,40 +10,42 @@ import (
 	"strings"
 )
 
-// maxIndexFile bounds the index that is copied for a status: some five million
+// maxIndexFile bounds the index that is copied for a status: about five million
 // files.
 const maxIndexFile = 512 << 20
 
-// gitView is a git directory of our own that stands for a repository's: its
-// references and, for a status, its index are copies, its objects are the
-// repository's. Nothing of the repository's configuration, hooks or attributes
-// is in it but the values that say how to compare files, each checked. So
-// there is nothing in it that could run a program: no fsmonitor, hook, filter,
-// textconv, external diff, alias, promisor remote or include.
+// gitView is a temporary git directory that stands for a repository's own, so
+// that git never runs with the repository's configuration, hooks or attributes,
+// which could start programs: fsmonitor, hooks, filters, textconv, external
+// diffs, aliases, promisor remotes, includes. References and, for a status, the
+// index are copied, and the objects are those of the repository. Of its
+// configuration only values that control how files are compared are taken over,
+// each of them checked.
 type gitView struct {
 	dir  string
 	repo *repository
 	view gitViewKind
 }
 
-// gitViewKind is what git sees of a repository in a view.
+// gitViewKind selects what git sees of a repository in a view.
 type gitViewKind int
 
 const (
-	// objectsView has no work tree: git reads no attributes or mailmap from one.
+	// objectsView has no work tree, so git reads no attributes or mailmap from
+	// one.
 	objectsView gitViewKind = iota
-	// rulesView has the work tree and what is ignored in it.
+	// rulesView has the work tree and its ignore rules.
 	rulesView
-	// indexView has the index as well.
+	// indexView also has the index.
 	indexView
 )
 
-// gitView makes the directory; the caller removes it. A bare repository has but
-// its objects to be seen.
+// gitView creates a view of the repository; the caller removes it. A view of a
+// bare repository is always an objectsView.
 func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 	dir, err := os.MkdirTemp("", "c4a-inspect-*")
 	if err != nil {
-		return nil, fmt.Errorf("making a temporary git directory: %w", err)
+		return nil, fmt.Errorf("creating a temporary git directory: %w", err)
 	}
 	if r.bare {
 		view = objectsView
@@ -56,10 +58,10 @@ func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 	return v, nil
 }
 
-// remove deletes the directory.
-func (v *gitView) remove() { _ = os.RemoveAll(v.dir) } // what stays is a temporary file
+// remove deletes the view.
+func (v *gitView) remove() { _ = os.RemoveAll(v.dir) } // a leftover is only a temporary directory
 
-// command is a run of git on the repository.
+// command returns a git command that runs in the view.
 func (v *gitView) command(args ...string) gitCommand {
 	c := gitCommand{
 		args:   args,
@@ -86,7 +88,7 @@ func (v *gitView) fill() error {
 	case r.headRef != "":
 		files["HEAD"] = "ref: " + r.headRef + "\n"
 	case r.head == "":
-		files["HEAD"] = "ref: refs/heads/main\n" // git needs one
+		files["HEAD"] = "ref: refs/heads/main\n" // git requires a HEAD
 	}
 	if len(r.shallow) > 0 {
 		files["shallow"] = string(r.shallow)
@@ -98,7 +100,7 @@ func (v *gitView) fill() error {
 		for _, name := range []string{"exclude", "sparse-checkout"} {
 			from := r.common
 			if name == "sparse-checkout" {
-				from = r.gitDir // each worktree has its own
+				from = r.gitDir // each work tree has its own
 			}
 			text, err := r.optional(from, filepath.Join("info", name), maxConfigFile)
 			if err != nil {
@@ -116,7 +118,7 @@ func (v *gitView) fill() error {
 	}
 	for _, name := range []string{"refs", "objects"} {
 		if err := os.Mkdir(filepath.Join(v.dir, name), 0o700); err != nil {
-			return fmt.Errorf("making a temporary git directory: %w", err)
+			return fmt.Errorf("creating a temporary git directory: %w", err)
 		}
 	}
 	for name, text := range files {
@@ -126,14 +128,14 @@ func (v *gitView) fill() error {
 			err = os.WriteFile(path, []byte(text), 0o600)
 		}
 		if err != nil {
-			return fmt.Errorf("making a temporary git directory: %w", err)
+			return fmt.Errorf("creating a temporary git directory: %w", err)
 		}
 	}
 	return nil
 }
 
-// config is the view's configuration: the object format, and of the
-// repository's own the values that a status needs.
+// config returns the view's configuration: the object format, and those values
+// of the repository that git status needs.
 func (v *gitView) config() string {
 	r := v.repo
 	var b strings.Builder
@@ -150,7 +152,8 @@ func (v *gitView) config() string {
 	if r.sha256 {
 		b.WriteString("[extensions]\n\tobjectformat = sha256\n")
 	}
-	// Where the current branch's upstream is: two names and a pattern for names.
+	// git status compares the current branch with its upstream: two names and a
+	// refspec.
 	branch, ok := strings.CutPrefix(r.headRef, "refs/heads/")
 	if !ok || v.view == objectsView {
 		return b.String()
@@ -168,23 +171,25 @@ func (v *gitView) config() string {
 	return b.String()
 }
 
-// isPlainValue tells a value of the switches that a view takes over.
+// isPlainValue reports whether a value is one that the copied variables may
+// have.
 func isPlainValue(value string) bool {
 	return slices.Contains([]string{"true", "false", "yes", "no", "on", "off", "1", "0", "input", "lf", "crlf", "native", "default", "minimal"}, strings.ToLower(value))
 }
 
-// isRemoteName tells the name of a configured remote, or ".", from a URL.
+// isRemoteName reports whether name is "." or the name of a configured remote,
+// and not a URL.
 func isRemoteName(name string) bool {
 	return name == "." || isRefName("refs/remotes/"+name)
 }
 
-// quoteSubsection writes a name that isRefName knows for a section header,
-// where only the quote and the backslash are special.
+// quoteSubsection quotes a valid reference name for a section header, where
+// only quotes and backslashes are special.
 func quoteSubsection(name string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(name) + `"`
 }
 
-// packedRefs is a packed-refs file.
+// packedRefs returns the text of a packed-refs file.
 func packedRefs(refs []gitRef) string {
 	var b strings.Builder
 	b.WriteString("# pack-refs with: sorted \n")
@@ -197,7 +202,7 @@ func packedRefs(refs []gitRef) string {
 	return b.String()
 }
 
-// copyIndex copies the index, and what a split one is based on.
+// copyIndex copies the index and, for a split index, the shared index files.
 func (v *gitView) copyIndex() error {
 	r := v.repo
 	names := []string{"index"}
@@ -218,9 +223,9 @@ func (v *gitView) copyIndex() error {
 	return nil
 }
 
-// copyFile copies a file of the git directory, if it is there. It keeps the
-// time: git compares the index's with those of the files, and looks into
-// whatever changed in the same moment.
+// copyFile copies a file of the git directory, if it exists. It preserves the
+// modification time: git compares that of the index with those of the files,
+// and compares the content of a file that is not older.
 func (v *gitView) copyFile(name string) error {
 	r := v.repo
 	p, err := r.access.within(filepath.Join(r.gitDir.abs, name))
@@ -228,7 +233,7 @@ func (v *gitView) copyFile(name string) error {
 		return err
 	}
 	if _, err := p.root.dir.Lstat(p.rel); err != nil {
-		return nil // no index: nothing was added yet
+		return nil // there is no index before the first git add
 	}
 	from, info, err := r.access.openFile(p)
 	if err != nil {
