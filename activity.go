@@ -6,19 +6,20 @@ import (
 	"time"
 )
 
-// activity counts what a daemon works on, over all links, and is the gate that
-// shuts before it stops: the one place that can say "idle" without a race.
+// activity counts what a daemon works on, over all links, and refuses new work
+// before the daemon stops. Both are under one lock, so that no request can
+// start between the check that the daemon is idle and its stop.
 type activity struct {
-	detached   func() int    // runs that may go on without a request
-	changed    chan struct{} // 1-buffered: the count or the gate changed
-	becameIdle chan struct{} // 1-buffered: nothing works any more
+	detached   func() int    // number of calls that can run without a request
+	changed    chan struct{} // 1-buffered: the count or refusing has changed
+	becameIdle chan struct{} // 1-buffered: the last work has ended
 
 	mu        sync.Mutex // guards the fields below
 	requests  int
 	lastEnd   time.Time
-	refusing  bool        // by quiesce or drain
-	draining  bool        // for good
-	idleTimer *time.Timer // runs when nothing has worked for restAfter; nil without one
+	refusing  bool        // set by quiesce or drain
+	draining  bool        // set by drain: resume has no effect
+	idleTimer *time.Timer // fires after the daemon was idle for idleAfter; nil if unused
 	idleAfter time.Duration
 }
 
@@ -26,8 +27,8 @@ func newActivity(detached func() int) *activity {
 	return &activity{detached: detached, changed: make(chan struct{}, 1), becameIdle: make(chan struct{}, 1), lastEnd: time.Now()}
 }
 
-// whenIdle has act called each time that nothing has worked any more for so long.
-// It begins with the end of some work: what has done nothing yet has left nothing.
+// whenIdle calls act each time the daemon has been idle for the given time
+// after some work.
 func (a *activity) whenIdle(after time.Duration, act func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -36,7 +37,7 @@ func (a *activity) whenIdle(after time.Duration, act func()) {
 	a.idleTimer.Stop() // the end of work starts it
 }
 
-// close ends what whenIdle began.
+// close stops the timer of whenIdle.
 func (a *activity) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -45,7 +46,7 @@ func (a *activity) close() {
 	}
 }
 
-// begin admits one request; false means that the daemon is about to stop.
+// begin admits one request. It returns false if the daemon is about to stop.
 func (a *activity) begin() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -57,7 +58,7 @@ func (a *activity) begin() bool {
 	return true
 }
 
-// end is called once for each request that begin admitted.
+// end must be called once for each request that begin admitted.
 func (a *activity) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -66,7 +67,7 @@ func (a *activity) end() {
 	a.notifyLocked()
 }
 
-// touch notes the end of a run that no request waited for.
+// touch records the end of a call that no request waited for.
 func (a *activity) touch() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -88,8 +89,8 @@ func (a *activity) notifyLocked() {
 	}
 }
 
-// awaitIdle returns when nothing works, for at most the given time or until
-// ctx ends. One goroutine at a time may wait.
+// awaitIdle returns when the daemon is idle, after the timeout, or when ctx
+// ends. Only one goroutine at a time may wait.
 func (a *activity) awaitIdle(ctx context.Context, timeout time.Duration) {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
@@ -107,8 +108,8 @@ func (a *activity) awaitIdle(ctx context.Context, timeout time.Duration) {
 	}
 }
 
-// state is how many work now, how long nothing has, and whether the gate is
-// shut.
+// state returns how much work runs, how long the daemon has been idle, and
+// whether it refuses new work.
 func (a *activity) state() (active int, idle time.Duration, refusing bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -121,7 +122,8 @@ func (a *activity) state() (active int, idle time.Duration, refusing bool) {
 
 func (a *activity) activeLocked() int { return max(a.requests, a.detached()) }
 
-// quiesce shuts the gate if nothing works and nothing has for the given time.
+// quiesce makes the daemon refuse new work if it has been idle for the given
+// time, and reports whether it refuses.
 func (a *activity) quiesce(idle time.Duration) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -132,7 +134,7 @@ func (a *activity) quiesce(idle time.Duration) bool {
 	return a.refusing
 }
 
-// drain shuts the gate whatever works, for good.
+// drain makes the daemon refuse new work for good, even while some is running.
 func (a *activity) drain() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -140,7 +142,7 @@ func (a *activity) drain() {
 	a.notifyLocked()
 }
 
-// resume opens the gate that quiesce has shut.
+// resume admits new work again after quiesce.
 func (a *activity) resume() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 )
 
-// writeFileAtomic replaces path by data: readers see the old content or the
-// new, and a full disk leaves the old. The file has exactly perm from its
-// first byte on, whatever the umask.
+// writeFileAtomic replaces the file at path. Readers see either the old or the
+// new content, and a full disk leaves the old. The file has the mode perm from
+// the start, whatever the umask.
 func writeFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*") // mode 0600
 	if err != nil {
@@ -40,28 +40,28 @@ func writeFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// readRegular reads all of f, at most most bytes. What is no regular file may have
-// no end, or no beginning: open it with openNonblock.
+// readRegular reads all of f, at most limit bytes. Other kinds of file may be
+// endless or block, so open f with openNonblock.
 func readRegular(f *os.File, limit int64) ([]byte, error) {
 	info, err := f.Stat()
 	switch {
 	case err != nil:
 		return nil, err
 	case !info.Mode().IsRegular():
-		return nil, errors.New("it is not a regular file")
+		return nil, errors.New("not a regular file")
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("it has more than %d bytes", limit)
+		err = fmt.Errorf("larger than %d bytes", limit)
 	}
 	return data, err
 }
 
-// readUntil reads up to the byte end and returns what stands before it, valid
-// until the next read. It keeps at most most bytes; cut reports that more came
-// and was skipped, so that a hostile program cannot fill the memory with one
-// line. At the end of the input it returns io.EOF, or io.ErrUnexpectedEOF with
-// what followed the last end byte.
+// readUntil reads up to the delimiter end and returns the bytes before it,
+// which are valid until the next read. It keeps at most limit bytes and skips
+// the rest; cut reports that it did. The bound keeps one line of a foreign
+// program from filling the memory. At the end of the input it returns io.EOF,
+// or io.ErrUnexpectedEOF with the bytes after the last delimiter.
 func readUntil(r *bufio.Reader, end byte, limit int) (part []byte, cut bool, err error) {
 	var kept []byte
 	for {

@@ -7,38 +7,39 @@ import (
 	"time"
 )
 
-// errKeyConflict tells that the key is in use for something else.
-var errKeyConflict = errors.New("the key is in use for something else")
+// errKeyConflict is returned for a key that is in use with another fingerprint.
+var errKeyConflict = errors.New("the key is in use for another request")
 
-// flightGroup runs work at most once for each key at a time, however many ask:
-// later askers join, all get the same outcome and the progress. Work ends early
-// only when its last asker leaves on purpose; an asker whose link died
-// (errLinkLost) leaves it running.
+// flightGroup runs work at most once per key at a time. Callers with the same
+// key join the running call and get the same result and its progress. A call is
+// canceled only when its last waiter leaves on purpose; a waiter whose link
+// failed (errLinkLost) leaves it running, because its client reconnects and
+// joins again.
 type flightGroup struct {
-	base    context.Context // the daemon's: ends all runs
-	keep    time.Duration   // how long an outcome is remembered, 0 not at all
-	maxKept int             // bytes of remembered outcomes
-	ended   func()          // called at the end of each run, unless nil
+	base    context.Context // the daemon's context; its end cancels all calls
+	keep    time.Duration   // how long a result is kept, 0 for not at all
+	maxKept int             // largest total size of kept results in bytes
+	ended   func()          // called at the end of each call, unless nil
 
-	wg sync.WaitGroup // the running ones
+	wg sync.WaitGroup // the running calls
 
 	mu      sync.Mutex
 	byKey   map[string]*flightCall
-	kept    []*flightCall // ended and remembered, oldest first
-	keptLen int           // bytes of them
+	kept    []*flightCall // completed and kept, oldest first
+	keptLen int           // their total size in bytes
 }
 
-// flightCall is one run and who waits for it.
+// flightCall is one run of the work and its waiters.
 type flightCall struct {
 	key         string
-	fingerprint string // what was asked, to tell it from another use of the key
+	fingerprint string // identifies the request, to detect another use of the key
 
 	cancel context.CancelCauseFunc
-	done   chan struct{} // closed when the run has ended and cleared away
+	done   chan struct{} // closed when the run has ended and is removed
 
 	// Guarded by flightGroup.mu.
 	waiters  map[*flightWaiter]struct{}
-	stopping bool // its last asker left: nobody joins any more
+	stopping bool // the last waiter left: no caller may join
 	last     progress
 	reported bool
 
@@ -49,18 +50,19 @@ type flightCall struct {
 	ended time.Time
 }
 
-// flightWaiter is one caller that waits for a flight.
+// flightWaiter is one caller that waits for a flightCall.
 type flightWaiter struct{ ctx context.Context }
 
 func newFlightGroup(base context.Context, keep time.Duration, maxKept int) *flightGroup {
 	return &flightGroup{base: base, keep: keep, maxKept: maxKept, byKey: map[string]*flightCall{}}
 }
 
-// do returns the outcome of run, which is called unless a flight of the same
-// key is under way or remembered; a fingerprint other than its own is errKeyConflict.
-// run gets a context of the daemon, not of the caller; its progress goes to
-// every asker. When ctx ends first and nobody else waits, do returns after run
-// has stopped.
+// do returns the result of run. It joins the running call of the key, or uses
+// its kept result, and otherwise calls run. It returns errKeyConflict if that
+// call has another fingerprint. run gets the daemon's context, not that of the
+// caller, and its progress goes to every waiter. If ctx ends and no other
+// caller waits, do returns only after run has stopped, so that nothing of it is
+// left.
 func (g *flightGroup) do(ctx context.Context, key, fingerprint string, run func(context.Context) (any, error)) (any, error) {
 	w := &flightWaiter{ctx: ctx}
 	for {
@@ -73,7 +75,7 @@ func (g *flightGroup) do(ctx context.Context, key, fingerprint string, run func(
 			if joined {
 				return call.value, call.err
 			}
-			continue // it was being cleared away; the next one finds the place clean
+			continue // the call was being canceled; start a new one
 		case <-ctx.Done():
 		}
 		cause := context.Cause(ctx)
@@ -84,8 +86,8 @@ func (g *flightGroup) do(ctx context.Context, key, fingerprint string, run func(
 	}
 }
 
-// join joins the flight of key, or starts it. One that is stopping is
-// returned unjoined.
+// join adds w to the call of key, or starts one. It returns a call that is
+// stopping without joining it.
 func (g *flightGroup) join(w *flightWaiter, key, fingerprint string, run func(context.Context) (any, error)) (call *flightCall, joined bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -111,7 +113,7 @@ func (g *flightGroup) join(w *flightWaiter, key, fingerprint string, run func(co
 	return call, true, nil
 }
 
-// exec runs the work and files its outcome.
+// exec runs the work and stores its result.
 func (g *flightGroup) exec(ctx context.Context, call *flightCall, run func(context.Context) (any, error)) {
 	defer call.cancel(nil)
 	if g.ended != nil {
@@ -123,7 +125,7 @@ func (g *flightGroup) exec(ctx context.Context, call *flightCall, run func(conte
 	}()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	defer close(call.done) // under the lock: who sees it sees the key free
+	defer close(call.done) // under the lock, so that the key is free once done is closed
 	size := 0
 	if value, ok := call.value.(interface{ size() int }); ok {
 		size = value.size()
@@ -136,29 +138,29 @@ func (g *flightGroup) exec(ctx context.Context, call *flightCall, run func(conte
 	g.kept = append(g.kept, call)
 	g.keptLen += size
 	g.forgetLocked(call.ended)
-	// Not waited for: it only lets go of memory.
+	// Not waited for: it only frees memory.
 	time.AfterFunc(g.keep, g.forget)
 }
 
-// forget drops what is remembered for too long.
+// forget drops kept results that are too old.
 func (g *flightGroup) forget() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.forgetLocked(time.Now())
 }
 
-// forgetLocked drops remembered outcomes that are too old or too much.
+// forgetLocked drops kept results that are too old or exceed maxKept.
 func (g *flightGroup) forgetLocked(now time.Time) {
 	for len(g.kept) > 0 && (now.Sub(g.kept[0].ended) >= g.keep || g.keptLen > g.maxKept) {
 		old := g.kept[0]
-		g.kept[0] = nil // the array behind the slice lets its outcome go
+		g.kept[0] = nil // free the result, which the array would keep alive
 		g.kept = g.kept[1:]
 		g.keptLen -= old.size
 		delete(g.byKey, old.key)
 	}
 }
 
-// report hands progress to all who wait.
+// report passes progress to all waiters.
 func (g *flightGroup) report(call *flightCall, p progress) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -168,7 +170,8 @@ func (g *flightGroup) report(call *flightCall, p progress) {
 	}
 }
 
-// leave takes an asker off; it tells whether the flight stops for it.
+// leave removes a waiter and reports whether the call is canceled because of
+// it.
 func (g *flightGroup) leave(call *flightCall, w *flightWaiter, cause error) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -181,12 +184,12 @@ func (g *flightGroup) leave(call *flightCall, w *flightWaiter, cause error) bool
 	return true
 }
 
-// running counts the calls under way.
+// running returns the number of running calls.
 func (g *flightGroup) running() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.byKey) - len(g.kept)
 }
 
-// wait returns when no run is left. Nothing may board any more.
+// wait returns when all calls have ended. No caller may join any more.
 func (g *flightGroup) wait() { g.wg.Wait() }
