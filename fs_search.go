@@ -16,38 +16,38 @@ const (
 	defaultSearchLimit = 1000
 	maxContextLines    = 20
 	maxPatternLength   = 4 << 10
-	// maxSearchText is what is shown of a line: a minified file has one of many
-	// MiB.
+	// maxSearchText bounds the text shown of a line, in bytes: a minified file
+	// can be one line of many MiB.
 	maxSearchText = 2000
-	// maxSearchFile is the largest file that git may read: it holds a file in
-	// memory.
+	// maxSearchFile is the largest file that git may search, because git reads
+	// a file into memory.
 	maxSearchFile = "256m"
 )
 
 type searchParams struct {
 	pathParam
-	Pattern       string   `json:"pattern" doc:"one line"`
-	Regexp        bool     `json:"regexp,omitempty" doc:"pattern is an extended regular expression (POSIX); default false: a fixed text"`
+	Pattern       string   `json:"pattern" doc:"what to search for; one line"`
+	Regexp        bool     `json:"regexp,omitempty" doc:"true if pattern is a POSIX extended regular expression; default false: a fixed string"`
 	CaseSensitive *bool    `json:"case_sensitive,omitempty" doc:"default true"`
-	Include       []string `json:"include,omitempty" doc:"globs; default: all files"`
-	Exclude       []string `json:"exclude,omitempty" doc:"globs"`
-	ContextLines  *int     `json:"context_lines,omitempty" doc:"lines around a match, 0 to 20; default 0"`
-	Limit         *int     `json:"limit,omitempty" doc:"matches, 1 to 10,000; default 1,000"`
+	Include       []string `json:"include,omitempty" doc:"globs of files to include; default: all files"`
+	Exclude       []string `json:"exclude,omitempty" doc:"globs of files to leave out"`
+	ContextLines  *int     `json:"context_lines,omitempty" doc:"lines to return before and after a match, 0 to 20; default 0"`
+	Limit         *int     `json:"limit,omitempty" doc:"lines to return, 1 to 10,000; default 1,000"`
 }
 
 type searchResult struct {
-	Matches   []searchMatch `json:"matches" doc:"a line each"`
+	Matches   []searchMatch `json:"matches" doc:"one per matching line"`
 	Truncated bool          `json:"truncated" doc:"there are more than limit"`
 }
 
 type searchMatch struct {
-	Path       string   `json:"path" doc:"relative to the path asked for, with /"`
-	PathBase64 string   `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
-	Line       int      `json:"line" doc:"from 1"`
-	Column     int      `json:"column" doc:"of the first match, in bytes, from 1"`
-	Text       string   `json:"text" doc:"the first 2,000 bytes of the line"`
-	Before     []string `json:"before" doc:"context lines"`
-	After      []string `json:"after" doc:"context lines"`
+	Path       string   `json:"path" doc:"relative to the requested path, separated by /"`
+	PathBase64 string   `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
+	Line       int      `json:"line" doc:"line number, from 1"`
+	Column     int      `json:"column" doc:"column of the first match, in bytes, from 1"`
+	Text       string   `json:"text" doc:"first 2,000 bytes of the line"`
+	Before     []string `json:"before" doc:"lines before the match"`
+	After      []string `json:"after" doc:"lines after the match"`
 }
 
 // fs/search
@@ -65,7 +65,7 @@ func (f *fsService) search(ctx context.Context, p searchParams) (*searchResult, 
 	case len(p.Pattern) > maxPatternLength:
 		return nil, invalidParam("pattern", "must have at most %d bytes", maxPatternLength)
 	case strings.ContainsAny(p.Pattern, "\n\x00"):
-		return nil, invalidParam("pattern", "must be one line, without a NUL byte")
+		return nil, invalidParam("pattern", "must be one line without a NUL byte")
 	}
 	filter, err := newTreeFilter(p.Include, p.Exclude)
 	if err != nil {
@@ -91,24 +91,25 @@ func (f *fsService) search(ctx context.Context, p searchParams) (*searchResult, 
 	return &searchResult{Matches: s.matches, Truncated: s.truncated}, nil
 }
 
-// search is one search. Git finds the lines; what is answered is read again
-// through descriptors that follow no link, and must be the same.
+// search is the state of one fs/search. Git finds the matching lines, but it
+// could follow a symlink that appears while it runs. So each line is read again
+// through descriptors that follow no symlink, and dropped if it differs.
 type search struct {
 	ctx    context.Context
 	files  *fsService
 	filter *treeFilter
 	limit  int
-	around int // lines of context
+	around int // lines of context before and after a match
 	below  *statBelow
 
 	matches   []searchMatch
-	size      int // of their JSON
+	size      int // of matches as JSON
 	truncated bool
-	hits      []grepHit // of one file, still to be read
+	hits      []grepHit // hits in one file that are still to be read
 }
 
-// run starts git on the directory at: inside a work tree with the ignore rules
-// of a gitView of its repository, elsewhere with --no-index.
+// run runs git grep on the directory at: inside a work tree with the ignore
+// rules of its repository, elsewhere with --no-index.
 func (s *search) run(p searchParams, at resolvedPath) error {
 	command, remove, err := s.command(at)
 	if err != nil {
@@ -127,8 +128,9 @@ func (s *search) run(p searchParams, at resolvedPath) error {
 	args = append(append(args, "-e", p.Pattern, "--"), s.filter.pathspecs()...)
 
 	command.args, command.dir = args, at.abs
-	// Letters beyond ASCII have a case, too; git's own words stay English. The
-	// pathspecs are globs, which the runner turns off.
+	// A UTF-8 locale makes -i work beyond ASCII; C.UTF-8 keeps git's messages
+	// in English. The pathspecs are globs, which the runner turns off by
+	// default.
 	command.env = append(command.env, "LC_ALL=C.UTF-8", "GIT_LITERAL_PATHSPECS=0", "GIT_ALLOC_LIMIT="+maxSearchFile)
 	err = s.files.git.stream(s.ctx, command, func(r *bufio.Reader) error {
 		for {
@@ -153,7 +155,8 @@ func (s *search) run(p searchParams, at resolvedPath) error {
 	return err
 }
 
-// command is git grep where at is; remove deletes what it needs.
+// command returns the git grep command for the directory at; remove deletes its
+// temporary files.
 func (s *search) command(at resolvedPath) (c gitCommand, remove func(), err error) {
 	args := []string{"grep", "--exclude-standard", "-z", "-n", "--column", "-I", "--no-color", "--no-textconv"}
 	if r := s.files.workTreeOf(at); r != nil {
@@ -167,13 +170,13 @@ func (s *search) command(at resolvedPath) (c gitCommand, remove func(), err erro
 	if err != nil {
 		return gitCommand{}, nil, err
 	}
-	remove = func() { _ = os.RemoveAll(dir) } // what stays is a temporary file
+	remove = func() { _ = os.RemoveAll(dir) } // a leftover is only a temporary file
 	return gitCommand{args: append(args, "--no-index"), gitDir: dir, workTree: at.abs}, remove, nil
 }
 
-// grepFailure is what the end of git grep means to the caller: status 1 is no
-// match, whatever it says of files that it may not read; a complaint about the
-// pattern is the caller's.
+// grepFailure returns the error that the end of git grep means to the caller.
+// Status 1 is no match, even if git complained about files that it cannot read.
+// An invalid pattern is an invalid parameter.
 func grepFailure(err error) error {
 	e, ok := errors.AsType[*gitError](err)
 	if !ok {
@@ -184,15 +187,16 @@ func grepFailure(err error) error {
 	}
 	if _, rest, ok := strings.Cut(e.stderr, "fatal: -e option, "); ok {
 		reason := strings.TrimSpace(rest[strings.LastIndex(rest, "': ")+1:])
-		return invalidParam("pattern", "is not a regular expression%s", strings.TrimPrefix(reason, "'"))
+		return invalidParam("pattern", "is not a valid regular expression%s", strings.TrimPrefix(reason, "'"))
 	}
 	if strings.Contains(e.stderr, "over limit") {
-		return gitFailure(gitTooLarge, "a file is larger than %s: leave it out with exclude", maxSearchFile)
+		return gitFailure(gitTooLarge, "a file is larger than %s: exclude it", maxSearchFile)
 	}
 	return err
 }
 
-// add takes a line that git found; errEnough when there are enough.
+// add records a line that git found. It returns errEnough when the limit is
+// reached.
 func (s *search) add(hit grepHit) error {
 	if s.ctx.Err() != nil {
 		return context.Cause(s.ctx)
@@ -212,7 +216,8 @@ func (s *search) add(hit grepHit) error {
 	return nil
 }
 
-// flush reads the lines of one file that git found, and what is around them.
+// flush reads the recorded lines of one file, with their context, and appends
+// the matches.
 func (s *search) flush() error {
 	hits := s.hits
 	s.hits = nil
@@ -221,12 +226,12 @@ func (s *search) flush() error {
 	}
 	lines, err := s.readLines(hits)
 	if err != nil {
-		return nil // gone, behind a link, or not to be read: nothing was found there
+		return nil // removed, behind a symlink or not readable: not a match
 	}
 	for _, hit := range hits {
 		text, ok := lines[hit.line]
 		if !ok || text != hit.text {
-			continue // changed meanwhile
+			continue // the file has changed
 		}
 		m := searchMatch{
 			Path: showName(hit.path), PathBase64: nameBase64(hit.path), Line: hit.line, Column: hit.column,
@@ -242,7 +247,7 @@ func (s *search) flush() error {
 				m.After = append(m.After, showLine(text))
 			}
 		}
-		const rest = 100 // keys, punctuation and figures
+		const rest = 100 // keys, punctuation and numbers
 		s.size += rest + jsonSize(m.Path) + len(m.PathBase64) + jsonSize(m.Text)
 		for _, text := range append(m.Before, m.After...) {
 			s.size += jsonSize(text) + 1
@@ -257,7 +262,8 @@ func (s *search) flush() error {
 	return nil
 }
 
-// showLine is a line fit for JSON. One that was cut ends at a whole character.
+// showLine makes a line valid UTF-8. A line that was cut ends at a whole
+// character.
 func showLine(text string) string {
 	if len(text) == maxSearchText {
 		text = text[:wholeRunes([]byte(text))]
@@ -265,8 +271,8 @@ func showLine(text string) string {
 	return showName(text)
 }
 
-// readLines reads the lines that belong to hits, in the file itself, each cut
-// at maxSearchText; only as many as fit a page.
+// readLines reads the lines of hits and their context from the file itself,
+// each cut at maxSearchText, and no more than fit into a page.
 func (s *search) readLines(hits []grepHit) (map[int]string, error) {
 	rel := hits[0].path
 	if _, err := s.below.lstat(rel); err != nil {
@@ -276,7 +282,7 @@ func (s *search) readLines(hits []grepHit) (map[int]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close() // nothing is written
+	defer file.Close() // only read
 	if info, err := file.Stat(); err != nil || s.files.access.isSecret(info) {
 		return nil, denied()
 	}

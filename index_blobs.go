@@ -12,43 +12,42 @@ import (
 )
 
 const (
-	// blobBytes is the default of max_bytes: half of a message, for content
-	// that JSON or base64 makes longer.
+	// blobBytes is the default of max_bytes: half of a message, because JSON or
+	// base64 makes the content longer.
 	blobBytes = 8 << 20
-	// maxBlobBytes bounds it, and with it the memory of a request.
+	// maxBlobBytes is the largest max_bytes. It bounds the memory of a request.
 	maxBlobBytes = 64 << 20
-	// maxBlobSkipped is how much of a blob that is too large for the answer is
-	// read away; behind a larger one git is started anew, which takes about as
-	// long as to unpack so much.
+	// maxBlobSkipped bounds how much of an oversized blob is read and dropped.
+	// After a larger one git is restarted, which takes about as long as
+	// decompressing that much.
 	maxBlobSkipped = 4 << 20
-	// maxBlobsAsked bounds the ids or names of one request.
+	// maxBlobsAsked bounds the ids or names in one request.
 	maxBlobsAsked = 100_000
 )
 
-// blobsParams are the params of index/readBlobs: oids or files.
+// blobsParams are the params of index/readBlobs: either oids or files.
 type blobsParams struct {
 	pathParam
-	OIDs     []string `json:"oids,omitempty" doc:"full ids of blobs, at most 100,000; oids or files must be given"`
-	Files    []string `json:"files,omitempty" doc:"paths relative to path, in place of oids"`
-	Commit   *string  `json:"commit,omitempty" doc:"that files are read from; default HEAD"`
-	MaxBytes *int     `json:"max_bytes,omitempty" doc:"content of one answer, 1 to 64 MiB; default 8 MiB"`
+	OIDs     []string `json:"oids,omitempty" doc:"full blob ids, at most 100,000; either oids or files is required"`
+	Files    []string `json:"files,omitempty" doc:"paths relative to path, instead of oids"`
+	Commit   *string  `json:"commit,omitempty" doc:"branch, tag or commit id to read files from; default HEAD"`
+	MaxBytes *int     `json:"max_bytes,omitempty" doc:"largest total content of the result, 1 to 64 MiB; default 8 MiB"`
 }
 
-// blobsResult is the result of index/readBlobs. next_index is the index of the
-// first id or name that is left for another request, null when none is.
+// blobsResult is the result of index/readBlobs.
 type blobsResult struct {
-	Blobs     []blobEntry `json:"blobs" doc:"in the order asked"`
-	NextIndex *int        `json:"next_index" doc:"the first that is left for another request, null when none is"`
+	Blobs     []blobEntry `json:"blobs" doc:"in the order of the request"`
+	NextIndex *int        `json:"next_index" doc:"index of the first id or file that did not fit and needs another request; null if none"`
 }
 
-// blobEntry is a blob with its content, or why it has none.
+// blobEntry is a blob with its content, or the reason why it has none.
 type blobEntry struct {
-	OID      *string   `json:"oid" doc:"null where the commit has no such file"`
-	Path     string    `json:"path,omitempty" doc:"as asked"`
-	Size     *int64    `json:"size,omitempty" doc:"bytes"`
+	OID      *string   `json:"oid" doc:"blob id; null if the commit has no such file"`
+	Path     string    `json:"path,omitempty" doc:"as requested"`
+	Size     *int64    `json:"size,omitempty" doc:"size in bytes"`
 	Encoding string    `json:"encoding,omitempty" enum:"utf-8,base64"`
 	Content  *string   `json:"content,omitempty"`
-	Error    *rpcError `json:"error,omitempty" doc:"in place of the content"`
+	Error    *rpcError `json:"error,omitempty" doc:"why there is no content"`
 }
 
 // readBlobs answers index/readBlobs.
@@ -81,11 +80,11 @@ func (g *gitReader) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 		entry := p.entry(n, o.oid)
 		switch {
 		case o.oid == "":
-			entry.Error = failure(codeSourceNotFound, "no such blob in this repository")
+			entry.Error = failure(codeSourceNotFound, "there is no such blob in this repository")
 		case o.kind != "blob":
-			entry.Error = failure(codeSourceNotFound, "is a %s, not a blob", o.kind)
+			entry.Error = failure(codeSourceNotFound, "the object is a %s, not a blob", o.kind)
 		case o.size > int64(maxBytes):
-			entry.Error = failure(codeResultTooLarge, "the blob has %d bytes, over max_bytes (%d)", o.size, maxBytes).with("bytes", o.size)
+			entry.Error = failure(codeResultTooLarge, "the blob has %d bytes, more than max_bytes (%d)", o.size, maxBytes).with("bytes", o.size)
 		default:
 			left -= o.size
 			text, err := content.read(o.size)
@@ -110,7 +109,7 @@ func (g *gitReader) readBlobs(ctx context.Context, p blobsParams) (blobsResult, 
 	return result, nil
 }
 
-// entry is the n-th answer, without content.
+// entry returns the n-th entry of the result, without content.
 func (p blobsParams) entry(n int, oid string) blobEntry {
 	if len(p.OIDs) > 0 {
 		return blobEntry{OID: &p.OIDs[n]}
@@ -118,17 +117,18 @@ func (p blobsParams) entry(n int, oid string) blobEntry {
 	return blobEntry{OID: optionalString(oid), Path: p.Files[n]}
 }
 
-// check refuses what is no full object id, or no path inside the repository.
+// check returns an error for an id that is not a full object id, or a path that
+// leads outside the repository.
 func (p blobsParams) check() error {
 	switch {
 	case len(p.OIDs) == 0 && len(p.Files) == 0:
-		return invalidParam("oids", "give oids or files")
+		return invalidParam("oids", "give either oids or files")
 	case len(p.OIDs) > 0 && len(p.Files) > 0:
-		return invalidParam("files", "give oids or files, not both")
+		return invalidParam("files", "give either oids or files, not both")
 	case len(p.OIDs) > maxBlobsAsked:
-		return invalidParam("oids", "must be at most %d", maxBlobsAsked)
+		return invalidParam("oids", "must have at most %d elements", maxBlobsAsked)
 	case len(p.Files) > maxBlobsAsked:
-		return invalidParam("files", "must be at most %d", maxBlobsAsked)
+		return invalidParam("files", "must have at most %d elements", maxBlobsAsked)
 	}
 	for _, oid := range p.OIDs {
 		if !isObjectID(oid) {
@@ -143,27 +143,28 @@ func (p blobsParams) check() error {
 	return nil
 }
 
-// checkTreePath refuses what is no path of a file in a tree.
+// checkTreePath returns an error unless file is a relative path that can name a
+// file in a tree.
 func checkTreePath(name, file string) error {
 	switch {
 	case file == "":
 		return invalidParam(name, "a path must not be empty")
 	case strings.IndexByte(file, 0) >= 0:
-		return invalidParam(name, "a path must not hold a NUL byte")
+		return invalidParam(name, "a path must not contain a NUL byte")
 	case hasSecretName(file):
 		return denied()
 	case len(file) > maxPathField:
 		return invalidParam(name, "a path must have at most %d bytes", maxPathField)
 	case file[0] == '/', file != path.Clean(file), file == ".", file == "..", strings.HasPrefix(file, "../"):
-		return invalidParam(name, "%.200q: must be relative to the path and inside it, without . and .. and double slashes", file)
+		return invalidParam(name, "%.200q: must be relative to path and below it, without . or .. or double slashes", file)
 	}
 	return nil
 }
 
-// noObject is a name that no object has: the null id (gitglossary(7)).
+// noObject is the null id (gitglossary(7)), which no object has.
 const noObject = "0000000000000000000000000000000000000000"
 
-// blobNames is what a request asks for, as names for git.
+// blobNames returns the requested blobs as object names for git.
 func (g *gitReader) blobNames(ctx context.Context, v *gitView, p blobsParams) ([]string, error) {
 	if len(p.OIDs) > 0 {
 		return p.OIDs, nil
@@ -173,7 +174,7 @@ func (g *gitReader) blobNames(ctx context.Context, v *gitView, p blobsParams) ([
 	if err != nil {
 		return nil, err
 	}
-	var multiline []string // those that cannot be a line
+	var multiline []string // paths that cannot be a line of standard input
 	for n, file := range p.Files {
 		full := path.Join(v.repo.prefix, file)
 		switch {
@@ -201,8 +202,8 @@ func (g *gitReader) blobNames(ctx context.Context, v *gitView, p blobsParams) ([
 	return names, nil
 }
 
-// blobText is content for JSON: text where it is valid UTF-8 without NUL, else
-// base64.
+// blobText encodes content for JSON: as text if it is valid UTF-8 without NUL,
+// otherwise as base64.
 func blobText(data string) (content, encoding string) {
 	if utf8.ValidString(data) && strings.IndexByte(data, 0) < 0 {
 		return data, "utf-8"
@@ -219,7 +220,7 @@ func (r blobsResult) jsonSize() int {
 			size += len(*r.Blobs[n].Content)
 		}
 	}
-	return size + size/20 // for escapes, as many as source code needs
+	return size + size/20 // for escapes, as frequent as in source code
 }
 
 func (r blobsResult) appendJSON(to []byte) []byte {
@@ -253,7 +254,7 @@ func (e *blobEntry) appendJSON(to []byte) []byte {
 	}
 	if e.Error != nil {
 		var buf bytes.Buffer
-		if encodeJSON(&buf, e.Error) == nil { // a code and texts always are JSON
+		if encodeJSON(&buf, e.Error) == nil { // a code and strings can always be encoded
 			to = append(append(to, `,"error":`...), buf.Bytes()...)
 		}
 	}

@@ -7,41 +7,39 @@ import (
 )
 
 const (
-	// manifestLimit is the default of index/manifest and index/diff.
+	// manifestLimit is the default limit of index/manifest and index/diff.
 	manifestLimit = 10_000
-	// maxManifestLimit bounds it: some 20 MiB of JSON, more than a message
-	// carries by default.
+	// maxManifestLimit is the largest: some 20 MiB of JSON, more than a message
+	// may have by default.
 	maxManifestLimit = 100_000
 )
 
 // manifestParams are the params of index/manifest.
 type manifestParams struct {
 	pathParam
-	Commit  *string  `json:"commit,omitempty" doc:"branch, tag or commit; default HEAD"`
-	Include []string `json:"include,omitempty" doc:"globs; default: all files"`
-	Exclude []string `json:"exclude,omitempty" doc:"globs"`
-	Limit   *int     `json:"limit,omitempty" doc:"files of a page, 1 to 100,000; default 10,000"`
-	Cursor  *string  `json:"cursor,omitempty" doc:"next_cursor of the page before"`
+	Commit  *string  `json:"commit,omitempty" doc:"branch, tag or commit id; default HEAD"`
+	Include []string `json:"include,omitempty" doc:"globs of files to include; default: all files"`
+	Exclude []string `json:"exclude,omitempty" doc:"globs of files to leave out"`
+	Limit   *int     `json:"limit,omitempty" doc:"files per page, 1 to 100,000; default 10,000"`
+	Cursor  *string  `json:"cursor,omitempty" doc:"next_cursor of the previous page"`
 }
 
-// manifestResult is the result of index/manifest. Commit and tree are null in
-// a repository without commits; the tree is that of the path asked for.
+// manifestResult is the result of index/manifest.
 type manifestResult struct {
-	Commit     *string        `json:"commit" doc:"its full id, null in a repository without commits"`
-	Tree       *string        `json:"tree" doc:"id of the tree at the path asked for"`
-	Files      []manifestFile `json:"files" doc:"by the bytes of their paths"`
-	Total      int64          `json:"total" doc:"files on all pages"`
-	NextCursor *string        `json:"next_cursor" doc:"null at the end"`
+	Commit     *string        `json:"commit" doc:"full commit id; null if there are no commits"`
+	Tree       *string        `json:"tree" doc:"id of the tree at the requested path; null if there are no commits"`
+	Files      []manifestFile `json:"files" doc:"sorted by path, bytewise"`
+	Total      int64          `json:"total" doc:"number of files on all pages"`
+	NextCursor *string        `json:"next_cursor" doc:"null on the last page"`
 }
 
-// manifestFile is a file, symbolic link or submodule of a commit. The size is
-// null for a submodule, and in a partial clone.
+// manifestFile is a file, a symlink or a submodule of a commit.
 type manifestFile struct {
-	Path       string `json:"path" doc:"relative to the path asked for, with /"`
-	PathBase64 string `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
-	OID        string `json:"oid" doc:"of the blob; of the commit for a submodule"`
-	Mode       string `json:"mode" doc:"six octal digits as git prints them"`
-	Size       *int64 `json:"size" doc:"bytes; null for a submodule and in a partial clone"`
+	Path       string `json:"path" doc:"relative to the requested path, separated by /"`
+	PathBase64 string `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
+	OID        string `json:"oid" doc:"blob id; commit id for a submodule"`
+	Mode       string `json:"mode" doc:"git's file mode in six octal digits"`
+	Size       *int64 `json:"size" doc:"size in bytes; null for a submodule and in a partial clone"`
 }
 
 // manifest answers index/manifest.
@@ -62,7 +60,8 @@ func (g *gitReader) manifest(ctx context.Context, p manifestParams) (manifestRes
 	request := fingerprint("index/manifest", repo.top.abs, repo.prefix, rev, fingerprintList(p.Include), fingerprintList(p.Exclude))
 	keyOf := func(commit string) string { return fingerprint(request, commit, strconv.FormatBool(repo.partial)) }
 	if p.Cursor != nil {
-		// Who pages on asks for the same commit, which needs no git to be found.
+		// The next page is usually of the same commit, which can be found
+		// without git.
 		commit := rev
 		if rev == "HEAD" {
 			commit = repo.head
@@ -107,8 +106,8 @@ func (g *gitReader) manifest(ctx context.Context, p manifestParams) (manifestRes
 	return g.page(l, cursor, limit, false), nil
 }
 
-// page is the page at the cursor, which the listing holds. The listing is kept
-// as long as more pages follow.
+// page returns the page at the cursor, which lies within the listing, and keeps
+// the listing while more pages follow.
 func (g *gitReader) page(l *listing, cursor pageCursor, limit int, cached bool) manifestResult {
 	cursor.Total = l.total
 	result := manifestResult{Commit: &l.commit, Tree: &l.tree, Total: l.total, Files: l.files(cursor.At, limit)}
@@ -125,14 +124,14 @@ func (g *gitReader) page(l *listing, cursor pageCursor, limit int, cached bool) 
 	return result
 }
 
-// list reads the entries of a tree that pass the filter, from the cursor's
-// place on as many as a listing holds. Only the first page needs to see the
-// end of the tree, to count.
+// list reads the entries of a tree that pass the filter, starting at the
+// cursor, as many as a listing holds. Only the first page reads to the end of
+// the tree, to count the files.
 func (g *gitReader) list(ctx context.Context, v *gitView, tree string, filter *treeFilter, key string, from pageCursor) (*listing, error) {
 	l := &listing{key: key, first: from.At}
 	args := []string{"ls-tree", "-r", "-z", "--full-tree"}
 	if !v.repo.partial {
-		args = append(args, "-l") // the size of a blob that is not here is not known
+		args = append(args, "-l") // the size of a missing blob is unknown
 	}
 	n := int64(0)
 	err := g.git.stream(ctx, v.command(append(args, "--end-of-options", tree)...), func(r *bufio.Reader) error {
