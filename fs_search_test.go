@@ -106,8 +106,8 @@ func TestSearch(t *testing.T) {
 	}
 }
 
-// A line of many MiB is cut, at a whole character, and a file that git could
-// only search with that much memory is an answer that says so.
+// A line of many MiB is cut at a whole character, and a file that is too large
+// for git to search gives an error that says so.
 func TestSearchLarge(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -129,7 +129,7 @@ func TestSearchLarge(t *testing.T) {
 	}
 }
 
-// However many lines match, the answer fits a message.
+// The result fits a message, however many lines match.
 func TestSearchManyMatches(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -143,7 +143,7 @@ func TestSearchManyMatches(t *testing.T) {
 	}
 }
 
-// What a repository's configuration names is not run.
+// Programs that a repository's configuration names are not run.
 func TestSearchHostileConfig(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -181,8 +181,8 @@ func TestSearchCancelled(t *testing.T) {
 	}
 }
 
-// A directory swapped for a link while git runs: git may read the outside, the
-// caller does not.
+// If a directory is swapped for a symlink while git runs, git may read files
+// outside, but the caller does not see them.
 func TestSearchSwapRace(t *testing.T) {
 	t.Parallel()
 	dir, out := realTempDir(t), realTempDir(t)
@@ -214,7 +214,7 @@ func TestSearchSwapRace(t *testing.T) {
 	}
 }
 
-// However the output is cut into pieces, the hits are the same.
+// The hits are the same however the output is cut into pieces.
 func FuzzReadGrepHit(f *testing.F) {
 	f.Add([]byte("a\nb\x0012\x003\x00text\x00more\nc\x001\x001\x00\n"), 3)
 	f.Add([]byte("a\x000\x003\x00text\n"), 1)

@@ -2,7 +2,7 @@ package main
 
 import "testing"
 
-// What git, libcurl and ssh say, as they said it, and what it means.
+// Messages as git, libcurl and ssh write them, and the reasons they mean.
 func TestClassifyGit(t *testing.T) {
 	for stderr, want := range map[string]gitReason{
 		"fatal: Authentication failed for 'http://h/x/'":                                                               gitAuth,

@@ -71,7 +71,7 @@ func newOddRepo(t testing.TB, dir string, initArgs ...string) (r *testRepo, firs
 	return r, first, second
 }
 
-// exactName undoes what a result did to a name that is not UTF-8.
+// exactName returns the original of a name that is not valid UTF-8.
 func exactName(t testing.TB, name, name64 string) string {
 	t.Helper()
 	if name64 == "" {
@@ -91,7 +91,7 @@ func everyFormat(t *testing.T, test func(t *testing.T, dir string, initArgs ...s
 	}
 }
 
-// allPages is the manifest of all pages, as git ls-tree -z would print it.
+// allPages returns the manifest of all pages in the format of git ls-tree -z.
 func allPages(t *testing.T, g *gitReader, p manifestParams) []string {
 	t.Helper()
 	var lines []string
@@ -127,7 +127,7 @@ func TestManifestEqualsLsTreeOverAllPages(t *testing.T) {
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, first, _ := newOddRepo(t, dir, initArgs...)
-		g := newTestInspector(t, dir)
+		g := newTestGitReader(t, dir)
 		for _, commit := range []string{"HEAD", "HEAD^2~0", "annotated", first[:12]} {
 			want := splitNUL(r.output("", "ls-tree", "-r", "-l", "-z", commit))
 			for _, limit := range []int{137, len(want) - 1, len(want)} {
@@ -135,7 +135,7 @@ func TestManifestEqualsLsTreeOverAllPages(t *testing.T) {
 					t.Errorf("commit %s, limit %d: %q\nwant %q", commit, limit, got, want)
 				}
 			}
-			// Each page from git, none from memory.
+			// Every page comes from git, none from the cache.
 			var lines []string
 			for p := (manifestParams{pathParam: at(dir), Commit: &commit, Limit: new(140)}); ; {
 				g.listings.empty()
@@ -162,7 +162,7 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 	dir := realTempDir(t)
 	r, _, _ := newOddRepo(t, dir)
 	r.git("checkout", "-q", "-f", "main")
-	g := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	got := allPages(t, g, manifestParams{pathParam: at(filepath.Join(dir, "many", "3")), Limit: new(2)})
 	if want := splitNUL(r.output("", "ls-tree", "-r", "-l", "-z", "HEAD:many/3")); !slices.Equal(got, want) {
 		t.Errorf("directory: %q\nwant %q", got, want)
@@ -200,12 +200,12 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 	wantInvalid(t, err, "path")
 }
 
-// A cursor goes on with what it began, or fails: it never shows another list.
+// A cursor continues its own listing or fails; it never shows another one.
 func TestManifestCursorOfAChangedRepository(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)
-	g := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	p := manifestParams{pathParam: at(dir), Limit: new(10)}
 	fixed := p
 	fixed.Commit = &first
@@ -246,7 +246,7 @@ func TestReadBlobsEqualsCatFile(t *testing.T) {
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, first, _ := newOddRepo(t, dir, initArgs...)
-		g := newTestInspector(t, dir)
+		g := newTestGitReader(t, dir)
 		var oids, files, want []string
 		for _, line := range splitNUL(r.output("", "ls-tree", "-r", "-z", first)) {
 			head, name, _ := strings.Cut(line, "\t")
@@ -301,7 +301,7 @@ func TestReadBlobsTellsOfEachThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)
-	g := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	got, err := g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Commit: &first, MaxBytes: new(100),
 		Files: []string{"binary", "no such file", "sub", "module", "sub/deep/old name", "no\nsuch", "latin1", "README.md"}})
 	if err != nil {
@@ -348,7 +348,7 @@ func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, first, second := newOddRepo(t, dir, initArgs...)
-		g := newTestInspector(t, dir)
+		g := newTestGitReader(t, dir)
 		for _, c := range []struct {
 			from, to string
 			renames  bool
@@ -386,8 +386,8 @@ func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
 	})
 }
 
-// rawChange is a change as git diff-tree --raw -z prints it; the mode before,
-// which is not in a change, is taken from git's own line.
+// rawChange returns a change in the format of git diff-tree --raw -z. The old
+// mode, which a change does not include, is taken from git's own line.
 func rawChange(t *testing.T, r *testRepo, want []string, at int, c diffChange) []string {
 	t.Helper()
 	if at >= len(want) || len(want[at]) < 8 {
@@ -418,7 +418,7 @@ func TestDiffOfADirectory(t *testing.T) {
 	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)
 	r.git("checkout", "-q", "-f", "main")
-	got, err := newTestInspector(t, dir).diff(t.Context(), diffParams{pathParam: at(filepath.Join(dir, "sub")), From: first})
+	got, err := newTestGitReader(t, dir).diff(t.Context(), diffParams{pathParam: at(filepath.Join(dir, "sub")), From: first})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,8 +431,8 @@ func TestDiffOfADirectory(t *testing.T) {
 	}
 }
 
-// What a commit holds under the name of one of the daemon's own files is not
-// shown by that name.
+// Files in a commit with the name of one of the daemon's own files are not
+// shown.
 func TestNamesOfTheDaemonsFilesAreNotListed(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -443,7 +443,7 @@ func TestNamesOfTheDaemonsFilesAreNotListed(t *testing.T) {
 	r.write(".GIT-DAEMON.config", "c")
 	r.write(".gitignore", "i")
 	r.commit("second", nil)
-	g := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	if got := allPages(t, g, manifestParams{pathParam: at(dir), Limit: new(1)}); len(got) != 2 {
 		t.Errorf("manifest: %q", got)
 	}

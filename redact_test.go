@@ -47,14 +47,14 @@ func TestRedact(t *testing.T) {
 	}
 }
 
-// FuzzRedact: no form of the secret is left, wherever it stands.
+// FuzzRedact: no form of the secret remains, wherever it occurs.
 func FuzzRedact(f *testing.F) {
 	f.Add("oauth2", "s3cret-token", "fatal: ", " and so on")
 	f.Add("", "a/b:c@d%e+f#g?h i", "https://", "@host/path")
 	f.Add("user", "ÄÖÜ-token-ß", "Basic ", "\n")
 	f.Add("someone", "a/b:c@d%e+f#g?h i", "sent ", " back")
 	f.Fuzz(func(t *testing.T, user, token, before, after string) {
-		const short = 8 // a token this short may stand in the surroundings by chance
+		const short = 8 // such a short token can occur in the text by chance
 		if len(token) < short || strings.Contains(redacted, token) {
 			t.Skip()
 		}

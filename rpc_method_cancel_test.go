@@ -80,7 +80,7 @@ func slowMethods(t testing.TB, dir string) (h *heldGit, calls map[string]string,
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"f": "needle\n"})
 	r.commit("second", map[string]string{"g": "2"})
 	r.git("tag", "-m", "x", "v1")
-	f, g := fsOn(t, dir), newTestInspector(t, dir)
+	f, g := fsOn(t, dir), newTestGitReader(t, dir)
 	h = newHeldGit(t, f.git.path)
 	f.git.path, g.git.path = h.program, h.program
 	path := `"path":` + asJSON(t, r.dir)

@@ -31,7 +31,7 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(r.dir, ".git", "refs", "heads", odd)); err != nil {
 		t.Fatal(err)
 	}
-	f, g := fsOn(t, top), newTestInspector(t, top)
+	f, g := fsOn(t, top), newTestGitReader(t, top)
 	exactly := func(what, given, given64, wantShown, want string) {
 		t.Helper()
 		if given != wantShown || !utf8.ValidString(given) || given64 == "" || exactName(t, given, given64) != want {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// allCommits is the log of all pages.
+// allCommits returns the log of all pages.
 func allCommits(t *testing.T, g *gitReader, p logParams) []commitEntry {
 	t.Helper()
 	var commits []commitEntry
@@ -31,7 +31,7 @@ func TestLogEqualsGitLogOverAllPages(t *testing.T) {
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, _, _ := newOddRepo(t, dir, initArgs...)
 		r.git("commit", "-q", "--allow-empty", "--author=Zo\u00eb \"Q\" B <zoe@example.org>", "--date=1999-12-31T23:59:59-05:00", "-m", "  odd subject \u2603  \n\nline 1\nline 2\n\ttab")
-		g := newTestInspector(t, dir)
+		g := newTestGitReader(t, dir)
 		all := allCommits(t, g, logParams{pathParam: at(dir), Limit: new(2)})
 		var got, parents []string
 		for _, c := range all {
@@ -60,7 +60,7 @@ func TestLogFilters(t *testing.T) {
 		r.env = []string{fmt.Sprintf("GIT_COMMITTER_DATE=2024-01-0%dT12:00:00Z", n+1)}
 		r.git("commit", "-q", "--author=Author "+string(rune('A'+n))+" <a.b@example.org>", "-m", fmt.Sprint(n))
 	}
-	g := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	text := func(s string) *string { return &s }
 	for _, c := range []struct {
 		name string
@@ -109,8 +109,8 @@ func TestLogFilters(t *testing.T) {
 	wantFailure(t, err, codeConflict)
 }
 
-// A message is cut, not the page: whatever the messages are, a page fits an
-// answer and the next one goes on behind it.
+// Long messages are cut, so that a page fits a result whatever the messages
+// are, and the next page continues after it.
 func TestLogOfLargeMessages(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -126,7 +126,7 @@ func TestLogOfLargeMessages(t *testing.T) {
 		fmt.Fprintf(&stream, "commit refs/heads/main\ncommitter Bob <bob@example.org> %d +0000\ndata %d\n%s\n", 1_700_000_000+n, len(message), message)
 	}
 	r.output(stream.String(), "fast-import", "--quiet")
-	g := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	next := commits
 	for p := (logParams{pathParam: at(dir), Limit: new(maxLogLimit)}); ; {
 		page, err := g.history(t.Context(), p)
@@ -157,10 +157,10 @@ func TestRefsEqualShowRefOverAllPages(t *testing.T) {
 		r, _, _ := newOddRepo(t, dir, initArgs...)
 		r.git("pack-refs", "--all")
 		r.git("update-ref", "refs/heads/dir/loose", "HEAD")
-		r.git("update-ref", "refs/heads/side", "HEAD") // over a packed one
+		r.git("update-ref", "refs/heads/side", "HEAD") // overrides a packed one
 		r.git("update-ref", "refs/odd/one", "HEAD~1")
 		r.git("tag", "-m", "late", "late")
-		g := newTestInspector(t, dir)
+		g := newTestGitReader(t, dir)
 		for _, p := range []refsParams{{pathParam: at(dir)}, {URL: new("file://" + dir)}} {
 			var got []string
 			p.Limit = new(3)
@@ -199,13 +199,13 @@ func TestRefsEqualShowRefOverAllPages(t *testing.T) {
 	})
 }
 
-// Every method answers for a repository without commits.
+// Every method works on a repository without commits.
 func TestRepositoryWithoutCommits(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, dir, nil)
 	r.write("new", "n")
-	g := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	info, err := g.info(t.Context(), infoParams{at(dir)})
 	if err != nil || info.Head != nil || *info.Branch != "main" || info.LastCommit != nil || info.Dirty.Untracked != 1 {
 		t.Errorf("info %s, %v", asJSON(t, info), err)
@@ -234,7 +234,7 @@ func TestRevisionsOfAllKinds(t *testing.T) {
 	dir := realTempDir(t)
 	r, first, second := newOddRepo(t, dir)
 	r.git("tag", "tree-tag", "HEAD^{tree}")
-	g := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	log := func(rev string) (string, error) {
 		page, err := g.history(t.Context(), logParams{pathParam: at(dir), Ref: &rev, Limit: new(1)})
 		if err != nil {
@@ -270,7 +270,7 @@ func TestShallowRepository(t *testing.T) {
 		ids = append(ids, r.commit(fmt.Sprint(n), nil))
 	}
 	r.git("clone", "-q", "--depth=2", "file://"+r.dir, filepath.Join(dir, "shallow"))
-	g := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	path := at(filepath.Join(dir, "shallow"))
 	if info, err := g.info(t.Context(), infoParams{path}); err != nil || !info.IsShallow {
 		t.Errorf("%s, %v", asJSON(t, info), err)
@@ -301,7 +301,7 @@ func TestPathsAndRepositories(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "plain"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	g := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	get := func(path string) infoResult {
 		t.Helper()
 		got, err := g.info(t.Context(), infoParams{at(path)})
@@ -346,7 +346,7 @@ func TestInfoOfAConflictAndSparseCheckout(t *testing.T) {
 	r.git("checkout", "-q", "main")
 	r.write("a/f", "3")
 	r.commit("ours", nil)
-	g := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	status := func() dirtyCounts {
 		t.Helper()
 		got, err := g.info(t.Context(), infoParams{at(r.dir)})
@@ -387,7 +387,8 @@ func TestURLsAreShownWithoutCredentials(t *testing.T) {
 	}
 }
 
-// A layout that cannot be read is told of, not taken for an empty repository.
+// A layout that cannot be read is reported, and not taken for an empty
+// repository.
 func TestRepositoriesThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(r *testRepo){
@@ -401,7 +402,7 @@ func TestRepositoriesThatCannotBeRead(t *testing.T) {
 		r.write("a", "a")
 		r.commit("a", nil)
 		spoil(r)
-		_, err := newTestInspector(t, r.dir).info(t.Context(), infoParams{at(r.dir)})
+		_, err := newTestGitReader(t, r.dir).info(t.Context(), infoParams{at(r.dir)})
 		if err == nil || asRPCError(err).name() != codeGitFailed {
 			t.Errorf("%s: %v, want %s", name, err, codeGitFailed)
 		}
