@@ -96,8 +96,8 @@ func (a *access) allowed() []string {
 	return slices.Compact(paths)
 }
 
-// keepSecret denies the file at path to every method, whatever name or link
-// leads to it.
+// keepSecret denies the file at path to every method, whatever name, symlink or
+// hard link leads to it.
 func (a *access) keepSecret(path string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

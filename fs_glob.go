@@ -23,7 +23,7 @@ type globParams struct {
 
 type globResult struct {
 	Files      []globFile `json:"files" doc:"regular files, sorted by path, bytewise"`
-	NextCursor *string    `json:"next_cursor" doc:"null on the last page"`
+	NextCursor *string    `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
 type globFile struct {

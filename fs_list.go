@@ -21,7 +21,7 @@ type listDirResult struct {
 	Path       string     `json:"path" doc:"absolute path, symlinks resolved"`
 	PathBase64 string     `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
 	Entries    []dirEntry `json:"entries" doc:"sorted by name, bytewise"`
-	NextCursor *string    `json:"next_cursor" doc:"null on the last page"`
+	NextCursor *string    `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
 // dirEntry describes a directory entry: a symlink itself, not its target.

@@ -28,7 +28,7 @@ type searchParams struct {
 	pathParam
 	Pattern       string   `json:"pattern" doc:"what to search for; one line"`
 	Regexp        bool     `json:"regexp,omitempty" doc:"true if pattern is a POSIX extended regular expression; default false: a fixed string"`
-	CaseSensitive *bool    `json:"case_sensitive,omitempty" doc:"default true"`
+	CaseSensitive *bool    `json:"case_sensitive,omitempty" doc:"false to ignore case; default true"`
 	Include       []string `json:"include,omitempty" doc:"globs of files to include; default: all files"`
 	Exclude       []string `json:"exclude,omitempty" doc:"globs of files to leave out"`
 	ContextLines  *int     `json:"context_lines,omitempty" doc:"lines to return before and after a match, 0 to 20; default 0"`
@@ -37,7 +37,7 @@ type searchParams struct {
 
 type searchResult struct {
 	Matches   []searchMatch `json:"matches" doc:"one per matching line"`
-	Truncated bool          `json:"truncated" doc:"there are more than limit"`
+	Truncated bool          `json:"truncated" doc:"true if there are more than limit"`
 }
 
 type searchMatch struct {

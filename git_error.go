@@ -106,6 +106,6 @@ func summarizeGit(stderr string) string {
 }
 
 func cutSummary(line string) string {
-	const most = 500
-	return strings.ToValidUTF8(line[:min(len(line), most)], "")
+	const maxSummary = 500
+	return strings.ToValidUTF8(line[:min(len(line), maxSummary)], "")
 }

@@ -24,7 +24,8 @@ func endGitOrphans(isOurs func(workDir string) bool) error {
 		return fmt.Errorf("finding git processes of an earlier daemon: %w", err)
 	}
 	// A mark from another pid namespace holds a pid that means nothing here. If
-	// this link cannot be read, neither can any process's environment.
+	// the symlink of our own namespace cannot be read, neither can any
+	// process's environment.
 	own, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {
 		return fmt.Errorf("finding git processes of an earlier daemon: %w", err)

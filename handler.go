@@ -271,12 +271,12 @@ func parseHandler(text string) (handlerSpec, error) {
 // checkHandlerName returns an error for a name that is not a valid method name,
 // is built in, or is reserved for the protocol.
 func checkHandlerName(name string) error {
-	const most = 128 // bytes; the handshake lists all names
+	const maxName = 128 // bytes; the handshake lists all names
 	if namespace, _, _ := strings.Cut(name, "/"); namespace == "daemon" || namespace == "task" || strings.HasPrefix(name, "rpc.") {
 		return fmt.Errorf("%s: rpc., daemon/ and task/ are reserved for the protocol", name)
 	}
-	if len(name) > most || !regexp.MustCompile(`^[a-z][A-Za-z0-9]*/[a-z][A-Za-z0-9]*$`).MatchString(name) {
-		return fmt.Errorf("%.*q is not a method name: it must be namespace/camelCase with only letters and digits, such as lint/runAll", most, name)
+	if len(name) > maxName || !regexp.MustCompile(`^[a-z][A-Za-z0-9]*/[a-z][A-Za-z0-9]*$`).MatchString(name) {
+		return fmt.Errorf("%.*q is not a method name: it must be namespace/camelCase with only letters and digits, such as lint/runAll", maxName, name)
 	}
 	if slices.ContainsFunc(builtinMethods(), func(m *method) bool { return m.name == name }) {
 		return fmt.Errorf("%s is built in and cannot be replaced", name)

@@ -212,10 +212,10 @@ func blobText(data string) (content, encoding string) {
 }
 
 func (r blobsResult) jsonSize() int {
-	const most = 160 // bytes of an entry without its content and path
-	size := most
+	const entrySize = 160 // bytes of an entry without its content and path
+	size := entrySize
 	for n := range r.Blobs {
-		size += most + len(r.Blobs[n].Path)
+		size += entrySize + len(r.Blobs[n].Path)
 		if r.Blobs[n].Content != nil {
 			size += len(*r.Blobs[n].Content)
 		}

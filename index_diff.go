@@ -25,7 +25,7 @@ type diffResult struct {
 	From       *string      `json:"from" doc:"commit id; null if there are no commits"`
 	To         *string      `json:"to" doc:"commit id; null if there are no commits"`
 	Changes    []diffChange `json:"changes" doc:"sorted by path"`
-	NextCursor *string      `json:"next_cursor" doc:"null on the last page"`
+	NextCursor *string      `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
 // diffChange is a path that differs between the commits.

@@ -30,7 +30,7 @@ type manifestResult struct {
 	Tree       *string        `json:"tree" doc:"id of the tree at the requested path; null if there are no commits"`
 	Files      []manifestFile `json:"files" doc:"sorted by path, bytewise"`
 	Total      int64          `json:"total" doc:"number of files on all pages"`
-	NextCursor *string        `json:"next_cursor" doc:"null on the last page"`
+	NextCursor *string        `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
 // manifestFile is a file, a symlink or a submodule of a commit.
@@ -167,8 +167,8 @@ func (g *gitReader) list(ctx context.Context, v *gitView, tree string, filter *t
 }
 
 func (r manifestResult) jsonSize() int {
-	const most = 192 // bytes of a file with a long path
-	return len(r.Files)*most + most
+	const fileSize = 192 // bytes of a file with a long path
+	return len(r.Files)*fileSize + fileSize
 }
 
 func (r manifestResult) appendJSON(to []byte) []byte {

@@ -38,7 +38,7 @@ type infoResult struct {
 // remoteInfo is a configured remote. Its URL has no credentials.
 type remoteInfo struct {
 	Name string `json:"name"`
-	URL  string `json:"url" doc:"without credentials"`
+	URL  string `json:"url" doc:"URL without credentials"`
 }
 
 // info answers vcs/info.

@@ -38,7 +38,7 @@ type logParams struct {
 // logResult is the result of vcs/log.
 type logResult struct {
 	Commits    []commitEntry `json:"commits" doc:"newest first"`
-	NextCursor *string       `json:"next_cursor" doc:"null on the last page"`
+	NextCursor *string       `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
 // history answers vcs/log.

@@ -24,7 +24,7 @@ type refsParams struct {
 type refsResult struct {
 	Head       refsHead   `json:"head"`
 	Refs       []refEntry `json:"refs" doc:"sorted by name"`
-	NextCursor *string    `json:"next_cursor" doc:"null on the last page"`
+	NextCursor *string    `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
 // refsHead describes HEAD.
