@@ -281,8 +281,8 @@ func (a *access) find(path string) (*root, string) {
 	return nil, ""
 }
 
-// within resolves an existing absolute path, such as one that git printed or a
-// file names. It is an error if the path is not allowed.
+// within resolves an existing absolute path, such as one that git printed or
+// that a file contains. It is an error if the path is not allowed.
 func (a *access) within(abs string) (resolvedPath, error) { return a.follow(filepath.Clean(abs)) }
 
 // hasSecretName reports whether an element of path names one of the daemon's

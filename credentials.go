@@ -202,8 +202,8 @@ func (c *credentials) set(cred credential) error {
 }
 
 // replace writes a new file and truncates the old one. A hard link to the old
-// file would survive the replacement, and from then on it has an inode that is
-// not on the deny list.
+// file survives the replacement, with an inode that is no longer on the deny
+// list, so it must not keep the tokens.
 func (c *credentials) replace(text []byte) error {
 	old, err := os.OpenFile(c.path, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -284,7 +284,7 @@ type setAuthResult struct {
 	Stored   bool   `json:"stored" doc:"true if a token is stored, false if it was removed"`
 }
 
-// config/setAuth
+// setAuth implements config/setAuth.
 func (c *credentials) setAuth(_ context.Context, p setAuthParams) (setAuthResult, error) {
 	if c.path == "" {
 		return setAuthResult{}, failure(codeNotConfigured, "tokens are stored in the work dir: start the daemon with --work-dir")

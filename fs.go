@@ -81,7 +81,7 @@ type statEntry struct {
 	Mtime      string `json:"mtime,omitempty" doc:"modification time, RFC 3339 in UTC"`
 }
 
-// fs/stat
+// stat implements fs/stat.
 func (f *fsService) stat(ctx context.Context, p statParams) (*statResult, error) {
 	single := p.Path != "" || p.PathBase64 != ""
 	switch {

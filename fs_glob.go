@@ -33,7 +33,7 @@ type globFile struct {
 	Mtime      string `json:"mtime" doc:"modification time, RFC 3339 in UTC"`
 }
 
-// fs/glob
+// glob implements fs/glob.
 func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error) {
 	limit, err := limitParam("limit", p.Limit, maxPageEntries, maxGlobEntries)
 	if err != nil {

@@ -42,7 +42,7 @@ func (e *dirEntry) jsonSize() int {
 	return rest + jsonSize(e.Name) + len(e.NameBase64) + jsonSize(e.Target) + len(e.TargetBase64)
 }
 
-// fs/listDir
+// listDir implements fs/listDir.
 func (f *fsService) listDir(ctx context.Context, p listDirParams) (*listDirResult, error) {
 	limit, err := limitParam("limit", p.Limit, defaultListLimit, maxPageEntries)
 	if err != nil {

@@ -49,7 +49,7 @@ type readFileResult struct {
 	Mtime      string `json:"mtime" doc:"modification time, RFC 3339 in UTC"`
 }
 
-// fs/readFile
+// readFile implements fs/readFile.
 func (f *fsService) readFile(ctx context.Context, p readFileParams) (*readFileResult, error) {
 	length, err := limitParam("length", p.Length, defaultReadLength, maxReadLength)
 	if err != nil {

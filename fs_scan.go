@@ -61,7 +61,7 @@ type repoScan struct {
 	truncated bool
 }
 
-// fs/repoScan
+// repoScan implements fs/repoScan.
 func (f *fsService) repoScan(ctx context.Context, p repoScanParams) (*repoScanResult, error) {
 	begin := time.Now()
 	limit, err := limitParam("limit", p.Limit, defaultScanLimit, maxScanLimit)

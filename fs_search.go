@@ -50,7 +50,7 @@ type searchMatch struct {
 	After      []string `json:"after" doc:"lines after the match"`
 }
 
-// fs/search
+// search implements fs/search.
 func (f *fsService) search(ctx context.Context, p searchParams) (*searchResult, error) {
 	limit, err := limitParam("limit", p.Limit, defaultSearchLimit, maxPageEntries)
 	if err != nil {

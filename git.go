@@ -24,7 +24,8 @@ const gitStopGrace = 1200 * time.Millisecond
 
 var errGitStall = errors.New("the remote sent nothing for too long")
 
-// gitRunner runs the system's git.
+// gitRunner runs the system's git with a clean environment and a fixed
+// configuration.
 type gitRunner struct {
 	path         string // absolute; "" if git was not found
 	caFile       string // --ca-file or SSL_CERT_FILE; "" for the system's certificates
@@ -80,7 +81,7 @@ func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
 // gitCommand describes one run of git.
 type gitCommand struct {
 	args     []string // subcommand and its arguments; never a secret, because other users can see them
-	dir      string   // working directory; "" for the directory for temporary files
+	dir      string   // working directory; "" for the temporary directory
 	gitDir   string   // GIT_DIR, which also disables discovery and git's ownership check
 	workTree string   // GIT_WORK_TREE
 	config   []string // additional "-c" values, key=value

@@ -16,8 +16,8 @@ const (
 	// maxGitOutput bounds the standard output that run returns; commands with
 	// more output use stream.
 	maxGitOutput = 32 << 20
-	// maxGitStderr is how much of the end of git's standard error an error
-	// holds (REFERENCE.md).
+	// maxGitStderr bounds the end of git's standard error that goes into an
+	// error (REFERENCE.md).
 	maxGitStderr = 4 << 10
 	// maxGitLine bounds one line of standard error, because a server can send a
 	// line without end.

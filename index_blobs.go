@@ -50,7 +50,7 @@ type blobEntry struct {
 	Error    *rpcError `json:"error,omitempty" doc:"why there is no content"`
 }
 
-// readBlobs answers index/readBlobs.
+// readBlobs implements index/readBlobs.
 func (g *gitReader) readBlobs(ctx context.Context, p blobsParams) (blobsResult, error) {
 	maxBytes, err := limitParam("max_bytes", p.MaxBytes, blobBytes, maxBlobBytes)
 	if err != nil {

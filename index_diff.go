@@ -42,7 +42,7 @@ type diffChange struct {
 	Size          *int64  `json:"size" doc:"size of the new blob in bytes; null if deleted or unknown"`
 }
 
-// diff answers index/diff.
+// diff implements index/diff.
 func (g *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) {
 	limit, err := limitParam("limit", p.Limit, manifestLimit, maxManifestLimit)
 	if err != nil {

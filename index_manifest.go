@@ -42,7 +42,7 @@ type manifestFile struct {
 	Size       *int64 `json:"size" doc:"size in bytes; null for a submodule and in a partial clone"`
 }
 
-// manifest answers index/manifest.
+// manifest implements index/manifest.
 func (g *gitReader) manifest(ctx context.Context, p manifestParams) (manifestResult, error) {
 	limit, err := limitParam("limit", p.Limit, manifestLimit, maxManifestLimit)
 	if err != nil {

@@ -12,9 +12,9 @@ var errKeyConflict = errors.New("the key is in use for another request")
 
 // flightGroup runs work at most once per key at a time. Callers with the same
 // key join the running call and get the same result and its progress. A call is
-// canceled only when its last waiter leaves on purpose; a waiter whose link
-// failed (errLinkLost) leaves it running, because its client reconnects and
-// joins again.
+// canceled only when its last waiter leaves on purpose. A waiter whose link
+// failed (errLinkLost) leaves it running, so that the caller can reconnect and
+// join it again.
 type flightGroup struct {
 	base    context.Context // the daemon's context; its end cancels all calls
 	keep    time.Duration   // how long a result is kept, 0 for not at all

@@ -41,7 +41,7 @@ type remoteInfo struct {
 	URL  string `json:"url" doc:"URL without credentials"`
 }
 
-// info answers vcs/info.
+// info implements vcs/info.
 func (g *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) {
 	v, err := g.open(p.pathParam, indexView)
 	if err != nil {

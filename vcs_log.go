@@ -41,7 +41,7 @@ type logResult struct {
 	NextCursor *string       `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
-// history answers vcs/log.
+// history implements vcs/log.
 func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error) {
 	limit, err := limitParam("limit", p.Limit, logLimit, maxLogLimit)
 	if err != nil {

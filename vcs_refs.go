@@ -42,7 +42,7 @@ type refEntry struct {
 	Type       string  `json:"type" enum:"branch,remote,tag,other"`
 }
 
-// listRefs answers vcs/refs.
+// listRefs implements vcs/refs.
 func (g *gitReader) listRefs(ctx context.Context, p refsParams) (refsResult, error) {
 	limit, err := limitParam("limit", p.Limit, refsLimit, maxRefsLimit)
 	if err != nil {
