@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -203,28 +202,6 @@ func (s *statBelow) close() {
 // stays below its directory and names none of the daemon's own files.
 func safeRel(rel string) bool {
 	return filepath.IsLocal(filepath.FromSlash(rel)) && !hasSecretName(rel)
-}
-
-// direntBatch is the number of names read at a time.
-const direntBatch = 512
-
-// eachName calls each for every remaining name in f and stops at the first
-// error from each.
-func eachName(f *os.File, each func(name string, typ fs.FileMode) error) error {
-	for {
-		names, err := f.Readdirnames(direntBatch)
-		for _, name := range names {
-			if err := each(name, typeUnknown); err != nil {
-				return err
-			}
-		}
-		switch {
-		case errors.Is(err, io.EOF), err == nil && len(names) == 0:
-			return nil
-		case err != nil:
-			return err
-		}
-	}
 }
 
 // readDir returns the entries of a directory below root, in no order.

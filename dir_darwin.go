@@ -12,5 +12,5 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 	if _, err := d.f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	return eachName(d.f, each)
+	return eachName(d.f, func(name string) error { return each(name, typeUnknown) })
 }

@@ -81,7 +81,7 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 		return err
 	}
 	defer f.Close() // only read
-	return eachName(f, each)
+	return eachName(f, func(name string) error { return each(name, typeUnknown) })
 }
 
 // fileIDAt returns zero: Windows has no cheap identity. openFile compares the
