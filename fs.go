@@ -49,15 +49,20 @@ func (f *fsService) methods() []*method {
 	}
 }
 
-// openDir opens the directory that a path from the wire names; the caller
-// closes it.
-func (f *fsService) openDir(p pathParam) (resolvedPath, *dirHandle, error) {
-	at, err := f.access.resolve(p)
-	if err != nil {
-		return resolvedPath{}, nil, err
+// openDir opens the directory that a path from the wire names, and describes
+// it; the caller closes it.
+func (f *fsService) openDir(p pathParam) (at resolvedPath, dir *dirHandle, self entryInfo, err error) {
+	if at, err = f.access.resolve(p); err != nil {
+		return at, nil, self, err
 	}
-	dir, err := f.access.openDir(at)
-	return at, dir, err
+	if dir, err = f.access.openDir(at); err != nil {
+		return at, nil, self, err
+	}
+	if self, err = dir.info(); err != nil {
+		dir.close()
+		return at, nil, self, f.access.wireError(err, at.abs)
+	}
+	return at, dir, self, nil
 }
 
 type statParams struct {

@@ -79,11 +79,7 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		return staleCursor()
 	}
 	g.cursor.State = state
-	self, err := g.start.info()
-	if err != nil {
-		return err
-	}
-	below := &statBelow{start: g.start, dev: self.id.dev}
+	below := &statBelow{start: g.start, dev: g.self.id.dev}
 	defer below.close()
 	paths := page.sorted()
 	for _, e := range paths {

@@ -43,7 +43,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, err
 	}
-	at, dir, err := f.openDir(p.pathParam)
+	at, dir, self, err := f.openDir(p.pathParam)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, err
 	}
-	g := &globPage{ctx: ctx, filter: filter, start: dir, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
+	g := &globPage{ctx: ctx, filter: filter, start: dir, self: self, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
 	var repo *repository
 	if respect {
 		repo = f.workTreeOf(at)
@@ -81,7 +81,8 @@ type globPage struct {
 	ctx     context.Context
 	filter  *treeFilter
 	start   *dirHandle
-	abs     string // absolute path of start
+	self    entryInfo // describes start
+	abs     string    // absolute path of start
 	limit   int
 	cursor  pageCursor // at first where the page starts, at the end where it ends
 	secrets []fileID
@@ -132,12 +133,8 @@ func (g *globPage) walk(ignore bool) error {
 			return staleCursor()
 		}
 	}
-	self, err := g.start.info()
-	if err != nil {
-		return err
-	}
-	g.chain = []entryInfo{self}
-	err = g.dir(g.start, "", string(g.cursor.After), nil, ignore)
+	g.chain = []entryInfo{g.self}
+	err := g.dir(g.start, "", string(g.cursor.After), nil, ignore)
 	if errors.Is(err, errEnough) {
 		return nil
 	}

@@ -48,17 +48,13 @@ func (f *fsService) listDir(ctx context.Context, p listDirParams) (*listDirResul
 	if err != nil {
 		return nil, err
 	}
-	at, dir, err := f.openDir(p.pathParam)
+	// openDir describes the directory before its names are read: a change in
+	// between makes the cursor stale.
+	at, dir, self, err := f.openDir(p.pathParam)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.close()
-	// Read the state before the names: a change in between makes the cursor
-	// stale.
-	self, err := dir.info()
-	if err != nil {
-		return nil, f.access.wireError(err, at.abs)
-	}
 	cursor, err := startCursor(p.Cursor, fingerprint("fs/listDir"), directoryState(at.abs, self))
 	if err != nil {
 		return nil, err

@@ -71,15 +71,11 @@ func (f *fsService) search(ctx context.Context, p searchParams) (*searchResult, 
 	if err != nil {
 		return nil, err
 	}
-	at, dir, err := f.openDir(p.pathParam)
+	at, dir, self, err := f.openDir(p.pathParam)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.close()
-	self, err := dir.info()
-	if err != nil {
-		return nil, f.access.wireError(err, at.abs)
-	}
 	s := &search{
 		ctx: ctx, files: f, filter: filter, limit: limit, around: around,
 		below: &statBelow{start: dir, dev: self.id.dev}, matches: []searchMatch{},
