@@ -12,37 +12,38 @@ import (
 	"sync"
 )
 
-// maxLinkHops bounds the symbolic links followed in one path, as Linux does.
+// maxLinkHops bounds the symlinks followed in one path, as Linux does.
 const maxLinkHops = 40
 
-// maxPathDepth bounds the names in one path. Each is looked up from its root
-// on, so the work grows with the square; real trees stay under 50.
+// maxPathDepth bounds the elements of one path. Each is looked up from its
+// root, so the work grows with the square of the depth; real trees have fewer
+// than 50.
 const maxPathDepth = 256
 
-// secretPrefix begins the names of the daemon's own files: credentials and
-// configuration. No method reads, lists or writes them by a caller's path.
+// secretPrefix is the start of the names of the daemon's own files, which hold
+// credentials and configuration. No method reads, lists or writes them.
 const secretPrefix = ".git-daemon."
 
-// access knows the directories that a daemon may read. It is the one place
-// that turns a path from the wire into a file.
+// access checks paths against the directories that a daemon may read. Every
+// path from the wire goes through it.
 type access struct {
-	workDir string  // absolute, links resolved; "" without one
+	workDir string  // absolute path, symlinks resolved; "" without one
 	roots   []*root // longest real path first
 
 	mu      sync.Mutex
-	secrets []string // under mu: absolute paths of files that nobody may read
+	secrets []string // guarded by mu: absolute paths of files that no method may read
 }
 
-// root is one allowed directory, held open: a directory that is renamed and
-// replaced later does not change what is allowed.
+// root is one allowed directory, held open: renaming or replacing the directory
+// later does not change what is allowed.
 type root struct {
 	dir   *os.Root
-	given string // absolute and clean, as the operator wrote it
-	real  string // the same with links resolved
+	given string // absolute and clean path, as the operator wrote it
+	real  string // the same path with symlinks resolved
 }
 
-// openAccess opens the allowed directories; the work dir, if any, is one of
-// them. They must exist.
+// openAccess opens the allowed directories, including the work dir if there is
+// one. They must exist.
 func openAccess(allowed []string, workDir string) (*access, error) {
 	a := &access{}
 	if workDir != "" {
@@ -81,11 +82,11 @@ func (a *access) add(path string) (string, error) {
 
 func (a *access) close() {
 	for _, r := range a.roots {
-		_ = r.dir.Close() // nothing was written through it
+		_ = r.dir.Close() // only read
 	}
 }
 
-// allowed lists the real paths of the allowed directories.
+// allowed returns the real paths of the allowed directories, sorted.
 func (a *access) allowed() []string {
 	var paths []string
 	for _, r := range a.roots {
@@ -95,8 +96,8 @@ func (a *access) allowed() []string {
 	return slices.Compact(paths)
 }
 
-// keepSecret denies the file at path to every method, by whatever name or link
-// it is reached.
+// keepSecret denies the file at path to every method, whatever name, symlink or
+// hard link leads to it.
 func (a *access) keepSecret(path string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -104,23 +105,23 @@ func (a *access) keepSecret(path string) {
 }
 
 // pathParam is a path from the wire: absolute, or relative to the work dir. A
-// path that is not UTF-8 comes as path_base64.
+// path that is not valid UTF-8 is sent as path_base64.
 type pathParam struct {
-	Path       string `json:"path,omitempty" doc:"absolute, or relative to the work dir; path or path_base64 must be given"`
-	PathBase64 string `json:"path_base64,omitempty" doc:"the path in base64, in place of path, where it is not UTF-8"`
+	Path       string `json:"path,omitempty" doc:"absolute, or relative to the work dir; either path or path_base64 is required"`
+	PathBase64 string `json:"path_base64,omitempty" doc:"base64 of the path, instead of path, if it is not valid UTF-8"`
 }
 
-// text is the path's bytes, checked: -32602 when it is empty, has a NUL or is
-// not decodable. name is the parameter's.
+// text returns the bytes of the path. The error is -32602 if it is empty,
+// contains a NUL or is not valid base64. name is the name of the parameter.
 func (p pathParam) text(name string) (string, error) {
 	path := p.Path
 	if p.PathBase64 != "" {
 		if path != "" {
-			return "", invalidParam(name, "give %s or %s_base64, not both", name, name)
+			return "", invalidParam(name, "give either %s or %s_base64, not both", name, name)
 		}
 		raw, err := base64.StdEncoding.DecodeString(p.PathBase64)
 		if err != nil {
-			return "", invalidParam(name+"_base64", "is not base64")
+			return "", invalidParam(name+"_base64", "is not valid base64")
 		}
 		path, name = string(raw), name+"_base64"
 	}
@@ -128,32 +129,33 @@ func (p pathParam) text(name string) (string, error) {
 	case path == "":
 		return "", invalidParam(name, "must not be empty")
 	case strings.IndexByte(path, 0) >= 0:
-		return "", invalidParam(name, "must not hold a NUL byte")
+		return "", invalidParam(name, "must not contain a NUL byte")
 	}
 	return path, nil
 }
 
-// resolvedPath is a path inside an allowed directory with its links followed.
+// resolvedPath is a path inside an allowed directory, with symlinks resolved.
 type resolvedPath struct {
 	root *root
 	rel  string // relative to the root, "." for the root itself
-	abs  string // absolute, links resolved
+	abs  string // absolute path, symlinks resolved
 }
 
-// denied is the one answer for every path outside the allowed directories and
-// for every secret: it does not tell whether the path exists.
+// denied is the error for every path outside the allowed directories and for
+// every secret. It is the same whether the path exists or not, so that a caller
+// learns nothing about files outside.
 func denied() *rpcError {
 	return failure(codeAccessDenied, "the path is outside the directories that this daemon may read (see config/get, allowed_paths)")
 }
 
-// notFound is the answer for a path that is allowed and not there.
+// notFound is the error for an allowed path that does not exist.
 func notFound(path string) *rpcError {
 	return failure(codeSourceNotFound, "%s: no such file or directory", showName(path))
 }
 
-// resolve finds the place of a path from the wire: inside an allowed directory
-// after every symbolic link in it is followed, an absolute one included. What
-// is missing at its end is kept as it is; nothing outside is ever looked at.
+// resolve resolves a path from the wire. Every symlink in it is followed, and
+// the result must lie inside an allowed directory. Elements at the end that do
+// not exist are kept as they are. No file outside is ever accessed.
 func (a *access) resolve(p pathParam) (resolvedPath, error) {
 	path, err := p.text("path")
 	if err != nil {
@@ -162,7 +164,7 @@ func (a *access) resolve(p pathParam) (resolvedPath, error) {
 	return a.resolvePath(path)
 }
 
-// resolvePath is resolve for a path that was checked already.
+// resolvePath is resolve for a path that has been checked by text.
 func (a *access) resolvePath(path string) (resolvedPath, error) {
 	if !filepath.IsAbs(path) {
 		if a.workDir == "" {
@@ -173,9 +175,10 @@ func (a *access) resolvePath(path string) (resolvedPath, error) {
 	return a.follow(filepath.Clean(path))
 }
 
-// follow walks the components of an absolute, clean path from its root on, as
-// the kernel does: a link's target takes the place of its name, and ".." in it
-// leaves the directory that was really reached.
+// follow resolves an absolute, clean path element by element from its root, as
+// the kernel does: the target of a symlink replaces its name, and ".." in it
+// goes up from the directory that was really reached. os.Root alone cannot do
+// this, because it refuses absolute symlinks even to an allowed directory.
 func (a *access) follow(path string) (resolvedPath, error) {
 	hops := 0
 	r, rest := a.enter(path)
@@ -198,7 +201,8 @@ func (a *access) follow(path string) (resolvedPath, error) {
 			at = filepath.Dir(at)
 			continue
 		case name == "..":
-			// Out of this root, perhaps into another: nothing out there is looked at.
+			// This leads out of the root, perhaps into another one. The text
+			// decides: nothing outside is accessed.
 			r, rest = a.enter(filepath.Join(append([]string{r.real, ".."}, rest...)...))
 			if r == nil {
 				return resolvedPath{}, denied()
@@ -229,8 +233,8 @@ func (a *access) follow(path string) (resolvedPath, error) {
 			rest = append(strings.Split(filepath.ToSlash(target), "/"), rest...)
 			continue
 		}
-		// An absolute target starts anew: it may name a root by a link of its own.
-		// What follows it is cleaned as text.
+		// An absolute target starts again, possibly at another root. What
+		// follows it is cleaned as text.
 		r, rest = a.enter(filepath.Join(append([]string{target}, rest...)...))
 		if r == nil {
 			return resolvedPath{}, denied()
@@ -239,8 +243,8 @@ func (a *access) follow(path string) (resolvedPath, error) {
 	}
 }
 
-// enter finds the root of an absolute, clean path and the names below it; nil
-// when there is none.
+// enter returns the root that contains an absolute, clean path and the elements
+// below it, or nil if there is none.
 func (a *access) enter(path string) (*root, []string) {
 	r, rel := a.find(path)
 	if r == nil {
@@ -249,8 +253,8 @@ func (a *access) enter(path string) (*root, []string) {
 	return r, strings.Split(rel, string(filepath.Separator))
 }
 
-// missing is the place of a name that is not there. What would follow it stays
-// part of the place as long as it leads further down.
+// missing returns the path of a name that does not exist. Further elements stay
+// part of it as long as they lead downward.
 func (a *access) missing(r *root, at string, rest []string) (resolvedPath, error) {
 	for _, name := range rest {
 		if name == ".." {
@@ -264,8 +268,8 @@ func (a *access) missing(r *root, at string, rest []string) (resolvedPath, error
 	return resolvedPath{root: r, rel: at, abs: filepath.Join(r.real, at)}, nil
 }
 
-// find is the innermost allowed directory that holds path, and the rest of the
-// path. It looks at the text alone.
+// find returns the innermost allowed directory that contains path and the rest
+// of the path. It compares only the text.
 func (a *access) find(path string) (*root, string) {
 	for _, r := range a.roots {
 		for _, base := range []string{r.real, r.given} {
@@ -277,14 +281,15 @@ func (a *access) find(path string) (*root, string) {
 	return nil, ""
 }
 
-// within is the place of an existing absolute path whose links are resolved
-// already, as git prints them; an error when it is not allowed.
+// within resolves an existing absolute path, such as one that git printed or
+// that a file contains. It is an error if the path is not allowed.
 func (a *access) within(abs string) (resolvedPath, error) { return a.follow(filepath.Clean(abs)) }
 
-// hasSecretName tells whether a component names one of the daemon's own files.
+// hasSecretName reports whether an element of path names one of the daemon's
+// own files.
 func hasSecretName(path string) bool {
 	for part := range strings.SplitSeq(filepath.ToSlash(path), "/") {
-		// Equal under the case folding of macOS and Windows too.
+		// EqualFold, because file systems on macOS and Windows ignore case.
 		if len(part) >= len(secretPrefix) && strings.EqualFold(part[:len(secretPrefix)], secretPrefix) {
 			return true
 		}
@@ -292,8 +297,8 @@ func hasSecretName(path string) bool {
 	return false
 }
 
-// isSecret tells whether info is one of the daemon's own files, hard links to
-// them included.
+// isSecret reports whether info is one of the daemon's own files or a hard link
+// to one.
 func (a *access) isSecret(info fs.FileInfo) bool {
 	if !info.Mode().IsRegular() {
 		return false
@@ -302,7 +307,7 @@ func (a *access) isSecret(info fs.FileInfo) bool {
 	secrets := slices.Clone(a.secrets)
 	a.mu.Unlock()
 	for _, path := range secrets {
-		// Looked up anew each time: the file is replaced when it changes.
+		// Stat each time: the file is replaced when it changes.
 		if s, err := os.Stat(path); err == nil && os.SameFile(s, info) {
 			return true
 		}
@@ -310,7 +315,7 @@ func (a *access) isSecret(info fs.FileInfo) bool {
 	return false
 }
 
-// stat describes what is at p.
+// stat returns the FileInfo of the file at p.
 func (a *access) stat(p resolvedPath) (fs.FileInfo, error) {
 	info, err := p.root.dir.Stat(p.rel)
 	if err != nil {
@@ -322,8 +327,9 @@ func (a *access) stat(p resolvedPath) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// openFile opens the regular file or directory at p for reading, never a
-// device, socket or pipe: those could block, and reading can have effects.
+// openFile opens the regular file or directory at p for reading. It refuses
+// devices, sockets and pipes: opening them can block, and reading them can have
+// side effects.
 func (a *access) openFile(p resolvedPath) (*os.File, fs.FileInfo, error) {
 	f, err := p.root.dir.OpenFile(p.rel, os.O_RDONLY|openNonblock, 0)
 	if err != nil {
@@ -340,21 +346,21 @@ func (a *access) openFile(p resolvedPath) (*os.File, fs.FileInfo, error) {
 	default:
 		return f, info, nil
 	}
-	_ = f.Close() // nothing was written
+	_ = f.Close() // only read
 	return nil, nil, err
 }
 
-// wireError turns an error of the file system into the answer for the caller.
+// wireError converts a file system error to the error for the caller.
 func (a *access) wireError(err error, path string) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), isNotDirectory(err):
 		return notFound(path)
 	case errors.Is(err, fs.ErrPermission):
-		return failure(codeAccessDenied, "%s: the daemon's user may not read it", showName(path))
+		return failure(codeAccessDenied, "%s: the daemon's user has no permission to read it", showName(path))
 	case isEscape(err):
 		return denied()
 	case isNameTooLong(err):
-		return invalidParam("path", "a name in it is too long")
+		return invalidParam("path", "has a name that is too long")
 	case isLinkLoop(err):
 		return tooManyLinks()
 	case isNoDevice(err):
@@ -367,7 +373,8 @@ func tooManyLinks() *rpcError {
 	return invalidParam("path", "has more than %d symbolic links, or a loop of them", maxLinkHops)
 }
 
-// isEscape tells of os.Root's refusal, whose error is not exported.
+// isEscape reports whether err is os.Root's error for a path that leads
+// outside; that error is not exported.
 func isEscape(err error) bool {
 	e, ok := errors.AsType[*fs.PathError](err)
 	return ok && strings.Contains(e.Err.Error(), "escapes from parent")

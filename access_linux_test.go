@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The kernel's own files under an allowed directory would tell the daemon's
+// Kernel files under an allowed directory would reveal the daemon's
 // environment.
 func TestAccessProc(t *testing.T) {
 	if _, err := os.Stat("/proc/self/environ"); err != nil {
@@ -26,8 +26,8 @@ func TestAccessProc(t *testing.T) {
 	}
 }
 
-// The same as TestAccessUnreadable where the tests run as root: this thread's
-// file accesses are another user's. Git's would not be.
+// The same as TestAccessUnreadable when the tests run as root: the file
+// accesses of this thread use another user's id. Those of git would not.
 func TestAccessUnreadableAsRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be somebody else")
@@ -40,13 +40,13 @@ func TestAccessUnreadableAsRoot(t *testing.T) {
 	defer func() {
 		if _, err := unix.SetfsuidRetUid(0); err == nil {
 			runtime.UnlockOSThread()
-		} // else the thread ends with the test
+		} // otherwise the thread ends with the test
 	}()
 	checkUnreadable(t, dir, f)
 }
 
-// A tree 3,000 levels deep: what is too deep is refused or passed over, and
-// nothing fails.
+// In a tree 3,000 levels deep, paths that are too deep are refused or skipped,
+// and no method fails.
 func TestAccessDeep(t *testing.T) {
 	dir := realTempDir(t)
 	root, err := os.OpenRoot(dir)

@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// accessOn opens allowed directories, the first of them as the work dir if
-// work is set.
+// accessOn opens the allowed directories; the first one is the work dir if work
+// is set.
 func accessOn(t testing.TB, work bool, dirs ...string) *access {
 	t.Helper()
 	workDir := ""
@@ -93,7 +93,7 @@ func TestAccessResolve(t *testing.T) {
 		{in + "/chain", loop},
 		{in + "/chain" + strings.Repeat("x", 30), in + "/chain" + strings.Repeat("x", 60)},
 		{in + "/x/dotdot", in + "/d/f"},
-		{in + "/to-alias", deniedCode}, // the alias lies outside and is not looked at
+		{in + "/to-alias", deniedCode}, // the alias is outside and must not be accessed
 		{in + "/inner/f", in + "/inner/f"},
 		{in + "/.git-daemon.credentials", deniedCode},
 		{in + "/d/.GIT-DAEMON.x/y", deniedCode},
@@ -105,7 +105,7 @@ func TestAccessResolve(t *testing.T) {
 			t.Errorf("%.80s: got %q %s, want %q", test.path, got.abs, code, test.want)
 		}
 	}
-	// The same answer for what exists outside and what does not.
+	// The error is the same for files outside that exist and that do not.
 	_, there := a.resolvePath("/etc/passwd")
 	_, notThere := a.resolvePath("/etc/none")
 	if there.Error() != notThere.Error() {
@@ -130,8 +130,8 @@ func TestAccessText(t *testing.T) {
 	}
 }
 
-// A root that was given through a link is known by both names, and stays the
-// directory that it was when the link or the directory is replaced.
+// A root that was given through a symlink is known by both names. It stays the
+// same directory when the symlink or the directory is replaced.
 func TestAccessRootReplaced(t *testing.T) {
 	top := realTempDir(t)
 	writeFiles(t, top, map[string]string{"v1/f": "old", "evil/f": "new"})
@@ -173,8 +173,8 @@ func TestAccessEverything(t *testing.T) {
 	}
 }
 
-// The daemon's own files are denied by identity: hard links to them, and files
-// that have another name.
+// The daemon's own files are denied by identity, also through hard links and
+// under other names.
 func TestAccessSecretIdentity(t *testing.T) {
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"token": "s3cret", "f": "x"})
@@ -204,8 +204,8 @@ func TestAccessSecretIdentity(t *testing.T) {
 	}
 }
 
-// A file swapped for a link to the outside, and a directory likewise, 20,000
-// times while they are read: never a byte from outside.
+// A file and a directory are swapped for symlinks to the outside 20,000 times
+// while they are read. No read returns a byte from outside.
 func TestAccessSwapRace(t *testing.T) {
 	dir, out := realTempDir(t), realTempDir(t)
 	writeFiles(t, out, map[string]string{"secret": "OUTSIDE", "secret-2": "OUTSIDE"})
@@ -259,15 +259,15 @@ func TestAccessSwapRace(t *testing.T) {
 	t.Logf("%d reads went well meanwhile", read)
 }
 
-// swap exchanges two names, or tries to: with three renames.
+// swap tries to exchange two names with three renames.
 func swap(a, b string) {
-	_ = os.Rename(a, a+"-tmp") // what fails now works the next time
+	_ = os.Rename(a, a+"-tmp") // a failed rename works the next time
 	_ = os.Rename(b, a)
 	_ = os.Rename(a+"-tmp", b)
 }
 
-// Whatever the text, what is found lies below a root: its real path does, and
-// the file is the one that the system finds there.
+// Whatever path is resolved, its real path lies below a root, and the file is
+// the one that the system finds there.
 func FuzzAccessResolve(f *testing.F) {
 	top := realTempDir(f)
 	root, out := top+"/root", top+"/out"

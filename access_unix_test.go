@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// What is neither a file nor a directory is refused at once: opening a pipe
-// would wait for its other end, reading a device never ends.
+// Special files are refused at once: opening a pipe would wait for the other
+// end, and reading a device could never end.
 func TestAccessSpecialFiles(t *testing.T) {
 	dir := realTempDir(t)
 	if err := syscall.Mkfifo(dir+"/fifo", 0o600); err != nil {
 		t.Fatal(err)
 	}
 	symlinks(t, map[string]string{dir + "/fifo-link": "fifo"})
-	// A socket's path is short; the directory's may not be.
+	// The path of a socket must be short, and that of the directory may not be.
 	t.Chdir(dir)
 	listener, err := net.Listen("unix", "socket")
 	if err != nil {
@@ -28,7 +28,7 @@ func TestAccessSpecialFiles(t *testing.T) {
 	defer listener.Close()
 	names := []string{"fifo", "fifo-link", "socket"}
 	if syscall.Mknod(dir+"/zero", syscall.S_IFCHR|0o600, 1<<8|5) == nil && runtime.GOOS == "linux" {
-		names = append(names, "zero") // only root can make one
+		names = append(names, "zero") // only root can create one
 	}
 	f := fsOn(t, dir)
 	for _, name := range names {
@@ -47,8 +47,8 @@ func TestAccessSpecialFiles(t *testing.T) {
 	}
 }
 
-// unreadable is a directory with a directory and a file in it that nobody but
-// root may read.
+// unreadable returns a directory that contains a directory and a file that only
+// root can read.
 func unreadable(t *testing.T) (dir string, f *fsService) {
 	t.Helper()
 	dir = realTempDir(t)
@@ -62,8 +62,8 @@ func unreadable(t *testing.T) (dir string, f *fsService) {
 	return dir, fsOn(t, dir)
 }
 
-// checkUnreadable checks that walks pass it over, and that it is told of where
-// it is asked for.
+// checkUnreadable checks that walks skip it and that a direct request reports
+// it.
 func checkUnreadable(t *testing.T, dir string, f *fsService) {
 	t.Helper()
 	if got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); len(got) != 2 {
@@ -82,7 +82,7 @@ func checkUnreadable(t *testing.T, dir string, f *fsService) {
 	}
 }
 
-// A directory that the daemon's user may not read is passed over by walks.
+// Walks skip a directory that the daemon's user cannot read.
 func TestAccessUnreadable(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("root may read everything")

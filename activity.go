@@ -6,99 +6,100 @@ import (
 	"time"
 )
 
-// activity counts what a daemon works on, over all links, and is the gate that
-// shuts before it stops: the one place that can say "idle" without a race.
+// activity counts what a daemon works on, over all links, and refuses new work
+// before the daemon stops. Both are under one lock, so that no request can
+// start between the check that the daemon is idle and its stop.
 type activity struct {
-	detached func() int    // runs that may go on without a request
-	changed  chan struct{} // 1-buffered: the count or the gate changed
-	idled    chan struct{} // 1-buffered: nothing works any more
+	detached   func() int    // number of calls that can run without a request
+	changed    chan struct{} // 1-buffered: the count or refusing has changed
+	becameIdle chan struct{} // 1-buffered: the last work has ended
 
 	mu        sync.Mutex // guards the fields below
 	requests  int
 	lastEnd   time.Time
-	shut      bool        // by quiesce or drain
-	draining  bool        // for good
-	resting   *time.Timer // runs when nothing has worked for restAfter; nil without one
-	restAfter time.Duration
+	refusing  bool        // set by quiesce or drain
+	draining  bool        // set by drain: resume has no effect
+	idleTimer *time.Timer // fires after the daemon was idle for idleAfter; nil if unused
+	idleAfter time.Duration
 }
 
 func newActivity(detached func() int) *activity {
-	return &activity{detached: detached, changed: make(chan struct{}, 1), idled: make(chan struct{}, 1), lastEnd: time.Now()}
+	return &activity{detached: detached, changed: make(chan struct{}, 1), becameIdle: make(chan struct{}, 1), lastEnd: time.Now()}
 }
 
-// whenIdle has act called each time that nothing has worked any more for so long.
-// It begins with the end of some work: what has done nothing yet has left nothing.
+// whenIdle calls act each time the daemon has been idle for the given time
+// after some work.
 func (a *activity) whenIdle(after time.Duration, act func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.restAfter = after
-	a.resting = time.AfterFunc(after, act)
-	a.resting.Stop() // the end of work starts it
+	a.idleAfter = after
+	a.idleTimer = time.AfterFunc(after, act)
+	a.idleTimer.Stop() // the end of work starts it
 }
 
-// close ends what whenIdle began.
+// close stops the timer of whenIdle.
 func (a *activity) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.resting != nil {
-		a.resting.Stop()
+	if a.idleTimer != nil {
+		a.idleTimer.Stop()
 	}
 }
 
-// begin admits one request; false means that the daemon is about to stop.
+// begin admits one request. It returns false if the daemon is about to stop.
 func (a *activity) begin() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.shut {
+	if a.refusing {
 		return false
 	}
 	a.requests++
-	a.tellLocked()
+	a.notifyLocked()
 	return true
 }
 
-// end is called once for each request that begin admitted.
+// end must be called once for each request that begin admitted.
 func (a *activity) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.requests--
 	a.lastEnd = time.Now()
-	a.tellLocked()
+	a.notifyLocked()
 }
 
-// touch notes the end of a run that no request waited for.
+// touch records the end of a call that no request waited for.
 func (a *activity) touch() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.lastEnd = time.Now()
-	a.tellLocked()
+	a.notifyLocked()
 }
 
-func (a *activity) tellLocked() {
+func (a *activity) notifyLocked() {
 	wake(a.changed)
 	if a.activeLocked() > 0 {
-		if a.resting != nil {
-			a.resting.Stop()
+		if a.idleTimer != nil {
+			a.idleTimer.Stop()
 		}
 		return
 	}
-	wake(a.idled)
-	if a.resting != nil {
-		a.resting.Reset(a.restAfter)
+	wake(a.becameIdle)
+	if a.idleTimer != nil {
+		a.idleTimer.Reset(a.idleAfter)
 	}
 }
 
-// awaitIdle returns when nothing works, for at most the given time or until
-// ctx ends. One goroutine at a time may wait.
-func (a *activity) awaitIdle(ctx context.Context, most time.Duration) {
-	timer := time.NewTimer(most)
+// awaitIdle returns when the daemon is idle, after the timeout, or when ctx
+// ends. Only one goroutine at a time may wait.
+func (a *activity) awaitIdle(ctx context.Context, timeout time.Duration) {
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for {
 		if active, _, _ := a.state(); active == 0 {
 			return
 		}
 		select {
-		case <-a.idled:
+		case <-a.becameIdle:
 		case <-timer.C:
 			return
 		case <-ctx.Done():
@@ -107,43 +108,44 @@ func (a *activity) awaitIdle(ctx context.Context, most time.Duration) {
 	}
 }
 
-// state is how many work now, how long nothing has, and whether the gate is
-// shut.
-func (a *activity) state() (active int, idle time.Duration, shut bool) {
+// state returns how much work runs, how long the daemon has been idle, and
+// whether it refuses new work.
+func (a *activity) state() (active int, idle time.Duration, refusing bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	active = a.activeLocked()
 	if active == 0 {
 		idle = time.Since(a.lastEnd)
 	}
-	return active, idle, a.shut
+	return active, idle, a.refusing
 }
 
 func (a *activity) activeLocked() int { return max(a.requests, a.detached()) }
 
-// quiesce shuts the gate if nothing works and nothing has for the given time.
+// quiesce makes the daemon refuse new work if it has been idle for the given
+// time, and reports whether it refuses.
 func (a *activity) quiesce(idle time.Duration) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.activeLocked() == 0 && time.Since(a.lastEnd) >= idle {
-		a.shut = true
+		a.refusing = true
 	}
-	a.tellLocked()
-	return a.shut
+	a.notifyLocked()
+	return a.refusing
 }
 
-// drain shuts the gate whatever works, for good.
+// drain makes the daemon refuse new work for good, even while some is running.
 func (a *activity) drain() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.shut, a.draining = true, true
-	a.tellLocked()
+	a.refusing, a.draining = true, true
+	a.notifyLocked()
 }
 
-// resume opens the gate that quiesce has shut.
+// resume admits new work again after quiesce.
 func (a *activity) resume() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.shut = a.draining
-	a.tellLocked()
+	a.refusing = a.draining
+	a.notifyLocked()
 }

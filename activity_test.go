@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// TestWhenIdle: not before something has worked, not while something works, once
-// for each rest, and never after close.
+// TestWhenIdle: act is called neither before any work nor during work, once per
+// idle period, and never after close.
 func TestWhenIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		detached, calls := 0, 0
@@ -26,7 +26,7 @@ func TestWhenIdle(t *testing.T) {
 		a.begin()
 		a.end()
 		want(0, "one still works")
-		detached = 1 // a clone whose request is gone
+		detached = 1 // a clone whose request has ended
 		a.end()
 		want(0, "a clone goes on")
 		detached = 0
@@ -46,7 +46,8 @@ func TestWhenIdle(t *testing.T) {
 	})
 }
 
-// What drains does not resume: the pool may still be about to have it back.
+// After drain, resume has no effect: the pool may still resume a daemon that is
+// already stopping.
 func TestResumeAfterDrain(t *testing.T) {
 	a := newActivity(func() int { return 0 })
 	if a.quiesce(time.Hour) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -9,9 +10,9 @@ import (
 	"path/filepath"
 )
 
-// writeFileAtomic replaces path by data: readers see the old content or the
-// new, and a full disk leaves the old. The file has exactly perm from its
-// first byte on, whatever the umask.
+// writeFileAtomic replaces the file at path. Readers see either the old or the
+// new content, and a full disk leaves the old. The file has the mode perm from
+// the start, whatever the umask.
 func writeFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*") // mode 0600
 	if err != nil {
@@ -39,19 +40,48 @@ func writeFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// readRegular reads all of f, at most most bytes. What is no regular file may have
-// no end, or no beginning: open it with openNonblock.
-func readRegular(f *os.File, most int64) ([]byte, error) {
+// readRegular reads all of f, at most limit bytes. Other kinds of file may be
+// endless or block, so open f with openNonblock.
+func readRegular(f *os.File, limit int64) ([]byte, error) {
 	info, err := f.Stat()
 	switch {
 	case err != nil:
 		return nil, err
 	case !info.Mode().IsRegular():
-		return nil, errors.New("it is not a regular file")
+		return nil, errors.New("not a regular file")
 	}
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("it has more than %d bytes", most)
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("larger than %d bytes", limit)
 	}
 	return data, err
+}
+
+// readUntil reads up to the delimiter end and returns the bytes before it,
+// which are valid until the next read. It keeps at most limit bytes and skips
+// the rest; cut reports that it did. The bound keeps one line of a foreign
+// program from filling the memory. At the end of the input it returns io.EOF,
+// or io.ErrUnexpectedEOF with the bytes after the last delimiter.
+func readUntil(r *bufio.Reader, end byte, limit int) (part []byte, cut bool, err error) {
+	var kept []byte
+	for {
+		piece, err := r.ReadSlice(end)
+		if err == nil {
+			piece = piece[:len(piece)-1]
+		}
+		if room := limit - len(kept); len(piece) > room {
+			piece, cut = piece[:room], true
+		}
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			kept = append(kept, piece...)
+			continue
+		case kept != nil:
+			piece = append(kept, piece...)
+		}
+		if errors.Is(err, io.EOF) && len(piece) > 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		return piece, cut, err
+	}
 }

@@ -26,7 +26,7 @@ func TestCloneOfWhatIsNoURL(t *testing.T) {
 	if err := os.WriteFile(config, []byte("[protocol]\n\tallow = always\n[protocol \"ext\"]\n\tallow = always\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	i := newGitReader(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log)
+	g := newGitReader(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log)
 	w.cfg.git.path = filepath.Join(t.TempDir(), "no-git") // an attempt to run it would be another error
 	for _, url := range []string{
 		"--upload-pack=touch " + marker, "-u", "ext::sh -c touch% " + marker, "ext::touch " + marker, "fd::17/x", "git://127.0.0.1/x", "ftp://127.0.0.1/x", "h:p", "relative/path", "./x", "",
@@ -35,13 +35,13 @@ func TestCloneOfWhatIsNoURL(t *testing.T) {
 	} {
 		_, err := w.try(cloneParams{URL: url, Name: "x"})
 		wantInvalid(t, err, "url")
-		_, err = i.listRefs(t.Context(), refsParams{URL: &url})
+		_, err = g.listRefs(t.Context(), refsParams{URL: &url})
 		wantInvalid(t, err, "url")
 	}
 	for _, path := range []string{"/etc", "file:///etc", "file:///no/such/place"} {
 		_, err := w.try(cloneParams{URL: path, Name: "x"})
 		wantFailure(t, err, codeAccessDenied)
-		_, err = i.listRefs(t.Context(), refsParams{URL: &path})
+		_, err = g.listRefs(t.Context(), refsParams{URL: &path})
 		wantFailure(t, err, codeAccessDenied)
 	}
 	if _, err := os.Stat(marker); err == nil {

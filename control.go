@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -142,29 +143,21 @@ type controlReader struct {
 }
 
 func newControlReader(r io.Reader, log *slog.Logger) *controlReader {
-	return &controlReader{r: bufio.NewReaderSize(r, maxControlLine), log: log}
+	return &controlReader{r: bufio.NewReader(r), log: log}
 }
 
 // line returns the next line without its end, valid until the next call. A line
 // that is too long is skipped and told by errControlLine; a last line without
 // an end counts.
 func (c *controlReader) line() ([]byte, error) {
-	line, err := c.r.ReadSlice('\n')
+	line, cut, err := readUntil(c.r, '\n', maxControlLine)
 	switch {
-	case err == nil:
-		line = line[:len(line)-1]
-	case errors.Is(err, bufio.ErrBufferFull):
-		for errors.Is(err, bufio.ErrBufferFull) {
-			_, err = c.r.ReadSlice('\n')
-		}
+	case cut:
 		return nil, errControlLine
-	case !errors.Is(err, io.EOF) || len(line) == 0:
+	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, err
 	}
-	if n := len(line); n > 0 && line[n-1] == '\r' {
-		line = line[:n-1]
-	}
-	return line, nil
+	return bytes.TrimSuffix(line, []byte{'\r'}), nil
 }
 
 // token reads the first line of a daemon's input.

@@ -17,28 +17,30 @@ import (
 const (
 	configFileName      = secretPrefix + "config"
 	credentialsFileName = secretPrefix + "credentials"
-	// knownHostsFileName is where the operator puts host keys for ssh, in the
-	// format of sshd(8); a container's user has no ~/.ssh.
+	// knownHostsFileName is the file in which the operator puts ssh host keys,
+	// in the format of sshd(8), because the user of a container has no ~/.ssh.
 	knownHostsFileName = secretPrefix + "known_hosts"
-	// maxToken and maxUsername are far above what git hosts give out.
+	// maxToken and maxUsername are far longer than what git hosts issue.
 	maxToken    = 4 << 10
 	maxUsername = 256
-	// minLoneToken tells a token in the user's place from a name such as "git",
-	// which must not be struck out of every text. No host's tokens are shorter.
+	// minLoneToken is the length from which a user name without a password is
+	// taken for a token. A shorter one is a name such as "git", which must not
+	// be redacted from every text. No host issues shorter tokens.
 	minLoneToken = 12
-	// maxCredentials bounds the file that git reads line by line for each
+	// maxCredentials bounds the file, which git reads line by line for each
 	// request.
 	maxCredentials = 1000
 )
 
-// credentials keeps the tokens for git remotes in <work-dir>/.git-daemon.credentials,
-// the format of git-credential-store(1): one URL a line, percent-encoded. Git
-// reads it by itself and never changes it.
+// credentials stores the tokens for git remotes in
+// <work-dir>/.git-daemon.credentials, in the format of git-credential-store(1):
+// one percent-encoded URL per line. Git reads the file itself and never changes
+// it.
 type credentials struct {
 	path       string // "" without a work dir
 	configPath string
 
-	mu sync.Mutex // held over a change of the file: readers see the old or the new one
+	mu sync.Mutex // held while the file is changed; readers see the old file or the new one
 }
 
 // credential is one line of the file.
@@ -48,10 +50,9 @@ type credential struct {
 	token          secret
 }
 
-// openCredentials writes git's configuration into the work dir, denies the
-// daemon's files there to every method and points the runner's network commands
-// at them.
-// Without a work dir nothing can be stored.
+// openCredentials writes git's configuration into the work dir, denies every
+// method access to the daemon's files there and makes the runner's network
+// commands use them. Without a work dir no credentials can be stored.
 func openCredentials(a *access, g *gitRunner) (*credentials, error) {
 	if a.workDir == "" {
 		return &credentials{}, nil
@@ -64,12 +65,12 @@ func openCredentials(a *access, g *gitRunner) (*credentials, error) {
 	for _, path := range []string{c.path, c.configPath, knownHosts, filepath.Join(a.workDir, workLockName)} {
 		a.keepSecret(path)
 	}
-	// A git that was killed while storing leaves its lock, which makes each
-	// later command wait for a second.
+	// A git process that was killed while storing leaves its lock file, and
+	// each later command would wait a second for it.
 	if err := os.Remove(c.path + ".lock"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("removing a stale lock: %w", err)
 	}
-	// A file that says the same stays: its identity is what denies hard links.
+	// Keep an unchanged file: its inode is on the deny list.
 	if have, err := os.ReadFile(c.configPath); err != nil || string(have) != c.gitConfig() {
 		if err := writeFileAtomic(c.configPath, []byte(c.gitConfig()), 0o600); err != nil {
 			return nil, err
@@ -79,32 +80,32 @@ func openCredentials(a *access, g *gitRunner) (*credentials, error) {
 	return c, nil
 }
 
-// gitConfig is the text of .git-daemon.config. The path is quoted twice: for
-// the shell that runs the helper, and for the file (git-config(1), SYNTAX).
-// Repositories of other users are served on purpose: the operator allowed
-// their directory, and git-upload-pack honours this setting only from here.
+// gitConfig returns the text of .git-daemon.config. The path is quoted twice:
+// for the shell that runs the helper, and for the file (git-config(1), SYNTAX).
+// safe.directory admits repositories of other users, because the operator
+// allowed their directory; git-upload-pack honors this setting only in the
+// global configuration.
 func (c *credentials) gitConfig() string {
 	helper := "store --file " + shellQuote(c.path)
-	helper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(helper)
-	return "[credential]\n\thelper = \"" + helper + "\"\n[safe]\n\tdirectory = *\n"
+	return "[credential]\n\thelper = " + quoteConfig(helper) + "\n[safe]\n\tdirectory = *\n"
 }
 
-// authEntry is a stored credential as config/get shows it, without the token.
+// authEntry is a stored credential in config/get, without the token.
 type authEntry struct {
 	Protocol string `json:"protocol" enum:"https,http"`
-	Host     string `json:"host" doc:"with the port where it is not the default"`
+	Host     string `json:"host" doc:"host, with the port if it is not the default"`
 	Username string `json:"username"`
 }
 
-// list tells for which hosts a token is stored, by host.
+// list returns the hosts for which a token is stored, sorted by host.
 func (c *credentials) list() ([]authEntry, error) {
 	all, err := c.read()
 	if err != nil {
 		return nil, err
 	}
 	entries := []authEntry{}
-	for _, one := range all {
-		entries = append(entries, authEntry{Protocol: one.protocol, Host: one.host, Username: one.username})
+	for _, cred := range all {
+		entries = append(entries, authEntry{Protocol: cred.protocol, Host: cred.host, Username: cred.username})
 	}
 	slices.SortFunc(entries, func(x, y authEntry) int {
 		return strings.Compare(x.Host+" "+x.Protocol, y.Host+" "+y.Protocol)
@@ -112,7 +113,7 @@ func (c *credentials) list() ([]authEntry, error) {
 	return entries, nil
 }
 
-// read parses the file; lines that git would ignore are left out.
+// read parses the file. It skips lines that git would ignore.
 func (c *credentials) read() ([]credential, error) {
 	if c.path == "" {
 		return nil, nil
@@ -126,14 +127,14 @@ func (c *credentials) read() ([]credential, error) {
 	}
 	var all []credential
 	for line := range strings.Lines(string(data)) {
-		if one, ok := parseCredential(strings.TrimSuffix(line, "\n")); ok {
-			all = append(all, one)
+		if cred, ok := parseCredential(strings.TrimSuffix(line, "\n")); ok {
+			all = append(all, cred)
 		}
 	}
 	return all, nil
 }
 
-// parseCredential reads one line of the store.
+// parseCredential parses one line of the file.
 func parseCredential(line string) (credential, bool) {
 	protocol, rest, ok := strings.Cut(line, "://")
 	info, host, at := strings.Cut(rest, "@")
@@ -141,33 +142,33 @@ func parseCredential(line string) (credential, bool) {
 	if !ok || !at || !colon || protocol == "" || strings.HasSuffix(line, "\r") {
 		return credential{}, false
 	}
-	one := credential{protocol: protocol}
+	cred := credential{protocol: protocol}
 	for _, part := range []struct {
 		to   *string
 		text string
-	}{{&one.username, user}, {&one.host, strings.TrimSuffix(host, "/")}, {(*string)(&one.token), token}} {
+	}{{&cred.username, user}, {&cred.host, strings.TrimSuffix(host, "/")}, {(*string)(&cred.token), token}} {
 		text, err := url.PathUnescape(part.text)
 		if err != nil || text == "" || hasControl(text) {
 			return credential{}, false
 		}
 		*part.to = text
 	}
-	return one, true
+	return cred, true
 }
 
-// line writes the credential as git-credential-store does.
-func (one credential) line() string {
-	return one.protocol + "://" + percentEncode(one.username) + ":" + percentEncode(string(one.token)) + "@" + percentEncode(one.host) + "\n"
+// line formats the credential as git-credential-store does.
+func (cred credential) line() string {
+	return cred.protocol + "://" + percentEncode(cred.username) + ":" + percentEncode(string(cred.token)) + "@" + percentEncode(cred.host) + "\n"
 }
 
-// find is the stored credential of a remote.
+// find returns the stored credential for a remote.
 func (c *credentials) find(u remoteURL) (credential, bool, error) {
 	all, err := c.read()
 	if err != nil {
 		return credential{}, false, err
 	}
-	i := slices.IndexFunc(all, func(one credential) bool {
-		return one.protocol == u.scheme && one.host == u.credentialHost()
+	i := slices.IndexFunc(all, func(cred credential) bool {
+		return cred.protocol == u.scheme && cred.host == u.credentialHost()
 	})
 	if i < 0 {
 		return credential{}, false, nil
@@ -175,9 +176,9 @@ func (c *credentials) find(u remoteURL) (credential, bool, error) {
 	return all[i], true, nil
 }
 
-// set replaces the credential of one's protocol and host; an empty token
+// set replaces the credential for the protocol and host of cred; an empty token
 // removes it.
-func (c *credentials) set(one credential) error {
+func (c *credentials) set(cred credential) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all, err := c.read()
@@ -185,13 +186,13 @@ func (c *credentials) set(one credential) error {
 		return err
 	}
 	all = slices.DeleteFunc(all, func(old credential) bool {
-		return old.protocol == one.protocol && old.host == one.host
+		return old.protocol == cred.protocol && old.host == cred.host
 	})
-	if one.token != "" {
-		all = append(all, one)
+	if cred.token != "" {
+		all = append(all, cred)
 	}
 	if len(all) > maxCredentials {
-		return invalidParam("host", "%d tokens are stored already: remove one first (token null)", maxCredentials)
+		return invalidParam("host", "the limit of %d stored tokens is reached: remove one first (token null)", maxCredentials)
 	}
 	var text strings.Builder
 	for _, entry := range all {
@@ -200,9 +201,9 @@ func (c *credentials) set(one credential) error {
 	return c.replace([]byte(text.String()))
 }
 
-// replace puts a new file in place of the old one and empties that: a hard link
-// that somebody made to it is a file of its own from now on, whose identity
-// nobody denies.
+// replace writes a new file and truncates the old one. A hard link to the old
+// file survives the replacement, with an inode that is no longer on the deny
+// list, so it must not keep the tokens.
 func (c *credentials) replace(text []byte) error {
 	old, err := os.OpenFile(c.path, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -218,17 +219,18 @@ func (c *credentials) replace(text []byte) error {
 	return errors.Join(err, old.Close())
 }
 
-// remoteAuth is what one git command gets to authenticate itself. Nothing secret
-// is in config, which becomes arguments; env only this user can read.
+// remoteAuth is what one git command gets for authentication. config becomes
+// command-line arguments, which other users can see, so it contains no secrets;
+// env is visible only to this user.
 type remoteAuth struct {
 	config []string
 	env    []string
 	redact *redactor
 }
 
-// forRemote chooses the credentials for u: those of the URL, else the stored
-// ones. Either way git gets a helper that answers "get" and ignores "erase":
-// git would delete a stored token after a single 401.
+// forRemote selects the credentials for u: those in the URL, or else the stored
+// ones. Either way git gets a helper that answers "get" and ignores "erase",
+// because git would delete a stored token after a single 401.
 func (c *credentials) forRemote(u remoteURL) (remoteAuth, error) {
 	auth := remoteAuth{config: []string{"credential.helper=", "credential.useHttpPath=false"}, redact: newRedactor()}
 	if u.scheme != "https" && u.scheme != "http" {
@@ -239,18 +241,19 @@ func (c *credentials) forRemote(u remoteURL) (remoteAuth, error) {
 		return auth, err
 	}
 	if ok {
-		auth.redact = auth.redact.knowing(stored.username, stored.token)
+		auth.redact = auth.redact.withSecret(stored.username, stored.token)
 	}
-	// A user without a password is either the name that a stored token goes
-	// with, as in the URLs that hosts offer for copying, or a token itself.
+	// A user name without a password is either the name that belongs to a
+	// stored token, as in the URLs that hosts offer for copying, or a token
+	// itself.
 	if u.userinfo && (u.password != "" || !ok || u.username != stored.username) {
-		// The helper is bound to this very host.
+		// The helper answers for this host only, not for one it redirects to.
 		auth.config = append(auth.config, "credential."+u.scheme+"://"+u.credentialHost()+
 			`.helper=!f() { test "$1" = get && printf 'username=%s\npassword=%s\n' "$C4A_GIT_USERNAME" "$C4A_GIT_PASSWORD"; :; }; f`)
 		auth.env = []string{"C4A_GIT_USERNAME=" + u.username, "C4A_GIT_PASSWORD=" + string(u.password)}
-		auth.redact = auth.redact.knowing(u.username, u.password)
+		auth.redact = auth.redact.withSecret(u.username, u.password)
 		if u.password == "" && len(u.username) >= minLoneToken {
-			auth.redact = auth.redact.knowing("", secret(u.username))
+			auth.redact = auth.redact.withSecret("", secret(u.username))
 		}
 		return auth, nil
 	}
@@ -260,81 +263,81 @@ func (c *credentials) forRemote(u remoteURL) (remoteAuth, error) {
 	return auth, nil
 }
 
-// methods is what the credentials answer to.
+// methods returns the credentials' rows of the method table.
 func (c *credentials) methods() []*method {
 	return []*method{
-		newMethod("config/setAuth", "Store the token that git uses for a host; null removes it. No method reads it back.", c.setAuth).fails(codeNotConfigured),
+		newMethod("config/setAuth", "Store the token that git uses for a host, or remove it with null. No method returns it.", c.setAuth).fails(codeNotConfigured),
 	}
 }
 
 type setAuthParams struct {
-	Host     string          `json:"host,omitempty" doc:"host or host:port; host or url must be given"`
-	URL      string          `json:"url,omitempty" doc:"a URL of the host, in place of host"`
-	Token    json.RawMessage `json:"token" type:"string,null" doc:"a text, or null to remove the stored one"`
-	Username string          `json:"username,omitempty" doc:"default oauth2"`
-	Protocol string          `json:"protocol,omitempty" enum:"https,http" doc:"default https; http only for loopback and private hosts"`
+	Host     string          `json:"host,omitempty" doc:"host or host:port; either host or url is required"`
+	URL      string          `json:"url,omitempty" doc:"a URL on the host, instead of host"`
+	Token    json.RawMessage `json:"token" type:"string,null" doc:"the token, or null to remove the stored one"`
+	Username string          `json:"username,omitempty" doc:"user name for the token; default oauth2"`
+	Protocol string          `json:"protocol,omitempty" enum:"https,http" doc:"default https; http is accepted only for loopback and private hosts"`
 }
 
 type setAuthResult struct {
 	Host     string `json:"host"`
 	Username string `json:"username"`
-	Stored   bool   `json:"stored" doc:"false when it was removed"`
+	Stored   bool   `json:"stored" doc:"true if a token is stored, false if it was removed"`
 }
 
-// config/setAuth
+// setAuth implements config/setAuth.
 func (c *credentials) setAuth(_ context.Context, p setAuthParams) (setAuthResult, error) {
 	if c.path == "" {
-		return setAuthResult{}, failure(codeNotConfigured, "tokens are kept in the work dir: start the daemon with --work-dir")
+		return setAuthResult{}, failure(codeNotConfigured, "tokens are stored in the work dir: start the daemon with --work-dir")
 	}
-	one := credential{protocol: p.Protocol, username: p.Username}
-	if one.username == "" {
-		one.username = "oauth2"
+	cred := credential{protocol: p.Protocol, username: p.Username}
+	if cred.username == "" {
+		cred.username = "oauth2"
 	}
-	if err := one.takeHost(p); err != nil {
+	if err := cred.setHost(p); err != nil {
 		return setAuthResult{}, err
 	}
 	var token *string
 	switch {
 	case len(p.Token) == 0:
-		return setAuthResult{}, invalidParam("token", "is missing: give the token, or null to remove it")
+		return setAuthResult{}, invalidParam("token", "is required: give the token, or null to remove it")
 	case json.Unmarshal(p.Token, &token) != nil:
 		return setAuthResult{}, invalidParam("token", "must be a string or null")
 	case token != nil && (*token == "" || len(*token) > maxToken || hasControl(*token)):
-		return setAuthResult{}, invalidParam("token", "must be 1 to %d bytes without control characters; null removes", maxToken)
-	case len(one.username) > maxUsername || hasControl(one.username):
+		return setAuthResult{}, invalidParam("token", "must be 1 to %d bytes without control characters, or null to remove it", maxToken)
+	case len(cred.username) > maxUsername || hasControl(cred.username):
 		return setAuthResult{}, invalidParam("username", "must be 1 to %d bytes without control characters", maxUsername)
 	case token != nil:
-		one.token = secret(*token)
+		cred.token = secret(*token)
 	}
-	if err := c.set(one); err != nil {
+	if err := c.set(cred); err != nil {
 		return setAuthResult{}, err
 	}
-	return setAuthResult{Host: one.host, Username: one.username, Stored: token != nil}, nil
+	return setAuthResult{Host: cred.host, Username: cred.username, Stored: token != nil}, nil
 }
 
-// takeHost reads protocol and host from host or url.
-func (one *credential) takeHost(p setAuthParams) error {
+// setHost sets protocol and host from the params host or url.
+func (cred *credential) setHost(p setAuthParams) error {
 	var u remoteURL
 	switch {
 	case (p.Host == "") == (p.URL == ""):
-		return invalidParam("host", "give host or url, one of the two")
+		return invalidParam("host", "give either host or url")
 	case p.URL != "":
 		text := p.URL
 		if u, err := url.Parse(text); err == nil && strings.Trim(u.Path, "/") == "" {
-			text = strings.TrimRight(text, "/") + "/any" // a token is for the host: the path may be missing
+			text = strings.TrimRight(text, "/") + "/any" // a token applies to a host, so the path may be missing
 		}
 		parsed, err := parseRemoteURL(text)
 		if err != nil {
 			return err
 		}
 		if u = parsed; u.scheme != "https" && u.scheme != "http" {
-			return invalidParam("url", "only https and http take a token")
+			return invalidParam("url", "must be an https or http URL")
 		}
-		if one.protocol != "" && one.protocol != u.scheme {
-			return invalidParam("protocol", "is not the url's")
+		if cred.protocol != "" && cred.protocol != u.scheme {
+			return invalidParam("protocol", "differs from that of url")
 		}
 	default:
-		if u.scheme = one.protocol; u.scheme == "" {
+		if u.scheme = cred.protocol; u.scheme == "" {
 			u.scheme = "https"
 		}
 		if u.scheme != "https" && u.scheme != "http" {
@@ -342,12 +345,12 @@ func (one *credential) takeHost(p setAuthParams) error {
 		}
 		var ok bool
 		if u.host, u.port, ok = splitHostPort(u.scheme, p.Host); !ok {
-			return invalidParam("host", "must be a host name or IP address, with :port if need be; no scheme, no path")
+			return invalidParam("host", "must be a host name or IP address, optionally with :port, without a scheme or path")
 		}
 	}
 	if u.scheme == "http" && !isPrivateHost(u.host) {
-		return invalidParam("protocol", "http would send the token in the clear: it is for loopback and private hosts only")
+		return invalidParam("protocol", "http would send the token unencrypted: it is accepted only for loopback and private hosts")
 	}
-	one.protocol, one.host = u.scheme, u.credentialHost()
+	cred.protocol, cred.host = u.scheme, u.credentialHost()
 	return nil
 }

@@ -36,8 +36,8 @@ func (w *cloneWorld) stored() string {
 
 const oddToken = `a/b:c@d%e+f#g?h i'"$x\`
 
-// A stored token survives every odd character in it and in the work dir's
-// path, a restart, and a single 401.
+// A stored token works with special characters in it and in the path of the
+// work dir, after a restart, and after a single 401.
 func TestCredentialsStored(t *testing.T) {
 	t.Parallel()
 	w := &cloneWorld{t: t, server: newGitServer(t), workDir: filepath.Join(realTempDir(t), "we ird's \"q\" $x")}
@@ -90,10 +90,11 @@ func TestCredentialsStored(t *testing.T) {
 	w.must(p, actionUnchanged, remote.head())
 }
 
-// wantNoSecret looks for a token in everything that goes out of an error.
+// wantNoSecret checks that no part of an error that leaves the daemon contains
+// the token.
 func wantNoSecret(t *testing.T, err error, token string) {
 	t.Helper()
-	out, _ := json.Marshal(asRPCError(err)) // made of texts and numbers
+	out, _ := json.Marshal(asRPCError(err)) // it consists of strings and numbers
 	text := string(out) + err.Error()
 	for _, form := range []string{token, percentEncode(token), base64.StdEncoding.EncodeToString([]byte("oauth2:" + token))} {
 		if strings.Contains(text, form) {
@@ -102,8 +103,8 @@ func wantNoSecret(t *testing.T, err error, token string) {
 	}
 }
 
-// A token in the URL is used and found nowhere afterwards; while git runs it
-// is in no argument list.
+// A token in the URL is used and not kept anywhere, and while git runs no
+// argument list contains it.
 func TestCredentialsInURL(t *testing.T) {
 	t.Parallel()
 	for _, userinfo := range []string{"oauth2:s3cretT0ken%2fx", "s3cretT0ken%2fx"} {
@@ -114,7 +115,7 @@ func TestCredentialsInURL(t *testing.T) {
 		var mu sync.Mutex
 		var seen []string
 		w.server.setHook(func(http.ResponseWriter, *http.Request) bool {
-			files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // none where there is no /proc
+			files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // there is none without /proc
 			mu.Lock()
 			defer mu.Unlock()
 			for _, file := range files {
@@ -173,7 +174,8 @@ func TestCredentialsFlaky401(t *testing.T) {
 	}
 }
 
-// A redirect to another host is told, not followed: the token is for the first.
+// A redirect to another host is reported and not followed, because the token is
+// for the first host.
 func TestCredentialsRedirect(t *testing.T) {
 	t.Parallel()
 	w := newCloneWorld(t)
@@ -283,18 +285,18 @@ func FuzzParseCredential(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
-		one, ok := parseCredential(line)
+		cred, ok := parseCredential(line)
 		if !ok {
 			return
 		}
-		again, ok := parseCredential(strings.TrimSuffix(one.line(), "\n"))
-		if !ok || again.host != one.host || again.username != one.username || again.token != one.token {
+		again, ok := parseCredential(strings.TrimSuffix(cred.line(), "\n"))
+		if !ok || again.host != cred.host || again.username != cred.username || again.token != cred.token {
 			t.Errorf("%q does not survive a round trip", line)
 		}
 	})
 }
 
-// A store that cannot be read is an error, not an empty store: setAuth would
+// A store that cannot be read is an error and not an empty store: setAuth would
 // overwrite the other tokens.
 func TestCredentialsUnreadableStore(t *testing.T) {
 	t.Parallel()
@@ -309,7 +311,7 @@ func TestCredentialsUnreadableStore(t *testing.T) {
 }
 
 // TestCredentialsHardLink: a hard link to the file is denied while it is the
-// file, and empty once it is not.
+// current file, and empty afterward.
 func TestCredentialsHardLink(t *testing.T) {
 	t.Parallel()
 	work := realTempDir(t)
@@ -347,7 +349,7 @@ func TestCredentialsHardLink(t *testing.T) {
 	if all, err := c.read(); err != nil || len(all) != 1 || all[0].token != "second-s3cret" {
 		t.Errorf("%v, %v", all, err)
 	}
-	// The configuration keeps its identity over a restart.
+	// The configuration file keeps its identity across a restart.
 	configLink := filepath.Join(work, "config-link")
 	if err := os.Link(c.configPath, configLink); err != nil {
 		t.Fatal(err)

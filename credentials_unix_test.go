@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// With a umask that hides nothing the daemon's own files are its user's alone,
-// and the temporaries that they were are as well.
+// Even with umask 0 the daemon's own files and their temporary files are
+// accessible only by its user.
 func TestCredentialsModes(t *testing.T) {
 	old := syscall.Umask(0)
 	defer syscall.Umask(old)
@@ -28,7 +28,7 @@ func TestCredentialsModes(t *testing.T) {
 		}
 	}
 	set()
-	// The second write replaces a file that somebody opened up.
+	// The second write replaces a file whose permissions were widened.
 	path := filepath.Join(w.workDir, credentialsFileName)
 	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
@@ -49,8 +49,8 @@ func TestCredentialsModes(t *testing.T) {
 	if err != nil || seen < 2 {
 		t.Errorf("%d files, %v", seen, err)
 	}
-	// A temporary that cannot be renamed, because a directory is in its place,
-	// was never open to others either, and does not stay.
+	// A temporary file that cannot be renamed, because a directory has its
+	// name, is never accessible by other users and is removed.
 	dir := filepath.Join(w.workDir, "taken")
 	writeFiles(t, dir, map[string]string{"full": ""})
 	if err := writeFileAtomic(dir, []byte("t0ken"), 0o600); err == nil {

@@ -9,51 +9,52 @@ import (
 )
 
 const (
-	// cursorVersion changes with the meaning of a cursor's fields: one of
-	// another version of the daemon is refused, not misread.
+	// cursorVersion changes with the meaning of a cursor's fields, so that the
+	// cursor of another version of the daemon is rejected instead of misread.
 	cursorVersion = 2
-	// maxCursorLength bounds a cursor from the wire: a path of 4 KiB in two
-	// layers of base64, and some figures.
+	// maxCursorLength bounds a cursor from the wire: a path of 4 KiB, twice in
+	// base64, and some numbers.
 	maxCursorLength = 16 << 10
 )
 
-// pageCursor says where a listing goes on: after so many entries, or after a
-// name. It holds all there is to know: nothing is kept for it, and it outlives
-// a restart.
+// pageCursor is the position in a listing: after a number of entries, or after
+// a name. It is complete in itself: the daemon stores nothing for it, and it
+// stays valid across a restart.
 type pageCursor struct {
 	Version int    `json:"v"`
-	Asked   string `json:"q"`           // fingerprint of the method and its params
-	State   string `json:"s"`           // what was listed, such as a tree's id
-	At      int64  `json:"n,omitempty"` // how many entries were delivered
-	Total   int64  `json:"t,omitempty"` // of how many, where the method tells
-	After   []byte `json:"a,omitempty"` // the last name, where names are the order
+	Request string `json:"q"`           // fingerprint of the method and its params
+	State   string `json:"s"`           // what was listed, such as the id of a tree
+	At      int64  `json:"n,omitempty"` // number of entries delivered
+	Total   int64  `json:"t,omitempty"` // total number of entries, if the method reports it
+	After   []byte `json:"a,omitempty"` // last name delivered, if the listing is ordered by name
 }
 
-// readCursor reads the cursor of a request; without one it is that of the first
-// page. asked names the request without cursor and limit; another request's
-// cursor is -32602. The caller compares the state.
-func readCursor(given *string, asked string) (pageCursor, error) {
+// readCursor parses the cursor of a request; without one it returns the cursor
+// of the first page. request is a fingerprint of the request without cursor and
+// limit, and a cursor of another request is an error (-32602). The caller
+// compares the state.
+func readCursor(given *string, request string) (pageCursor, error) {
 	if given == nil {
-		return pageCursor{Version: cursorVersion, Asked: asked}, nil
+		return pageCursor{Version: cursorVersion, Request: request}, nil
 	}
-	foreign := invalidParam("cursor", "is not one that this method returned for these params")
+	foreign := invalidParam("cursor", "was not returned by this method for these params")
 	if len(*given) > maxCursorLength {
 		return pageCursor{}, foreign
 	}
 	data, err := base64.RawURLEncoding.DecodeString(*given)
 	var c pageCursor
 	switch {
-	case err != nil, json.Unmarshal(data, &c) != nil, c.Version != cursorVersion, c.Asked != asked, c.At < 0, c.Total < 0,
-		(c.At > 0) == (len(c.After) > 0): // it has one position
+	case err != nil, json.Unmarshal(data, &c) != nil, c.Version != cursorVersion, c.Request != request, c.At < 0, c.Total < 0,
+		(c.At > 0) == (len(c.After) > 0): // a cursor has exactly one kind of position
 		return pageCursor{}, foreign
 	}
 	return c, nil
 }
 
-// startCursor is readCursor where the state of what is listed is known: CONFLICT
-// when it has changed.
-func startCursor(given *string, asked, state string) (pageCursor, error) {
-	c, err := readCursor(given, asked)
+// startCursor is readCursor for a known state of the listing. The error is
+// CONFLICT if the state has changed.
+func startCursor(given *string, request, state string) (pageCursor, error) {
+	c, err := readCursor(given, request)
 	switch {
 	case err != nil:
 		return pageCursor{}, err
@@ -64,27 +65,27 @@ func startCursor(given *string, asked, state string) (pageCursor, error) {
 	return c, nil
 }
 
-// staleCursor is the answer when what a cursor lists has changed.
+// staleCursor is the error for a cursor whose listing has changed.
 func staleCursor() *rpcError {
-	return failure(codeConflict, "what the cursor lists has changed: start again without a cursor")
+	return failure(codeConflict, "the listing has changed since the cursor was created: start again without a cursor")
 }
 
-// next is the cursor behind count more entries.
+// next returns the cursor after count more entries.
 func (c pageCursor) next(count int) *string {
 	c.At += int64(count)
 	return c.text()
 }
 
-// text is what the caller hands back to go on.
+// text encodes the cursor for the wire.
 func (c pageCursor) text() *string {
 	data, err := json.Marshal(c)
 	if err != nil {
-		return nil // cannot be: the fields are plain
+		return nil // impossible: the fields are plain
 	}
 	return new(base64.RawURLEncoding.EncodeToString(data))
 }
 
-// fingerprint tells lists of strings apart, in 24 characters.
+// fingerprint returns 24 characters that differ for different lists of strings.
 func fingerprint(parts ...string) string {
 	h := sha256.New()
 	var length [8]byte
@@ -96,7 +97,7 @@ func fingerprint(parts ...string) string {
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 
-// fingerprintList makes one part of a list.
+// fingerprintList combines a list into one part of a fingerprint.
 func fingerprintList(list []string) string {
 	if len(list) == 0 {
 		return ""

@@ -8,24 +8,24 @@ import (
 	"testing"
 )
 
-// A cursor goes on in the list that it came from, and in no other: what has
-// changed is CONFLICT, another request's cursor is -32602. Whatever happens, no
-// page mixes two lists.
+// A cursor continues the listing that it came from and no other one: a changed
+// listing is CONFLICT, and the cursor of another request is -32602. No page
+// ever mixes two listings.
 func TestCursorOfEveryPagedMethod(t *testing.T) {
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a": "1", "b": "1", "sub/c": "1"})
 	r.commit("second", map[string]string{"a": "2", "b": "2"})
 	r.git("branch", "other")
-	f, i := fsOn(t, dir), newTestInspector(t, dir)
+	f, g := fsOn(t, dir), newTestGitReader(t, dir)
 	methods := map[string]*method{}
-	for _, m := range append(f.methods(), i.methods()...) {
+	for _, m := range append(f.methods(), g.methods()...) {
 		methods[m.name] = m
 	}
 	path := map[string]any{"path": r.dir}
 	requests := []struct {
 		method string
 		params map[string]any
-		other  map[string]any // the same method asked for something else
+		other  map[string]any // the same method with other params
 	}{
 		{"fs/listDir", path, map[string]any{"path": dir}},
 		{"fs/glob", path, map[string]any{"path": r.dir, "include": []string{"*"}}},

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -17,14 +16,11 @@ import (
 	"time"
 )
 
-// errStopWalk ends a walk early: what was wanted has been found.
-var errStopWalk = errors.New("enough")
-
-// typeUnknown is the type of a directory entry of which the file system did
-// not tell more than the name.
+// typeUnknown is the type of a directory entry for which the file system
+// reported only the name.
 const typeUnknown = ^fs.FileMode(0)
 
-// entryInfo is what there is to know of a file, of a link itself.
+// entryInfo describes a file; a symlink itself, not its target.
 type entryInfo struct {
 	mode  fs.FileMode
 	size  int64
@@ -32,14 +28,14 @@ type entryInfo struct {
 	id    fileID
 }
 
-// fileID tells files apart on one machine. It is zero where the system has no
-// cheap one (Windows), and then equals nothing.
+// fileID identifies a file on this machine. It is zero where the system has no
+// cheap identity (Windows), and a zero fileID equals none.
 type fileID struct{ dev, ino uint64 }
 
 func (id fileID) known() bool { return id != fileID{} }
 
-// secretIDs are the identities of the daemon's own files as they are now, for
-// listings that would otherwise ask for each entry.
+// secretIDs returns the current identities of the daemon's own files, so that a
+// listing need not stat them for each entry.
 func (a *access) secretIDs() []fileID {
 	a.mu.Lock()
 	secrets := slices.Clone(a.secrets)
@@ -53,59 +49,58 @@ func (a *access) secretIDs() []fileID {
 	return ids
 }
 
-// dirEntryName is a name in a directory, with its type where it is known. key
-// is what it is sorted by.
+// dirEntryName is a name in a directory and its type, if known. Entries are
+// sorted by key.
 type dirEntryName struct {
 	key, name string
 	typ       fs.FileMode
 }
 
-// topK keeps the entries with the topK keys that follow `after`, at
-// most `most` of them. It holds no more than twice as many, however many it is
-// given.
+// topK keeps the limit entries with the smallest keys after `after`. However
+// many are added, it holds at most twice as many.
 type topK struct {
 	after string
-	most  int
+	limit int
 
 	kept []dirEntryName
-	last string // once there are `most`: the largest key that can still be among them
-	more bool   // others follow
+	last string // once limit entries are kept: the largest key among them
+	more bool   // there are further entries
 }
 
-func (s *topK) add(e dirEntryName) {
+func (k *topK) add(e dirEntryName) {
 	switch {
-	case e.key <= s.after:
+	case e.key <= k.after:
 		return
-	case s.last != "" && e.key > s.last:
-		s.more = true
+	case k.last != "" && e.key > k.last:
+		k.more = true
 		return
 	}
-	s.kept = append(s.kept, e)
-	if len(s.kept) >= 2*s.most {
-		s.sorted()
-		s.last = s.kept[len(s.kept)-1].key
+	k.kept = append(k.kept, e)
+	if len(k.kept) >= 2*k.limit {
+		k.sorted()
+		k.last = k.kept[len(k.kept)-1].key
 	}
 }
 
-// sorted gives the entries in the order of their keys' bytes.
-func (s *topK) sorted() []dirEntryName {
-	slices.SortFunc(s.kept, func(x, y dirEntryName) int { return cmp.Compare(x.key, y.key) })
-	if len(s.kept) > s.most {
-		clear(s.kept[s.most:]) // lets the strings go
-		s.kept, s.more = s.kept[:s.most], true
+// sorted returns the entries in the bytewise order of their keys.
+func (k *topK) sorted() []dirEntryName {
+	slices.SortFunc(k.kept, func(x, y dirEntryName) int { return cmp.Compare(x.key, y.key) })
+	if len(k.kept) > k.limit {
+		clear(k.kept[k.limit:]) // free the strings
+		k.kept, k.more = k.kept[:k.limit], true
 	}
-	return s.kept
+	return k.kept
 }
 
-// namesAfter reads the directory from its start and returns the entries whose
-// keys follow after, in the order of their bytes, at most `most` of them; more
-// tells that others follow. keep sees every entry; it gives its key and its
-// type as far as it knows it, or leaves it out.
-func (d *dirHandle) namesAfter(ctx context.Context, after string, most int, keep func(name string, typ fs.FileMode) (e dirEntryName, ok bool)) (names []dirEntryName, more bool, err error) {
-	page := topK{after: after, most: most}
+// namesAfter reads the directory from its start and returns the first limit
+// entries whose keys follow after, in bytewise order; more reports whether
+// others follow. keep is called for every entry: it returns its key and its
+// type as far as known, or false to leave it out.
+func (d *dirHandle) namesAfter(ctx context.Context, after string, limit int, keep func(name string, typ fs.FileMode) (e dirEntryName, ok bool)) (names []dirEntryName, more bool, err error) {
+	page := topK{after: after, limit: limit}
 	seen := 0
 	err = d.read(func(name string, typ fs.FileMode) error {
-		// Asking each time would cost as much as reading the entry.
+		// Checking each time would cost as much as reading the entry.
 		if seen++; seen%1024 == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -121,13 +116,13 @@ func (d *dirHandle) namesAfter(ctx context.Context, after string, most int, keep
 	return names, page.more, nil
 }
 
-// chunkSize is how many names of one directory a walk holds at a depth: less
-// further down, so that a chain of large directories stays within some
+// chunkSize returns how many names of one directory a walk keeps in memory at a
+// depth: fewer further down, so that nested large directories need only some
 // megabytes.
 func chunkSize(depth int) int { return max(64<<10>>min(depth, 30), 256) }
 
-// typeOf is typ, or what lstat tells where the directory did not; an entry
-// that is gone by then is irregular.
+// typeOf returns typ, or the type from lstat if typ is unknown. An entry that
+// no longer exists is irregular.
 func (d *dirHandle) typeOf(name string, typ fs.FileMode) fs.FileMode {
 	if typ != typeUnknown {
 		return typ
@@ -139,20 +134,22 @@ func (d *dirHandle) typeOf(name string, typ fs.FileMode) fs.FileMode {
 	return info.mode.Type()
 }
 
-// directoryState names a directory and its entries as they are: it changes
-// when an entry is added, removed or renamed (the time of change is that of
-// the file system, some milliseconds coarse), or the directory is replaced.
+// directoryState returns a fingerprint of a directory. It changes when an entry
+// is added, removed or renamed, or the directory is replaced. The modification
+// time in it has the file system's resolution of some milliseconds, so two
+// quick changes can look like one.
 func directoryState(path string, info entryInfo) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%d\x00%d", path, info.id.dev, info.id.ino, info.mtime.UnixNano()))
 	return hex.EncodeToString(sum[:8])
 }
 
-// statBelow describes files below a directory, asked for in the order of their
-// paths, without following a link or leaving the file system on the way.
+// statBelow stats files below a directory without following symlinks or leaving
+// the file system. It keeps the last directory open, so callers ask in the
+// order of the paths.
 type statBelow struct {
 	start *dirHandle
 	dev   uint64
-	rel   string // the directory that is open
+	rel   string // path of dir, the directory that is open
 	dir   *dirHandle
 }
 
@@ -201,29 +198,18 @@ func (s *statBelow) close() {
 	}
 }
 
-// safeRel tells a path as git prints it that is fit to be looked up.
+// safeRel reports whether a relative path printed by git may be looked up: it
+// stays below its directory and names none of the daemon's own files.
 func safeRel(rel string) bool {
 	return filepath.IsLocal(filepath.FromSlash(rel)) && !hasSecretName(rel)
 }
 
-// direntBatch is the number of names read at a time.
-const direntBatch = 512
-
-// eachName calls each for every name in f from where it stands on, and stops at
-// each's error.
-func eachName(f *os.File, each func(name string, typ fs.FileMode) error) error {
-	for {
-		names, err := f.Readdirnames(direntBatch)
-		for _, name := range names {
-			if err := each(name, typeUnknown); err != nil {
-				return err
-			}
-		}
-		switch {
-		case errors.Is(err, io.EOF), err == nil && len(names) == 0:
-			return nil
-		case err != nil:
-			return err
-		}
+// readDir returns the entries of a directory below root, in no order.
+func readDir(root *os.Root, rel string) ([]fs.DirEntry, error) {
+	f, err := root.Open(rel)
+	if err != nil {
+		return nil, err
 	}
+	defer f.Close() // nothing is written
+	return f.ReadDir(-1)
 }

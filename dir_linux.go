@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// direntBufferSize is read at a time: few system calls for a large directory
-// (getdents64(2)), little memory for a deep walk.
+// direntBufferSize is the buffer of getdents64(2): few system calls for a large
+// directory, little memory for a deep walk.
 const direntBufferSize = 32 << 10
 
-// read calls each for every entry from the start of the directory on, in no
-// order, but for "." and "..". It stops at each's error and returns it.
+// read calls each for every entry of the directory except "." and "..", in no
+// order, and stops at the first error from each.
 func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 	fd := int(d.f.Fd())
 	if _, err := unix.Seek(fd, 0, 0); err != nil {
@@ -54,7 +54,7 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 	}
 }
 
-// direntType is Go's form of d_type.
+// direntType converts d_type.
 func direntType(typ byte) fs.FileMode {
 	switch typ {
 	case unix.DT_REG:
@@ -72,5 +72,5 @@ func direntType(typ byte) fs.FileMode {
 	case unix.DT_BLK:
 		return fs.ModeDevice
 	}
-	return typeUnknown // some file systems do not tell
+	return typeUnknown // some file systems do not report it
 }

@@ -13,8 +13,8 @@ import (
 )
 
 // dirHandle is an open directory. Names are looked up from its descriptor and
-// links are never followed, so nobody can lead a walk elsewhere by swapping a
-// directory for a link.
+// symlinks are never followed. So swapping a directory for a symlink during a
+// walk cannot lead the walk elsewhere.
 type dirHandle struct{ f *os.File }
 
 // openDir opens the directory at p.
@@ -32,7 +32,7 @@ func (a *access) openDir(p resolvedPath) (*dirHandle, error) {
 
 func (d *dirHandle) close() { _ = d.f.Close() } // nothing was written
 
-// openDir opens the directory called name in d, never through a link.
+// openDir opens the directory called name in d. It does not follow a symlink.
 func (d *dirHandle) openDir(name string) (*dirHandle, error) {
 	fd, err := retryEINTR(func() (int, error) {
 		return unix.Openat(int(d.f.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -43,7 +43,8 @@ func (d *dirHandle) openDir(name string) (*dirHandle, error) {
 	return &dirHandle{f: os.NewFile(uintptr(fd), name)}, nil
 }
 
-// openFile opens the regular file called name in d, never through a link.
+// openFile opens the regular file called name in d. It does not follow a
+// symlink.
 func (d *dirHandle) openFile(name string) (*os.File, error) {
 	fd, err := retryEINTR(func() (int, error) {
 		return unix.Openat(int(d.f.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|openNonblock, 0)
@@ -80,9 +81,9 @@ func (d *dirHandle) lstat(name string) (entryInfo, error) {
 	return describe(&st), nil
 }
 
-// readlink returns the text of the link called name.
+// readlink returns the target of the symlink called name.
 func (d *dirHandle) readlink(name string) (string, error) {
-	buf := make([]byte, 4096) // PATH_MAX, the longest a link can be on Linux
+	buf := make([]byte, 4096) // PATH_MAX, the longest target on Linux
 	n, err := retryEINTR(func() (int, error) { return unix.Readlinkat(int(d.f.Fd()), name, buf) })
 	if err != nil {
 		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
@@ -90,8 +91,8 @@ func (d *dirHandle) readlink(name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// retryEINTR calls f again while a signal interrupts it, as some network file
-// systems let happen.
+// retryEINTR calls f again while a signal interrupts it, which happens on some
+// network file systems.
 func retryEINTR(f func() (int, error)) (int, error) {
 	for {
 		n, err := f()
@@ -110,7 +111,7 @@ func describe(st *unix.Stat_t) entryInfo {
 	}
 }
 
-// goMode is Go's form of st_mode.
+// goMode converts st_mode.
 func goMode(mode uint32) fs.FileMode {
 	m := fs.FileMode(mode & 0o777)
 	switch mode & unix.S_IFMT {
@@ -142,7 +143,7 @@ func goMode(mode uint32) fs.FileMode {
 	return m
 }
 
-// fileIDAt is the identity of the file at path, zero when there is none.
+// fileIDAt returns the identity of the file at path, zero if it cannot be read.
 func fileIDAt(path string) fileID {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {

@@ -6,8 +6,9 @@ import (
 	"os"
 )
 
-// dirHandle is an open directory. Names are looked up from its handle; links
-// are not followed: lstat tells them, and os.Root refuses those that lead out.
+// dirHandle is an open directory. Names are looked up from its handle. Symlinks
+// are not followed: lstat detects them, and os.Root refuses those that lead
+// outside.
 type dirHandle struct{ root *os.Root }
 
 // openDir opens the directory at p.
@@ -69,19 +70,20 @@ func (d *dirHandle) lstat(name string) (entryInfo, error) {
 	return entryInfo{mode: info.Mode(), size: info.Size(), mtime: info.ModTime()}, nil
 }
 
-// readlink returns the text of the link called name.
+// readlink returns the target of the symlink called name.
 func (d *dirHandle) readlink(name string) (string, error) { return d.root.Readlink(name) }
 
-// read calls each for every entry from the start of the directory on, in no
-// order. It stops at each's error and returns it.
+// read calls each for every entry of the directory, in no order, and stops at
+// the first error from each.
 func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 	f, err := d.root.Open(".")
 	if err != nil {
 		return err
 	}
-	defer f.Close() // nothing is written
-	return eachName(f, each)
+	defer f.Close() // only read
+	return eachName(f, func(name string) error { return each(name, typeUnknown) })
 }
 
-// fileIDAt has no cheap answer here; openFile compares the files themselves.
+// fileIDAt returns zero: Windows has no cheap identity. openFile compares the
+// files themselves.
 func fileIDAt(string) fileID { return fileID{} }

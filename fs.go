@@ -12,17 +12,20 @@ import (
 const (
 	// maxStatPaths bounds the paths of one fs/stat.
 	maxStatPaths = 1000
-	// maxPageBytes ends a page of a listing before its JSON could outgrow a
-	// message of 16 MiB, whatever the names are: the cursor goes on from there.
+	// maxPageBytes ends a page of a listing before its JSON could exceed a
+	// message of 16 MiB, however long the names are. The caller continues with
+	// the cursor.
 	maxPageBytes = 8 << 20
-	// maxPageEntries is the most that limit may ask of a listing.
+	// maxPageEntries is the largest limit that a listing accepts.
 	maxPageEntries = 10_000
-	// maxGlobEntries is the same for fs/glob, where git lists a repository anew
-	// for each page: most fit in one.
+	// maxGlobEntries is the largest limit of fs/glob. It is higher than
+	// maxPageEntries because git lists the whole repository again for every
+	// page; most repositories fit in one.
 	maxGlobEntries = 25_000
 )
 
-// fsService answers fs/*: what lies in the allowed directories. It changes nothing.
+// fsService implements the fs/* methods, which read files below the allowed
+// directories. It changes nothing.
 type fsService struct {
 	access *access
 	git    *gitRunner
@@ -33,56 +36,62 @@ func newFSService(access *access, git *gitRunner, log *slog.Logger) *fsService {
 	return &fsService{access: access, git: git, log: log}
 }
 
-// methods is the table of fs/*.
+// methods returns the fs/* rows of the method table.
 func (f *fsService) methods() []*method {
 	path := []errorCode{codeAccessDenied, codeSourceNotFound, codeNotConfigured}
 	return []*method{
-		newMethod("fs/repoScan", "Find git repositories.", f.repoScan).fails(path...),
+		newMethod("fs/repoScan", "Find git repositories below directories.", f.repoScan).fails(path...),
 		newMethod("fs/listDir", "List a directory, page by page.", f.listDir).fails(path...),
-		newMethod("fs/stat", "Describe files, following links.", f.stat).fails(path...),
-		newMethod("fs/readFile", "Read a file or a part of it.", f.readFile).fails(path...),
+		newMethod("fs/stat", "Describe files; symlinks are followed.", f.stat).fails(path...),
+		newMethod("fs/readFile", "Read a file or part of it.", f.readFile).fails(path...),
 		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob).fails(path...).fails(codeGitFailed),
-		newMethod("fs/search", "Search the files of a tree for a text or a regular expression.", f.search).fails(path...).fails(codeGitFailed),
+		newMethod("fs/search", "Search the files of a tree for a string or a regular expression.", f.search).fails(path...).fails(codeGitFailed),
 	}
 }
 
-// openDir opens the directory of a path from the wire; the caller closes it.
-func (f *fsService) openDir(p pathParam) (resolvedPath, *dirHandle, error) {
-	at, err := f.access.resolve(p)
-	if err != nil {
-		return resolvedPath{}, nil, err
+// openDir opens the directory that a path from the wire names, and describes
+// it; the caller closes it.
+func (f *fsService) openDir(p pathParam) (at resolvedPath, dir *dirHandle, self entryInfo, err error) {
+	if at, err = f.access.resolve(p); err != nil {
+		return at, nil, self, err
 	}
-	dir, err := f.access.openDir(at)
-	return at, dir, err
+	if dir, err = f.access.openDir(at); err != nil {
+		return at, nil, self, err
+	}
+	if self, err = dir.info(); err != nil {
+		dir.close()
+		return at, nil, self, f.access.wireError(err, at.abs)
+	}
+	return at, dir, self, nil
 }
 
 type statParams struct {
 	pathParam
-	Paths []string `json:"paths,omitempty" doc:"in place of path: at most 1,000"`
+	Paths []string `json:"paths,omitempty" doc:"paths to describe instead of path, at most 1,000"`
 }
 
 type statResult struct {
-	Entries []statEntry `json:"entries" doc:"in the order asked"`
+	Entries []statEntry `json:"entries" doc:"in the order of the request"`
 }
 
-// statEntry describes one path. Only path and exists are there for what does
-// not exist.
+// statEntry describes one path. For a path that does not exist only path and
+// exists are set.
 type statEntry struct {
-	Path       string `json:"path" doc:"absolute, links resolved"`
-	PathBase64 string `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
-	Exists     bool   `json:"exists" doc:"when false, only path is there beside it"`
-	Type       string `json:"type,omitempty" enum:"file,dir,other" doc:"of what the path leads to"`
-	Size       *int64 `json:"size,omitempty" doc:"bytes"`
-	Mode       string `json:"mode,omitempty" doc:"permissions, such as 0644"`
-	Mtime      string `json:"mtime,omitempty" doc:"RFC 3339, UTC"`
+	Path       string `json:"path" doc:"absolute path, symlinks resolved"`
+	PathBase64 string `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
+	Exists     bool   `json:"exists" doc:"false if there is no such file; then only path is set"`
+	Type       string `json:"type,omitempty" enum:"file,dir,other" doc:"type of the file after symlinks are followed"`
+	Size       *int64 `json:"size,omitempty" doc:"size in bytes"`
+	Mode       string `json:"mode,omitempty" doc:"permission bits in octal, such as 0644"`
+	Mtime      string `json:"mtime,omitempty" doc:"modification time, RFC 3339 in UTC"`
 }
 
-// fs/stat
+// stat implements fs/stat.
 func (f *fsService) stat(ctx context.Context, p statParams) (*statResult, error) {
 	single := p.Path != "" || p.PathBase64 != ""
 	switch {
 	case single && p.Paths != nil:
-		return nil, invalidParam("paths", "give path or paths, not both")
+		return nil, invalidParam("paths", "give either path or paths, not both")
 	case len(p.Paths) > maxStatPaths:
 		return nil, invalidParam("paths", "has %d paths, at most %d are allowed", len(p.Paths), maxStatPaths)
 	case p.Paths == nil:
@@ -113,7 +122,8 @@ func (f *fsService) statOne(p pathParam, name string) (statEntry, error) {
 	}
 	at, err := f.access.resolvePath(path)
 	if isMissing(err) {
-		// A file where the path needs a directory: there is nothing to resolve.
+		// A parent in the path is a regular file, so there is nothing to
+		// resolve.
 		return statEntry{Path: showName(path), PathBase64: nameBase64(path)}, nil
 	}
 	if err != nil {
@@ -132,13 +142,14 @@ func (f *fsService) statOne(p pathParam, name string) (statEntry, error) {
 	return entry, nil
 }
 
-// isMissing tells the answer for an allowed path that is not there.
+// isMissing reports whether err is the error for an allowed path that does not
+// exist.
 func isMissing(err error) bool {
 	e, ok := errors.AsType[*rpcError](err)
 	return ok && e.name() == codeSourceNotFound
 }
 
-// fileType is the wire's word for a kind of file.
+// fileType returns the wire's name for a kind of file.
 func fileType(mode fs.FileMode) string {
 	switch {
 	case mode.IsRegular():
@@ -151,7 +162,7 @@ func fileType(mode fs.FileMode) string {
 	return "other"
 }
 
-// permMode is the permission bits as four octal digits, as chmod(1) takes
+// permMode formats the permission bits as four octal digits, as chmod(1) takes
 // them.
 func permMode(mode fs.FileMode) string {
 	bits := uint32(mode.Perm())
@@ -167,12 +178,14 @@ func permMode(mode fs.FileMode) string {
 	return fmt.Sprintf("%04o", bits)
 }
 
-// wireTime is t in RFC 3339, UTC, as exact as it is known. A time.Time in a
-// result would fail for a year over 9999, which a file can have.
+// wireTime formats t as RFC 3339 in UTC with nanoseconds. Results hold times as
+// strings because marshaling a time.Time fails for years over 9999, and a file
+// can have such a time.
 func wireTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
-// jsonSize is what s takes at most as a JSON string: an encoder may write six
-// bytes for a control character, for <, > and & and for U+2028 and U+2029.
+// jsonSize returns an upper bound for the size of s as a JSON string: an
+// encoder may write six bytes for a control character, for <, > and &, and for
+// U+2028 and U+2029.
 func jsonSize(s string) int {
 	size := len(s) + 2
 	for i := range len(s) {
@@ -182,7 +195,7 @@ func jsonSize(s string) int {
 		case c == '"', c == '\\':
 			size++
 		case c == 0xe2:
-			size += 3 // may begin U+2028
+			size += 3 // possibly the first byte of U+2028
 		}
 	}
 	return size

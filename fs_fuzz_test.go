@@ -13,7 +13,7 @@ import (
 	"unicode/utf8"
 )
 
-// However a stream is cut into pieces, the records are the same.
+// The records are the same however the stream is cut into pieces.
 func FuzzRecords(f *testing.F) {
 	f.Add([]byte("a\x00b\nc\x00"), 1)
 	f.Add([]byte("\x00\x00tail"), 3)
@@ -34,7 +34,8 @@ func FuzzRecords(f *testing.F) {
 	})
 }
 
-// No .gitignore and no path makes trouble, and a rule decides alike each time.
+// No .gitignore and no path makes the parser or the matcher fail, and a rule
+// gives the same result each time.
 func FuzzIgnore(f *testing.F) {
 	f.Add("*.log\n!keep.log\n/build/\n", "a/b.log", true)
 	f.Add("\\ \r\n[!a-\n**/x/**\n\xff", "x/y", false)
@@ -51,8 +52,8 @@ func FuzzIgnore(f *testing.F) {
 	})
 }
 
-// Whatever a file holds, a part of it comes back as it is, and its JSON has
-// the size that was reckoned with.
+// Any part of any file can be decoded to the same bytes, and its JSON is not
+// larger than estimated.
 func FuzzEncodePart(f *testing.F) {
 	f.Add([]byte("gr\xc3\xbc\xc3"), false)
 	f.Add([]byte("a\x00\xe2\x80\xa8<\\\""), true)

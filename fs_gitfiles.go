@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// workTreeOf is the repository whose work tree a directory belongs to, as far
-// up as is allowed; nil when it belongs to none. A .git that leads outside, or
-// nowhere, does not count.
+// workTreeOf returns the repository whose work tree contains the directory at,
+// looking up through the allowed directories, or nil. A .git that leads
+// nowhere, or outside the allowed directories, is ignored.
 func (f *fsService) workTreeOf(at resolvedPath) *repository {
 	for dir, ok := at, true; ok; dir, ok = parentOf(f.access, dir) {
 		if r := f.repositoryIn(dir.abs, false); r != nil {
@@ -20,19 +20,19 @@ func (f *fsService) workTreeOf(at resolvedPath) *repository {
 	return nil
 }
 
-// workTreeView is a gitView for git to list or search r's files. It has no
-// objects, to spare a look at each of their directories, unless the index may
-// be sparse: then trees tell what is in it. Where the repository is not whole
-// the view knows less: objects out of reach are left out, and so is a broken
-// configuration.
+// workTreeView returns a gitView with which git lists or searches r's files.
+// The view has no objects, because checking each object directory for symlinks
+// is slow and git does not need them, except for a sparse index, which refers
+// to trees. A broken configuration or unreachable objects do not fail the
+// request; the view then leaves them out.
 func (f *fsService) workTreeView(r *repository, view gitViewKind) (*gitView, error) {
 	if err := r.readConfig(); err != nil {
-		f.log.Debug("a repository's configuration", "path", r.top.abs, "error", err)
+		f.log.Debug("reading a repository's configuration failed", "path", r.top.abs, "error", err)
 	}
 	sparse := view == indexView && r.config.isTrue("core", "sparsecheckout")
 	if sparse {
 		if err := r.checkObjects(); err != nil {
-			f.log.Debug("a repository's objects", "path", r.top.abs, "error", err)
+			f.log.Debug("checking a repository's objects failed", "path", r.top.abs, "error", err)
 			sparse = false
 		}
 	}
@@ -43,16 +43,17 @@ func (f *fsService) workTreeView(r *repository, view gitViewKind) (*gitView, err
 }
 
 // list asks git which files of a repository are tracked or not ignored. Git
-// lists them all for each page; the cursor holds a sum of their names.
+// lists all of them again for every page, so the cursor holds a checksum of
+// their names to detect changes between pages.
 func (g *globPage) list(f *fsService, r *repository) error {
-	s, err := f.workTreeView(r, indexView)
+	v, err := f.workTreeView(r, indexView)
 	if err != nil {
 		return err
 	}
-	defer s.remove()
-	page := &topK{after: string(g.cursor.After), most: g.limit}
+	defer v.remove()
+	page := &topK{after: string(g.cursor.After), limit: g.limit}
 	sum := uint64(0)
-	command := s.command("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
+	command := v.command("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
 	command.dir = g.abs
 	err = f.git.stream(g.ctx, command, func(out *bufio.Reader) error {
 		return readRecords(out, func(record []byte) error {
@@ -61,11 +62,11 @@ func (g *globPage) list(f *fsService, r *repository) error {
 			}
 			rel := string(record)
 			if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) {
-				return nil // a repository inside this one, or not wanted
+				return nil // a nested repository, or filtered out
 			}
 			hash := fnv.New64a()
-			_, _ = hash.Write(record) // never fails
-			sum += hash.Sum64()       // in any order: git prints untracked files first
+			_, _ = hash.Write(record) // a hash never fails
+			sum += hash.Sum64()       // independent of the order: git prints untracked files first
 			page.add(dirEntryName{key: rel, name: rel})
 			return nil
 		})
@@ -78,11 +79,7 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		return staleCursor()
 	}
 	g.cursor.State = state
-	self, err := g.start.info()
-	if err != nil {
-		return err
-	}
-	below := &statBelow{start: g.start, dev: self.id.dev}
+	below := &statBelow{start: g.start, dev: g.self.id.dev}
 	defer below.close()
 	paths := page.sorted()
 	for _, e := range paths {
@@ -91,9 +88,9 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		}
 		info, err := below.lstat(e.name)
 		if err != nil {
-			continue // removed, or behind a link
+			continue // removed, or behind a symlink
 		}
-		if err := g.add(e.name, info); errors.Is(err, errStopWalk) {
+		if err := g.add(e.name, info); errors.Is(err, errEnough) {
 			return nil
 		}
 	}

@@ -14,26 +14,26 @@ import (
 
 type globParams struct {
 	pathParam
-	Include          []string `json:"include,omitempty" doc:"globs as in git, such as **/*.go; default: all files"`
-	Exclude          []string `json:"exclude,omitempty" doc:"globs"`
-	RespectGitignore *bool    `json:"respect_gitignore,omitempty" doc:"leave out what git ignores; default true"`
-	Limit            *int     `json:"limit,omitempty" doc:"files of a page, 1 to 25,000; default 10,000"`
-	Cursor           *string  `json:"cursor,omitempty" doc:"next_cursor of the page before"`
+	Include          []string `json:"include,omitempty" doc:"globs of files to include, as in git, such as **/*.go; default: all files"`
+	Exclude          []string `json:"exclude,omitempty" doc:"globs of files to leave out"`
+	RespectGitignore *bool    `json:"respect_gitignore,omitempty" doc:"leave out files that git ignores; default true"`
+	Limit            *int     `json:"limit,omitempty" doc:"files per page, 1 to 25,000; default 10,000"`
+	Cursor           *string  `json:"cursor,omitempty" doc:"next_cursor of the previous page"`
 }
 
 type globResult struct {
-	Files      []globFile `json:"files" doc:"regular files, by the bytes of their paths"`
-	NextCursor *string    `json:"next_cursor" doc:"null at the end"`
+	Files      []globFile `json:"files" doc:"regular files, sorted by path, bytewise"`
+	NextCursor *string    `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
 type globFile struct {
-	Path       string `json:"path" doc:"relative to the path asked for, with /"`
-	PathBase64 string `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
-	Size       int64  `json:"size" doc:"bytes"`
-	Mtime      string `json:"mtime" doc:"RFC 3339, UTC"`
+	Path       string `json:"path" doc:"relative to the requested path, separated by /"`
+	PathBase64 string `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
+	Size       int64  `json:"size" doc:"size in bytes"`
+	Mtime      string `json:"mtime" doc:"modification time, RFC 3339 in UTC"`
 }
 
-// fs/glob
+// glob implements fs/glob.
 func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error) {
 	limit, err := limitParam("limit", p.Limit, maxPageEntries, maxGlobEntries)
 	if err != nil {
@@ -43,7 +43,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, err
 	}
-	at, dir, err := f.openDir(p.pathParam)
+	at, dir, self, err := f.openDir(p.pathParam)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, err
 	}
-	g := &globPage{ctx: ctx, filter: filter, start: dir, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
+	g := &globPage{ctx: ctx, filter: filter, start: dir, self: self, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
 	var repo *repository
 	if respect {
 		repo = f.workTreeOf(at)
@@ -76,41 +76,43 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	return result, nil
 }
 
-// globPage is one page in the making.
+// globPage collects one page of fs/glob.
 type globPage struct {
 	ctx     context.Context
 	filter  *treeFilter
 	start   *dirHandle
-	abs     string // its absolute path
+	self    entryInfo // describes start
+	abs     string    // absolute path of start
 	limit   int
-	cursor  pageCursor // in: where to go on; out: where the page ends
+	cursor  pageCursor // at first where the page starts, at the end where it ends
 	secrets []fileID
 
 	files []globFile
-	size  int // of their JSON
+	size  int // of files as JSON
 	more  bool
 	seen  int64
-	chain []entryInfo // the directories from the start to the one being walked
+	chain []entryInfo // the directories from start to the current one
 }
 
-// add takes a file into the page; errStopWalk when it is full.
+// add appends a file to the page. It returns errEnough when the page is full.
 func (g *globPage) add(rel string, info entryInfo) error {
 	if !info.mode.IsRegular() || slices.Contains(g.secrets, info.id) {
 		return nil
 	}
-	const rest = 120 // keys, punctuation, figures and the time
+	const rest = 120 // keys, punctuation, numbers and the time
 	file := globFile{Path: showName(rel), PathBase64: nameBase64(rel), Size: info.size, Mtime: wireTime(info.mtime)}
 	g.size += rest + jsonSize(file.Path) + len(file.PathBase64)
 	if len(g.files) == g.limit || g.size > maxPageBytes && len(g.files) > 0 {
 		g.more = true
-		return errStopWalk
+		return errEnough
 	}
 	g.files = append(g.files, file)
 	g.cursor.After = []byte(rel)
 	return nil
 }
 
-// tick looks at the context and reports from time to time.
+// tick returns the context's error, if any, and reports progress from time to
+// time.
 func (g *globPage) tick() error {
 	if g.ctx.Err() != nil {
 		return context.Cause(g.ctx)
@@ -121,8 +123,9 @@ func (g *globPage) tick() error {
 	return nil
 }
 
-// walk lists what is in the directories themselves. A page goes on where the
-// last one ended; the directories that lead there must be as they were.
+// walk lists the directories themselves, without git. A page continues where
+// the previous one ended; the cursor is stale when a directory on the way there
+// has changed.
 func (g *globPage) walk(ignore bool) error {
 	if after := string(g.cursor.After); after != "" {
 		chain, err := chainTo(g.start, after)
@@ -130,25 +133,21 @@ func (g *globPage) walk(ignore bool) error {
 			return staleCursor()
 		}
 	}
-	self, err := g.start.info()
-	if err != nil {
-		return err
-	}
-	g.chain = []entryInfo{self}
-	err = g.dir(g.start, "", string(g.cursor.After), nil, ignore)
-	if errors.Is(err, errStopWalk) {
+	g.chain = []entryInfo{g.self}
+	err := g.dir(g.start, "", string(g.cursor.After), nil, ignore)
+	if errors.Is(err, errEnough) {
 		return nil
 	}
 	return err
 }
 
-// dir walks a directory, whose path rel is "" or has a slash at its end. Only
-// what follows after, a path relative to it, is listed.
+// dir walks the directory d. Its path rel is empty or ends with a slash. Only
+// files that sort after `after`, a path relative to d, are listed.
 func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, ignore bool) error {
 	if ignore {
 		rules = rules.below(d, rel)
 	}
-	// The entry that holds `after` comes first: the walk goes on inside it.
+	// Start at the entry that contains `after` and continue inside it.
 	first, inside, deeper := strings.Cut(after, "/")
 	if deeper {
 		first += "/"
@@ -161,12 +160,12 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 		e := dirEntryName{key: name, name: name, typ: typ}
 		path := rel + name
 		if typ.IsDir() {
-			e.key += "/" // as in the whole path: "a-b" comes before "a/b"
+			e.key += "/" // sort as in the whole path: "a-b" before "a/b"
 			return e, e.key >= first && g.filter.dir(path) && !rules.ignored(path, true)
 		}
 		return e, e.key > after && typ.IsRegular() && g.filter.file(path) && !rules.ignored(path, false)
 	}
-	state := "" // of the chain, once it is needed
+	state := "" // chainState(g.chain), computed when first needed
 	for last := ""; ; {
 		names, more, err := d.namesAfter(g.ctx, last, chunkSize(len(g.chain)-1), keep)
 		if err != nil {
@@ -183,7 +182,7 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 					below = inside
 				}
 				err = g.child(d, n.name, rel+n.key, below, rules, ignore)
-			} else if info, statErr := d.lstat(n.name); statErr == nil { // else it is gone
+			} else if info, statErr := d.lstat(n.name); statErr == nil { // otherwise the file was removed
 				before := len(g.files)
 				err = g.add(rel+n.name, info)
 				if len(g.files) > before {
@@ -203,15 +202,15 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 	}
 }
 
-// child walks a directory in d. One that cannot be read is passed over, as one
-// on another file system is.
+// child walks the directory called name in d. It skips a directory that cannot
+// be read or lies on another file system.
 func (g *globPage) child(d *dirHandle, name, rel, after string, rules *ignoreRules, ignore bool) error {
 	if len(g.chain) > maxPathDepth {
 		return nil
 	}
 	sub, err := d.openDir(name)
 	if err != nil {
-		return nil // not ours to read, or gone
+		return nil // not readable, or removed
 	}
 	defer sub.close()
 	self, err := sub.info()
@@ -227,7 +226,7 @@ func (g *globPage) child(d *dirHandle, name, rel, after string, rules *ignoreRul
 	return err
 }
 
-// chainTo describes the directories from start to the one that holds path.
+// chainTo returns the directories from start to the one that contains path.
 func chainTo(start *dirHandle, path string) ([]entryInfo, error) {
 	self, err := start.info()
 	if err != nil {

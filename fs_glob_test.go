@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// fsGlobAll puts all pages together.
+// fsGlobAll returns the files of all pages.
 func fsGlobAll(t testing.TB, f *fsService, p globParams) []string {
 	t.Helper()
 	var paths []string
@@ -87,8 +87,8 @@ func TestGlob(t *testing.T) {
 	}
 }
 
-// A pattern of git's other pathspec magic is a name like any other, and so is a
-// directory that is called like one.
+// A pattern with other pathspec magic of git is an ordinary name, and so is a
+// directory with such a name.
 func TestPathspecMagicIsLiteral(t *testing.T) {
 	for _, repository := range []bool{true, false} {
 		dir := realTempDir(t)
@@ -129,8 +129,8 @@ func TestPathspecMagicIsLiteral(t *testing.T) {
 	}
 }
 
-// Inside a repository git's own rules count: what is tracked is listed even
-// where it is ignored, and info/exclude holds.
+// Inside a repository git's own rules apply: tracked files are listed even if
+// they are ignored, and info/exclude is respected.
 func TestGlobRepository(t *testing.T) {
 	dir := realTempDir(t)
 	top := dir + "/r"
@@ -151,7 +151,8 @@ func TestGlobRepository(t *testing.T) {
 			}
 		}
 	}
-	// A tracked directory that became a link leads nowhere.
+	// Nothing is listed below a tracked directory that was replaced by a
+	// symlink.
 	outside := realTempDir(t)
 	writeFiles(t, outside, map[string]string{"a.go": "secret"})
 	if err := errors.Join(os.RemoveAll(top+"/sub"), os.Symlink(outside, top+"/sub")); err != nil {
@@ -185,7 +186,8 @@ func TestGlobIndexKinds(t *testing.T) {
 	fsRepo(t, dir+"/sparse", tree)
 	gitIn(t, dir+"/sparse", "sparse-checkout", "set", "--cone", "--sparse-index", "a")
 	check("sparse index", dir+"/sparse", ".gitignore a/f top")
-	// Ignored, and there after all: only a tree object tells that it is tracked.
+	// The file is ignored but listed: only a tree object shows that it is
+	// tracked.
 	writeFiles(t, dir+"/sparse", map[string]string{"b/c/f": "", "b/c/g": "", ".git/info/exclude": "b\n"})
 	check("sparse index, file there", dir+"/sparse", want)
 
@@ -203,7 +205,7 @@ func TestGlobIndexKinds(t *testing.T) {
 	check("above a submodule", dir+"/super", ".gitmodules own")
 }
 
-// What a repository's configuration names is not run.
+// Programs that a repository's configuration names are not run.
 func TestGlobHostileConfig(t *testing.T) {
 	dir := realTempDir(t)
 	fsRepo(t, dir, map[string]string{"a": "a", ".gitattributes": "* filter=x diff=x"})

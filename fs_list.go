@@ -8,57 +8,53 @@ import (
 	"slices"
 )
 
-// defaultListLimit is what fs/listDir returns where limit is absent.
+// defaultListLimit is the page size of fs/listDir without limit.
 const defaultListLimit = 1000
 
 type listDirParams struct {
 	pathParam
-	Limit  *int    `json:"limit,omitempty" doc:"entries of a page, 1 to 10,000; default 1,000"`
-	Cursor *string `json:"cursor,omitempty" doc:"next_cursor of the page before"`
+	Limit  *int    `json:"limit,omitempty" doc:"entries per page, 1 to 10,000; default 1,000"`
+	Cursor *string `json:"cursor,omitempty" doc:"next_cursor of the previous page"`
 }
 
 type listDirResult struct {
-	Path       string     `json:"path" doc:"absolute, links resolved"`
-	PathBase64 string     `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
-	Entries    []dirEntry `json:"entries" doc:"by the bytes of their names"`
-	NextCursor *string    `json:"next_cursor" doc:"null at the end"`
+	Path       string     `json:"path" doc:"absolute path, symlinks resolved"`
+	PathBase64 string     `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
+	Entries    []dirEntry `json:"entries" doc:"sorted by name, bytewise"`
+	NextCursor *string    `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
-// dirEntry describes a directory's entry, a link itself and not what it points
-// to.
+// dirEntry describes a directory entry: a symlink itself, not its target.
 type dirEntry struct {
 	Name         string `json:"name"`
-	NameBase64   string `json:"name_base64,omitempty" doc:"the name in base64, where it is not UTF-8"`
-	Type         string `json:"type" enum:"file,dir,symlink,other" doc:"of a link itself, not of what it points to"`
-	Size         int64  `json:"size" doc:"bytes"`
-	Mode         string `json:"mode" doc:"permissions, such as 0644"`
-	Mtime        string `json:"mtime" doc:"RFC 3339, UTC"`
-	Target       string `json:"target,omitempty" doc:"of a link that stays inside the allowed directories"`
-	TargetBase64 string `json:"target_base64,omitempty" doc:"the target in base64, where it is not UTF-8"`
+	NameBase64   string `json:"name_base64,omitempty" doc:"base64 of the name; only if it is not valid UTF-8"`
+	Type         string `json:"type" enum:"file,dir,symlink,other" doc:"type of the entry; symlinks are not followed"`
+	Size         int64  `json:"size" doc:"size in bytes"`
+	Mode         string `json:"mode" doc:"permission bits in octal, such as 0644"`
+	Mtime        string `json:"mtime" doc:"modification time, RFC 3339 in UTC"`
+	Target       string `json:"target,omitempty" doc:"target of a symlink, only if it lies inside the allowed directories"`
+	TargetBase64 string `json:"target_base64,omitempty" doc:"base64 of the target; only if it is not valid UTF-8"`
 }
 
-// jsonSize is what the entry takes at most in a result.
+// jsonSize returns an upper bound for the size of the entry as JSON.
 func (e *dirEntry) jsonSize() int {
-	const rest = 160 // keys, punctuation, figures and the time
+	const rest = 160 // keys, punctuation, numbers and the time
 	return rest + jsonSize(e.Name) + len(e.NameBase64) + jsonSize(e.Target) + len(e.TargetBase64)
 }
 
-// fs/listDir
+// listDir implements fs/listDir.
 func (f *fsService) listDir(ctx context.Context, p listDirParams) (*listDirResult, error) {
 	limit, err := limitParam("limit", p.Limit, defaultListLimit, maxPageEntries)
 	if err != nil {
 		return nil, err
 	}
-	at, dir, err := f.openDir(p.pathParam)
+	// openDir describes the directory before its names are read: a change in
+	// between makes the cursor stale.
+	at, dir, self, err := f.openDir(p.pathParam)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.close()
-	// Taken before the names are read: a change meanwhile makes the cursor stale.
-	self, err := dir.info()
-	if err != nil {
-		return nil, f.access.wireError(err, at.abs)
-	}
 	cursor, err := startCursor(p.Cursor, fingerprint("fs/listDir"), directoryState(at.abs, self))
 	if err != nil {
 		return nil, err
@@ -78,7 +74,7 @@ func (f *fsService) listDir(ctx context.Context, p listDirParams) (*listDirResul
 			return nil, context.Cause(ctx)
 		}
 		info, err := dir.lstat(n.name)
-		gone := errors.Is(err, fs.ErrNotExist) // since its name was read
+		gone := errors.Is(err, fs.ErrNotExist) // removed since its name was read
 		switch {
 		case gone, err == nil && info.mode.IsRegular() && slices.Contains(secrets, info.id):
 			cursor.After = []byte(n.name)
@@ -106,8 +102,9 @@ func (f *fsService) listDir(ctx context.Context, p listDirParams) (*listDirResul
 	return result, nil
 }
 
-// linkTarget is the text of a link whose target, there or not, lies inside the
-// allowed directories; nothing else is told of what is outside.
+// linkTarget returns the text of a symlink if its target, existing or not, lies
+// inside the allowed directories, and otherwise "": the text would reveal names
+// outside.
 func (f *fsService) linkTarget(dir *dirHandle, at resolvedPath, name string) (target, exact string) {
 	text, err := dir.readlink(name)
 	if err != nil {
@@ -119,8 +116,9 @@ func (f *fsService) linkTarget(dir *dirHandle, at resolvedPath, name string) (ta
 	return showName(text), nameBase64(text)
 }
 
-// walkError is the answer for an error met while reading directories: the
-// context's own, the caller's, or the file system's.
+// walkError returns the caller's error for a failed read of a directory: the
+// context's error and an rpcError unchanged, a file system error as its wire
+// error.
 func (f *fsService) walkError(ctx context.Context, err error, path string) error {
 	if _, ok := errors.AsType[*rpcError](err); ok || ctx.Err() != nil {
 		return err

@@ -10,21 +10,21 @@ import (
 )
 
 const (
-	// defaultReadLength is what fs/readFile returns where length is absent.
+	// defaultReadLength is the length of fs/readFile without length.
 	defaultReadLength = 4 << 20
-	// maxReadLength is the most that length may ask: in base64 it is 10.7 MiB
-	// and fits a message of 16 MiB.
+	// maxReadLength is the largest length accepted: 10.7 MiB in base64, which
+	// fits a message of 16 MiB.
 	maxReadLength = 8 << 20
-	// maxReadJSON ends a text before its escaped form outgrows a message: a file
-	// of control characters takes six bytes for each.
+	// maxReadJSON bounds the escaped form of a text, where each control
+	// character takes six bytes, so that it fits a message.
 	maxReadJSON = 12 << 20
 	// maxReadOffset is the largest integer that every JSON reader keeps exact
 	// (RFC 8259 section 6).
 	maxReadOffset = 1<<53 - 1
-	// readStep is read between two looks at the context.
+	// readStep is the number of bytes read between two checks of the context.
 	readStep = 1 << 20
-	// readSlack is read beyond the size that the file system tells: some of them
-	// tell 0 for a file that has content.
+	// readSlack is read beyond the size that stat reports, because some file
+	// systems report 0 for files with content.
 	readSlack = 4 << 10
 )
 
@@ -34,22 +34,22 @@ type readFileParams struct {
 	Length *int   `json:"length,omitempty" doc:"bytes, 1 to 8 MiB; default 4 MiB"`
 }
 
-// readFileResult is a part of a file. length may be less than asked before the
-// end: text ends at a whole character, and before its JSON would be too long.
-// Reading goes on at offset + length until eof.
+// readFileResult is part of a file. The length may be smaller than requested
+// before the end of the file: text ends at a whole character and before its
+// JSON grows too long. Reading continues at offset + length until eof.
 type readFileResult struct {
-	Path       string `json:"path" doc:"absolute, links resolved"`
-	PathBase64 string `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
+	Path       string `json:"path" doc:"absolute path, symlinks resolved"`
+	PathBase64 string `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
 	Content    string `json:"content"`
-	Encoding   string `json:"encoding" enum:"utf-8,base64" doc:"base64 where the part is not UTF-8 or holds a NUL"`
-	Offset     int64  `json:"offset" doc:"of the part"`
-	Length     int    `json:"length" doc:"bytes of the file in content: may be less than asked; go on at offset + length"`
-	Size       int64  `json:"size" doc:"bytes of the whole file"`
-	EOF        bool   `json:"eof" doc:"the part reaches the end"`
-	Mtime      string `json:"mtime" doc:"RFC 3339, UTC"`
+	Encoding   string `json:"encoding" enum:"utf-8,base64" doc:"base64 if the part is not valid UTF-8 or contains a NUL"`
+	Offset     int64  `json:"offset" doc:"offset of content in the file, in bytes"`
+	Length     int    `json:"length" doc:"bytes of the file in content; may be less than requested: continue at offset + length"`
+	Size       int64  `json:"size" doc:"size of the whole file in bytes"`
+	EOF        bool   `json:"eof" doc:"true if content reaches the end of the file"`
+	Mtime      string `json:"mtime" doc:"modification time, RFC 3339 in UTC"`
 }
 
-// fs/readFile
+// readFile implements fs/readFile.
 func (f *fsService) readFile(ctx context.Context, p readFileParams) (*readFileResult, error) {
 	length, err := limitParam("length", p.Length, defaultReadLength, maxReadLength)
 	if err != nil {
@@ -66,12 +66,13 @@ func (f *fsService) readFile(ctx context.Context, p readFileParams) (*readFileRe
 	if err != nil {
 		return nil, err
 	}
-	// One descriptor for all: a file that is replaced meanwhile stays the same.
+	// Use one descriptor throughout: replacing the file meanwhile has no
+	// effect.
 	file, info, err := f.access.openFile(at)
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close() // nothing is written
+	defer file.Close() // only read
 	if info.IsDir() {
 		return nil, invalidParam("path", "is a directory: use fs/listDir")
 	}
@@ -83,7 +84,7 @@ func (f *fsService) readFile(ctx context.Context, p readFileParams) (*readFileRe
 		return nil, f.access.wireError(err, at.abs)
 	}
 	read := int64(len(data))
-	size := info.Size() // or what was seen of a file that has shrunk since
+	size := info.Size() // or what was read, if the file has shrunk since
 	if read > 0 {
 		size = max(size, offset+read)
 	}
@@ -96,7 +97,7 @@ func (f *fsService) readFile(ctx context.Context, p readFileParams) (*readFileRe
 	}, nil
 }
 
-// readPart reads length bytes from offset on, fewer at the end of the file.
+// readPart reads length bytes at offset, fewer at the end of the file.
 func readPart(ctx context.Context, file io.ReaderAt, offset int64, length int) ([]byte, error) {
 	data := make([]byte, length)
 	done := 0
@@ -116,10 +117,9 @@ func readPart(ctx context.Context, file io.ReaderAt, offset int64, length int) (
 	return data[:done], nil
 }
 
-// encodePart makes the content of a result from a part of a file and tells how
-// many bytes of it went in. Text is valid UTF-8 without NUL; a character that
-// the end of the part cuts is left to the next part, unless the file ends
-// there too.
+// encodePart encodes part of a file and returns the number of bytes used. Text
+// is valid UTF-8 without NUL. A character that is cut off at the end of the
+// part is left for the next part, unless the file ends there.
 func encodePart(data []byte, atEnd bool) (content, encoding string, used int) {
 	text := data
 	if !atEnd {
@@ -132,7 +132,8 @@ func encodePart(data []byte, atEnd bool) (content, encoding string, used int) {
 	return s, "utf-8", len(s)
 }
 
-// wholeRunes is the length of data without a UTF-8 sequence that its end cuts.
+// wholeRunes returns the length of data without an incomplete UTF-8 sequence at
+// its end.
 func wholeRunes(data []byte) int {
 	for back := 1; back < utf8.UTFMax && back <= len(data); back++ {
 		if tail := data[len(data)-back:]; utf8.RuneStart(tail[0]) {
@@ -145,10 +146,10 @@ func wholeRunes(data []byte) int {
 	return len(data)
 }
 
-// fitJSON is how much of valid text fits into most bytes as a JSON string,
-// whole characters only.
-func fitJSON(text []byte, most int) int {
-	if len(text) <= most/6 {
+// fitJSON returns how many bytes of valid text, in whole characters, fit into
+// limit bytes as a JSON string.
+func fitJSON(text []byte, limit int) int {
+	if len(text) <= limit/6 {
 		return len(text)
 	}
 	size := 2
@@ -160,7 +161,7 @@ func fitJSON(text []byte, most int) int {
 		case r == '"', r == '\\':
 			width = 2
 		}
-		if size += width; size > most {
+		if size += width; size > limit {
 			return i
 		}
 	}

@@ -74,7 +74,7 @@ func TestReadFile(t *testing.T) {
 	}
 }
 
-// Whatever the page length, pages put together are the file, and text stays text.
+// The pages of any length make up the file, and text stays text.
 func TestReadFilePages(t *testing.T) {
 	dir := realTempDir(t)
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -156,8 +156,7 @@ func TestReadFileCancelled(t *testing.T) {
 	}
 }
 
-// A file that grows and shrinks while its pages are read: each page is of one
-// moment, and the reading ends.
+// While a file grows and shrinks, each page shows one moment, and reading ends.
 func TestReadFileChanging(t *testing.T) {
 	dir := realTempDir(t)
 	path := dir + "/f"
@@ -172,7 +171,7 @@ func TestReadFileChanging(t *testing.T) {
 				return
 			default:
 				if os.Truncate(path, 0) == nil {
-					_ = os.WriteFile(path, bytes.Repeat([]byte("x"), int(size)), 0o644) // the next one tries again
+					_ = os.WriteFile(path, bytes.Repeat([]byte("x"), int(size)), 0o644) // the next iteration tries again
 				}
 			}
 		}
@@ -194,14 +193,14 @@ func TestReadFileChanging(t *testing.T) {
 				break
 			}
 			if page.Length == 0 {
-				break // it grew just after it was read: the client asks again
+				break // it grew just after the read: the client reads again
 			}
 		}
 	}
 }
 
-// A file that is replaced between two pages is another one: the size and the
-// time that each page carries tell.
+// The size and the time in each page show that a file was replaced between two
+// pages.
 func TestReadFileReplaced(t *testing.T) {
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"f": "first, and long\n", "next": "second\n"})

@@ -14,52 +14,54 @@ import (
 
 const (
 	defaultScanDepth = 8
-	// maxScanDepth bounds how deep a scan may go: the path limit of most systems
-	// leaves no room for more that a person made.
+	// maxScanDepth bounds the depth of a scan; directories that people create
+	// are not deeper.
 	maxScanDepth = 64
-	// defaultScanLimit and maxScanLimit bound the repositories of one answer; one
-	// takes at most some kilobytes.
+	// defaultScanLimit and maxScanLimit bound the repositories in a result;
+	// each takes at most a few kilobytes.
 	defaultScanLimit = 1000
 	maxScanLimit     = 5000
-	// maxScanPaths bounds the places where one scan starts.
+	// maxScanPaths bounds the directories at which one scan starts.
 	maxScanPaths = 100
-	// scanReaders is how many repositories are read at a time beside the walk.
+	// scanReaders is the number of repositories read concurrently with the
+	// walk.
 	scanReaders = 4
-	// progressEvery is the number of entries or directories between two reports.
+	// progressEvery is the number of entries or directories between two
+	// progress reports.
 	progressEvery = 512
 )
 
 type repoScanParams struct {
-	Paths    []string `json:"paths,omitempty" doc:"at most 100; default: all allowed directories"`
-	MaxDepth *int     `json:"max_depth,omitempty" doc:"levels to descend, 0 to 64; 0 looks at the paths alone; default 8"`
-	Exclude  []string `json:"exclude,omitempty" doc:"globs of directories, relative to where the scan starts"`
+	Paths    []string `json:"paths,omitempty" doc:"where to start, at most 100; default: all allowed directories"`
+	MaxDepth *int     `json:"max_depth,omitempty" doc:"levels to descend, 0 to 64; 0 checks only the paths themselves; default 8"`
+	Exclude  []string `json:"exclude,omitempty" doc:"globs of directories to skip, relative to where the scan starts"`
 	Limit    *int     `json:"limit,omitempty" doc:"repositories, 1 to 5,000; default 1,000"`
 }
 
 type repoScanResult struct {
-	Repos       []repoFacts `json:"repos" doc:"by path"`
-	ScannedDirs int         `json:"scanned_dirs" doc:"directories read"`
-	Truncated   bool        `json:"truncated" doc:"there are more than limit"`
+	Repos       []repoFacts `json:"repos" doc:"sorted by path"`
+	ScannedDirs int         `json:"scanned_dirs" doc:"number of directories read"`
+	Truncated   bool        `json:"truncated" doc:"true if there are more than limit"`
 	DurationMS  int64       `json:"duration_ms"`
 }
 
-// repoScan is one scan. The walk is one goroutine, the caller's; what it finds
-// is read by others.
+// repoScan is the state of one scan. The caller's goroutine walks the
+// directories; other goroutines read the repositories that it finds.
 type repoScan struct {
 	files    *fsService
 	maxDepth int
 	limit    int
 	exclude  globs
-	prune    globs            // and those that exclude all that is inside a directory
-	found    chan *repository // closed by run
-	repos    int              // sent to found
+	prune    globs            // patterns that match a directory of which exclude covers everything
+	found    chan *repository // run closes it
+	repos    int              // number sent to found
 
 	scanned   int
-	seen      map[string]bool // repositories: one start may lie inside another's tree
+	seen      map[string]bool // paths of repositories sent; one start may lie inside another
 	truncated bool
 }
 
-// fs/repoScan
+// repoScan implements fs/repoScan.
 func (f *fsService) repoScan(ctx context.Context, p repoScanParams) (*repoScanResult, error) {
 	begin := time.Now()
 	limit, err := limitParam("limit", p.Limit, defaultScanLimit, maxScanLimit)
@@ -94,8 +96,8 @@ func (f *fsService) repoScan(ctx context.Context, p repoScanParams) (*repoScanRe
 	return result, nil
 }
 
-// scanStarts resolves where a scan begins: the given paths, or all allowed
-// directories. They must be there.
+// scanStarts resolves the directories at which a scan starts: the given paths,
+// or all allowed directories. They must exist.
 func (f *fsService) scanStarts(paths []string) ([]resolvedPath, error) {
 	given := paths
 	if given == nil {
@@ -117,7 +119,8 @@ func (f *fsService) scanStarts(paths []string) ([]resolvedPath, error) {
 	return slices.CompactFunc(starts, func(x, y resolvedPath) bool { return x.abs == y.abs }), nil
 }
 
-// run walks from the starts and reads what it finds.
+// run walks from the starts and describes the repositories found, sorted by
+// path.
 func (s *repoScan) run(ctx context.Context, starts []resolvedPath) ([]*foundRepo, error) {
 	var (
 		readers sync.WaitGroup
@@ -125,11 +128,11 @@ func (s *repoScan) run(ctx context.Context, starts []resolvedPath) ([]*foundRepo
 		repos   []*foundRepo
 	)
 	for range scanReaders {
-		// Ends when found is closed, which the walk below always does.
+		// Ends when found is closed, which happens below in every case.
 		readers.Go(func() {
 			for r := range s.found {
 				if ctx.Err() != nil {
-					continue // drain: the walk may be about to send
+					continue // keep receiving: the walk may be blocked on a send
 				}
 				repo := s.files.describe(r)
 				mu.Lock()
@@ -162,7 +165,7 @@ func (s *repoScan) walk(ctx context.Context, starts []resolvedPath) error {
 			err = s.dir(ctx, dir, at.abs, "", 0, self.id.dev)
 		}
 		dir.close()
-		if errors.Is(err, errStopWalk) {
+		if errors.Is(err, errEnough) {
 			return nil
 		}
 		if err != nil {
@@ -172,18 +175,18 @@ func (s *repoScan) walk(ctx context.Context, starts []resolvedPath) error {
 	return nil
 }
 
-// dir looks at one directory: it is a repository, or its subdirectories are
-// walked, in the order of their names. rel is its path below the start, with a
-// slash at its end.
+// dir visits one directory: either it is a repository, or its subdirectories
+// are walked in the order of their names. rel is its path below the start and
+// ends with a slash.
 func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth int, dev uint64) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if s.seen[abs] {
-		return nil // from another start
+		return nil // already found from another start
 	}
 	if s.scanned++; s.scanned%progressEvery == 0 {
-		reportProgress(ctx, progress{Phase: "scanning", Message: "looking for repositories", Done: int64(s.scanned)})
+		reportProgress(ctx, progress{Phase: "scanning", Message: "searching for repositories", Done: int64(s.scanned)})
 	}
 	var hasGit, hasHead, hasObjects, hasRefs bool
 	keep := func(name string, typ fs.FileMode) (dirEntryName, bool) {
@@ -226,8 +229,8 @@ func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth
 	}
 }
 
-// child walks the directory rel, the last name of which is in d. One that
-// cannot be opened is passed over, as one on another file system is.
+// child walks the directory rel, whose last element is an entry of d. It skips
+// a directory that cannot be opened or lies on another file system.
 func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, depth int, dev uint64) error {
 	if s.exclude.match(rel) || s.prune.match(rel) {
 		return nil
@@ -235,7 +238,7 @@ func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, dep
 	name := rel[strings.LastIndexByte(rel, '/')+1:]
 	sub, err := d.openDir(name)
 	if err != nil {
-		return nil // not ours to read, or gone
+		return nil // not readable, or removed
 	}
 	defer sub.close()
 	self, err := sub.info()
@@ -244,18 +247,19 @@ func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, dep
 	}
 	abs = filepath.Join(abs, name)
 	err = s.dir(ctx, sub, abs, rel+"/", depth+1, dev)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errStopWalk) {
-		s.files.log.Debug("passing over a directory", "path", abs, "error", err)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errEnough) {
+		s.files.log.Debug("skipping a directory that cannot be read", "path", abs, "error", err)
 		return nil
 	}
 	return err
 }
 
-// send hands a repository to the readers; errStopWalk when there are too many.
+// send passes a repository to the readers. It returns errEnough when the limit
+// is reached.
 func (s *repoScan) send(ctx context.Context, r *repository) error {
 	if s.repos == s.limit {
 		s.truncated = true
-		return errStopWalk
+		return errEnough
 	}
 	s.repos++
 	s.seen[r.top.abs] = true

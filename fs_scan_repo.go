@@ -11,28 +11,28 @@ import (
 	"time"
 )
 
-// repoFacts is what fs/repoScan tells of a repository.
+// repoFacts describes a repository in the result of fs/repoScan.
 type repoFacts struct {
-	Path         string  `json:"path" doc:"absolute, links resolved"`
-	PathBase64   string  `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
-	Name         string  `json:"name" doc:"the path's last part"`
-	RemoteURL    *string `json:"remote_url" doc:"of origin, else of the first remote; without credentials"`
-	Branch       *string `json:"branch" doc:"short name, null when HEAD is detached"`
-	Head         *string `json:"head" doc:"commit id, null without commits"`
-	IsBare       bool    `json:"is_bare" doc:"it has no work tree"`
-	IsShallow    bool    `json:"is_shallow" doc:"it has a part of its history"`
-	LastCommitAt *string `json:"last_commit_at" doc:"RFC 3339, UTC; null without commits"`
+	Path         string  `json:"path" doc:"absolute path, symlinks resolved"`
+	PathBase64   string  `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
+	Name         string  `json:"name" doc:"last element of the path"`
+	RemoteURL    *string `json:"remote_url" doc:"URL of origin, or else of the first remote, without credentials"`
+	Branch       *string `json:"branch" doc:"short name; null if HEAD is detached"`
+	Head         *string `json:"head" doc:"commit id; null if there are no commits"`
+	IsBare       bool    `json:"is_bare" doc:"true if the repository has no work tree"`
+	IsShallow    bool    `json:"is_shallow" doc:"true if the history is truncated"`
+	LastCommitAt *string `json:"last_commit_at" doc:"RFC 3339 in UTC; null if there are no commits"`
 }
 
-// foundRepo is a repository that a scan has come upon.
+// foundRepo is a repository that a scan found.
 type foundRepo struct {
 	facts   repoFacts
-	objects []string // its object directory and those that it borrows; none when one is out of reach
+	objects []string // its object directories, borrowed ones included; nil if one is out of reach
 }
 
-// repositoryIn is the repository at the directory dir, which has a .git or
-// looks like a bare one; nil for none, for one that git would not take, and for
-// one that leads outside the allowed directories.
+// repositoryIn returns the repository in dir, which has a .git or looks like a
+// bare repository. It returns nil if git would not accept it as a repository,
+// or if a part of it lies outside the allowed directories.
 func (f *fsService) repositoryIn(dir string, bare bool) *repository {
 	at, err := f.access.within(dir)
 	if err != nil {
@@ -46,14 +46,14 @@ func (f *fsService) repositoryIn(dir string, bare bool) *repository {
 	if err != nil || r == nil {
 		return nil
 	}
-	if known, err := r.readHead(); err != nil || !known {
+	if recognized, err := r.readHead(); err != nil || !recognized {
 		return nil
 	}
 	return r
 }
 
-// describe reads the facts of a repository whose HEAD was read. It starts no
-// program. What cannot be read stays null.
+// describe returns the facts of a repository whose HEAD was read. It starts no
+// process; facts that cannot be read stay null.
 func (f *fsService) describe(r *repository) foundRepo {
 	path := r.top.abs
 	repo := foundRepo{facts: repoFacts{Path: showName(path), PathBase64: nameBase64(path), IsBare: r.bare}}
@@ -62,11 +62,11 @@ func (f *fsService) describe(r *repository) foundRepo {
 		repo.facts.Name = strings.TrimSuffix(repo.facts.Name, ".git")
 	}
 	if err := r.readConfig(); err != nil {
-		f.log.Debug("a repository's configuration", "path", path, "error", err)
+		f.log.Debug("reading a repository's configuration failed", "path", path, "error", err)
 	}
 	repo.facts.RemoteURL = optionalString(r.remoteURL())
-	if _, said := r.config.get("core", "", "bare"); said && r.common.abs == r.gitDir.abs {
-		repo.facts.IsBare = r.config.isTrue("core", "bare") // a linked work tree of a bare one is none
+	if _, set := r.config.get("core", "", "bare"); set && r.common.abs == r.gitDir.abs {
+		repo.facts.IsBare = r.config.isTrue("core", "bare") // a linked work tree of a bare repository is not bare
 	}
 	if at, err := f.access.within(filepath.Join(r.common.abs, "shallow")); err == nil {
 		info, err := f.access.stat(at)
@@ -86,8 +86,9 @@ func (f *fsService) describe(r *repository) foundRepo {
 	return repo
 }
 
-// readableStores are the object directories of a repository as lines of an
-// alternates file; none when git could not read one from there.
+// readableStores returns the object directories of a repository as lines of an
+// alternates file, or nil if one has a name that git cannot read from such a
+// file.
 func readableStores(r *repository) []string {
 	stores, err := r.objectStores()
 	if err != nil {
@@ -104,20 +105,19 @@ func readableStores(r *repository) []string {
 }
 
 const (
-	// commitBatch is the number of repositories whose last commit one git
-	// process looks up.
+	// commitBatch is the number of repositories that one git process looks up.
 	commitBatch = 100
-	// maxCommitHead is how much of a commit is kept to look for its committer;
-	// the header ends before unless it has a thousand parents.
+	// maxCommitHead bounds how much of a commit is read to find the committer;
+	// its header is longer only with about a thousand parents.
 	maxCommitHead = 64 << 10
-	// maxCommitSeconds is in the year 33,658: later ones are mistakes.
+	// maxCommitSeconds is in the year 33,658; later times are mistakes.
 	maxCommitSeconds = 999_999_999_999
 )
 
-// lastCommits fills in when the head commits were made. One git looks up many:
-// it runs in an empty repository of its own that borrows all their objects, so
-// that no repository's configuration is read. Where it fails, the times stay
-// null.
+// lastCommits sets the times of the head commits. One git process looks up many
+// repositories at once: it runs in a temporary empty repository that borrows
+// all their objects, so no configuration of theirs is read. Where a lookup
+// fails, the time stays null.
 func (f *fsService) lastCommits(ctx context.Context, repos []*foundRepo) error {
 	for _, idLength := range []int{40, 64} { // SHA-1, SHA-256
 		var batch []*foundRepo
@@ -138,15 +138,15 @@ func (f *fsService) lastCommits(ctx context.Context, repos []*foundRepo) error {
 	return nil
 }
 
-// lastCommitsOf looks up a batch. Git gives up at the first corrupt object; the
-// halves are asked for apart then, so that one broken repository costs the
-// others nothing.
+// lastCommitsOf looks up one batch. Git stops at the first corrupt object; then
+// each half is looked up by itself, so that one broken repository does not hide
+// the dates of the others.
 func (f *fsService) lastCommitsOf(ctx context.Context, repos []*foundRepo, idLength int) {
 	err := f.lastCommitBatch(ctx, repos, idLength)
 	switch half := len(repos) / 2; {
 	case err == nil || ctx.Err() != nil:
 	case half == 0:
-		f.log.Warn("reading the date of a last commit", "path", repos[0].facts.Path, "error", err)
+		f.log.Warn("reading the date of the last commit failed", "path", repos[0].facts.Path, "error", err)
 	default:
 		f.lastCommitsOf(ctx, repos[:half], idLength)
 		f.lastCommitsOf(ctx, repos[half:], idLength)
@@ -170,7 +170,7 @@ func (f *fsService) lastCommitBatch(ctx context.Context, repos []*foundRepo, idL
 	if err := borrowObjects(dir, alternates.String()); err != nil {
 		return err
 	}
-	times := map[string]string{} // by commit: clones of one repository have the same
+	times := map[string]string{} // by commit id: clones of one repository share it
 	err = f.git.readObjects(ctx, gitCommand{gitDir: dir}, heads, maxCommitHead, func(o objectInfo, content string) error {
 		if seconds, ok := parseCommitTime(content); ok && o.kind == "commit" {
 			times[o.oid] = wireTime(time.Unix(seconds, 0))
@@ -183,7 +183,7 @@ func (f *fsService) lastCommitBatch(ctx context.Context, repos []*foundRepo, idL
 	return err
 }
 
-// emptyGitDir makes the least that git takes for a repository.
+// emptyGitDir creates the smallest directory that git accepts as a repository.
 func emptyGitDir(idLength int) (string, error) {
 	dir, err := os.MkdirTemp("", "c4a-empty-*")
 	if err != nil {
@@ -200,19 +200,19 @@ func emptyGitDir(idLength int) (string, error) {
 		os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600),
 	)
 	if err != nil {
-		_ = os.RemoveAll(dir) // the first error counts
-		return "", fmt.Errorf("making an empty repository: %w", err)
+		_ = os.RemoveAll(dir) // report the first error
+		return "", fmt.Errorf("creating an empty repository: %w", err)
 	}
 	return dir, nil
 }
 
-// borrowObjects lets the repository at dir read other object directories, one a
-// line (gitrepository-layout(5), objects/info/alternates).
+// borrowObjects makes the repository at dir read the object directories in
+// lines, one per line (gitrepository-layout(5), objects/info/alternates).
 func borrowObjects(dir, lines string) error {
 	return os.WriteFile(filepath.Join(dir, "objects", "info", "alternates"), []byte(lines), 0o600)
 }
 
-// parseCommitTime reads the committer's time, in seconds since 1970, from the
+// parseCommitTime returns the committer's time, in seconds since 1970, from the
 // text of a commit.
 func parseCommitTime(commit string) (seconds int64, ok bool) {
 	for line := range strings.Lines(commit) {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// fsRepo makes a repository with one commit at dir.
+// fsRepo creates a repository with one commit in dir.
 func fsRepo(t testing.TB, dir string, files map[string]string) string {
 	t.Helper()
 	return newTestRepoAt(t, dir, nil).commit("first", files)
@@ -34,7 +34,7 @@ func TestRepoScan(t *testing.T) {
 	head := fsRepo(t, dir+"/a/work", map[string]string{"f": "x"})
 	gitIn(t, dir+"/a/work", "remote", "add", "other", "https://example.org/other")
 	gitIn(t, dir+"/a/work", "remote", "add", "origin", "https://user:s3cret@example.org/work.git")
-	fsRepo(t, dir+"/a/work/nested", nil) // inside a repository: not looked for
+	fsRepo(t, dir+"/a/work/nested", nil) // inside a repository, so not searched for
 	gitIn(t, dir, "clone", "-q", "--bare", dir+"/a/work", "bare.git")
 	gitIn(t, dir, "clone", "-q", "--depth=1", "file://"+dir+"/a/work", "shallow")
 	gitIn(t, dir+"/shallow", "checkout", "-q", "--detach")
@@ -82,7 +82,8 @@ func TestRepoScan(t *testing.T) {
 	if got, err = f.repoScan(t.Context(), repoScanParams{Limit: new(2)}); err != nil || len(got.Repos) != 2 || !got.Truncated {
 		t.Errorf("limit 2: %+v, %v", got, err)
 	}
-	// One start inside the other's tree: each repository once.
+	// If one start lies inside the tree of another, each repository is listed
+	// once.
 	if got, err = f.repoScan(t.Context(), repoScanParams{Paths: []string{dir, dir + "/a", dir + "/a/work", dir + "/1/2/3/deep"}}); err != nil || len(got.Repos) != 8 {
 		t.Errorf("nested starts: %d, %v", len(got.Repos), err)
 	}
@@ -117,7 +118,7 @@ func TestRepoScanAlternatesOutside(t *testing.T) {
 	}
 }
 
-// A corrupt object in one repository costs the others nothing.
+// A corrupt object in one repository does not affect the others.
 func TestRepoScanCorrupt(t *testing.T) {
 	dir := realTempDir(t)
 	for i := range 7 {
@@ -126,7 +127,8 @@ func TestRepoScanCorrupt(t *testing.T) {
 			object := fmt.Sprintf("%s/r%d/.git/objects/%s/%s", dir, i, head[:2], head[2:])
 			data, err := os.ReadFile(object)
 			if err == nil {
-				// Its header can be read, the rest cannot: git gives up at that.
+				// Its header is readable and the rest is not: git stops at such
+				// an object.
 				err = errors.Join(os.Remove(object), os.WriteFile(object, data[:len(data)*2/3], 0o644))
 			}
 			if err != nil {
@@ -145,7 +147,7 @@ func TestRepoScanCorrupt(t *testing.T) {
 	}
 }
 
-// What a repository's configuration names is not run.
+// Programs that a repository's configuration names are not run.
 func TestRepoScanHostileConfig(t *testing.T) {
 	dir := realTempDir(t)
 	fsRepo(t, dir+"/r", nil)
@@ -198,7 +200,7 @@ func TestRemoteURLAndBare(t *testing.T) {
 		{"; [remote \"origin\"]\n# url = x\n[remote \"origin", "", "-"},
 		{"[include]\npath = /etc/passwd\n[remote \"origin\"]\n\turl = ok\n", "ok", "-"},
 	} {
-		settings, _ := parseGitConfig(test.text) // what stands before a mistake counts
+		settings, _ := parseGitConfig(test.text) // variables before a syntax error take effect
 		r := &repository{config: settings}
 		bare := "-"
 		if _, said := r.config.get("core", "", "bare"); said {
@@ -248,7 +250,7 @@ func FuzzCommitTime(f *testing.F) {
 		if seconds, ok := parseCommitTime(commit); ok && (seconds < 0 || seconds > maxCommitSeconds || !strings.Contains(commit, "committer ")) {
 			t.Errorf("%q: %d", commit, seconds)
 		}
-		// The message, which anybody may write, decides nothing.
+		// A line in the message, which anyone may write, is ignored.
 		if header, _, found := strings.Cut(commit, "\n\n"); found {
 			seconds, ok := parseCommitTime(commit)
 			if alone, okAlone := parseCommitTime(header + "\n\n"); ok != okAlone || seconds != alone {
@@ -258,14 +260,14 @@ func FuzzCommitTime(f *testing.F) {
 	})
 }
 
-// A repository that is not whole is listed, globbed and searched as far as it
-// goes; one that leads outside is a plain directory.
+// A broken repository is listed, globbed and searched as far as possible. One
+// that leads outside the allowed directories is treated as a plain directory.
 func TestRepositoriesThatAreNotWhole(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		spoil    func(top, outside string) error
 		known    bool // by the scan
-		tracked  bool // the index counts: what is tracked is listed although it is ignored
+		tracked  bool // tracked files are listed although they are ignored
 		branch   string
 		headless bool
 		url      string

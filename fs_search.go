@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,41 +16,41 @@ const (
 	defaultSearchLimit = 1000
 	maxContextLines    = 20
 	maxPatternLength   = 4 << 10
-	// maxSearchText is what is shown of a line: a minified file has one of many
-	// MiB.
+	// maxSearchText bounds the text shown of a line, in bytes: a minified file
+	// can be one line of many MiB.
 	maxSearchText = 2000
-	// maxSearchFile is the largest file that git may read: it holds a file in
-	// memory.
+	// maxSearchFile is the largest file that git may search, because git reads
+	// a file into memory.
 	maxSearchFile = "256m"
 )
 
 type searchParams struct {
 	pathParam
-	Pattern       string   `json:"pattern" doc:"one line"`
-	Regexp        bool     `json:"regexp,omitempty" doc:"pattern is an extended regular expression (POSIX); default false: a fixed text"`
-	CaseSensitive *bool    `json:"case_sensitive,omitempty" doc:"default true"`
-	Include       []string `json:"include,omitempty" doc:"globs; default: all files"`
-	Exclude       []string `json:"exclude,omitempty" doc:"globs"`
-	ContextLines  *int     `json:"context_lines,omitempty" doc:"lines around a match, 0 to 20; default 0"`
-	Limit         *int     `json:"limit,omitempty" doc:"matches, 1 to 10,000; default 1,000"`
+	Pattern       string   `json:"pattern" doc:"what to search for; one line"`
+	Regexp        bool     `json:"regexp,omitempty" doc:"true if pattern is a POSIX extended regular expression; default false: a fixed string"`
+	CaseSensitive *bool    `json:"case_sensitive,omitempty" doc:"false to ignore case; default true"`
+	Include       []string `json:"include,omitempty" doc:"globs of files to include; default: all files"`
+	Exclude       []string `json:"exclude,omitempty" doc:"globs of files to leave out"`
+	ContextLines  *int     `json:"context_lines,omitempty" doc:"lines to return before and after a match, 0 to 20; default 0"`
+	Limit         *int     `json:"limit,omitempty" doc:"lines to return, 1 to 10,000; default 1,000"`
 }
 
 type searchResult struct {
-	Matches   []searchMatch `json:"matches" doc:"a line each"`
-	Truncated bool          `json:"truncated" doc:"there are more than limit"`
+	Matches   []searchMatch `json:"matches" doc:"one per matching line"`
+	Truncated bool          `json:"truncated" doc:"true if there are more than limit"`
 }
 
 type searchMatch struct {
-	Path       string   `json:"path" doc:"relative to the path asked for, with /"`
-	PathBase64 string   `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
-	Line       int      `json:"line" doc:"from 1"`
-	Column     int      `json:"column" doc:"of the first match, in bytes, from 1"`
-	Text       string   `json:"text" doc:"the first 2,000 bytes of the line"`
-	Before     []string `json:"before" doc:"context lines"`
-	After      []string `json:"after" doc:"context lines"`
+	Path       string   `json:"path" doc:"relative to the requested path, separated by /"`
+	PathBase64 string   `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
+	Line       int      `json:"line" doc:"line number, from 1"`
+	Column     int      `json:"column" doc:"column of the first match, in bytes, from 1"`
+	Text       string   `json:"text" doc:"first 2,000 bytes of the line"`
+	Before     []string `json:"before" doc:"lines before the match"`
+	After      []string `json:"after" doc:"lines after the match"`
 }
 
-// fs/search
+// search implements fs/search.
 func (f *fsService) search(ctx context.Context, p searchParams) (*searchResult, error) {
 	limit, err := limitParam("limit", p.Limit, defaultSearchLimit, maxPageEntries)
 	if err != nil {
@@ -66,21 +65,17 @@ func (f *fsService) search(ctx context.Context, p searchParams) (*searchResult, 
 	case len(p.Pattern) > maxPatternLength:
 		return nil, invalidParam("pattern", "must have at most %d bytes", maxPatternLength)
 	case strings.ContainsAny(p.Pattern, "\n\x00"):
-		return nil, invalidParam("pattern", "must be one line, without a NUL byte")
+		return nil, invalidParam("pattern", "must be one line without a NUL byte")
 	}
 	filter, err := newTreeFilter(p.Include, p.Exclude)
 	if err != nil {
 		return nil, err
 	}
-	at, dir, err := f.openDir(p.pathParam)
+	at, dir, self, err := f.openDir(p.pathParam)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.close()
-	self, err := dir.info()
-	if err != nil {
-		return nil, f.access.wireError(err, at.abs)
-	}
 	s := &search{
 		ctx: ctx, files: f, filter: filter, limit: limit, around: around,
 		below: &statBelow{start: dir, dev: self.id.dev}, matches: []searchMatch{},
@@ -92,24 +87,25 @@ func (f *fsService) search(ctx context.Context, p searchParams) (*searchResult, 
 	return &searchResult{Matches: s.matches, Truncated: s.truncated}, nil
 }
 
-// search is one search. Git finds the lines; what is answered is read again
-// through descriptors that follow no link, and must be the same.
+// search is the state of one fs/search. Git finds the matching lines, but it
+// could follow a symlink that appears while it runs. So each line is read again
+// through descriptors that follow no symlink, and dropped if it differs.
 type search struct {
 	ctx    context.Context
 	files  *fsService
 	filter *treeFilter
 	limit  int
-	around int // lines of context
+	around int // lines of context before and after a match
 	below  *statBelow
 
 	matches   []searchMatch
-	size      int // of their JSON
+	size      int // of matches as JSON
 	truncated bool
-	hits      []grepHit // of one file, still to be read
+	hits      []grepHit // hits in one file that are still to be read
 }
 
-// run starts git on the directory at: inside a work tree with the ignore rules
-// of a gitView of its repository, elsewhere with --no-index.
+// run runs git grep on the directory at: inside a work tree with the ignore
+// rules of its repository, elsewhere with --no-index.
 func (s *search) run(p searchParams, at resolvedPath) error {
 	command, remove, err := s.command(at)
 	if err != nil {
@@ -127,39 +123,36 @@ func (s *search) run(p searchParams, at resolvedPath) error {
 	}
 	args = append(append(args, "-e", p.Pattern, "--"), s.filter.pathspecs()...)
 
-	ctx, cancel := context.WithCancel(s.ctx)
-	defer cancel()
-	out := &grepParser{each: func(hit grepHit) error {
-		err := s.add(hit)
-		if err != nil {
-			cancel() // git would search on until its next match
-		}
-		return err
-	}}
-	command.args, command.dir, command.stdout = args, at.abs, out
-	// Letters beyond ASCII have a case, too; git's own words stay English. The
-	// pathspecs are globs, which the runner turns off.
+	command.args, command.dir = args, at.abs
+	// A UTF-8 locale makes -i work beyond ASCII; C.UTF-8 keeps git's messages
+	// in English. The pathspecs are globs, which the runner turns off by
+	// default.
 	command.env = append(command.env, "LC_ALL=C.UTF-8", "GIT_LITERAL_PATHSPECS=0", "GIT_ALLOC_LIMIT="+maxSearchFile)
-	_, err = s.files.git.run(ctx, command)
-	if s.ctx.Err() != nil {
-		return context.Cause(s.ctx)
+	err = s.files.git.stream(s.ctx, command, func(r *bufio.Reader) error {
+		for {
+			hit, err := readGrepHit(r)
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if err := s.add(hit); err != nil {
+				return err
+			}
+		}
+	})
+	if err = grepFailure(err); err == nil {
+		err = s.flush()
 	}
-	if errors.Is(out.err, errStopWalk) {
+	if errors.Is(err, errEnough) {
 		return nil
 	}
-	if out.err != nil {
-		return out.err
-	}
-	if err := grepFailure(err); err != nil {
-		return err
-	}
-	if err := s.flush(); err != nil && !errors.Is(err, errStopWalk) {
-		return err
-	}
-	return nil
+	return err
 }
 
-// command is git grep where at is; remove deletes what it needs.
+// command returns the git grep command for the directory at; remove deletes its
+// temporary files.
 func (s *search) command(at resolvedPath) (c gitCommand, remove func(), err error) {
 	args := []string{"grep", "--exclude-standard", "-z", "-n", "--column", "-I", "--no-color", "--no-textconv"}
 	if r := s.files.workTreeOf(at); r != nil {
@@ -173,13 +166,13 @@ func (s *search) command(at resolvedPath) (c gitCommand, remove func(), err erro
 	if err != nil {
 		return gitCommand{}, nil, err
 	}
-	remove = func() { _ = os.RemoveAll(dir) } // what stays is a temporary file
+	remove = func() { _ = os.RemoveAll(dir) } // a leftover is only a temporary file
 	return gitCommand{args: append(args, "--no-index"), gitDir: dir, workTree: at.abs}, remove, nil
 }
 
-// grepFailure is what the end of git grep means to the caller: status 1 is no
-// match, whatever it says of files that it may not read; a complaint about the
-// pattern is the caller's.
+// grepFailure returns the error that the end of git grep means to the caller.
+// Status 1 is no match, even if git complained about files that it cannot read.
+// An invalid pattern is an invalid parameter.
 func grepFailure(err error) error {
 	e, ok := errors.AsType[*gitError](err)
 	if !ok {
@@ -190,15 +183,16 @@ func grepFailure(err error) error {
 	}
 	if _, rest, ok := strings.Cut(e.stderr, "fatal: -e option, "); ok {
 		reason := strings.TrimSpace(rest[strings.LastIndex(rest, "': ")+1:])
-		return invalidParam("pattern", "is not a regular expression%s", strings.TrimPrefix(reason, "'"))
+		return invalidParam("pattern", "is not a valid regular expression%s", strings.TrimPrefix(reason, "'"))
 	}
 	if strings.Contains(e.stderr, "over limit") {
-		return gitFailure(gitTooLarge, "a file is larger than %s: leave it out with exclude", maxSearchFile)
+		return gitFailure(gitTooLarge, "a file is larger than %s: exclude it", maxSearchFile)
 	}
 	return err
 }
 
-// add takes a line that git found; errStopWalk when there are enough.
+// add records a line that git found. It returns errEnough when the limit is
+// reached.
 func (s *search) add(hit grepHit) error {
 	if s.ctx.Err() != nil {
 		return context.Cause(s.ctx)
@@ -218,7 +212,8 @@ func (s *search) add(hit grepHit) error {
 	return nil
 }
 
-// flush reads the lines of one file that git found, and what is around them.
+// flush reads the recorded lines of one file, with their context, and appends
+// the matches.
 func (s *search) flush() error {
 	hits := s.hits
 	s.hits = nil
@@ -227,12 +222,12 @@ func (s *search) flush() error {
 	}
 	lines, err := s.readLines(hits)
 	if err != nil {
-		return nil // gone, behind a link, or not to be read: nothing was found there
+		return nil // removed, behind a symlink or not readable: not a match
 	}
 	for _, hit := range hits {
 		text, ok := lines[hit.line]
 		if !ok || text != hit.text {
-			continue // changed meanwhile
+			continue // the file has changed
 		}
 		m := searchMatch{
 			Path: showName(hit.path), PathBase64: nameBase64(hit.path), Line: hit.line, Column: hit.column,
@@ -248,14 +243,14 @@ func (s *search) flush() error {
 				m.After = append(m.After, showLine(text))
 			}
 		}
-		const rest = 100 // keys, punctuation and figures
+		const rest = 100 // keys, punctuation and numbers
 		s.size += rest + jsonSize(m.Path) + len(m.PathBase64) + jsonSize(m.Text)
 		for _, text := range append(m.Before, m.After...) {
 			s.size += jsonSize(text) + 1
 		}
 		if len(s.matches) == s.limit || s.size > maxPageBytes && len(s.matches) > 0 {
 			s.truncated = true
-			return errStopWalk
+			return errEnough
 		}
 		s.matches = append(s.matches, m)
 	}
@@ -263,7 +258,8 @@ func (s *search) flush() error {
 	return nil
 }
 
-// showLine is a line fit for JSON. One that was cut ends at a whole character.
+// showLine makes a line valid UTF-8. A line that was cut ends at a whole
+// character.
 func showLine(text string) string {
 	if len(text) == maxSearchText {
 		text = text[:wholeRunes([]byte(text))]
@@ -271,8 +267,8 @@ func showLine(text string) string {
 	return showName(text)
 }
 
-// readLines reads the lines that belong to hits, in the file itself, each cut
-// at maxSearchText; only as many as fit a page.
+// readLines reads the lines of hits and their context from the file itself,
+// each cut at maxSearchText, and no more than fit into a page.
 func (s *search) readLines(hits []grepHit) (map[int]string, error) {
 	rel := hits[0].path
 	if _, err := s.below.lstat(rel); err != nil {
@@ -282,7 +278,7 @@ func (s *search) readLines(hits []grepHit) (map[int]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close() // nothing is written
+	defer file.Close() // only read
 	if info, err := file.Stat(); err != nil || s.files.access.isSecret(info) {
 		return nil, denied()
 	}
@@ -293,47 +289,26 @@ func (s *search) readLines(hits []grepHit) (map[int]string, error) {
 		if number%1024 == 0 && s.ctx.Err() != nil {
 			return nil, context.Cause(s.ctx)
 		}
-		text, err := readCutLine(reader)
+		text, _, err := readUntil(reader, '\n', maxSearchText)
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err != nil {
-			return nil, err
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, fmt.Errorf("reading a line: %w", err)
 		}
 		for next < len(hits) && number > hits[next].line+s.around {
 			next++
 		}
 		if next < len(hits) && number >= hits[next].line-s.around {
-			lines[number] = text
+			lines[number] = string(text)
 			size += len(text)
 		}
 	}
 	return lines, nil
 }
 
-// readCutLine reads a line without its end, and keeps maxSearchText bytes of it.
-func readCutLine(r *bufio.Reader) (string, error) {
-	var kept []byte
-	for read := false; ; read = true {
-		part, err := r.ReadSlice('\n')
-		if errors.Is(err, io.EOF) && (read || len(part) > 0) {
-			err = nil
-		} else if errors.Is(err, bufio.ErrBufferFull) {
-			kept = append(kept, part[:min(len(part), maxSearchText-len(kept))]...)
-			continue
-		}
-		if err != nil {
-			return "", fmt.Errorf("reading a line: %w", err)
-		}
-		if n := len(part); n > 0 && part[n-1] == '\n' {
-			part = part[:n-1]
-		}
-		return string(append(kept, part[:min(len(part), maxSearchText-len(kept))]...)), nil
-	}
-}
-
-// maxGrepField bounds a path and a number in git's output.
-const maxGrepField = 64 << 10
+// maxGrepNumber bounds the digits of a line or column number.
+const maxGrepNumber = 20
 
 // grepHit is one line that git grep found.
 type grepHit struct {
@@ -342,72 +317,30 @@ type grepHit struct {
 	text         string // the start of the line, at most maxSearchText bytes
 }
 
-// grepParser reads the output of `git grep -z -n --column`, piece by piece:
-// for each matching line its path, number and column, each ended by a NUL, and
-// the line itself, ended by a newline. A path may hold a newline, a line of a
-// text may hold a NUL far behind its start.
-type grepParser struct {
-	each func(grepHit) error // its error ends the reading
-
-	hit   grepHit
-	field int    // 0 path, 1 line, 2 column, 3 text
-	part  []byte // of the field, as far as it came
-	err   error
-}
-
-func (g *grepParser) Write(p []byte) (int, error) {
-	n := len(p)
-	for len(p) > 0 && g.err == nil {
-		end := byte(0)
-		if g.field == 3 {
-			end = '\n'
-		}
-		i := bytes.IndexByte(p, end)
-		piece, rest := p, []byte(nil)
-		if i >= 0 {
-			piece, rest = p[:i], p[i+1:]
-		}
-		switch {
-		case g.field == 3:
-			g.part = append(g.part, piece[:min(len(piece), maxSearchText-len(g.part))]...)
-		case len(g.part)+len(piece) > maxGrepField:
-			g.err = fmt.Errorf("reading git grep: a name of over %d bytes", maxGrepField)
-			return 0, g.err
-		default:
-			g.part = append(g.part, piece...)
-		}
-		if i >= 0 {
-			g.err = g.end(string(g.part))
-			g.part = g.part[:0]
-		}
-		p = rest
+// readGrepHit reads one line that `git grep -z -n --column` found: its path,
+// number and column, each ended by a NUL, and the line itself, ended by a
+// newline. A path may contain a newline, and a line a NUL: git looks for one
+// only near the start of a file to tell that it is binary. io.EOF when there
+// are no more.
+func readGrepHit(r *bufio.Reader) (grepHit, error) {
+	path, cut, err := readUntil(r, 0, maxPathField)
+	if err != nil {
+		return grepHit{}, err
 	}
-	if g.err != nil {
-		return 0, g.err
+	hit := grepHit{path: string(path)}
+	if cut {
+		return hit, badOutput("grep", path)
 	}
-	return n, nil
-}
-
-// end takes a whole field.
-func (g *grepParser) end(field string) error {
-	switch g.field {
-	case 0:
-		g.hit = grepHit{path: field}
-	case 1, 2:
-		number, err := strconv.Atoi(field)
-		if err != nil || number < 1 {
-			return fmt.Errorf("reading git grep: %.40q is no line or column", field)
+	for _, number := range []*int{&hit.line, &hit.column} {
+		digits, _, err := readUntil(r, 0, maxGrepNumber)
+		if err != nil {
+			return hit, torn(err)
 		}
-		if g.field == 1 {
-			g.hit.line = number
-		} else {
-			g.hit.column = number
+		if *number, err = strconv.Atoi(string(digits)); err != nil || *number < 1 {
+			return hit, badOutput("grep", digits)
 		}
-	case 3:
-		g.hit.text = field
-		g.field = 0
-		return g.each(g.hit)
 	}
-	g.field++
-	return nil
+	text, _, err := readUntil(r, '\n', maxSearchText)
+	hit.text = string(text)
+	return hit, torn(err)
 }

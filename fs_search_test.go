@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -104,8 +106,8 @@ func TestSearch(t *testing.T) {
 	}
 }
 
-// A line of many MiB is cut, at a whole character, and a file that git could
-// only search with that much memory is an answer that says so.
+// A line of many MiB is cut at a whole character, and a file that is too large
+// for git to search gives an error that says so.
 func TestSearchLarge(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -127,7 +129,7 @@ func TestSearchLarge(t *testing.T) {
 	}
 }
 
-// However many lines match, the answer fits a message.
+// The result fits a message, however many lines match.
 func TestSearchManyMatches(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -141,7 +143,7 @@ func TestSearchManyMatches(t *testing.T) {
 	}
 }
 
-// What a repository's configuration names is not run.
+// Programs that a repository's configuration names are not run.
 func TestSearchHostileConfig(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -179,8 +181,8 @@ func TestSearchCancelled(t *testing.T) {
 	}
 }
 
-// A directory swapped for a link while git runs: git may read the outside, the
-// caller does not.
+// If a directory is swapped for a symlink while git runs, git may read files
+// outside, but the caller does not see them.
 func TestSearchSwapRace(t *testing.T) {
 	t.Parallel()
 	dir, out := realTempDir(t), realTempDir(t)
@@ -212,30 +214,31 @@ func TestSearchSwapRace(t *testing.T) {
 	}
 }
 
-// However the output is cut into pieces, the hits are the same.
-func FuzzGrepParser(f *testing.F) {
+// The hits are the same however the output is cut into pieces.
+func FuzzReadGrepHit(f *testing.F) {
 	f.Add([]byte("a\nb\x0012\x003\x00text\x00more\nc\x001\x001\x00\n"), 3)
 	f.Add([]byte("a\x000\x003\x00text\n"), 1)
 	f.Add([]byte("--\na\x001\x00-1\x00text"), 2)
 	f.Add([]byte("a\x001\x001\x00"+strings.Repeat("x", maxSearchText+1)+"\n"), 900)
 	f.Fuzz(func(t *testing.T, out []byte, step int) {
-		parse := func(step int) (hits []grepHit, err error) {
-			g := &grepParser{each: func(h grepHit) error { hits = append(hits, h); return nil }}
-			for rest := out; len(rest) > 0 && err == nil; {
-				n := min(max(step, 1), len(rest))
-				_, err = g.Write(rest[:n])
-				rest = rest[n:]
+		parse := func(bufferSize int) (hits []grepHit, err error) {
+			r := bufio.NewReaderSize(bytes.NewReader(out), bufferSize)
+			for {
+				hit, err := readGrepHit(r)
+				if err != nil {
+					return hits, err
+				}
+				hits = append(hits, hit)
 			}
-			return hits, err
 		}
 		whole, err := parse(len(out))
 		pieces, err2 := parse(step)
-		if (err == nil) != (err2 == nil) || !slices.Equal(whole, pieces) {
-			t.Fatalf("whole %v %v, pieces %v %v", whole, err, pieces, err2)
+		if err2.Error() != err.Error() || !slices.Equal(whole, pieces) {
+			t.Fatalf("with a buffer of %d bytes: got %v, %v, want %v, %v", step, pieces, err2, whole, err)
 		}
 		for _, h := range whole {
 			if h.line < 1 || h.column < 1 || len(h.text) > maxSearchText {
-				t.Errorf("hit %+v", h)
+				t.Errorf("got the hit %+v, want positive numbers and at most %d bytes of text", h, maxSearchText)
 			}
 		}
 	})

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// fsOn is the file methods over the given allowed directories.
+// fsOn returns the fs/* methods for the given allowed directories.
 func fsOn(t testing.TB, allowed ...string) *fsService {
 	t.Helper()
 	a, err := openAccess(allowed, "")
@@ -26,8 +26,8 @@ func fsOn(t testing.TB, allowed ...string) *fsService {
 	return newFSService(a, newGitRunner(os.Getenv, ""), slog.New(slog.DiscardHandler))
 }
 
-// fsCode is how an error reaches the caller: data.code, or the parameter that
-// -32602 names.
+// fsCode returns the error as the caller sees it: data.code, or the parameter
+// that -32602 names.
 func fsCode(err error) string {
 	if err == nil {
 		return ""
@@ -177,14 +177,15 @@ func TestListDirStaleCursor(t *testing.T) {
 	if got := next("d", cursor); got != "CONFLICT" {
 		t.Errorf("changed: %q", got)
 	}
-	for _, garbage := range []string{"x", "%", "e30", "Nw", *pageCursor{Version: cursorVersion, Asked: fingerprint("fs/glob"), After: []byte("a")}.text(), *pageCursor{Version: cursorVersion, Asked: fingerprint("fs/listDir")}.text(), strings.Repeat("A", maxCursorLength+1)} {
+	for _, garbage := range []string{"x", "%", "e30", "Nw", *pageCursor{Version: cursorVersion, Request: fingerprint("fs/glob"), After: []byte("a")}.text(), *pageCursor{Version: cursorVersion, Request: fingerprint("fs/listDir")}.text(), strings.Repeat("A", maxCursorLength+1)} {
 		if got := next("d", garbage); got != "param cursor" {
 			t.Errorf("cursor %.20q: %q", garbage, got)
 		}
 	}
 }
 
-// Names that are not UTF-8 come twice, and lead back to the file.
+// Names that are not valid UTF-8 are returned in two forms, and the base64 form
+// leads back to the file.
 func TestListDirNotUTF8(t *testing.T) {
 	dir := realTempDir(t)
 	name := "caf\xe9"
@@ -206,7 +207,7 @@ func TestListDirNotUTF8(t *testing.T) {
 	}
 }
 
-// namesAfter gives the same names as sorting all of them would.
+// namesAfter returns the same names as sorting all of them.
 func TestNamesAfter(t *testing.T) {
 	dir := realTempDir(t)
 	var all []string
@@ -249,13 +250,13 @@ func TestNamesAfter(t *testing.T) {
 	}
 }
 
-// A million names leave no more than twice a page in memory.
+// After a million names no more than two pages are in memory.
 func TestSmallestBound(t *testing.T) {
-	page := topK{after: "n0000999", most: 100}
+	page := topK{after: "n0000999", limit: 100}
 	for i := range 1_000_000 {
 		name := fmt.Sprintf("n%07d", (i*7_919)%1_000_000)
 		page.add(dirEntryName{key: name})
-		if len(page.kept) > 2*page.most || cap(page.kept) > 4*page.most {
+		if len(page.kept) > 2*page.limit || cap(page.kept) > 4*page.limit {
 			t.Fatalf("%d held, room for %d", len(page.kept), cap(page.kept))
 		}
 	}

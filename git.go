@@ -14,44 +14,46 @@ import (
 )
 
 // This file is the only one that starts git. The environment is built from
-// empty: an inherited GIT_DIR shows another repository, GIT_EXTERNAL_DIFF and
-// GIT_CONFIG_COUNT run programs, ~/.netrc and /etc/gitconfig hold credentials.
+// scratch, because an inherited one is dangerous: GIT_DIR selects another
+// repository, GIT_EXTERNAL_DIFF and GIT_CONFIG_COUNT run programs, ~/.netrc and
+// /etc/gitconfig contain credentials.
 
-// gitStopGrace is how long git may clean up after SIGTERM; it removes its
-// temporaries within milliseconds.
+// gitStopGrace is how long git may clean up after SIGTERM. It removes its
+// temporary files within milliseconds.
 const gitStopGrace = 1200 * time.Millisecond
 
 var errGitStall = errors.New("the remote sent nothing for too long")
 
-// gitRunner runs the system's git.
+// gitRunner runs the system's git with a clean environment and a fixed
+// configuration.
 type gitRunner struct {
-	path         string // absolute; "" when no git was found
-	caFile       string // --ca-file or SSL_CERT_FILE; "" for the system's
+	path         string // absolute; "" if git was not found
+	caFile       string // --ca-file or SSL_CERT_FILE; "" for the system's certificates
 	passed       []string
-	globalConfig string // what commands that talk to a remote get as GIT_CONFIG_GLOBAL
-	knownHosts   string // ssh host keys beside the user's own; "" without a work dir
+	globalConfig string // GIT_CONFIG_GLOBAL of commands that contact a remote
+	knownHosts   string // file of ssh host keys in addition to the user's own; "" without a work dir
 
-	asked sync.WaitGroup // git is asked for its version while the daemon starts
-	said  string         // what it said; read it after asked
+	versionDone sync.WaitGroup // runs git version while the daemon starts
+	versionText string         // read it after versionDone.Wait
 }
 
-// version is git's, such as "2.39.5"; "" without a git that tells.
+// version returns the version of git, such as "2.39.5", or "" if it is unknown.
 func (g *gitRunner) version() string {
-	g.asked.Wait()
-	return g.said
+	g.versionDone.Wait()
+	return g.versionText
 }
 
-// newGitRunner looks for git in the PATH. Without one the runner still exists,
-// and each run says what to do.
+// newGitRunner looks for git in the PATH. If there is none, the runner is still
+// usable, and each run fails with an error that says to install git.
 func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
 	g := &gitRunner{caFile: caFile, globalConfig: os.DevNull}
 	if g.caFile == "" {
 		g.caFile = getenv("SSL_CERT_FILE")
 	}
 	for _, name := range []string{
-		"PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", // the link's own proxies
-		"SSH_AUTH_SOCK",                       // the user's keys, for ssh URLs
-		"TMPDIR", "SYSTEMROOT", "TEMP", "TMP", // Windows programs do not start without the last three
+		"PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", // the proxies of the link apply to git too
+		"SSH_AUTH_SOCK",                       // the user's keys for ssh URLs
+		"TMPDIR", "SYSTEMROOT", "TEMP", "TMP", // Windows programs need SYSTEMROOT, TEMP and TMP to start
 	} {
 		if value := getenv(name); value != "" {
 			g.passed = append(g.passed, name+"="+value)
@@ -64,41 +66,43 @@ func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
 	if g.path, err = filepath.Abs(path); err != nil {
 		g.path = path
 	}
-	asker := &gitRunner{path: g.path, passed: g.passed, globalConfig: g.globalConfig} // g is being set up meanwhile
-	// Ends with git, or after 10 s; version waits for it.
-	g.asked.Go(func() {
+	runner := &gitRunner{path: g.path, passed: g.passed, globalConfig: g.globalConfig} // a copy, because the caller continues to set up g
+	// Ends when git ends, or after 10 s; version waits for it.
+	g.versionDone.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if out, err := asker.run(ctx, gitCommand{args: []string{"version"}}); err == nil {
-			g.said = strings.TrimPrefix(strings.TrimSpace(string(out)), "git version ")
+		if out, err := runner.run(ctx, gitCommand{args: []string{"version"}}); err == nil {
+			g.versionText = strings.TrimPrefix(strings.TrimSpace(string(out)), "git version ")
 		}
 	})
 	return g
 }
 
-// gitCommand is one run of git.
+// gitCommand describes one run of git.
 type gitCommand struct {
-	args     []string // the subcommand and its arguments: never a secret
-	dir      string   // working directory; "" is the temporary folder
-	gitDir   string   // GIT_DIR, which also turns off discovery and git's ownership check
+	args     []string // subcommand and its arguments; never a secret, because other users can see them
+	dir      string   // working directory; "" for the temporary directory
+	gitDir   string   // GIT_DIR, which also disables discovery and git's ownership check
 	workTree string   // GIT_WORK_TREE
-	config   []string // further "-c" values, key=value
-	env      []string // further environment, key=value
+	config   []string // additional "-c" values, key=value
+	env      []string // additional environment, key=value
 
-	// protocols that may be spoken, as GIT_ALLOW_PROTOCOL: "https:http:ssh" or
-	// "file"; "" for a command that must not leave the machine.
+	// protocols is GIT_ALLOW_PROTOCOL, such as "https:http:ssh" or "file"; ""
+	// for a command that must not access the network.
 	protocols string
-	// redact cleans what git says; nil knows no secret but any URL's.
+	// redact removes secrets from git's messages. If nil, only credentials in
+	// URLs and headers are removed.
 	redact *redactor
 
 	stdin  io.Reader
-	stdout io.Writer         // nil keeps the output and returns it, up to maxGitOutput
-	line   func(line string) // gets each line of standard error, CR or LF ended, redacted
-	stall  time.Duration     // ends a run that writes nothing for so long; 0 never
+	stdout io.Writer         // if nil, run returns the output, up to maxGitOutput
+	line   func(line string) // called with each line of standard error, ended by CR or LF, redacted
+	stall  time.Duration     // ends a run that writes nothing for this long; 0 for no limit
 }
 
-// baseConfig holds for every command: nothing in a repository's own
-// configuration runs a program, changes the output or works in the background.
+// baseConfig returns the configuration for every command. It overrides whatever
+// a repository's own configuration could use to run a program, change the
+// output format or work in the background.
 func baseConfig() []string {
 	return []string{
 		"core.fsmonitor=false",
@@ -131,13 +135,13 @@ func (g *gitRunner) environment(c gitCommand) []string {
 		knownHosts = sshQuote(g.knownHosts) + " " + knownHosts
 	}
 	env := append([]string{
-		"HOME=" + os.DevNull, // no ~/.gitconfig, no ~/.netrc; ssh takes its home from the password database
+		"HOME=" + os.DevNull, // no ~/.gitconfig and no ~/.netrc; ssh finds its home in the password database
 		"XDG_CONFIG_HOME=" + os.DevNull,
 		"GIT_CONFIG_NOSYSTEM=1",
 		"GIT_ATTR_NOSYSTEM=1",
 		"GIT_CONFIG_GLOBAL=" + config,
 		"GIT_TERMINAL_PROMPT=0",
-		"GIT_ASKPASS=", // empty, not "true": that would send empty credentials
+		"GIT_ASKPASS=", // empty instead of "true", which would answer with empty credentials
 		"LC_ALL=C",
 		"GIT_OPTIONAL_LOCKS=0",
 		"GIT_NO_REPLACE_OBJECTS=1",
@@ -150,13 +154,13 @@ func (g *gitRunner) environment(c gitCommand) []string {
 		"GIT_PAGER=cat",
 		"GIT_EDITOR=false",
 		"GIT_LFS_SKIP_SMUDGE=1",
-		"COLUMNS=200", // git splits progress lines that are longer
+		"COLUMNS=200", // git splits longer progress lines
 	}, g.passed...)
 	if g.caFile != "" {
 		env = append(env, "GIT_SSL_CAINFO="+g.caFile)
 	}
 	if c.protocols == "" {
-		env = append(env, "GIT_NO_LAZY_FETCH=1") // a partial clone must not dial for a missing blob
+		env = append(env, "GIT_NO_LAZY_FETCH=1") // a partial clone must not contact its remote for a missing blob
 	}
 	if c.gitDir != "" {
 		env = append(env, "GIT_DIR="+c.gitDir)
@@ -164,15 +168,16 @@ func (g *gitRunner) environment(c gitCommand) []string {
 	if c.workTree != "" {
 		env = append(env, "GIT_WORK_TREE="+c.workTree)
 	}
-	return append(env, c.env...) // the last of two wins
+	return append(env, c.env...) // the last value of a variable takes effect
 }
 
-// run runs git and returns its standard output, unless the command streams it.
-// The error is a *gitError when git said no; when ctx ended the run, it is the
-// cause of that. Whatever git started is gone when run returns.
+// run runs git and returns its standard output, unless c.stdout receives it. If
+// git fails, the error is a *gitError; if ctx ended the run, it is the cause of
+// ctx. When run returns, no process that git started is left in its process
+// group.
 func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	if g.path == "" {
-		return nil, failure(codeGitFailed, "git was not found in the PATH of the daemon: install git and restart it").with("reason", gitOther)
+		return nil, failure(codeGitFailed, "git was not found in the daemon's PATH: install git and restart the daemon").with("reason", gitOther)
 	}
 	if c.redact == nil {
 		c.redact = newRedactor()
@@ -204,7 +209,7 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	stderr := &lineWriter{each: c.line, redact: c.redact}
 	cmd.Stdout = writerFunc(func(p []byte) (int, error) { alive(); return c.stdout.Write(p) })
 	if file, ok := c.stdout.(*os.File); ok {
-		cmd.Stdout = file // git writes to it itself; only its standard error counts for stall
+		cmd.Stdout = file // git writes to it directly, so only standard error counts for stall
 	}
 	cmd.Stderr = writerFunc(func(p []byte) (int, error) { alive(); return stderr.Write(p) })
 
@@ -223,12 +228,12 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 		return nil, &gitError{command: c.args[0], exit: -1, stderr: stderr.tail(), reason: gitNetwork,
 			summary: fmt.Sprintf("the remote sent nothing for %v", c.stall)}
 	case ctx.Err() != nil && err != nil:
-		// The kill shows as "signal: terminated"; why is what counts.
+		// Wait reports "signal: terminated"; the cause says why.
 		return nil, context.Cause(ctx)
 	case err == nil, errors.Is(err, exec.ErrWaitDelay):
 		return kept.Bytes(), nil
 	case cmd.ProcessState.Success():
-		// Git did its part; writing its output did not work.
+		// Git succeeded; copying its output failed.
 		return nil, fmt.Errorf("reading the output of git %s: %w", c.args[0], err)
 	case kept.full:
 		return nil, fmt.Errorf("running git %s: %w", c.args[0], errGitOutput)
@@ -238,12 +243,12 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	}
 }
 
-// shellQuote makes s one word for a POSIX shell.
+// shellQuote quotes s as one word for a POSIX shell.
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// sshQuote makes s one file name in an option of ssh that takes several:
-// ssh_config(5) wants double quotes, and a doubled percent sign where there are
-// tokens.
+// sshQuote quotes s as one file name in an ssh option that takes several:
+// ssh_config(5) requires double quotes, and %% for a percent sign where tokens
+// are expanded.
 func sshQuote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(s) + `"`
 }

@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// gitReason is why git failed (data.reason).
+// gitReason classifies why git failed. It is data.reason of the error on the
+// wire.
 type gitReason string
 
 const (
@@ -21,33 +22,35 @@ const (
 	gitOther     gitReason = "other"
 )
 
-// gitError is git's no. Its texts are redacted.
+// gitError is a git command that failed. Its texts are redacted.
 type gitError struct {
 	command string
-	exit    int    // -1 when a signal ended it
-	stderr  string // the end of it
+	exit    int    // -1 if a signal ended git
+	stderr  string // last lines of standard error
 	reason  gitReason
 	summary string // one line for people
 }
 
 func (e *gitError) Error() string { return "git " + e.command + ": " + e.summary }
 
-// rpc is the error as the caller gets it.
+// rpc returns the error as the caller receives it.
 func (e *gitError) rpc() *rpcError {
 	return failure(codeGitFailed, "%s", e.Error()).with("exit_code", e.exit).with("stderr", e.stderr).with("reason", e.reason)
 }
 
-// gitFailure is a failure of a git operation that no exit status told.
+// gitFailure returns the error for a git operation that failed without an exit
+// status of git.
 func gitFailure(reason gitReason, format string, args ...any) *rpcError {
 	return failure(codeGitFailed, format, args...).with("exit_code", -1).with("stderr", "").with("reason", reason)
 }
 
-// sshFailed is git's word for a connection over ssh that failed. The lines before
-// it, ssh's or the host's, say why.
+// sshFailed is git's message for a failed ssh connection. The lines before it,
+// written by ssh or the host, give the reason.
 const sshFailed = "fatal: Could not read from remote repository."
 
-// classifyGit reads the reason from git's English standard error. The first
-// that fits counts; a server's own words ("remote: …") never do.
+// classifyGit derives the reason from git's English standard error. The first
+// class with a matching sign is the result. Lines from the server ("remote: …")
+// are ignored, because a server can write anything there.
 func classifyGit(stderr string) gitReason {
 	var own strings.Builder
 	for line := range strings.Lines(stderr) {
@@ -79,15 +82,17 @@ func classifyGit(stderr string) gitReason {
 	return gitOther
 }
 
-// hostKeyRefused is what ssh says of a host whose key is unknown or has changed.
+// hostKeyRefused is ssh's message for a host whose key is unknown or has
+// changed.
 const hostKeyRefused = "Host key verification failed"
 
-// summarizeGit is the first fatal or error line of stderr, at most 500 bytes.
+// summarizeGit returns the first fatal or error line of stderr, at most 500
+// bytes.
 func summarizeGit(stderr string) string {
 	summary := ""
 	for line := range strings.Lines(stderr) {
 		line = strings.TrimSpace(line)
-		words := strings.Trim(strings.TrimPrefix(line, "remote:"), " =") // hosts frame what they say
+		words := strings.Trim(strings.TrimPrefix(line, "remote:"), " =") // hosts put frames around their messages
 		switch {
 		case line == sshFailed && summary != "":
 			return cutSummary(summary)
@@ -97,10 +102,10 @@ func summarizeGit(stderr string) string {
 			summary = line
 		}
 	}
-	return cutSummary(cmp.Or(summary, "failed without a word"))
+	return cutSummary(cmp.Or(summary, "failed without a message"))
 }
 
 func cutSummary(line string) string {
-	const most = 500
-	return strings.ToValidUTF8(line[:min(len(line), most)], "")
+	const maxSummary = 500
+	return strings.ToValidUTF8(line[:min(len(line), maxSummary)], "")
 }

@@ -2,7 +2,7 @@ package main
 
 import "testing"
 
-// What git, libcurl and ssh say, as they said it, and what it means.
+// Messages as git, libcurl and ssh write them, and the reasons they mean.
 func TestClassifyGit(t *testing.T) {
 	for stderr, want := range map[string]gitReason{
 		"fatal: Authentication failed for 'http://h/x/'":                                                               gitAuth,
@@ -46,7 +46,7 @@ func TestSummarizeGit(t *testing.T) {
 		"remote: \nremote: =====\nremote: \nremote: ERROR: The project could not be found.\nremote: \nremote: =====\nremote: \nfatal: Could not read from remote repository.\n": "remote: ERROR: The project could not be found.",
 		"fatal: Could not read from remote repository.\n":                                                                                                                       "fatal: Could not read from remote repository.",
 		"only this\n\n": "only this",
-		"\n":            "failed without a word",
+		"\n":            "failed without a message",
 	} {
 		if got := summarizeGit(stderr); got != want {
 			t.Errorf("%q is told as %q, want %q", stderr, got, want)

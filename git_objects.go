@@ -9,25 +9,25 @@ import (
 	"strings"
 )
 
-// maxObjectLine bounds one answer of cat-file --batch-check: an id, a type and
-// a size, or the name that was asked for.
+// maxObjectLine bounds one line of cat-file --batch-check: an id, a type and a
+// size, or the requested name.
 const maxObjectLine = 2*maxPathField + maxRevision
 
-// objectInfo is what a name stands for; oid is "" where there is no such
-// object.
+// objectInfo describes the object that a name resolves to; oid is "" if there
+// is no such object.
 type objectInfo struct {
 	oid  string
 	kind string // commit, tree, blob or tag
 	size int64
 }
 
-// lookUp finds objects by names that have no newline (gitrevisions(7)), in
-// their order, with one git for all.
-func (i *gitReader) lookUp(ctx context.Context, s *gitView, names []string) ([]objectInfo, error) {
-	command := s.command("cat-file", "--batch-check", "--buffer")
+// lookUp resolves names of objects (gitrevisions(7)), which must not contain a
+// newline, with one git process. The results are in the order of names.
+func (g *gitReader) lookUp(ctx context.Context, v *gitView, names []string) ([]objectInfo, error) {
+	command := v.command("cat-file", "--batch-check", "--buffer")
 	command.stdin = strings.NewReader(strings.Join(names, "\n") + "\n")
 	objects := make([]objectInfo, 0, len(names))
-	err := i.git.stream(ctx, command, func(r *bufio.Reader) error {
+	err := g.git.stream(ctx, command, func(r *bufio.Reader) error {
 		for range names {
 			o, err := readObjectInfo(r)
 			if err != nil {
@@ -40,33 +40,33 @@ func (i *gitReader) lookUp(ctx context.Context, s *gitView, names []string) ([]o
 	return objects, err
 }
 
-// readObjects hands each object's content to take, with one git for all; what
-// is over most is skipped. An object that is not here is not handed over.
-// where is the repository to read, without a command.
-func (g *gitRunner) readObjects(ctx context.Context, where gitCommand, oids []string, most int64, take func(o objectInfo, content string) error) error {
-	return g.eachObject(ctx, where, oids, func(o objectInfo, content *objectContent) error {
+// readObjects calls each with the content of each object, up to limit bytes of
+// it, with one git process. Missing objects are skipped. base selects the
+// repository; its args are not used.
+func (g *gitRunner) readObjects(ctx context.Context, base gitCommand, oids []string, limit int64, each func(o objectInfo, content string) error) error {
+	return g.eachObject(ctx, base, oids, func(o objectInfo, content *objectContent) error {
 		if o.oid == "" {
 			return nil
 		}
-		text, err := content.read(most)
+		text, err := content.read(limit)
 		if err != nil {
 			return err
 		}
-		return take(o, text)
+		return each(o, text)
 	})
 }
 
-// eachObject hands each of the named objects (gitrevisions(7), without a
-// newline) to take, in their order, with one git for all. take reads of the
-// content what it wants; errEnough from it ends the reading without an error.
-// where is the repository to read, without a command.
-func (g *gitRunner) eachObject(ctx context.Context, where gitCommand, names []string, take func(o objectInfo, content *objectContent) error) error {
+// eachObject calls each for each of the named objects in their order, with one
+// git process. Names are as in gitrevisions(7), without a newline. The function
+// reads as much of the content as it needs; errEnough from it ends the reading
+// without an error. base selects the repository; its args are not used.
+func (g *gitRunner) eachObject(ctx context.Context, base gitCommand, names []string, each func(o objectInfo, content *objectContent) error) error {
 	if len(names) == 0 {
 		return nil
 	}
-	where.args = []string{"cat-file", "--batch", "--buffer"}
-	where.stdin = strings.NewReader(strings.Join(names, "\n") + "\n")
-	return g.stream(ctx, where, func(r *bufio.Reader) error {
+	base.args = []string{"cat-file", "--batch", "--buffer"}
+	base.stdin = strings.NewReader(strings.Join(names, "\n") + "\n")
+	return g.stream(ctx, base, func(r *bufio.Reader) error {
 		for range names {
 			o, err := readObjectInfo(r)
 			if err != nil {
@@ -74,9 +74,9 @@ func (g *gitRunner) eachObject(ctx context.Context, where gitCommand, names []st
 			}
 			content := &objectContent{r: r, left: o.size}
 			if o.oid != "" {
-				content.left++ // the newline behind it
+				content.left++ // the newline after the content
 			}
-			if err := take(o, content); errors.Is(err, errEnough) {
+			if err := each(o, content); errors.Is(err, errEnough) {
 				return nil
 			} else if err != nil {
 				return err
@@ -89,21 +89,21 @@ func (g *gitRunner) eachObject(ctx context.Context, where gitCommand, names []st
 	})
 }
 
-// objectContent is the content of an object as it comes from git.
+// objectContent reads the content of an object from git's output.
 type objectContent struct {
 	r    *bufio.Reader
-	left int64 // bytes up to the next object's line
+	left int64 // bytes left before the next object's header
 }
 
-// read returns the content, at most that many bytes of it.
-func (c *objectContent) read(most int64) (string, error) {
-	n := min(c.left-1, most)
+// read returns at most limit bytes of the content.
+func (c *objectContent) read(limit int64) (string, error) {
+	n := min(c.left-1, limit)
 	c.left -= n
 	return readContent(c.r, n)
 }
 
 func (c *objectContent) skip() error {
-	for c.left > 0 { // an int may be shorter than an object
+	for c.left > 0 { // int can be too small for the size of an object
 		n, err := c.r.Discard(int(min(c.left, 1<<30)))
 		if err != nil {
 			return torn(err)
@@ -113,16 +113,19 @@ func (c *objectContent) skip() error {
 	return nil
 }
 
-// readObjectInfo reads one line of what cat-file tells of an object.
+// readObjectInfo reads one header line of cat-file.
 func readObjectInfo(r *bufio.Reader) (objectInfo, error) {
-	line, err := readLine(r)
-	if err != nil {
-		return objectInfo{}, err
+	line, cut, err := readUntil(r, '\n', maxObjectLine)
+	switch {
+	case err != nil:
+		return objectInfo{}, torn(err)
+	case cut:
+		return objectInfo{}, badOutput("cat-file", line)
 	}
-	return parseObjectLine(line)
+	return parseObjectLine(string(line))
 }
 
-// readContent reads size bytes; they are copied once.
+// readContent reads size bytes and copies them only once.
 func readContent(r *bufio.Reader, size int64) (string, error) {
 	var b strings.Builder
 	b.Grow(int(size))
@@ -142,24 +145,7 @@ func readContent(r *bufio.Reader, size int64) (string, error) {
 	return b.String(), nil
 }
 
-// readLine reads up to a newline, which it leaves out.
-func readLine(r *bufio.Reader) (string, error) {
-	var line []byte
-	for {
-		part, err := r.ReadSlice('\n')
-		if line = append(line, part...); len(line) > maxObjectLine {
-			return "", badOutput("cat-file", line)
-		}
-		switch {
-		case err == nil:
-			return string(line[:len(line)-1]), nil
-		case !errors.Is(err, bufio.ErrBufferFull):
-			return "", torn(err)
-		}
-	}
-}
-
-// torn makes the end of the output, where more was due, an error.
+// torn converts io.EOF, where more output was expected, to io.ErrUnexpectedEOF.
 func torn(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -167,8 +153,9 @@ func torn(err error) error {
 	return err
 }
 
-// parseObjectLine reads a line of cat-file --batch-check (git-cat-file(1),
-// BATCH OUTPUT): "id type size", or the name asked for and why there is none.
+// parseObjectLine parses a line of cat-file --batch-check (git-cat-file(1),
+// BATCH OUTPUT): "id type size", or the requested name and why there is no
+// object.
 func parseObjectLine(line string) (objectInfo, error) {
 	for _, why := range []string{" missing", " ambiguous", " submodule"} {
 		if strings.HasSuffix(line, why) {
@@ -177,7 +164,7 @@ func parseObjectLine(line string) (objectInfo, error) {
 	}
 	oid, rest, _ := strings.Cut(line, " ")
 	kind, digits, _ := strings.Cut(rest, " ")
-	size, err := strconv.ParseUint(digits, 10, 63) // no sign
+	size, err := strconv.ParseUint(digits, 10, 63) // ParseUint rejects a sign
 	if !isObjectID(oid) || err != nil || kind != "commit" && kind != "tree" && kind != "blob" && kind != "tag" {
 		return objectInfo{}, badOutput("cat-file", []byte(line))
 	}

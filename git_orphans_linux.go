@@ -11,23 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gitOrphanPoll is how often the end of killed processes is looked for.
+// gitOrphanPoll is the interval at which killed processes are checked.
 const gitOrphanPoll = 5 * time.Millisecond
 
-// endGitOrphans kills the git processes whose daemon is gone, of the work dirs
-// that ours names, and waits up to pipeDelay for their end. A process is held
-// by its pidfd (where there is none, before Linux 5.3, by its pid) before it is
-// looked at, so that no other can be hit.
-func endGitOrphans(ours func(workDir string) bool) error {
+// endGitOrphans kills the git processes in our work dirs whose daemon no longer
+// runs, and waits up to pipeDelay for them to end. Each process is opened by
+// its pidfd before it is examined, so that a reused pid cannot hit another
+// process. Before Linux 5.3 there are no pidfds and the pid alone is used.
+func endGitOrphans(isOurs func(workDir string) bool) error {
 	names, err := os.ReadDir("/proc")
 	if err != nil {
-		return fmt.Errorf("looking for git processes of an earlier daemon: %w", err)
+		return fmt.Errorf("finding git processes of an earlier daemon: %w", err)
 	}
-	// The pids of another namespace's marks say nothing here. Where links cannot
-	// be read, nobody's environment can be.
+	// A mark from another pid namespace holds a pid that means nothing here. If
+	// the symlink of our own namespace cannot be read, neither can any
+	// process's environment.
 	own, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {
-		return fmt.Errorf("looking for git processes of an earlier daemon: %w", err)
+		return fmt.Errorf("finding git processes of an earlier daemon: %w", err)
 	}
 	var killed []int
 	for _, name := range names {
@@ -37,10 +38,10 @@ func endGitOrphans(ours func(workDir string) bool) error {
 		}
 		p, err := os.FindProcess(pid)
 		if err != nil {
-			continue // it has ended
+			continue // the process has ended
 		}
 		environ, err := os.ReadFile("/proc/" + name.Name() + "/environ")
-		if err == nil && isGitOrphan(environ, ours) {
+		if err == nil && isGitOrphan(environ, isOurs) {
 			space, err := os.Readlink("/proc/" + name.Name() + "/ns/pid")
 			if err == nil && space == own && p.Signal(unix.SIGKILL) == nil {
 				killed = append(killed, pid)
@@ -58,10 +59,10 @@ func allGone(pids []int) bool {
 	return !slices.ContainsFunc(pids, func(pid int) bool { return !isGone(pid) })
 }
 
-// isGitOrphan tells an environment with the mark of one of our work dirs and an
-// owner that is gone, or that is this very process: a container's processes get
-// the same ids again.
-func isGitOrphan(environ []byte, ours func(workDir string) bool) bool {
+// isGitOrphan reports whether an environment has the mark of one of our work
+// dirs and an owner that no longer runs. An owner with our own pid counts too:
+// in a restarted container, processes get the same pids again.
+func isGitOrphan(environ []byte, isOurs func(workDir string) bool) bool {
 	for variable := range bytes.SplitSeq(environ, []byte{0}) {
 		value, ok := bytes.CutPrefix(variable, []byte(ownerVariable+"="))
 		if !ok {
@@ -69,12 +70,13 @@ func isGitOrphan(environ []byte, ours func(workDir string) bool) bool {
 		}
 		owner, dir, ok := bytes.Cut(value, []byte(":"))
 		pid, err := strconv.Atoi(string(owner))
-		return ok && err == nil && ours(string(dir)) && (pid == os.Getpid() || isGone(pid))
+		return ok && err == nil && isOurs(string(dir)) && (pid == os.Getpid() || isGone(pid))
 	}
 	return false
 }
 
-// isGone tells that no process has the pid, or a zombie that waits to be reaped.
+// isGone reports whether no process has the pid, or only a zombie that waits to
+// be reaped.
 func isGone(pid int) bool {
 	if stat, err := readProcStat(pid); err == nil {
 		return stat.dead()

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// gits lists the processes that carry this cloner's mark.
+// gits lists the processes with this cloner's mark.
 func (w *cloneWorld) gits() []string {
 	files, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is well-formed
 	var found []string
@@ -33,7 +33,7 @@ func (w *cloneWorld) wantNoGit() {
 	}
 }
 
-// The daemon stops while a clone waits for a silent remote.
+// The daemon stops while a clone waits for a remote that sends nothing.
 func TestCloneDaemonStops(t *testing.T) {
 	w := newCloneWorld(t)
 	w.server.repo("lib", map[string]string{"a": "1"})
@@ -42,7 +42,7 @@ func TestCloneDaemonStops(t *testing.T) {
 		return len(w.temporaries()) > 0 && hang("", reached)(rw, r)
 	})
 	done := make(chan error, 1)
-	go func() { // ends when the clone is answered, which is waited for below
+	go func() { // ends when the clone returns, which is waited for below
 		_, err := w.try(cloneParams{URL: w.server.address("lib")})
 		done <- err
 	}()
@@ -59,16 +59,13 @@ func TestCloneDaemonStops(t *testing.T) {
 	}
 }
 
-// A lost link leaves the clone running; asked again, it is joined.
+// A lost link leaves the clone running, and a repeated request joins it.
 func TestCloneLinkLost(t *testing.T) {
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	reached, release := make(chan struct{}, 1), make(chan struct{})
 	w.server.setHook(func(http.ResponseWriter, *http.Request) bool {
-		select {
-		case reached <- struct{}{}:
-		default:
-		}
+		wake(reached)
 		<-release
 		return false
 	})
@@ -93,7 +90,8 @@ func TestCloneLinkLost(t *testing.T) {
 	}
 }
 
-// What a killed daemon left is ended by the next one, and nothing else is.
+// The git processes of a killed daemon are ended by the next daemon, and no
+// others are.
 func TestEndOrphans(t *testing.T) {
 	dir := realTempDir(t)
 	dead := exec.Command("true")
@@ -104,7 +102,7 @@ func TestEndOrphans(t *testing.T) {
 	if err := zombie.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = zombie.Wait() }) // it has ended well
+	t.Cleanup(func() { _ = zombie.Wait() }) // it has ended in order
 	awaitExit(zombie.Process.Pid)
 	start := func(owner string) (*exec.Cmd, <-chan struct{}) {
 		cmd := exec.Command("sleep", "600")
@@ -147,8 +145,8 @@ func TestEndOrphans(t *testing.T) {
 	}
 }
 
-// The git of a container's daemon is not ours, whatever its mark says: the pid in
-// it is one of the container's.
+// The git process of a daemon in a container is not ours, even with our mark:
+// the pid in the mark belongs to the container's namespace.
 func TestEndOrphansOfThisNamespaceAlone(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)

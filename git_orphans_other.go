@@ -2,6 +2,6 @@
 
 package main
 
-// endGitOrphans does nothing: without /proc there is no telling whose a process
-// is. What is left ends with its connection.
+// endGitOrphans does nothing: without /proc it cannot find out to which daemon
+// a process belongs. A remaining git process ends with its connection.
 func endGitOrphans(func(workDir string) bool) error { return nil }

@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// maxGitOutput bounds what is kept of a command's standard output; more
-	// must be streamed.
+	// maxGitOutput bounds the standard output that run returns; commands with
+	// more output use stream.
 	maxGitOutput = 32 << 20
-	// maxGitStderr is the end of git's standard error that goes into an error
-	// (REFERENCE.md).
+	// maxGitStderr bounds the end of git's standard error that goes into an
+	// error (REFERENCE.md).
 	maxGitStderr = 4 << 10
-	// maxGitLine bounds one line of standard error: a server can send one
-	// without end.
+	// maxGitLine bounds one line of standard error, because a server can send a
+	// line without end.
 	maxGitLine = 64 << 10
-	// maxSecretText is more than the longest credential has in any of its forms:
-	// so much of a line that was cut may be the beginning of one.
+	// maxSecretText is longer than any credential in any of its forms. So much
+	// of the end of a cut line may be the start of a credential.
 	maxSecretText = 16 << 10
 )
 
@@ -33,7 +33,7 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// cappedBuffer keeps up to maxGitOutput bytes and refuses more.
+// cappedBuffer buffers up to maxGitOutput bytes and fails the write of more.
 type cappedBuffer struct {
 	bytes.Buffer
 	full bool
@@ -47,8 +47,8 @@ func (b *cappedBuffer) Write(p []byte) (int, error) {
 	return b.Buffer.Write(p)
 }
 
-// lineWriter cuts standard error into lines at CR or LF, hands each on and
-// keeps the end of what is no progress.
+// lineWriter splits standard error into lines at CR or LF, calls each for every
+// line and keeps the end of those that are not progress.
 type lineWriter struct {
 	each   func(string)
 	redact *redactor
@@ -83,8 +83,8 @@ func (w *lineWriter) line() {
 		text = text[:max(len(text)-maxSecretText, 0)]
 	}
 	w.partial = w.partial[:0]
-	// Again: without what cleaning takes out of it a text may be a secret. The
-	// blanks at the end are cut last: one may belong to a secret.
+	// Redact again: removing control characters can turn text into a secret.
+	// Trim trailing spaces last, because one may be part of a secret.
 	text = strings.TrimRight(w.redact.text(cleanText(text)), " ")
 	if text == "" {
 		return
@@ -107,7 +107,7 @@ func (w *lineWriter) tail() string {
 	return strings.ToValidUTF8(string(w.kept), "")
 }
 
-// isProgressLine tells a counter ("…: 12% (49/402)") from a message.
+// isProgressLine reports whether s is a progress counter ("…: 12% (49/402)").
 func isProgressLine(s string) bool {
 	if strings.HasPrefix(s, "remote: Enumerating objects: ") {
 		return true
@@ -116,14 +116,16 @@ func isProgressLine(s string) bool {
 	return ok
 }
 
-// streamBuffer is how much of git's output is read at once.
+// streamBuffer is the size of the buffer for git's output.
 const streamBuffer = 64 << 10
 
-// errEnough stops a command whose output has told enough.
+// errEnough ends a walk or the reading of a command's output early, without a
+// failure: what was asked for has been found.
 var errEnough = errors.New("enough was read")
 
-// stream runs git and hands its output to read while it comes. When read
-// returns before the end git is stopped; that is no error unless read says so.
+// stream runs git and calls read with its output while git runs. If read
+// returns before the end, git is stopped; that is an error only if read returns
+// one.
 func (g *gitRunner) stream(ctx context.Context, c gitCommand, read func(*bufio.Reader) error) error {
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -131,13 +133,13 @@ func (g *gitRunner) stream(ctx context.Context, c gitCommand, read func(*bufio.R
 	if err != nil {
 		return fmt.Errorf("running git %s: %w", c.args[0], err)
 	}
-	c.stdout = in // git's own: nothing in between copies
+	c.stdout = in // git writes to the pipe directly
 	failed := make(chan error, 1)
-	// Ends with git, which ends when the pipe is closed or run is cancelled; the
-	// receive below waits for it.
+	// Ends when git ends, which happens when the pipe is closed or run is
+	// canceled; the receive below waits for it.
 	go func() {
 		_, err := g.run(run, c)
-		_ = in.Close() // the reader sees the end
+		_ = in.Close() // read sees the end
 		failed <- err
 	}()
 	buffered := bufio.NewReaderSize(out, streamBuffer)
@@ -149,7 +151,7 @@ func (g *gitRunner) stream(ctx context.Context, c gitCommand, read func(*bufio.R
 	}
 	_ = out.Close() // only read
 	if stopped || readErr != nil && !errors.Is(readErr, io.ErrUnexpectedEOF) {
-		cancel() // it may compute for long before it writes again
+		cancel() // git may work for long before its next write
 	}
 	runErr := <-failed
 	switch {
@@ -158,48 +160,19 @@ func (g *gitRunner) stream(ctx context.Context, c gitCommand, read func(*bufio.R
 	case stopped:
 		return nil
 	case readErr == nil, runErr != nil && errors.Is(readErr, io.ErrUnexpectedEOF):
-		return runErr // a torn output has its reason in what git said
+		return runErr // git's own error explains truncated output
 	}
 	return readErr
 }
 
-// readField reads up to a NUL byte, which it leaves out; what is longer than
-// most is cut and the rest skipped. io.EOF at the end of the output.
-func readField(r *bufio.Reader, most int) (field []byte, cut bool, err error) {
-	for {
-		part, err := r.ReadSlice(0)
-		if err == nil {
-			part = part[:len(part)-1]
-			if field == nil && len(part) <= most {
-				return part, cut, nil // valid until the next read
-			}
-		}
-		room := most - len(field)
-		if len(part) > room {
-			part, cut = part[:room], true
-		}
-		field = append(field, part...)
-		switch {
-		case err == nil:
-			return field, cut, nil
-		case errors.Is(err, bufio.ErrBufferFull):
-		case errors.Is(err, io.EOF) && len(field) > 0:
-			return nil, false, io.ErrUnexpectedEOF
-		default:
-			return nil, false, err
-		}
-	}
-}
-
-// maxPathField bounds a record that holds a path: longer than git can check
-// out.
+// maxPathField bounds a record with a path; git cannot check out a longer one.
 const maxPathField = 64 << 10
 
-// readRecords calls each with every NUL-ended record, which is valid until
-// each returns.
+// readRecords calls each for every NUL-terminated record. The record is valid
+// until each returns.
 func readRecords(r *bufio.Reader, each func(record []byte) error) error {
 	for {
-		record, cut, err := readField(r, maxPathField)
+		record, cut, err := readUntil(r, 0, maxPathField)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -215,8 +188,8 @@ func readRecords(r *bufio.Reader, each func(record []byte) error) error {
 	}
 }
 
-// badOutput is the error for an output of git that does not look as its manual
-// says.
+// badOutput returns the error for output of git that does not have the
+// documented format.
 func badOutput(command string, record []byte) error {
 	return fmt.Errorf("reading the output of git %s: unexpected record %.100q", command, bytes.Clone(record))
 }

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// linesOf is what a lineWriter hands on of a standard error that comes in
-// pieces of step bytes, and what it keeps.
+// linesOf returns the lines that a lineWriter passes on when standard error
+// comes in pieces of step bytes, and the text that it keeps.
 func linesOf(r *redactor, stderr string, step int) (lines []string, tail string) {
 	w := &lineWriter{redact: r, each: func(line string) { lines = append(lines, line) }}
 	for part := range slices.Chunk([]byte(stderr), max(step, 1)) {
@@ -35,7 +35,7 @@ func TestLineWriter(t *testing.T) {
 			t.Errorf("in pieces of %d it keeps %q", step, tail)
 		}
 	}
-	// A line without end is cut, many lines leave their last ones.
+	// A line without end is cut, and of many lines the last ones are kept.
 	lines, tail := linesOf(newRedactor(), strings.Repeat("x", 10*maxGitLine), 1000)
 	if len(lines) != 1 || len(lines[0]) > maxGitLine || len(tail) > maxGitStderr {
 		t.Errorf("%d lines, the first of %d bytes, %d kept", len(lines), len(lines[0]), len(tail))
@@ -46,8 +46,8 @@ func TestLineWriter(t *testing.T) {
 	}
 }
 
-// No part of a token comes through, wherever in a line it stands and whatever
-// bytes it is made of.
+// No part of a token is passed on, wherever it is in a line and whatever bytes
+// it has.
 func TestLineWriterHidesSecrets(t *testing.T) {
 	t.Parallel()
 	const plain = "s3cret-0123456789"
@@ -59,37 +59,37 @@ func TestLineWriterHidesSecrets(t *testing.T) {
 		{"hidden by control characters", plain, "it is s3\x01cret-\x1b0123456789!\n", "it is " + redacted + "!"},
 		{"as a header", plain, "you sent Basic " + base64.StdEncoding.EncodeToString([]byte("oauth2:"+plain)), "you sent Basic " + redacted},
 	} {
-		lines, tail := linesOf(newRedactor().knowing("oauth2", secret(test.token)), test.stderr, 3)
+		lines, tail := linesOf(newRedactor().withSecret("oauth2", secret(test.token)), test.stderr, 3)
 		if len(lines) != 1 || lines[0] != test.want || tail != test.want+"\n" {
 			t.Errorf("%s: %q, kept %q", test.name, lines, tail)
 		}
 	}
-	// Where a line is too long, a token may be cut in two.
+	// The end of a cut line can be the start of a token.
 	for before := maxGitLine - 2*len(plain); before <= maxGitLine; before += 3 {
-		lines, tail := linesOf(newRedactor().knowing("", plain), strings.Repeat("x", before)+plain+strings.Repeat("x", 100), 1000)
+		lines, tail := linesOf(newRedactor().withSecret("", plain), strings.Repeat("x", before)+plain+strings.Repeat("x", 100), 1000)
 		if all := strings.Join(lines, "") + tail; strings.Contains(all, "s") {
 			t.Fatalf("behind %d bytes: …%q", before, all[len(all)-40:])
 		}
 	}
-	// One token is the beginning of another.
-	r := newRedactor().knowing("", "short-token").knowing("", "short-token-and-more")
+	// One token is a prefix of another.
+	r := newRedactor().withSecret("", "short-token").withSecret("", "short-token-and-more")
 	if lines, _ := linesOf(r, "short-token-and-more, short-token", 100); lines[0] != redacted+", "+redacted {
 		t.Errorf("two tokens: %q", lines)
 	}
 }
 
-// FuzzLineWriter: however standard error comes, the lines are the same, they
-// are text, and no longer piece of a token is in them.
+// FuzzLineWriter: the lines are the same in whatever pieces standard error
+// comes, they are valid text, and they contain no longer part of a token.
 func FuzzLineWriter(f *testing.F) {
 	f.Add("s3cret-0123456789", "fatal: ", " and so on\n", 3)
 	f.Add("abc\xffdef ghi  ", "remote: \x1b[0m", "\r\nx", 1)
 	f.Add("a/b:c@d%e+f#g?h i", "https://", "@host/path", 9)
 	f.Fuzz(func(t *testing.T, token, before, after string, step int) {
-		const piece = 8 // shorter ones may stand anywhere by chance
+		const piece = 8 // shorter parts can occur by chance
 		if len(token) < piece || strings.ContainsAny(token, "\r\n") || strings.Contains(token, "redact") {
 			t.Skip()
 		}
-		r := newRedactor().knowing("user", secret(token))
+		r := newRedactor().withSecret("user", secret(token))
 		for _, form := range []string{token, percentEncode(token)} {
 			lines, tail := linesOf(r, before+form+after, step)
 			if whole, _ := linesOf(r, before+form+after, 1<<20); !slices.Equal(lines, whole) {

@@ -23,7 +23,8 @@ import (
 //	server.requireAuth("oauth2", "s3cret")
 //	… server.address("lib.git") …
 
-// gitHook may answer a request in the server's place; it tells whether it did.
+// gitHook may answer a request instead of the server; it reports whether it
+// did.
 type gitHook func(w http.ResponseWriter, r *http.Request) (answered bool)
 
 // gitServer serves the repositories below root over smart HTTP.
@@ -33,14 +34,15 @@ type gitServer struct {
 	root string
 
 	mu       sync.Mutex
-	user     string // under mu: with password what requests must carry; "" anonymous
+	user     string // guarded by mu: the credentials that requests must carry; "" for none
 	password string
 	hook     gitHook
 	seen     []string // "GET /lib.git/info/refs?service=git-upload-pack"
 	headers  []http.Header
 }
 
-// newGitServer starts a server with no repositories; the test's end stops it.
+// newGitServer starts a server without repositories; the test's cleanup stops
+// it.
 func newGitServer(t testing.TB) *gitServer {
 	t.Helper()
 	exe, err := exec.LookPath("git")
@@ -69,51 +71,51 @@ func newGitServer(t testing.TB) *gitServer {
 		backend.ServeHTTP(w, r)
 	}))
 	t.Cleanup(func() {
-		s.CloseClientConnections() // ends the hooks that wait for their client to go
+		s.CloseClientConnections() // ends hooks that wait for their client to disconnect
 		s.Close()
 	})
 	return s
 }
 
-// repo makes the repository /name on the server (see newTestRepo).
+// repo creates the repository /name on the server (see newTestRepo).
 func (s *gitServer) repo(name string, files map[string]string, initArgs ...string) *testRepo {
 	s.t.Helper()
 	return newTestRepoAt(s.t, filepath.Join(s.root, filepath.FromSlash(name)), files, initArgs...)
 }
 
-// address is the URL of /name.
+// address returns the URL of /name.
 func (s *gitServer) address(name string) string { return s.URL + "/" + name }
 
-// addressAs is the URL of /name with userinfo, such as "oauth2:token".
+// addressAs returns the URL of /name with userinfo, such as "oauth2:token".
 func (s *gitServer) addressAs(userinfo, name string) string {
 	return strings.Replace(s.address(name), "://", "://"+userinfo+"@", 1)
 }
 
-// host is the server's host:port.
+// host returns the server's host:port.
 func (s *gitServer) host() string { return strings.TrimPrefix(s.URL, "http://") }
 
-// requireAuth makes every request from now on need basic authentication.
+// requireAuth makes every further request require basic authentication.
 func (s *gitServer) requireAuth(user, password string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.user, s.password = user, password
 }
 
-// setHook puts hook before every request from now on; nil takes it away.
+// setHook calls hook before every further request; nil removes it.
 func (s *gitServer) setHook(hook gitHook) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hook = hook
 }
 
-// requests lists what was asked so far.
+// requests lists the requests so far.
 func (s *gitServer) requests() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.seen)
 }
 
-// authorizations lists the Authorization headers received so far.
+// authorizations lists the Authorization headers so far.
 func (s *gitServer) authorizations() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,8 +128,8 @@ func (s *gitServer) authorizations() []string {
 	return all
 }
 
-// newStalledGitServer is a server of lib.git that answers nothing until its hook
-// is taken away; asked is sent to when somebody waits.
+// newStalledGitServer returns a server of lib.git that does not answer until
+// its hook is removed; it sends to asked when a request waits.
 func newStalledGitServer(t testing.TB) (git *gitServer, repo *testRepo, asked chan struct{}) {
 	t.Helper()
 	git = newGitServer(t)
@@ -137,25 +139,22 @@ func newStalledGitServer(t testing.TB) (git *gitServer, repo *testRepo, asked ch
 	return git, repo, asked
 }
 
-// hang is a hook that takes a request whose URI holds part and never answers;
-// reached is sent to when one waits, and dropped when nobody listens.
+// hang returns a hook that accepts requests whose URI contains part and never
+// answers; it wakes the receiver of reached when one waits.
 func hang(part string, reached chan<- struct{}) gitHook {
 	return func(_ http.ResponseWriter, r *http.Request) bool {
 		if !strings.Contains(r.URL.RequestURI(), part) {
 			return false
 		}
-		_, _ = io.Copy(io.Discard, r.Body) // so that the server notices when the client goes
-		select {
-		case reached <- struct{}{}:
-		default:
-		}
+		_, _ = io.Copy(io.Discard, r.Body) // so that the server notices when the client disconnects
+		wake(reached)
 		<-r.Context().Done()
 		return true
 	}
 }
 
-// answerOnce is a hook that gives status to the first request whose URI holds
-// part.
+// answerOnce returns a hook that answers the first request whose URI contains
+// part with status.
 func answerOnce(part string, status int, header http.Header, body string) gitHook {
 	var once sync.Once
 	return func(w http.ResponseWriter, r *http.Request) (answered bool) {
@@ -165,7 +164,7 @@ func answerOnce(part string, status int, header http.Header, body string) gitHoo
 		once.Do(func() {
 			maps.Copy(w.Header(), header)
 			w.WriteHeader(status)
-			_, _ = io.WriteString(w, body) // a client that went away is no fault of the test
+			_, _ = io.WriteString(w, body) // the client may have disconnected
 			answered = true
 		})
 		return answered

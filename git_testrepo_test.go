@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// testGitEnv is the environment of the tests' own git commands: it reads
-// nobody's configuration, talks to no server and knows the time.
+// testGitEnv returns the environment of the tests' own git commands: without a
+// user's configuration, without access to servers, and with a fixed time.
 func testGitEnv() []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH"),
@@ -30,17 +30,17 @@ func testGitEnv() []string {
 type testRepo struct {
 	t   testing.TB
 	dir string
-	env []string // further environment
+	env []string // additional environment
 }
 
-// newTestRepo makes a repository in a temporary directory; with files they are
-// its first commit, with nil it has no commits.
+// newTestRepo creates a repository in a temporary directory. The files become
+// its first commit; with nil it has no commits.
 func newTestRepo(t testing.TB, files map[string]string) *testRepo {
 	t.Helper()
 	return newTestRepoAt(t, filepath.Join(realTempDir(t), "repo"), files)
 }
 
-// newTestRepoAt is newTestRepo in a directory of the test's choice.
+// newTestRepoAt is newTestRepo in the directory dir.
 func newTestRepoAt(t testing.TB, dir string, files map[string]string, initArgs ...string) *testRepo {
 	t.Helper()
 	r := &testRepo{t: t, dir: dir}
@@ -54,7 +54,7 @@ func newTestRepoAt(t testing.TB, dir string, files map[string]string, initArgs .
 	return r
 }
 
-// realTempDir is t.TempDir with its links resolved, as git prints paths.
+// realTempDir returns t.TempDir with symlinks resolved, as git prints paths.
 func realTempDir(t testing.TB) string {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
@@ -77,7 +77,7 @@ func (r *testRepo) git(args ...string) string {
 	return strings.TrimSpace(r.output("", args...))
 }
 
-// output is git with standard input, its output as it is.
+// output runs git with standard input and returns its output unchanged.
 func (r *testRepo) output(stdin string, args ...string) string {
 	r.t.Helper()
 	out, err := r.tryGit(stdin, args...)
@@ -87,7 +87,7 @@ func (r *testRepo) output(stdin string, args ...string) string {
 	return out
 }
 
-// tryGit is output that may fail.
+// tryGit is output for a command that may fail.
 func (r *testRepo) tryGit(stdin string, args ...string) (string, error) {
 	cmd := r.command(args...)
 	var stdout, stderr bytes.Buffer
@@ -98,7 +98,8 @@ func (r *testRepo) tryGit(stdin string, args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
-// mayFail runs git where a conflict is what is wanted.
+// mayFail runs git and ignores its failure, such as a conflict that the test
+// needs.
 func (r *testRepo) mayFail(args ...string) {
 	r.t.Helper()
 	if _, err := r.tryGit("", args...); err == nil {
@@ -106,13 +107,13 @@ func (r *testRepo) mayFail(args ...string) {
 	}
 }
 
-// write puts a file into the work tree, by a name with slashes.
+// write writes a file in the work tree; name has slashes.
 func (r *testRepo) write(name, content string) {
 	r.t.Helper()
 	writeFiles(r.t, r.dir, map[string]string{name: content})
 }
 
-// commit writes files, commits everything and returns the commit's id.
+// commit writes files, commits everything and returns the commit id.
 func (r *testRepo) commit(message string, files map[string]string) string {
 	r.t.Helper()
 	writeFiles(r.t, r.dir, files)
@@ -121,20 +122,20 @@ func (r *testRepo) commit(message string, files map[string]string) string {
 	return r.head()
 }
 
-// head is the id of HEAD.
+// head returns the commit id of HEAD.
 func (r *testRepo) head() string {
 	r.t.Helper()
 	return r.git("rev-parse", "HEAD")
 }
 
-// gitIn is git in any directory.
+// gitIn runs git in any directory.
 func gitIn(t testing.TB, dir string, args ...string) string {
 	t.Helper()
 	return (&testRepo{t: t, dir: dir}).git(args...)
 }
 
-// writeFiles makes files below dir, by names with slashes; a name that ends in
-// one is a directory.
+// writeFiles writes files below dir. Names have slashes; a name with a trailing
+// slash is a directory.
 func writeFiles(t testing.TB, dir string, files map[string]string) {
 	t.Helper()
 	for name, content := range files {
@@ -155,7 +156,7 @@ func writeFiles(t testing.TB, dir string, files map[string]string) {
 	}
 }
 
-// wantFailure checks the code that an error crosses the wire with.
+// wantFailure checks the code of an error on the wire.
 func wantFailure(t testing.TB, err error, code errorCode) {
 	t.Helper()
 	if err == nil || asRPCError(err).name() != code {
@@ -163,7 +164,7 @@ func wantFailure(t testing.TB, err error, code errorCode) {
 	}
 }
 
-// wantGitFailure checks for GIT_FAILED with a reason.
+// wantGitFailure checks that an error is GIT_FAILED with the reason.
 func wantGitFailure(t testing.TB, err error, reason gitReason) {
 	t.Helper()
 	wantFailure(t, err, codeGitFailed)
@@ -172,7 +173,7 @@ func wantGitFailure(t testing.TB, err error, reason gitReason) {
 	}
 }
 
-// wantInvalid checks for -32602 that names the parameter.
+// wantInvalid checks that an error is -32602 for the parameter.
 func wantInvalid(t testing.TB, err error, param string) {
 	t.Helper()
 	if e := asRPCError(err); err == nil || e.Code != codeInvalidParams || e.Data["param"] != param {

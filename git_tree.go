@@ -7,66 +7,66 @@ import (
 	"strings"
 )
 
-// treesOf resolves revisions to their commits and to the trees that a request
-// lists: the commit's own, or the one at the caller's path. A commit that has
-// no such directory gets the empty tree, as does no commit.
-func (i *gitReader) treesOf(ctx context.Context, s *gitView, revs ...namedRevision) (commits, trees []string, err error) {
-	commits, at, err := i.resolve(ctx, s, revs...)
+// treesOf resolves revisions to their commits and to the trees at the caller's
+// path. The tree is empty for a commit that has no such directory, and for a
+// repository without commits.
+func (g *gitReader) treesOf(ctx context.Context, v *gitView, revs ...namedRevision) (commits, trees []string, err error) {
+	commits, at, err := g.resolve(ctx, v, revs...)
 	if err != nil {
 		return nil, nil, err
 	}
 	trees = make([]string, len(commits))
 	for n, commit := range commits {
-		if commit != "" && strings.ContainsAny(s.repo.prefix, "\r\n") {
-			entries, err := i.entriesOf(ctx, s, commit, []string{s.repo.prefix})
+		if commit != "" && strings.ContainsAny(v.repo.prefix, "\r\n") {
+			entries, err := g.entriesOf(ctx, v, commit, []string{v.repo.prefix})
 			if err != nil {
 				return nil, nil, err
 			}
-			at[n] = entries[s.repo.prefix]
+			at[n] = entries[v.repo.prefix]
 		}
-		if trees[n], err = s.treeIn(at[n]); err != nil {
+		if trees[n], err = v.treeIn(at[n]); err != nil {
 			return nil, nil, err
 		}
 	}
 	return commits, trees, nil
 }
 
-func (s *gitView) treeIn(o objectInfo) (string, error) {
+func (v *gitView) treeIn(o objectInfo) (string, error) {
 	switch o.kind {
 	case "tree":
 		return o.oid, nil
 	case "":
-		return s.emptyTree(), nil
+		return v.emptyTree(), nil
 	}
 	return "", invalidParam("path", "is a file: give a directory of the repository")
 }
 
-// emptyTree is the id of the tree without entries, which git knows without an
+// emptyTree returns the id of the empty tree, which git knows without a stored
 // object.
-func (s *gitView) emptyTree() string {
-	if s.repo.sha256 {
+func (v *gitView) emptyTree() string {
+	if v.repo.sha256 {
 		return "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321"
 	}
 	return "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 }
 
-// maxArguments bounds the paths on one command line; Linux takes 128 KiB for
-// one of them, Windows 32 KiB for all.
+// maxArguments bounds the paths on one command line: Linux allows 128 KiB for
+// one argument, Windows 32 KiB for all.
 const maxArguments = 24 << 10
 
-// entriesOf finds paths in a tree, or in a commit's. It is for names that
-// cannot be a line of standard input.
-func (i *gitReader) entriesOf(ctx context.Context, s *gitView, tree string, paths []string) (map[string]objectInfo, error) {
+// entriesOf finds paths in a tree or in the tree of a commit. It is for names
+// with a line break, which cannot be passed on standard input.
+func (g *gitReader) entriesOf(ctx context.Context, v *gitView, tree string, paths []string) (map[string]objectInfo, error) {
 	length := 0
 	for _, path := range paths {
 		length += len(path)
 	}
 	if length > maxArguments {
-		return nil, invalidParam("files", "names with a line break have more than %d bytes in all: ask for fewer at once", maxArguments)
+		return nil, invalidParam("files", "names with a line break have more than %d bytes in total: request fewer at once", maxArguments)
 	}
 	entries := map[string]objectInfo{}
 	args := append([]string{"ls-tree", "-z", "-l", "--full-tree", "--end-of-options", tree, "--"}, paths...)
-	err := i.git.stream(ctx, s.command(args...), func(r *bufio.Reader) error {
+	err := g.git.stream(ctx, v.command(args...), func(r *bufio.Reader) error {
 		return readRecords(r, func(record []byte) error {
 			e, err := parseTreeEntry(record)
 			if err == nil && e.mode != modeSubmodule {
@@ -78,21 +78,22 @@ func (i *gitReader) entriesOf(ctx context.Context, s *gitView, tree string, path
 	return entries, err
 }
 
-// modeSubmodule is the mode of a commit of another repository in a tree.
+// modeSubmodule is the mode of a submodule in a tree: a commit of another
+// repository.
 const modeSubmodule = "160000"
 
-// treeEntry is one line of git ls-tree -l. Its parts are valid as long as the
-// record is.
+// treeEntry is one record of git ls-tree -l. Its slices are valid as long as
+// the record is.
 type treeEntry struct {
 	mode string
 	kind []byte
 	oid  []byte
-	size int64 // -1 for what has none: a tree, a submodule
+	size int64 // -1 for a tree or a submodule, which have none
 	path []byte
 }
 
-// parseTreeEntry reads "mode type id size<TAB>path" (git-ls-tree(1), OUTPUT
-// FORMAT), the size as -l prints it or left out.
+// parseTreeEntry parses "mode type id size<TAB>path" (git-ls-tree(1), OUTPUT
+// FORMAT). The size is as -l prints it, or absent.
 func parseTreeEntry(record []byte) (treeEntry, error) {
 	head, path, ok := bytes.Cut(record, []byte{'\t'})
 	mode, rest, ok1 := bytes.Cut(head, []byte{' '})
@@ -116,8 +117,8 @@ func parseTreeEntry(record []byte) (treeEntry, error) {
 	return e, nil
 }
 
-// modeText is a mode without a copy of it where it is one of git's, "" where
-// it is none.
+// modeText returns mode as a string, without an allocation for git's own modes,
+// or "" if it is not six octal digits.
 func modeText(mode []byte) string {
 	for _, known := range treeModes() {
 		if string(mode) == known {
@@ -135,7 +136,7 @@ func modeText(mode []byte) string {
 	return string(mode)
 }
 
-// treeModes are the modes that git writes into trees.
+// treeModes returns the modes that git writes into trees.
 func treeModes() [5]string {
 	return [5]string{"100644", "100755", "120000", modeSubmodule, "040000"}
 }

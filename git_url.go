@@ -12,37 +12,37 @@ import (
 )
 
 const (
-	// maxURLLength bounds a remote URL; git hosts allow far less.
+	// maxURLLength bounds a remote URL; git hosts accept far less.
 	maxURLLength = 4 << 10
-	// maxRefLength bounds a ref name: a file name of git's own ref store is not
-	// longer.
+	// maxRefLength bounds a ref name. Git stores refs in files, whose names
+	// cannot be longer.
 	maxRefLength = 250
 	// maxNameSegments and maxSegmentLength bound a repository's name: host, two
-	// groups and a project, each with room for a suffix in a file name.
+	// groups and a project, each short enough for a file name with a suffix.
 	maxNameSegments  = 4
 	maxSegmentLength = 100
 )
 
-// remoteURL is a checked address of a repository, its credentials split off.
-// The schemes are those of git-clone(1), GIT URLS, without git:// (no
-// authentication at all) and ext:: (runs programs).
+// remoteURL is the validated address of a repository, without its credentials.
+// It accepts the schemes of git-clone(1), GIT URLS, except git://, which has no
+// authentication, and ext::, which runs programs.
 type remoteURL struct {
 	scheme string // https, http, ssh or file
 	host   string // lower case, IPv6 without brackets; "" for file
-	port   string // "" for the scheme's default
-	path   string // decoded, begins with a slash but for scp-like; absolute for file
-	raw    string // the path still percent-encoded as given, where there is a scheme and a host
-	login  string // the ssh user: part of the address, no secret
-	scp    bool   // was written user@host:path, a path relative to the user's home
+	port   string // "" for the default of the scheme
+	path   string // decoded; starts with a slash unless scp; absolute for file
+	raw    string // percent-encoded path as given; only with a scheme and a host
+	login  string // ssh user: part of the address, not a secret
+	scp    bool   // written as user@host:path, with a path relative to the user's home
 
-	username string // userinfo of http and https: secrets both, a token may be either
+	username string // credentials of http and https; both secret, because either can be a token
 	password secret
-	userinfo bool // whether there was any
+	userinfo bool // the URL had credentials
 }
 
-// parseRemoteURL reads a URL from the wire: https, http, ssh, user@host:path,
-// file:// and absolute local paths. Errors are -32602 for the parameter url
-// and never repeat the text, which may hold a token.
+// parseRemoteURL parses a URL from the wire: https, http, ssh, user@host:path,
+// file:// or an absolute local path. An error is -32602 for the parameter url
+// and never repeats the text, which may contain a token.
 func parseRemoteURL(text string) (remoteURL, error) {
 	u, err := splitRemoteURL(text)
 	if err == nil && len(u.String()) > maxURLLength {
@@ -54,7 +54,7 @@ func parseRemoteURL(text string) (remoteURL, error) {
 	return u, nil
 }
 
-// splitRemoteURL tells the kinds of URL apart.
+// splitRemoteURL parses a URL according to its kind.
 func splitRemoteURL(text string) (remoteURL, error) {
 	switch {
 	case text == "":
@@ -62,9 +62,9 @@ func splitRemoteURL(text string) (remoteURL, error) {
 	case len(text) > maxURLLength:
 		return remoteURL{}, invalidParam("url", "is longer than %d bytes", maxURLLength)
 	case text[0] == '-':
-		return remoteURL{}, invalidParam("url", "must not begin with a dash")
+		return remoteURL{}, invalidParam("url", "must not start with a dash")
 	case strings.ContainsFunc(text, func(r rune) bool { return r < 0x20 || r == 0x7f }):
-		return remoteURL{}, invalidParam("url", "must not hold a control character")
+		return remoteURL{}, invalidParam("url", "must not contain a control character")
 	case text[0] == '/' || filepath.IsAbs(text):
 		return parseLocalPath(filepath.Clean(text))
 	}
@@ -79,8 +79,8 @@ func splitRemoteURL(text string) (remoteURL, error) {
 		return remoteURL{}, invalidParam("url", "byte %d must be percent-encoded", i+1)
 	}
 	parsed, err := url.Parse(text)
-	if err != nil { // its text repeats the URL
-		return remoteURL{}, invalidParam("url", "is not a well-formed URL: write it as https://host/path")
+	if err != nil { // err repeats the URL
+		return remoteURL{}, invalidParam("url", "is not a valid URL: write it as https://host/path")
 	}
 	return fromURL(parsed)
 }
@@ -90,38 +90,38 @@ func fromURL(parsed *url.URL) (remoteURL, error) {
 	u := remoteURL{scheme: strings.ToLower(parsed.Scheme), port: parsed.Port()}
 	switch {
 	case u.scheme != "https" && u.scheme != "http" && u.scheme != "ssh":
-		return remoteURL{}, invalidParam("url", "must be https, http, ssh, file or a local path: other kinds are refused")
+		return remoteURL{}, invalidParam("url", "must be an https, http, ssh or file URL, or a local path")
 	case parsed.Opaque != "":
-		return remoteURL{}, invalidParam("url", "is not a well-formed URL: write it as https://host/path")
+		return remoteURL{}, invalidParam("url", "is not a valid URL: write it as https://host/path")
 	case parsed.RawQuery != "" || parsed.ForceQuery || parsed.Fragment != "":
-		return remoteURL{}, invalidParam("url", "must have no query and no fragment")
+		return remoteURL{}, invalidParam("url", "must not have a query or a fragment")
 	}
 	var ok bool
 	if u.host, ok = cleanHost(parsed.Hostname()); !ok {
-		return remoteURL{}, invalidParam("url", "its host is neither a host name nor an IP address")
+		return remoteURL{}, invalidParam("url", "must have a host name or an IP address as its host")
 	}
 	if u.port, ok = cleanPort(u.scheme, u.port); !ok || strings.HasSuffix(parsed.Host, ":") {
-		return remoteURL{}, invalidParam("url", "its port must be 1 to 65535")
+		return remoteURL{}, invalidParam("url", "must have a port from 1 to 65535")
 	}
 	u.path, u.raw = parsed.Path, parsed.EscapedPath()
 	if err := checkURLPath(u.path); err != nil {
 		return remoteURL{}, err
 	}
-	return u, u.takeUserinfo(parsed.User)
+	return u, u.setUserinfo(parsed.User)
 }
 
-// takeUserinfo splits off the credentials.
-func (u *remoteURL) takeUserinfo(info *url.Userinfo) error {
+// setUserinfo stores the credentials of the URL.
+func (u *remoteURL) setUserinfo(info *url.Userinfo) error {
 	if info == nil {
 		return nil
 	}
 	password, hasPassword := info.Password()
 	if hasControl(info.Username()) || hasControl(password) {
-		return invalidParam("url", "its credentials hold a control character")
+		return invalidParam("url", "must not have credentials with a control character")
 	}
 	if u.scheme == "ssh" {
 		if hasPassword {
-			return invalidParam("url", "ssh takes no password from a URL: use a key")
+			return invalidParam("url", "must not have a password with ssh: use a key")
 		}
 		u.login = info.Username()
 		return checkLogin(u.login)
@@ -131,8 +131,8 @@ func (u *remoteURL) takeUserinfo(info *url.Userinfo) error {
 	return nil
 }
 
-// parseSCPLike reads user@host:path. The user is asked for: host:path is too
-// easily a Windows drive or a typing error.
+// parseSCPLike parses user@host:path. The user is required, because host:path
+// is easily a Windows drive or a typing error.
 func parseSCPLike(text string) (remoteURL, error) {
 	login, rest, ok := strings.Cut(text, "@")
 	host, tail, colon := strings.Cut(rest, ":")
@@ -147,46 +147,46 @@ func parseSCPLike(text string) (remoteURL, error) {
 	}
 	u := remoteURL{scheme: "ssh", login: login, path: tail, scp: true}
 	if u.host, ok = cleanHost(host); !ok {
-		return remoteURL{}, invalidParam("url", "its host is neither a host name nor an IP address")
+		return remoteURL{}, invalidParam("url", "must have a host name or an IP address as its host")
 	}
 	if strings.HasPrefix(tail, ":") || strings.ContainsAny(tail, "\\\"'`<>^{|} ") {
-		return remoteURL{}, invalidParam("url", "its path holds a character that is not allowed")
+		return remoteURL{}, invalidParam("url", "must not have quotes, spaces or other special characters in its path")
 	}
 	return u, checkURLPath("/" + strings.TrimPrefix(tail, "/"))
 }
 
-// parseFileURL reads file:///path; a host other than localhost is refused.
+// parseFileURL parses file:///path. It rejects a host other than localhost.
 func parseFileURL(text string) (remoteURL, error) {
 	parsed, err := url.Parse(text)
 	if err != nil || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "" {
-		return remoteURL{}, invalidParam("url", "is not a well-formed file URL: write it as file:///path, with %%20 for a space")
+		return remoteURL{}, invalidParam("url", "is not a valid file URL: write it as file:///path, with %%20 for a space")
 	}
 	if parsed.Host != "" && !strings.EqualFold(parsed.Host, "localhost") {
-		return remoteURL{}, invalidParam("url", "a file URL names no other host: write it as file:///path")
+		return remoteURL{}, invalidParam("url", "must not name another host in a file URL: write it as file:///path")
 	}
 	if hasControl(parsed.Path) {
-		return remoteURL{}, invalidParam("url", "must not hold a control character")
+		return remoteURL{}, invalidParam("url", "must not contain a control character")
 	}
 	local := filepath.FromSlash(parsed.Path)
 	if trimmed := strings.TrimPrefix(parsed.Path, "/"); filepath.VolumeName(trimmed) != "" {
 		local = filepath.FromSlash(trimmed) // file:///C:/x
 	}
 	if !filepath.IsAbs(local) {
-		return remoteURL{}, invalidParam("url", "a file URL must hold an absolute path")
+		return remoteURL{}, invalidParam("url", "must have an absolute path in a file URL")
 	}
 	return parseLocalPath(filepath.Clean(local))
 }
 
 func parseLocalPath(local string) (remoteURL, error) {
 	if !filepath.IsAbs(local) {
-		return remoteURL{}, invalidParam("url", "a local path must be absolute")
+		return remoteURL{}, invalidParam("url", "must be an absolute path if it is a local one")
 	}
 	return remoteURL{scheme: "file", path: local}, nil
 }
 
-// String is the URL without credentials, as git gets it. A local path is a
-// file URL: of a bare path git would take objects by hard link, without
-// checking them, and ignore the depth.
+// String returns the URL without credentials, as git gets it. A local path
+// becomes a file URL: with a bare path git would copy objects by hard link
+// without checking them, and ignore the depth.
 func (u remoteURL) String() string {
 	host := u.host
 	if strings.Contains(host, ":") {
@@ -220,15 +220,17 @@ func escapePath(p string) string {
 	return strings.Join(segments, "/")
 }
 
-// key is equal for URLs of the same repository: credentials, a trailing slash
-// or .git, the case of scheme and host and a default port do not count.
+// key returns the same string for URLs of the same repository. It ignores
+// credentials, a trailing slash or .git, the case of scheme and host, and a
+// default port.
 func (u remoteURL) key() string {
 	p := strings.Trim(filepath.ToSlash(u.path), "/")
 	p = strings.TrimRight(strings.TrimSuffix(p, ".git"), "/")
 	return u.scheme + "://" + u.credentialHost() + "/" + p
 }
 
-// credentialHost is host[:port], the form under which credentials are kept.
+// credentialHost returns host[:port], the form under which credentials are
+// stored.
 func (u remoteURL) credentialHost() string {
 	switch {
 	case u.port != "" && strings.Contains(u.host, ":"):
@@ -241,8 +243,8 @@ func (u remoteURL) credentialHost() string {
 	return u.host
 }
 
-// defaultName is the last segment of the path without .git. It may break
-// checkRepoName's rule.
+// defaultName returns the last segment of the path without .git. The result may
+// violate checkRepoName.
 func (u remoteURL) defaultName() string {
 	p := strings.TrimRight(filepath.ToSlash(u.path), "/")
 	if path.Base(p) == ".git" {
@@ -251,19 +253,20 @@ func (u remoteURL) defaultName() string {
 	return strings.TrimSuffix(path.Base(p), ".git")
 }
 
-// checkURLPath wants a path that names something below the host's root.
+// checkURLPath returns an error unless the path names something below the root
+// of the host.
 func checkURLPath(p string) error {
 	switch {
 	case strings.Trim(p, "/") == "":
-		return invalidParam("url", "has no path to a repository")
+		return invalidParam("url", "must have a path to a repository")
 	case strings.HasPrefix(strings.TrimLeft(p, "/"), "-"):
-		return invalidParam("url", "its path must not begin with a dash")
+		return invalidParam("url", "must not have a path that starts with a dash")
 	case hasControl(p):
-		return invalidParam("url", "its path holds a control character")
+		return invalidParam("url", "must not have a control character in its path")
 	}
 	for s := range strings.SplitSeq(p, "/") {
 		if s == "." || s == ".." {
-			return invalidParam("url", "its path must not hold . or ..")
+			return invalidParam("url", "must not have . or .. in its path")
 		}
 	}
 	return nil
@@ -273,16 +276,17 @@ func hasControl(s string) bool {
 	return strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f })
 }
 
-// checkLogin wants an ssh user name that is no option and no command.
+// checkLogin returns an error for an ssh user name that ssh could take for an
+// option or a command.
 func checkLogin(login string) error {
 	if login == "" || len(login) > maxSegmentLength || login[0] == '-' || strings.ContainsFunc(login, func(r rune) bool { return !isNameRune(r) }) {
-		return invalidParam("url", "its ssh user may only hold letters, digits, dots, dashes and underscores")
+		return invalidParam("url", "must have an ssh user of letters, digits, dots, dashes and underscores only")
 	}
 	return nil
 }
 
-// cleanHost is the host in lower case without a trailing dot; false when it is
-// neither a host name nor an IP address.
+// cleanHost returns the host in lower case without a trailing dot, and false if
+// it is neither a host name nor an IP address.
 func cleanHost(host string) (string, bool) {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -299,7 +303,8 @@ func cleanHost(host string) (string, bool) {
 	return host, true
 }
 
-// cleanPort is the port without leading zeros, "" when it is the scheme's own.
+// cleanPort returns the port without leading zeros, or "" if it is the default
+// of the scheme.
 func cleanPort(scheme, port string) (string, bool) {
 	if port == "" {
 		return "", true
@@ -314,8 +319,8 @@ func cleanPort(scheme, port string) (string, bool) {
 	return strconv.FormatUint(n, 10), true
 }
 
-// checkHostPattern holds one value of --allow-git-host against the rule: a
-// host name, an IP address, or *.example.org for every host below it.
+// checkHostPattern checks one value of --allow-git-host: a host name, an IP
+// address, or *.example.org for every host below it.
 func checkHostPattern(pattern string) error {
 	if _, ok := cleanHost(strings.TrimPrefix(pattern, "*.")); !ok {
 		return fmt.Errorf("--allow-git-host %q: must be a host name, an IP address or *.example.org, without a port", pattern)
@@ -323,8 +328,8 @@ func checkHostPattern(pattern string) error {
 	return nil
 }
 
-// hostAllowed tells whether host, as in remoteURL, fits one of the patterns.
-// Without patterns every host does.
+// hostAllowed reports whether a host of a remoteURL matches one of the
+// patterns. Without patterns every host is allowed.
 func hostAllowed(patterns []string, host string) bool {
 	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(pattern string) bool {
 		if domain, ok := strings.CutPrefix(pattern, "*."); ok {
@@ -336,7 +341,7 @@ func hostAllowed(patterns []string, host string) bool {
 	})
 }
 
-// splitHostPort reads host[:port] as a credential names it.
+// splitHostPort parses host[:port] as given for a credential.
 func splitHostPort(scheme, text string) (host, port string, ok bool) {
 	if strings.ContainsAny(text, "/@?#\\ ") {
 		return "", "", false

@@ -51,7 +51,7 @@ func TestParseRemoteURLRefuses(t *testing.T) {
 	}
 }
 
-// An error must not repeat a URL, which may hold a token.
+// An error must not repeat a URL, because it may contain a token.
 func TestParseRemoteURLErrorsHideIt(t *testing.T) {
 	for _, text := range []string{"https://s3cret@h:x/y", "https://u:s3cret@h/%zz", "https://s3cret@/x", "s3cret", "git://s3cret@h/x", "u:s3cret@h:x", "https://s3cret@h/a b"} {
 		if _, err := parseRemoteURL(text); err == nil || strings.Contains(err.Error(), "s3cret") {
@@ -91,7 +91,7 @@ func TestCheckRef(t *testing.T) {
 	}
 }
 
-// Git must agree with every name that checkRef lets through.
+// Git must accept every name that checkRef accepts.
 func FuzzCheckRef(f *testing.F) {
 	for _, seed := range []string{"main", "a/b", "a..b", "x.lock", "@", "é", "a\x80"} {
 		f.Add(seed)

@@ -6,28 +6,28 @@ import (
 )
 
 const (
-	// maxGlobs and maxGlobLength bound what a caller can make us match each
-	// path against.
+	// maxGlobs and maxGlobLength bound the work of matching each path against a
+	// caller's patterns.
 	maxGlobs      = 200
 	maxGlobLength = 1024
 )
 
 // globs are git's ":(glob)" pathspecs (gitglossary(7), pathspec): "*" and "?"
-// do not match a slash, "**/" matches any directories or none, "/**" all that
-// is inside, and a pattern that names a directory matches what is in it.
-// Matching is by bytes.
+// do not match a slash, "**/" matches any number of directories, "/**" matches
+// everything inside, and a pattern that names a directory matches what is in
+// it. Matching is bytewise.
 type globs []globPattern
 
-// globPattern is one pattern.
+// globPattern is one compiled pattern.
 type globPattern struct {
-	text   string // as git compares it: cleaned, a slash at its end kept
-	prefix string // the part before the first special character
+	text   string // cleaned as git does it; a trailing slash is kept
+	prefix string // literal part before the first special character
 	tokens []globToken
-	wild   bool // has special characters
-	broken bool // can match as a literal text only
+	wild   bool // contains special characters
+	broken bool // malformed: matches only as a literal string
 }
 
-// globToken is one step of a pattern.
+// globToken is one element of a pattern.
 type globToken struct {
 	kind  globKind
 	char  byte
@@ -38,14 +38,14 @@ type globKind uint8
 
 const (
 	globChar      globKind = iota
-	globAny                // ? or a class: one byte but no slash
-	globStar               // any bytes but no slash
+	globAny                // "?" or a class: one byte other than a slash
+	globStar               // any bytes other than a slash
 	globStarStar           // any bytes
-	globDirectory          // "**/": nothing, or any bytes that end in a slash
+	globDirectory          // "**/": nothing, or any bytes ending with a slash
 )
 
-// compileGlobs checks patterns from the wire; name is the parameter's. No
-// patterns at all match nothing.
+// compileGlobs checks and compiles the patterns of the parameter called name.
+// Without patterns the result matches nothing.
 func compileGlobs(name string, patterns []string) (globs, error) {
 	if len(patterns) > maxGlobs {
 		return nil, invalidParam(name, "must be at most %d patterns, not %d", maxGlobs, len(patterns))
@@ -58,21 +58,21 @@ func compileGlobs(name string, patterns []string) (globs, error) {
 		case len(pattern) > maxGlobLength:
 			return nil, invalidParam(name, "a pattern must have at most %d bytes", maxGlobLength)
 		case strings.IndexByte(pattern, 0) >= 0:
-			return nil, invalidParam(name, "a pattern must not hold a NUL byte")
+			return nil, invalidParam(name, "a pattern must not contain a NUL byte")
 		case pattern[0] == '/':
-			return nil, invalidParam(name, "%q: a pattern is relative to the path", pattern)
+			return nil, invalidParam(name, "%q: a pattern must be relative to the path", pattern)
 		}
 		text, ok := cleanPattern(pattern)
 		if !ok {
-			return nil, invalidParam(name, "%q: leads outside the path", pattern)
+			return nil, invalidParam(name, "%q: a pattern must not lead outside the path", pattern)
 		}
 		g = append(g, parsePattern(text))
 	}
 	return g, nil
 }
 
-// cleanPattern takes out "//", "." and ".." as git does with a pathspec before
-// it is matched.
+// cleanPattern removes "//", "." and ".." from a pattern, as git does before
+// matching. It returns false if the pattern leads outside.
 func cleanPattern(pattern string) (string, bool) {
 	var parts []string
 	slash := false
@@ -110,8 +110,9 @@ func parsePattern(text string) globPattern {
 			for end < len(text) && text[end] == '*' {
 				end++
 			}
-			// Two are special between slashes only. Git matches the part before
-			// the first special character apart, so that ends in a border too.
+			// Two stars are special only between slashes. Git matches the
+			// literal prefix separately, so the end of the prefix counts as a
+			// slash too.
 			border := at == special || text[at-1] == '/'
 			rest := text[end:]
 			switch {
@@ -160,16 +161,16 @@ func notSlash() *[256]bool {
 	return &class
 }
 
-// parseClass reads a bracket expression from behind its "[" (POSIX, with "^"
-// for "!" and "\" as escape) and tells where the pattern goes on; nil when it
-// is malformed. No class matches a slash.
+// parseClass reads a bracket expression that starts behind its "[" (POSIX, with
+// "^" as "!" and "\" as escape). It returns the class and the position behind
+// it, or nil if the expression is malformed. No class matches a slash.
 func parseClass(text string, at int) (*[256]bool, int) {
 	var in [256]bool
 	negated := at < len(text) && (text[at] == '!' || text[at] == '^')
 	if negated {
 		at++
 	}
-	previous := byte(0) // may begin a range
+	previous := byte(0) // possible start of a range
 	for first := true; ; first = false {
 		if at >= len(text) {
 			return nil, 0
@@ -201,7 +202,7 @@ func parseClass(text string, at int) (*[256]bool, int) {
 			}
 			name, ok := strings.CutSuffix(text[at+2:at+2+length], ":")
 			if !ok {
-				// No class after all: the bracket stands for itself.
+				// Not a named class: the bracket is an ordinary character.
 				in['['] = true
 				previous = '['
 				at++
@@ -234,7 +235,8 @@ func parseClass(text string, at int) (*[256]bool, int) {
 	return &in, at
 }
 
-// namedClass tells the members of [:name:], in ASCII.
+// namedClass returns the membership test of [:name:] in ASCII, or nil if there
+// is no such class.
 func namedClass(name string) func(byte) bool {
 	between := func(c, first, last byte) bool { return first <= c && c <= last }
 	lower := func(c byte) bool { return between(c, 'a', 'z') }
@@ -261,7 +263,7 @@ func namedClass(name string) func(byte) bool {
 	case "punct":
 		return func(c byte) bool { return between(c, 0x21, 0x7e) && !alnum(c) }
 	case "space":
-		// Git's own isspace has no vertical tab or form feed.
+		// Git's isspace includes neither vertical tab nor form feed.
 		return func(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
 	case "upper":
 		return upper
@@ -271,8 +273,8 @@ func namedClass(name string) func(byte) bool {
 	return nil
 }
 
-// match tells whether one of the patterns matches path, a file's, relative,
-// with slashes.
+// match reports whether a pattern matches the relative, slash-separated path of
+// a file.
 func (g globs) match(path string) bool {
 	for i := range g {
 		if g[i].match(path) {
@@ -295,15 +297,15 @@ func (p *globPattern) match(path string) bool {
 	return ok && matchTokens(p.tokens, rest)
 }
 
-// matchTokens tells whether the tokens match all of text. A mismatch goes back
-// to the last star of its name and, when that cannot take more, to the last
-// "**": an earlier one could only take what the later can take as well. So the
-// time is bounded by len(tokens)·len(text)².
+// matchTokens reports whether the tokens match all of text. On a mismatch it
+// backtracks to the last star of the current name, and then to the last "**".
+// Earlier ones need no retry, because the later one can match whatever they
+// could. This bounds the time by len(tokens)·len(text)².
 func matchTokens(tokens []globToken, text string) bool {
 	const none = -1
 	at, pos := 0, 0
-	star, starPos := none, 0 // where the tokens go on after a star, and what it has taken
-	deep, deepPos := none, 0 // the same of the last "**"
+	star, starPos := none, 0 // token after the last star, and how far the star has matched
+	deep, deepPos := none, 0 // the same for the last "**"
 	for {
 		if at == len(tokens) {
 			if pos == len(text) {
@@ -340,7 +342,7 @@ func matchTokens(tokens []globToken, text string) bool {
 		if deep == none {
 			return false
 		}
-		// Take one byte more, or for "**/" up to behind the next slash.
+		// Match one more byte, or for "**/" through the next slash.
 		step := 1
 		if tokens[deep-1].kind == globDirectory {
 			step = strings.IndexByte(text[deepPos:], '/') + 1
@@ -353,10 +355,10 @@ func matchTokens(tokens []globToken, text string) bool {
 	}
 }
 
-// treeFilter is what include and exclude say.
+// treeFilter selects files by include and exclude.
 type treeFilter struct {
 	include, exclude globs
-	prune            globs // match directories of which exclude matches all that is inside
+	prune            globs // match directories of which exclude covers everything
 }
 
 func newTreeFilter(include, exclude []string) (*treeFilter, error) {
@@ -372,8 +374,8 @@ func newTreeFilter(include, exclude []string) (*treeFilter, error) {
 	return f, nil
 }
 
-// pruneGlobs makes the patterns that match a directory when all that is inside
-// it is excluded: a literal one, and "x/**" without its end.
+// pruneGlobs returns patterns for the directories whose whole content is
+// excluded: each literal pattern, and each "x/**" without its end.
 func pruneGlobs(exclude globs) globs {
 	var prune globs
 	for _, p := range exclude {
@@ -386,14 +388,14 @@ func pruneGlobs(exclude globs) globs {
 	return prune
 }
 
-// file tells whether a path is wanted.
+// file reports whether the filter selects the file at path.
 func (f *treeFilter) file(path string) bool {
 	return (len(f.include) == 0 || f.include.match(path)) && !f.exclude.match(path)
 }
 
-// entry is file for an entry of a tree object: never a name of the daemon's own
-// files, which a commit may hold by mistake. Most trees have no such names, so
-// it looks for the dot first.
+// entry is like file, for an entry of a tree object. It also rejects the names
+// of the daemon's own files, which a commit may contain by mistake. Most trees
+// have no such name, so it checks for a dot first.
 func (f *treeFilter) entry(path []byte) bool {
 	dotted := path[0] == '.' || bytes.Contains(path, []byte("/."))
 	if len(f.include) == 0 && len(f.exclude) == 0 && !dotted {
@@ -403,7 +405,7 @@ func (f *treeFilter) entry(path []byte) bool {
 	return f.file(name) && !(dotted && hasSecretName(name))
 }
 
-// dir tells whether wanted files can lie in a directory.
+// dir reports whether a directory can contain selected files.
 func (f *treeFilter) dir(path string) bool {
 	if f.prune.match(path) {
 		return false
@@ -421,7 +423,7 @@ func (f *treeFilter) dir(path string) bool {
 	return len(f.include) == 0
 }
 
-// pathspecs are the filter in git's own words.
+// pathspecs returns the filter as git pathspecs.
 func (f *treeFilter) pathspecs() []string {
 	var specs []string
 	for _, p := range f.include {

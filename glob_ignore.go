@@ -5,15 +5,15 @@ import (
 	"strings"
 )
 
-// maxIgnoreFile bounds a .gitignore; real ones have some KiB.
+// maxIgnoreFile bounds a .gitignore file; real ones have some KiB.
 const maxIgnoreFile = 1 << 20
 
-// ignoreRules are the patterns of the .gitignore files that apply to a
-// directory (gitignore(5)): its own, and those of the directories above up to
-// where the walk began.
+// ignoreRules are the rules of the .gitignore files that apply to a directory
+// (gitignore(5)): its own file, and those of its parents up to the start of the
+// walk.
 type ignoreRules struct {
 	parent *ignoreRules
-	base   string // the directory of the file, relative to the walk, "" or with a slash at its end
+	base   string // directory of the file relative to the walk: empty, or with a trailing slash
 	rules  []ignoreRule
 }
 
@@ -23,14 +23,14 @@ type ignoreRule struct {
 	dirOnly bool
 }
 
-// below adds the .gitignore of a directory, if it has one. As git does, it
-// follows no link there.
+// below adds the .gitignore of the directory d, if there is one. Like git, it
+// does not follow a symlink.
 func (r *ignoreRules) below(d *dirHandle, base string) *ignoreRules {
 	f, err := d.openFile(".gitignore")
 	if err != nil {
 		return r
 	}
-	defer f.Close() // nothing is written
+	defer f.Close() // only read
 	text, err := io.ReadAll(io.LimitReader(f, maxIgnoreFile))
 	if err != nil {
 		return r
@@ -42,8 +42,9 @@ func (r *ignoreRules) below(d *dirHandle, base string) *ignoreRules {
 	return &ignoreRules{parent: r, base: base, rules: rules}
 }
 
-// ignored tells whether a path, relative to the walk, is left out: the last
-// pattern that matches decides, and a nearer file before a farther one.
+// ignored reports whether a path, relative to the walk, is ignored. The last
+// matching rule of a file decides, and the file of a deeper directory takes
+// precedence.
 func (r *ignoreRules) ignored(path string, isDir bool) bool {
 	for ; r != nil; r = r.parent {
 		rel := path[len(r.base):]
@@ -57,8 +58,9 @@ func (r *ignoreRules) ignored(path string, isDir bool) bool {
 	return false
 }
 
-// match compares the whole path. A name alone does not match what is inside it:
-// a walk that leaves a directory out does not get there.
+// match reports whether the rule matches the whole path. A rule that names a
+// directory need not match the files in it: a walk that skips the directory
+// never reaches them.
 func (r *ignoreRule) match(path string) bool {
 	p := &r.pattern
 	if !p.wild {
@@ -68,7 +70,7 @@ func (r *ignoreRule) match(path string) bool {
 	return ok && !p.broken && matchTokens(p.tokens, rest)
 }
 
-// parseIgnore reads a .gitignore.
+// parseIgnore parses a .gitignore file.
 func parseIgnore(text string) []ignoreRule {
 	var rules []ignoreRule
 	for line := range strings.SplitSeq(strings.TrimPrefix(text, "\ufeff"), "\n") {
@@ -80,7 +82,7 @@ func parseIgnore(text string) []ignoreRule {
 		line, rule.negated = strings.CutPrefix(line, "!")
 		line, rule.dirOnly = strings.CutSuffix(line, "/")
 		if strings.IndexByte(line, '/') < 0 {
-			line = "**/" + line // a name at any depth
+			line = "**/" + line // a name without a slash matches at any depth
 		}
 		line = strings.TrimPrefix(line, "/")
 		if line == "" || line == "**/" || len(line) > maxGlobLength {
@@ -92,7 +94,7 @@ func parseIgnore(text string) []ignoreRule {
 	return rules
 }
 
-// trimIgnoreSpace takes off spaces at the end, unless a backslash keeps them.
+// trimIgnoreSpace removes trailing spaces, except one that a backslash escapes.
 func trimIgnoreSpace(line string) string {
 	trimmed := strings.TrimRight(line, " ")
 	slashes := len(trimmed) - len(strings.TrimRight(trimmed, `\`))

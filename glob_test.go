@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// globNames are file names that the patterns of these tests tell apart.
+// globNames are file names for which the patterns of these tests give different
+// results.
 func globNames() []string {
 	return []string{
 		"a", "b", "c/d", "ab", "abc.go", "main.go", "main_test.go", "README.md", "-x", ".hidden", "[x]", "a*b", "q?", `back\slash`,
@@ -30,13 +31,13 @@ func globPatterns() []string {
 	}
 }
 
-// The matcher must say what git says: git lists the names of an index that
-// match a ":(glob)" pathspec.
+// The matcher must agree with git, which lists the names in an index that match
+// a ":(glob)" pathspec.
 func TestGlobsMatchAsGitDoes(t *testing.T) {
 	repo := newTestRepoAt(t, realTempDir(t), nil)
 	names := globNames()
-	// No need for files: two entries of one name as file and directory aside,
-	// an index holds any name.
+	// No files are needed: an index can hold any name, except that one name
+	// cannot be both a file and a directory.
 	oid := strings.TrimSpace(repo.output("", "hash-object", "-w", "--stdin"))
 	var index strings.Builder
 	kept := names[:0]
@@ -82,7 +83,7 @@ func TestGlobsRefuseWhatGitWould(t *testing.T) {
 	}
 }
 
-// The magic words of pathspecs are plain characters here.
+// Pathspec magic is a sequence of plain characters here.
 func TestGlobsKnowNoOtherMagic(t *testing.T) {
 	g, err := compileGlobs("include", []string{":(icase)readme.md", ":!a", ":/", ":(top)"})
 	if err != nil {
@@ -98,7 +99,7 @@ func TestGlobsKnowNoOtherMagic(t *testing.T) {
 	}
 }
 
-// A pattern of many stars took git, and others, exponential time.
+// Git, and other matchers, took exponential time for a pattern with many stars.
 func TestGlobsOfManyStarsEnd(t *testing.T) {
 	g, err := compileGlobs("include", []string{strings.Repeat("a*", 500) + "b", strings.Repeat("**/a*/", 150) + "b"})
 	if err != nil {
@@ -109,7 +110,7 @@ func TestGlobsOfManyStarsEnd(t *testing.T) {
 	}
 }
 
-// matchSlowly is the definition of the tokens, one after the other.
+// matchSlowly implements the definition of the tokens directly.
 func matchSlowly(tokens []globToken, text string) bool {
 	if len(tokens) == 0 {
 		return text == ""

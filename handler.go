@@ -20,17 +20,18 @@ import (
 )
 
 const (
-	// maxHandlerLine bounds a line of progress; a longer one is skipped.
+	// maxHandlerLine bounds a line of progress; a longer one is ignored.
 	maxHandlerLine = 4 << 10
-	// maxHandlerText bounds what a program says of itself: the last line of its
-	// standard error, a message of progress.
+	// maxHandlerText bounds the texts taken from a program: the last line of
+	// its standard error, a progress message.
 	maxHandlerText = 500
 )
 
-var errHandlerOutput = errors.New("the program wrote more than a message holds")
+var errHandlerOutput = errors.New("the program wrote more than fits into a message")
 
-// commandMethod answers a method by running a program: params on its standard
-// input, the result on its standard output, progress on its descriptor 3.
+// commandMethod implements a method by running a program: it gets the params on
+// standard input, writes the result to standard output and can report progress
+// on file descriptor 3.
 type commandMethod struct {
 	handlerSpec
 	environ   []string
@@ -39,8 +40,9 @@ type commandMethod struct {
 	log       *slog.Logger
 }
 
-// newCommandMethods are the rows of the handlers. A program gets none of the
-// daemon's own variables: they may hold its token.
+// newCommandMethods returns the method table rows of the handlers. A program
+// inherits none of the daemon's own variables, because they can contain its
+// token.
 func newCommandMethods(specs []handlerSpec, environ []string, maxOutput int, log *slog.Logger) []*method {
 	passed := make([]string, 0, len(environ))
 	for _, variable := range environ {
@@ -52,19 +54,19 @@ func newCommandMethods(specs []handlerSpec, environ []string, maxOutput int, log
 	var methods []*method
 	for _, spec := range specs {
 		c := &commandMethod{handlerSpec: spec, environ: passed, maxOutput: maxOutput, redact: newRedactor(), log: log}
-		methods = append(methods, newMethod(spec.name, "Run "+filepath.Base(spec.args[0])+", which gets all params and writes the result.", c.run))
+		methods = append(methods, newMethod(spec.name, "Run "+filepath.Base(spec.args[0])+" with the params as input; its output is the result.", c.run))
 	}
 	return methods
 }
 
-// run is one run of the program. Whatever it started in its process group is
-// gone when run returns.
+// run runs the program once. When it returns, no process is left in the
+// program's process group.
 func (c *commandMethod) run(ctx context.Context, params json.RawMessage) (json.RawMessage, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	cmd := exec.Command(c.args[0], c.args[1:]...)
 	cmd.Env = c.environ
-	cmd.Stdin = io.MultiReader(bytes.NewReader(params), strings.NewReader("\n")) // a line, for programs that read one
+	cmd.Stdin = io.MultiReader(bytes.NewReader(params), strings.NewReader("\n")) // a newline, for programs that read a line
 	var out bytes.Buffer
 	cmd.Stdout = writerFunc(func(p []byte) (int, error) {
 		if out.Len()+len(p) > c.maxOutput {
@@ -73,7 +75,7 @@ func (c *commandMethod) run(ctx context.Context, params json.RawMessage) (json.R
 		}
 		return out.Write(p)
 	})
-	stderr := &lineWriter{redact: c.redact, each: func(line string) { c.log.Debug("a handler says", "method", c.name, "line", line) }}
+	stderr := &lineWriter{redact: c.redact, each: func(line string) { c.log.Debug("a handler wrote to standard error", "method", c.name, "line", line) }}
 	cmd.Stderr = stderr
 	awaitProgress, err := c.passProgress(ctx, cmd)
 	if err != nil {
@@ -95,8 +97,8 @@ func (c *commandMethod) run(ctx context.Context, params json.RawMessage) (json.R
 	return c.outcome(ctx, p, out.Bytes(), stderr.tail())
 }
 
-// outcome is the result, or why there is none.
-func (c *commandMethod) outcome(ctx context.Context, p *process, out []byte, said string) (json.RawMessage, error) {
+// outcome returns the result of a run, or the error.
+func (c *commandMethod) outcome(ctx context.Context, p *process, out []byte, stderr string) (json.RawMessage, error) {
 	switch {
 	case errors.Is(context.Cause(ctx), errHandlerOutput):
 		return nil, c.failure("the program wrote more than %d bytes (--max-message)", c.maxOutput)
@@ -104,11 +106,11 @@ func (c *commandMethod) outcome(ctx context.Context, p *process, out []byte, sai
 		return nil, context.Cause(ctx)
 	case !p.cmd.ProcessState.Success():
 		message := p.cmd.ProcessState.String() // "exit status 3", "signal: killed"
-		if line := lastLine(said); line != "" {
+		if line := lastLine(stderr); line != "" {
 			message += ": " + line
 		}
 		return nil, c.failure("%s", message).with("exit_code", p.cmd.ProcessState.ExitCode())
-	case p.err != nil && !errors.Is(p.err, exec.ErrWaitDelay): // something it left behind kept a pipe open
+	case p.err != nil && !errors.Is(p.err, exec.ErrWaitDelay): // a process that it left behind kept a pipe open
 		return nil, fmt.Errorf("reading the output of %s: %w", c.args[0], p.err)
 	}
 	out = bytes.TrimSpace(out)
@@ -121,14 +123,14 @@ func (c *commandMethod) outcome(ctx context.Context, p *process, out []byte, sai
 	return out, nil
 }
 
-// failure is -32603 of this method, in a sentence.
+// failure returns the error -32603 with the name of the method.
 func (c *commandMethod) failure(format string, args ...any) *rpcError {
 	return &rpcError{Code: codeInternal, Message: c.name + ": " + fmt.Sprintf(format, args...)}
 }
 
-// passProgress gives cmd a descriptor for its progress, where the system can.
-// The function that it returns is called when the process has ended, or was
-// not started, and waits for the last report.
+// passProgress gives cmd a descriptor for its progress, where the system
+// supports it. The returned function must be called after the process has ended
+// or failed to start; it waits for the last report.
 func (c *commandMethod) passProgress(ctx context.Context, cmd *exec.Cmd) (await func(), err error) {
 	if !passesDescriptors {
 		return func() {}, nil
@@ -145,7 +147,7 @@ func (c *commandMethod) passProgress(ctx context.Context, cmd *exec.Cmd) (await 
 	}()
 	return func() {
 		_ = writer.Close()
-		timer := time.NewTimer(pipeDelay) // a process that left the group may hold the pipe for ever
+		timer := time.NewTimer(pipeDelay) // a process that left the group may hold the pipe open
 		defer timer.Stop()
 		select {
 		case <-done:
@@ -156,21 +158,15 @@ func (c *commandMethod) passProgress(ctx context.Context, cmd *exec.Cmd) (await 
 	}, nil
 }
 
-// readProgress reports each line {"percent":…,"message":…}. Others mean
-// nothing and do no harm.
+// readProgress reports the progress of each line {"percent":…,"message":…} and
+// ignores other lines.
 func (c *commandMethod) readProgress(ctx context.Context, r io.Reader) {
 	lines := bufio.NewReaderSize(r, maxHandlerLine)
-	tooLong := false
 	for {
-		line, err := lines.ReadSlice('\n')
-		if errors.Is(err, bufio.ErrBufferFull) {
-			tooLong = true
-			continue
-		}
-		if !tooLong {
+		line, cut, err := readUntil(lines, '\n', maxHandlerLine)
+		if !cut {
 			c.reportLine(ctx, line)
 		}
-		tooLong = false
 		if err != nil {
 			return
 		}
@@ -178,20 +174,20 @@ func (c *commandMethod) readProgress(ctx context.Context, r io.Reader) {
 }
 
 func (c *commandMethod) reportLine(ctx context.Context, line []byte) {
-	var said struct {
+	var report struct {
 		Percent float64 `json:"percent"`
 		Message string  `json:"message"`
 	}
-	if json.Unmarshal(line, &said) != nil {
+	if json.Unmarshal(line, &report) != nil {
 		return
 	}
 	reportProgress(ctx, progress{
-		Percent: int(min(max(said.Percent, 0), 100)),
-		Message: shorten(c.redact.text(cleanText(said.Message))),
+		Percent: int(min(max(report.Percent, 0), 100)),
+		Message: shorten(c.redact.text(cleanText(report.Message))),
 	})
 }
 
-// lastLine is the last line of a text, at most maxHandlerText of it.
+// lastLine returns the last line of text, shortened.
 func lastLine(text string) string {
 	text = strings.TrimSpace(text)
 	return shorten(text[strings.LastIndexByte(text, '\n')+1:])
@@ -201,18 +197,18 @@ func shorten(text string) string {
 	return strings.ToValidUTF8(text[:min(len(text), maxHandlerText)], "")
 }
 
-// maxHandlers bounds the --handler flags: each is a method that the handshake
-// lists.
+// maxHandlers bounds the --handler flags, because the handshake lists every
+// method.
 const maxHandlers = 100
 
-// handlerSpec is one --handler: a method and the program that answers it.
+// handlerSpec is one --handler: a method and the program that implements it.
 type handlerSpec struct {
-	name string   // ns/method
+	name string   // namespace/method
 	args []string // args[0] is the program's absolute path
 }
 
-// handlerFlag is --handler ns/method=COMMAND, which may be repeated; in the
-// environment's variable each stands on a line of its own.
+// handlerFlag is the value of --handler ns/method=COMMAND, which can be
+// repeated. In the environment variable each one is on its own line.
 type handlerFlag []handlerSpec
 
 func (h *handlerFlag) String() string {
@@ -244,7 +240,7 @@ func (h *handlerFlag) Set(text string) error {
 	return nil
 }
 
-// parseHandler reads ns/method=COMMAND and looks for the program.
+// parseHandler parses ns/method=COMMAND and finds the program.
 func parseHandler(text string) (handlerSpec, error) {
 	name, command, ok := strings.Cut(text, "=")
 	if !ok {
@@ -256,30 +252,31 @@ func parseHandler(text string) (handlerSpec, error) {
 	args, err := splitCommand(command)
 	switch {
 	case err != nil:
-		return handlerSpec{}, fmt.Errorf("the command of %s: %w", name, err)
+		return handlerSpec{}, fmt.Errorf("parsing the command of %s: %w", name, err)
 	case len(args) == 0 || args[0] == "":
 		return handlerSpec{}, fmt.Errorf("the command of %s is empty", name)
 	}
-	// Found once: what the PATH names later cannot take its place.
+	// Resolve the path once, here: a program that appears in the PATH later
+	// cannot take its place.
 	path, err := exec.LookPath(args[0])
 	if err != nil {
-		return handlerSpec{}, fmt.Errorf("the command of %s: %w", name, err)
+		return handlerSpec{}, fmt.Errorf("finding the command of %s: %w", name, err)
 	}
 	if args[0], err = filepath.Abs(path); err != nil {
-		return handlerSpec{}, fmt.Errorf("the command of %s: %w", name, err)
+		return handlerSpec{}, fmt.Errorf("finding the command of %s: %w", name, err)
 	}
 	return handlerSpec{name, args}, nil
 }
 
-// checkHandlerName refuses what is no method name, is built in, or belongs to
-// the protocol itself.
+// checkHandlerName returns an error for a name that is not a valid method name,
+// is built in, or is reserved for the protocol.
 func checkHandlerName(name string) error {
-	const most = 128 // bytes; the handshake lists all names
+	const maxName = 128 // bytes; the handshake lists all names
 	if namespace, _, _ := strings.Cut(name, "/"); namespace == "daemon" || namespace == "task" || strings.HasPrefix(name, "rpc.") {
-		return fmt.Errorf("%s: rpc., daemon/ and task/ belong to the protocol", name)
+		return fmt.Errorf("%s: rpc., daemon/ and task/ are reserved for the protocol", name)
 	}
-	if len(name) > most || !regexp.MustCompile(`^[a-z][A-Za-z0-9]*/[a-z][A-Za-z0-9]*$`).MatchString(name) {
-		return fmt.Errorf("%.*q is no method name: it must be namespace/camelCase, of letters and digits, such as lint/runAll", most, name)
+	if len(name) > maxName || !regexp.MustCompile(`^[a-z][A-Za-z0-9]*/[a-z][A-Za-z0-9]*$`).MatchString(name) {
+		return fmt.Errorf("%.*q is not a method name: it must be namespace/camelCase with only letters and digits, such as lint/runAll", maxName, name)
 	}
 	if slices.ContainsFunc(builtinMethods(), func(m *method) bool { return m.name == name }) {
 		return fmt.Errorf("%s is built in and cannot be replaced", name)
@@ -287,8 +284,8 @@ func checkHandlerName(name string) error {
 	return nil
 }
 
-// splitCommand splits a command at spaces. Single or double quotes hold a word
-// together, and are the only special characters: no shell is involved.
+// splitCommand splits a command at spaces. Quotes, single or double, keep a
+// word together and are the only special characters; no shell is involved.
 func splitCommand(text string) ([]string, error) {
 	var words []string
 	var word strings.Builder
@@ -296,7 +293,7 @@ func splitCommand(text string) ([]string, error) {
 	for _, c := range text {
 		switch {
 		case c == 0:
-			return nil, errors.New("holds a NUL byte")
+			return nil, errors.New("the text contains a NUL byte")
 		case quote != 0 && c == quote:
 			quote = 0
 		case quote != 0:

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// script is a handler in sh. It is run as an argument of sh and not as a program
-// of its own: a fork elsewhere in the tests may hold a fresh file open, and then
-// it could not be executed.
+// script returns a handler that runs an sh script. The script is an argument of
+// sh and not a file of its own: a concurrent fork in another test could hold a
+// new file open for writing, and it could not be executed.
 func script(t *testing.T, name, text string) handlerSpec {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "handler.sh")
@@ -80,7 +80,8 @@ func TestHandlerHugeStderr(t *testing.T) {
 	}
 }
 
-// TestHandlerWritesWithoutEnd ends a program that ignores SIGPIPE, too.
+// TestHandlerWritesWithoutEnd: a program that writes without end is stopped,
+// also if it ignores SIGPIPE.
 func TestHandlerWritesWithoutEnd(t *testing.T) {
 	b := handlerBench(t, script(t, "my/tool", `trap '' PIPE; while :; do cat /dev/zero 2>/dev/null || :; done`))
 	got := b.call("my/tool", `{}`)
@@ -89,8 +90,8 @@ func TestHandlerWritesWithoutEnd(t *testing.T) {
 	}
 }
 
-// TestHandlerResultOverAMessage is JSON that fits, but not with what an answer
-// adds.
+// TestHandlerResultOverAMessage: the JSON alone fits a message, but the whole
+// response does not.
 func TestHandlerResultOverAMessage(t *testing.T) {
 	b := handlerBench(t, script(t, "my/tool", fmt.Sprintf(`printf '"'; head -c %d /dev/zero | tr '\0' a; printf '"'`, defaultMaxMessage-2)))
 	if got := b.call("my/tool", `{}`); !strings.Contains(got, `"RESULT_TOO_LARGE"`) {
@@ -103,7 +104,7 @@ func TestHandlerProgress(t *testing.T) {
 	if err := syscall.Mkfifo(gate, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// The last report is in time, whatever the pause between two.
+	// The last report arrives before the result, whatever the minimum interval.
 	b := handlerBench(t, script(t, "my/tool", `
 		echo 'no JSON' >&3
 		head -c 100000 /dev/zero | tr '\0' ' ' >&3
@@ -133,8 +134,8 @@ func TestHandlerProgress(t *testing.T) {
 	}
 }
 
-// TestHandlerCancelled ends a program that hangs, and what it started, before
-// the answer; one that ignores SIGTERM as well.
+// TestHandlerCancelled: a program that hangs, also one that ignores SIGTERM,
+// and its children end before the response.
 func TestHandlerCancelled(t *testing.T) {
 	for _, trap := range []string{"", "trap '' TERM\n"} {
 		pids := filepath.Join(t.TempDir(), "pids")
@@ -163,8 +164,8 @@ func TestHandlerCancelled(t *testing.T) {
 	}
 }
 
-// runs tells whether a process is there and no zombie. A signal that was sent
-// takes effect soon, and nothing tells when.
+// runs reports whether a process exists and is not a zombie. A signal takes
+// effect soon after it was sent, and no event reports it.
 func runs(pid int) bool {
 	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if syscall.Kill(pid, 0) != nil {
@@ -177,7 +178,7 @@ func runs(pid int) bool {
 	return true
 }
 
-// TestHandlerClearsAway lets a program tidy up after SIGTERM.
+// TestHandlerClearsAway: a program can clean up after SIGTERM.
 func TestHandlerClearsAway(t *testing.T) {
 	dir := t.TempDir()
 	gate := filepath.Join(dir, "gate")
@@ -204,8 +205,8 @@ func TestHandlerTimeout(t *testing.T) {
 	}
 }
 
-// TestHandlerLeavesAProcess has a program that ends while its child holds all
-// descriptors.
+// TestHandlerLeavesAProcess: a program ends while its child keeps all
+// descriptors open.
 func TestHandlerLeavesAProcess(t *testing.T) {
 	b := handlerBench(t, script(t, "my/tool", `sleep 1000 & echo "{\"pid\":$!}"`))
 	var result struct{ PID int }
@@ -215,7 +216,7 @@ func TestHandlerLeavesAProcess(t *testing.T) {
 	}
 }
 
-// TestHandlerProgramIsGone has the program vanish between start and call.
+// TestHandlerProgramIsGone: the program is removed between start and call.
 func TestHandlerProgramIsGone(t *testing.T) {
 	spec := handlerSpec{"my/tool", []string{filepath.Join(t.TempDir(), "gone")}}
 	got := handlerBench(t, spec).call("my/tool", `{}`)
@@ -226,14 +227,15 @@ func TestHandlerProgramIsGone(t *testing.T) {
 
 func TestHandlerDescriptors(t *testing.T) {
 	b := handlerBench(t, script(t, "my/tool", `echo 1`), script(t, "my/other", `exit 1`), handlerSpec{"my/gone", []string{"/no/such/program"}})
-	b.call("my/tool", `{}`) // what the first call alone opens
+	b.call("my/tool", `{}`) // descriptors that only the first call opens
 	before := openDescriptors()
 	for range 20 {
 		b.call("my/tool", `{}`)
 		b.call("my/other", `{}`)
 		b.call("my/gone", `{}`)
 	}
-	// The timer of a closed descriptor may run late; nothing tells of it.
+	// The timer that closes a descriptor may fire late, and no event reports
+	// it.
 	for deadline := time.Now().Add(patience); openDescriptors() > before && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -256,23 +258,23 @@ func TestHandlerIsDescribed(t *testing.T) {
 }
 
 func TestHandlerFlag(t *testing.T) {
-	const git = "git" // a program that every system of the tests has
+	const git = "git" // a program that exists on every system of the tests
 	for _, test := range []struct{ text, wrong string }{
 		{"lint/run=" + git, ""},
 		{"lint/runAll2=" + git + ` -c 'a, b' "c d"`, ""},
 		{"lint/run", "must be namespace/method=COMMAND"},
-		{"lint=" + git, "no method name"},
-		{"lint/Run=" + git, "no method name"},
-		{"Lint/run=" + git, "no method name"},
-		{"lint/run/all=" + git, "no method name"},
-		{"lint/run_all=" + git, "no method name"},
-		{"=" + git, "no method name"},
-		{strings.Repeat("a", 200) + "/b=" + git, "no method name"},
+		{"lint=" + git, "is not a method name"},
+		{"lint/Run=" + git, "is not a method name"},
+		{"Lint/run=" + git, "is not a method name"},
+		{"lint/run/all=" + git, "is not a method name"},
+		{"lint/run_all=" + git, "is not a method name"},
+		{"=" + git, "is not a method name"},
+		{strings.Repeat("a", 200) + "/b=" + git, "is not a method name"},
 		{"fs/stat=" + git, "built in"},
-		{"rpc.discover=" + git, "belong to the protocol"},
-		{"rpc.x/y=" + git, "belong to the protocol"},
-		{"daemon/x=" + git, "belong to the protocol"},
-		{"task/x=" + git, "belong to the protocol"},
+		{"rpc.discover=" + git, "are reserved for the protocol"},
+		{"rpc.x/y=" + git, "are reserved for the protocol"},
+		{"daemon/x=" + git, "are reserved for the protocol"},
+		{"task/x=" + git, "are reserved for the protocol"},
 		{"lint/run=", "is empty"},
 		{"lint/run=''", "is empty"},
 		{"lint/run=" + git + " 'x", "is not closed"},
@@ -311,7 +313,7 @@ func FuzzSplitCommand(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// Quoted again, the words are the same.
+		// Quoting and splitting gives the same words.
 		var quoted []string
 		for _, word := range words {
 			if strings.Contains(word, "'") {

@@ -13,64 +13,63 @@ import (
 // diffParams are the params of index/diff.
 type diffParams struct {
 	pathParam
-	From    string  `json:"from" doc:"branch, tag or commit"`
-	To      *string `json:"to,omitempty" doc:"branch, tag or commit; default HEAD"`
-	Renames *bool   `json:"renames,omitempty" doc:"find renames; default true"`
-	Limit   *int    `json:"limit,omitempty" doc:"changes of a page, 1 to 100,000; default 10,000"`
-	Cursor  *string `json:"cursor,omitempty" doc:"next_cursor of the page before"`
+	From    string  `json:"from" doc:"branch, tag or commit id"`
+	To      *string `json:"to,omitempty" doc:"branch, tag or commit id; default HEAD"`
+	Renames *bool   `json:"renames,omitempty" doc:"detect renames; default true"`
+	Limit   *int    `json:"limit,omitempty" doc:"changes per page, 1 to 100,000; default 10,000"`
+	Cursor  *string `json:"cursor,omitempty" doc:"next_cursor of the previous page"`
 }
 
-// diffResult is the result of index/diff; from and to are commit ids.
+// diffResult is the result of index/diff.
 type diffResult struct {
-	From       *string      `json:"from" doc:"commit id"`
-	To         *string      `json:"to" doc:"commit id"`
-	Changes    []diffChange `json:"changes" doc:"by path"`
-	NextCursor *string      `json:"next_cursor" doc:"null at the end"`
+	From       *string      `json:"from" doc:"commit id; null if there are no commits"`
+	To         *string      `json:"to" doc:"commit id; null if there are no commits"`
+	Changes    []diffChange `json:"changes" doc:"sorted by path"`
+	NextCursor *string      `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
-// diffChange is a path that differs. A deleted one has no oid and the mode
-// 000000, an added one no old_oid; the size is the new blob's.
+// diffChange is a path that differs between the commits.
 type diffChange struct {
-	Status        string  `json:"status" enum:"A,M,D,R,C,T" doc:"added, modified, deleted, renamed, copied, type changed"`
-	Path          string  `json:"path" doc:"relative to the path asked for, with /"`
-	PathBase64    string  `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
-	OldPath       string  `json:"old_path,omitempty" doc:"of a rename"`
-	OldPathBase64 string  `json:"old_path_base64,omitempty" doc:"the old path in base64, where it is not UTF-8"`
-	Score         *int    `json:"score,omitempty" doc:"percent of likeness of a rename"`
-	OID           *string `json:"oid" doc:"null when deleted"`
-	OldOID        *string `json:"old_oid" doc:"null when added"`
-	Mode          string  `json:"mode" doc:"six octal digits; 000000 when deleted"`
-	Size          *int64  `json:"size" doc:"the new blob's bytes"`
+	Status        string  `json:"status" enum:"A,M,D,R,C,T" doc:"added, modified, deleted, renamed, copied or type changed"`
+	Path          string  `json:"path" doc:"relative to the requested path, separated by /"`
+	PathBase64    string  `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
+	OldPath       string  `json:"old_path,omitempty" doc:"the path before a rename"`
+	OldPathBase64 string  `json:"old_path_base64,omitempty" doc:"base64 of the old path; only if it is not valid UTF-8"`
+	Score         *int    `json:"score,omitempty" doc:"similarity of a renamed file in percent"`
+	OID           *string `json:"oid" doc:"blob id; null if deleted"`
+	OldOID        *string `json:"old_oid" doc:"blob id before the change; null if added"`
+	Mode          string  `json:"mode" doc:"git's file mode in six octal digits; 000000 if deleted"`
+	Size          *int64  `json:"size" doc:"size of the new blob in bytes; null if deleted or unknown"`
 }
 
-// diff answers index/diff.
-func (i *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) {
+// diff implements index/diff.
+func (g *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) {
 	limit, err := limitParam("limit", p.Limit, manifestLimit, maxManifestLimit)
 	if err != nil {
 		return diffResult{}, err
 	}
-	s, err := i.open(p.pathParam, objectsView)
+	v, err := g.open(p.pathParam, objectsView)
 	if err != nil {
 		return diffResult{}, err
 	}
-	defer s.remove()
-	repo := s.repo
+	defer v.remove()
+	repo := v.repo
 	to := valueOr(p.To, "HEAD")
-	commits, trees, err := i.treesOf(ctx, s, namedRevision{"from", p.From}, namedRevision{"to", to})
+	commits, trees, err := g.treesOf(ctx, v, namedRevision{"from", p.From}, namedRevision{"to", to})
 	if err != nil {
 		return diffResult{}, err
 	}
 	renames := valueOr(p.Renames, true)
-	asked := fingerprint("index/diff", repo.top.abs, repo.prefix, p.From, to, strconv.FormatBool(renames))
-	cursor, err := startCursor(p.Cursor, asked, fingerprint(trees...))
+	request := fingerprint("index/diff", repo.top.abs, repo.prefix, p.From, to, strconv.FormatBool(renames))
+	cursor, err := startCursor(p.Cursor, request, fingerprint(trees...))
 	if err != nil {
 		return diffResult{}, err
 	}
-	changes, more, err := i.diffTrees(ctx, s, trees[0], trees[1], renames, cursor.At, limit)
+	changes, more, err := g.diffTrees(ctx, v, trees[0], trees[1], renames, cursor.At, limit)
 	if err != nil {
 		return diffResult{}, err
 	}
-	if err := i.addSizes(ctx, s, changes); err != nil {
+	if err := g.addSizes(ctx, v, changes); err != nil {
 		return diffResult{}, err
 	}
 	result := diffResult{From: optionalString(commits[0]), To: optionalString(commits[1]), Changes: changes}
@@ -80,16 +79,16 @@ func (i *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	return result, nil
 }
 
-// diffTrees is up to limit changes behind the first skip ones, and whether
+// diffTrees returns up to limit changes after the first skip ones, and whether
 // there are more.
-func (i *gitReader) diffTrees(ctx context.Context, s *gitView, from, to string, renames bool, skip int64, limit int) ([]diffChange, bool, error) {
+func (g *gitReader) diffTrees(ctx context.Context, v *gitView, from, to string, renames bool, skip int64, limit int) ([]diffChange, bool, error) {
 	find := "--no-renames"
 	if renames {
 		find = "--find-renames"
 	}
 	changes, more := []diffChange{}, false
-	command := s.command("diff-tree", "--raw", "-z", "-r", "--no-abbrev", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty", find, "--end-of-options", from, to, "--")
-	err := i.git.stream(ctx, command, func(r *bufio.Reader) error {
+	command := v.command("diff-tree", "--raw", "-z", "-r", "--no-abbrev", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty", find, "--end-of-options", from, to, "--")
+	err := g.git.stream(ctx, command, func(r *bufio.Reader) error {
 		for n := int64(0); ; {
 			change, err := readChange(r)
 			if errors.Is(err, io.EOF) {
@@ -99,7 +98,7 @@ func (i *gitReader) diffTrees(ctx context.Context, s *gitView, from, to string, 
 				return err
 			}
 			if hasSecretName(change.Path) || hasSecretName(change.OldPath) {
-				continue // never the names of the daemon's own files
+				continue // never reveal the daemon's own files
 			}
 			if len(changes) == limit {
 				more = true
@@ -114,10 +113,10 @@ func (i *gitReader) diffTrees(ctx context.Context, s *gitView, from, to string, 
 	return changes, more, err
 }
 
-// readChange reads one change of git diff-tree --raw -z; io.EOF when there is
-// none left.
+// readChange reads one change of git diff-tree --raw -z. It returns io.EOF if
+// there is none left.
 func readChange(r *bufio.Reader) (diffChange, error) {
-	head, _, err := readField(r, maxPathField)
+	head, _, err := readUntil(r, 0, maxPathField)
 	if err != nil {
 		return diffChange{}, err
 	}
@@ -126,7 +125,7 @@ func readChange(r *bufio.Reader) (diffChange, error) {
 		return diffChange{}, err
 	}
 	name := func() (string, error) {
-		field, cut, err := readField(r, maxPathField)
+		field, cut, err := readUntil(r, 0, maxPathField)
 		if err == nil && (cut || len(field) == 0) {
 			err = badOutput("diff-tree", field)
 		}
@@ -146,7 +145,7 @@ func readChange(r *bufio.Reader) (diffChange, error) {
 	return change, nil
 }
 
-// parseChangeHead reads ":mode mode id id status" (git-diff-tree(1), RAW
+// parseChangeHead parses ":mode mode id id status" (git-diff-tree(1), RAW
 // OUTPUT FORMAT).
 func parseChangeHead(head []byte) (diffChange, error) {
 	fields := strings.Fields(string(head))
@@ -167,7 +166,7 @@ func parseChangeHead(head []byte) (diffChange, error) {
 	return change, nil
 }
 
-// nullID is nil for git's id of nothing.
+// nullID returns nil if oid is git's null id, and otherwise a pointer to oid.
 func nullID(oid string) *string {
 	if bytes.Count([]byte(oid), []byte("0")) == len(oid) {
 		return nil
@@ -175,25 +174,25 @@ func nullID(oid string) *string {
 	return &oid
 }
 
-// addSizes fills in the sizes of the new blobs.
-func (i *gitReader) addSizes(ctx context.Context, s *gitView, changes []diffChange) error {
+// addSizes sets the sizes of the new blobs.
+func (g *gitReader) addSizes(ctx context.Context, v *gitView, changes []diffChange) error {
 	var oids []string
-	var places []int
+	var indexes []int
 	for n, change := range changes {
 		if change.OID != nil && change.Mode != modeSubmodule {
-			oids, places = append(oids, *change.OID), append(places, n)
+			oids, indexes = append(oids, *change.OID), append(indexes, n)
 		}
 	}
 	if len(oids) == 0 {
 		return nil
 	}
-	objects, err := i.lookUp(ctx, s, oids)
+	objects, err := g.lookUp(ctx, v, oids)
 	if err != nil {
 		return err
 	}
 	for n, o := range objects {
-		if o.oid != "" { // a partial clone may not have it
-			changes[places[n]].Size = &o.size
+		if o.oid != "" { // a partial clone may not have the blob
+			changes[indexes[n]].Size = &o.size
 		}
 	}
 	return nil

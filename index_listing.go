@@ -10,43 +10,46 @@ import (
 )
 
 const (
-	// maxListingBytes bounds one kept listing: about 800,000 files, packed. A
-	// longer one is kept from where it was asked for.
+	// maxListingBytes bounds one cached listing: about 800,000 files in packed
+	// form. A longer listing is cached from the requested position.
 	maxListingBytes = 32 << 20
-	// maxListings bounds how many are kept, maxListingBytes all together.
+	// maxListings bounds the number of cached listings, which together hold
+	// about maxListingBytes.
 	maxListings = 8
-	// listingIdle is how long they are kept after the last page: a caller that
-	// pages on does so at once.
+	// listingIdle is how long listings stay cached after the last page. A
+	// caller that needs more pages requests them right away.
 	listingIdle = 30 * time.Second
-	// listingBlock is how many entries are decoded to find one.
+	// listingBlock is the number of entries in a block; a whole block is
+	// decoded to find one entry.
 	listingBlock = 512
 )
 
-// listing is a run of entries of a tree, packed: each path without what it
-// shares with the one before, the id in binary.
+// listing is a range of consecutive entries of a tree in packed form: each path
+// without the prefix that it shares with the previous one, the id in binary.
 type listing struct {
 	key    string
-	commit string // what is listed
+	commit string // the commit that is listed
 	tree   string
-	first  int64 // the number of its first entry
+	first  int64 // index of the first entry
 	count  int64
-	total  int64 // of all entries
+	total  int64 // number of entries in the tree
 	blocks [][]byte
 	bytes  int
 
 	open []byte // the block being filled
-	last []byte // the path before
+	last []byte // the previous path
 }
 
-// full tells that there is no room for more.
+// full reports whether the listing has reached its maximum size.
 func (l *listing) full() bool { return l.bytes+len(l.open) >= maxListingBytes }
 
-// holds tells whether entry n is in it, or would be the one behind the end.
+// holds reports whether the listing contains entry n, or n is the end of the
+// tree.
 func (l *listing) holds(n int64) bool {
 	return n >= l.first && (n < l.first+l.count || n == l.total)
 }
 
-// add packs one more entry.
+// add appends an entry.
 func (l *listing) add(e treeEntry) error {
 	mode, err := strconv.ParseUint(e.mode, 8, 32)
 	if err != nil {
@@ -72,7 +75,8 @@ func (l *listing) add(e treeEntry) error {
 	return nil
 }
 
-// seal ends a block: the next one begins with a whole path.
+// seal ends a block. The next block starts with a complete path, so it can be
+// decoded by itself.
 func (l *listing) seal() {
 	if len(l.open) > 0 {
 		l.blocks = append(l.blocks, slices.Clone(l.open))
@@ -81,28 +85,28 @@ func (l *listing) seal() {
 	}
 }
 
-// files unpacks up to most entries from number n on.
-func (l *listing) files(n int64, most int) []manifestFile {
+// files decodes up to limit entries starting with entry n.
+func (l *listing) files(n int64, limit int) []manifestFile {
 	skip := n - l.first
-	most = int(min(int64(most), l.count-skip))
-	files := make([]manifestFile, 0, max(most, 0))
-	for at := skip / listingBlock; at < int64(len(l.blocks)) && len(files) < most; at++ {
-		files = unpackBlock(l.blocks[at], int(max(skip-at*listingBlock, 0)), most, files)
+	limit = int(min(int64(limit), l.count-skip))
+	files := make([]manifestFile, 0, max(limit, 0))
+	for at := skip / listingBlock; at < int64(len(l.blocks)) && len(files) < limit; at++ {
+		files = unpackBlock(l.blocks[at], int(max(skip-at*listingBlock, 0)), limit, files)
 	}
 	return files
 }
 
-// unpackBlock appends the entries of a block behind the first skip ones, until
-// files are most.
-func unpackBlock(block []byte, skip, most int, files []manifestFile) []manifestFile {
+// unpackBlock decodes a block, skips its first entries and appends the others
+// to files, until files has limit entries.
+func unpackBlock(block []byte, skip, limit int, files []manifestFile) []manifestFile {
 	number := func() int {
 		v, n := binary.Uvarint(block)
 		block = block[n:]
 		return int(v)
 	}
 	var path []byte
-	sizes := make([]int64, 0, min(most-len(files), listingBlock)) // in one piece
-	for len(block) > 0 && len(files) < most {
+	sizes := make([]int64, 0, min(limit-len(files), listingBlock)) // one allocation for all sizes
+	for len(block) > 0 && len(files) < limit {
 		mode := number()
 		size := int64(number()) - 1
 		width := int(block[0])
@@ -128,7 +132,7 @@ func unpackBlock(block []byte, skip, most int, files []manifestFile) []manifestF
 	return files
 }
 
-// gitMode is a mode in six octal digits.
+// gitMode formats a mode as six octal digits.
 func gitMode(mode int) string {
 	switch mode {
 	case 0o100644:
@@ -144,15 +148,14 @@ func gitMode(mode int) string {
 }
 
 // listingCache keeps the listings that callers are paging through, so that git
-// runs once for all pages. It is only ever a shortcut: a cursor does not
-// depend on it.
+// runs once for all pages. It only saves time: a cursor is valid without it.
 type listingCache struct {
 	mu    sync.Mutex
-	kept  []*listing  // under mu, the latest used last
-	timer *time.Timer // under mu, empties kept
+	kept  []*listing  // guarded by mu, most recently used last
+	timer *time.Timer // guarded by mu, empties kept
 }
 
-// find is a kept listing that holds entry n.
+// find returns a cached listing that contains entry n, or nil.
 func (c *listingCache) find(key string, n int64) *listing {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -166,7 +169,7 @@ func (c *listingCache) find(key string, n int64) *listing {
 	return l
 }
 
-// of is the latest listing kept for key.
+// of returns the most recently used listing for key, or nil.
 func (c *listingCache) of(key string) *listing {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -178,7 +181,7 @@ func (c *listingCache) of(key string) *listing {
 	return nil
 }
 
-// keep puts a listing in the place of its predecessor.
+// keep caches a listing in place of the previous one for its key.
 func (c *listingCache) keep(l *listing) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -197,7 +200,7 @@ func (c *listingCache) keep(l *listing) {
 	c.timer.Reset(listingIdle)
 }
 
-// drop forgets a listing whose last page is out.
+// drop removes a listing after its last page.
 func (c *listingCache) drop(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -7,45 +7,43 @@ import (
 )
 
 const (
-	// manifestLimit is the default of index/manifest and index/diff.
+	// manifestLimit is the default limit of index/manifest and index/diff.
 	manifestLimit = 10_000
-	// maxManifestLimit bounds it: some 20 MiB of JSON, more than a message
-	// carries by default.
+	// maxManifestLimit is the largest: some 20 MiB of JSON, more than a message
+	// may have by default.
 	maxManifestLimit = 100_000
 )
 
 // manifestParams are the params of index/manifest.
 type manifestParams struct {
 	pathParam
-	Commit  *string  `json:"commit,omitempty" doc:"branch, tag or commit; default HEAD"`
-	Include []string `json:"include,omitempty" doc:"globs; default: all files"`
-	Exclude []string `json:"exclude,omitempty" doc:"globs"`
-	Limit   *int     `json:"limit,omitempty" doc:"files of a page, 1 to 100,000; default 10,000"`
-	Cursor  *string  `json:"cursor,omitempty" doc:"next_cursor of the page before"`
+	Commit  *string  `json:"commit,omitempty" doc:"branch, tag or commit id; default HEAD"`
+	Include []string `json:"include,omitempty" doc:"globs of files to include; default: all files"`
+	Exclude []string `json:"exclude,omitempty" doc:"globs of files to leave out"`
+	Limit   *int     `json:"limit,omitempty" doc:"files per page, 1 to 100,000; default 10,000"`
+	Cursor  *string  `json:"cursor,omitempty" doc:"next_cursor of the previous page"`
 }
 
-// manifestResult is the result of index/manifest. Commit and tree are null in
-// a repository without commits; the tree is that of the path asked for.
+// manifestResult is the result of index/manifest.
 type manifestResult struct {
-	Commit     *string        `json:"commit" doc:"its full id, null in a repository without commits"`
-	Tree       *string        `json:"tree" doc:"id of the tree at the path asked for"`
-	Files      []manifestFile `json:"files" doc:"by the bytes of their paths"`
-	Total      int64          `json:"total" doc:"files on all pages"`
-	NextCursor *string        `json:"next_cursor" doc:"null at the end"`
+	Commit     *string        `json:"commit" doc:"full commit id; null if there are no commits"`
+	Tree       *string        `json:"tree" doc:"id of the tree at the requested path; null if there are no commits"`
+	Files      []manifestFile `json:"files" doc:"sorted by path, bytewise"`
+	Total      int64          `json:"total" doc:"number of files on all pages"`
+	NextCursor *string        `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
-// manifestFile is a file, symbolic link or submodule of a commit. The size is
-// null for a submodule, and in a partial clone.
+// manifestFile is a file, a symlink or a submodule of a commit.
 type manifestFile struct {
-	Path       string `json:"path" doc:"relative to the path asked for, with /"`
-	PathBase64 string `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
-	OID        string `json:"oid" doc:"of the blob; of the commit for a submodule"`
-	Mode       string `json:"mode" doc:"six octal digits as git prints them"`
-	Size       *int64 `json:"size" doc:"bytes; null for a submodule and in a partial clone"`
+	Path       string `json:"path" doc:"relative to the requested path, separated by /"`
+	PathBase64 string `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
+	OID        string `json:"oid" doc:"blob id; commit id for a submodule"`
+	Mode       string `json:"mode" doc:"git's file mode in six octal digits"`
+	Size       *int64 `json:"size" doc:"size in bytes; null for a submodule and in a partial clone"`
 }
 
-// manifest answers index/manifest.
-func (i *gitReader) manifest(ctx context.Context, p manifestParams) (manifestResult, error) {
+// manifest implements index/manifest.
+func (g *gitReader) manifest(ctx context.Context, p manifestParams) (manifestResult, error) {
 	limit, err := limitParam("limit", p.Limit, manifestLimit, maxManifestLimit)
 	if err != nil {
 		return manifestResult{}, err
@@ -54,41 +52,42 @@ func (i *gitReader) manifest(ctx context.Context, p manifestParams) (manifestRes
 	if err != nil {
 		return manifestResult{}, err
 	}
-	repo, err := openRepository(i.access, p.pathParam)
+	repo, err := openRepository(g.access, p.pathParam)
 	if err != nil {
 		return manifestResult{}, err
 	}
 	rev := valueOr(p.Commit, "HEAD")
-	asked := fingerprint("index/manifest", repo.top.abs, repo.prefix, rev, fingerprintList(p.Include), fingerprintList(p.Exclude))
-	keyOf := func(commit string) string { return fingerprint(asked, commit, strconv.FormatBool(repo.partial)) }
+	request := fingerprint("index/manifest", repo.top.abs, repo.prefix, rev, fingerprintList(p.Include), fingerprintList(p.Exclude))
+	keyOf := func(commit string) string { return fingerprint(request, commit, strconv.FormatBool(repo.partial)) }
 	if p.Cursor != nil {
-		// Who pages on asks for the same commit, which needs no git to be found.
+		// The next page is usually of the same commit, which can be found
+		// without git.
 		commit := rev
 		if rev == "HEAD" {
 			commit = repo.head
 		}
-		if l := i.listings.of(keyOf(commit)); l != nil {
-			cursor, err := startCursor(p.Cursor, asked, l.tree)
+		if l := g.listings.of(keyOf(commit)); l != nil {
+			cursor, err := startCursor(p.Cursor, request, l.tree)
 			if err != nil {
 				return manifestResult{}, err
 			}
-			if i.listings.find(l.key, cursor.At) == l {
-				return i.page(l, cursor, limit, true), nil
+			if g.listings.find(l.key, cursor.At) == l {
+				return g.page(l, cursor, limit, true), nil
 			}
 		}
 	}
 
-	s, err := repo.gitView(objectsView)
+	v, err := repo.gitView(objectsView)
 	if err != nil {
 		return manifestResult{}, err
 	}
-	defer s.remove()
-	commits, trees, err := i.treesOf(ctx, s, namedRevision{"commit", rev})
+	defer v.remove()
+	commits, trees, err := g.treesOf(ctx, v, namedRevision{"commit", rev})
 	if err != nil {
 		return manifestResult{}, err
 	}
 	commit, tree := commits[0], trees[0]
-	cursor, err := startCursor(p.Cursor, asked, tree)
+	cursor, err := startCursor(p.Cursor, request, tree)
 	if err != nil {
 		return manifestResult{}, err
 	}
@@ -96,20 +95,20 @@ func (i *gitReader) manifest(ctx context.Context, p manifestParams) (manifestRes
 		return manifestResult{Files: []manifestFile{}}, nil
 	}
 	key := keyOf(commit)
-	if l := i.listings.find(key, cursor.At); l != nil {
-		return i.page(l, cursor, limit, true), nil
+	if l := g.listings.find(key, cursor.At); l != nil {
+		return g.page(l, cursor, limit, true), nil
 	}
-	l, err := i.list(ctx, s, tree, filter, key, cursor)
+	l, err := g.list(ctx, v, tree, filter, key, cursor)
 	if err != nil {
 		return manifestResult{}, err
 	}
 	l.commit, l.tree = commit, tree
-	return i.page(l, cursor, limit, false), nil
+	return g.page(l, cursor, limit, false), nil
 }
 
-// page is the page at the cursor, which the listing holds. The listing is kept
-// as long as more pages follow.
-func (i *gitReader) page(l *listing, cursor pageCursor, limit int, cached bool) manifestResult {
+// page returns the page at the cursor, which lies within the listing, and keeps
+// the listing while more pages follow.
+func (g *gitReader) page(l *listing, cursor pageCursor, limit int, cached bool) manifestResult {
 	cursor.Total = l.total
 	result := manifestResult{Commit: &l.commit, Tree: &l.tree, Total: l.total, Files: l.files(cursor.At, limit)}
 	more := cursor.At+int64(len(result.Files)) < l.total && len(result.Files) > 0
@@ -117,25 +116,25 @@ func (i *gitReader) page(l *listing, cursor pageCursor, limit int, cached bool) 
 	case more:
 		result.NextCursor = cursor.next(len(result.Files))
 		if !cached {
-			i.listings.keep(l)
+			g.listings.keep(l)
 		}
 	case cached:
-		i.listings.drop(l.key)
+		g.listings.drop(l.key)
 	}
 	return result
 }
 
-// list reads the entries of a tree that pass the filter, from the cursor's
-// place on as many as a listing holds. Only the first page needs to see the
-// end of the tree, to count.
-func (i *gitReader) list(ctx context.Context, s *gitView, tree string, filter *treeFilter, key string, from pageCursor) (*listing, error) {
+// list reads the entries of a tree that pass the filter, starting at the
+// cursor, as many as a listing holds. Only the first page reads to the end of
+// the tree, to count the files.
+func (g *gitReader) list(ctx context.Context, v *gitView, tree string, filter *treeFilter, key string, from pageCursor) (*listing, error) {
 	l := &listing{key: key, first: from.At}
 	args := []string{"ls-tree", "-r", "-z", "--full-tree"}
-	if !s.repo.partial {
-		args = append(args, "-l") // the size of a blob that is not here is not known
+	if !v.repo.partial {
+		args = append(args, "-l") // the size of a missing blob is unknown
 	}
 	n := int64(0)
-	err := i.git.stream(ctx, s.command(append(args, "--end-of-options", tree)...), func(r *bufio.Reader) error {
+	err := g.git.stream(ctx, v.command(append(args, "--end-of-options", tree)...), func(r *bufio.Reader) error {
 		err := readRecords(r, func(record []byte) error {
 			e, err := parseTreeEntry(record)
 			if err != nil || !filter.entry(e.path) {
@@ -168,8 +167,8 @@ func (i *gitReader) list(ctx context.Context, s *gitView, tree string, filter *t
 }
 
 func (r manifestResult) jsonSize() int {
-	const most = 192 // bytes of a file with a long path
-	return len(r.Files)*most + most
+	const fileSize = 192 // bytes of a file with a long path
+	return len(r.Files)*fileSize + fileSize
 }
 
 func (r manifestResult) appendJSON(to []byte) []byte {

@@ -71,7 +71,7 @@ func newOddRepo(t testing.TB, dir string, initArgs ...string) (r *testRepo, firs
 	return r, first, second
 }
 
-// exactName undoes what a result did to a name that is not UTF-8.
+// exactName returns the original of a name that is not valid UTF-8.
 func exactName(t testing.TB, name, name64 string) string {
 	t.Helper()
 	if name64 == "" {
@@ -91,12 +91,12 @@ func everyFormat(t *testing.T, test func(t *testing.T, dir string, initArgs ...s
 	}
 }
 
-// allPages is the manifest of all pages, as git ls-tree -z would print it.
-func allPages(t *testing.T, i *gitReader, p manifestParams) []string {
+// allPages returns the manifest of all pages in the format of git ls-tree -z.
+func allPages(t *testing.T, g *gitReader, p manifestParams) []string {
 	t.Helper()
 	var lines []string
 	for {
-		got, err := i.manifest(t.Context(), p)
+		got, err := g.manifest(t.Context(), p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,19 +127,19 @@ func TestManifestEqualsLsTreeOverAllPages(t *testing.T) {
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, first, _ := newOddRepo(t, dir, initArgs...)
-		i := newTestInspector(t, dir)
+		g := newTestGitReader(t, dir)
 		for _, commit := range []string{"HEAD", "HEAD^2~0", "annotated", first[:12]} {
 			want := splitNUL(r.output("", "ls-tree", "-r", "-l", "-z", commit))
 			for _, limit := range []int{137, len(want) - 1, len(want)} {
-				if got := allPages(t, i, manifestParams{pathParam: at(dir), Commit: &commit, Limit: &limit}); !slices.Equal(got, want) {
+				if got := allPages(t, g, manifestParams{pathParam: at(dir), Commit: &commit, Limit: &limit}); !slices.Equal(got, want) {
 					t.Errorf("commit %s, limit %d: %q\nwant %q", commit, limit, got, want)
 				}
 			}
-			// Each page from git, none from memory.
+			// Every page comes from git, none from the cache.
 			var lines []string
 			for p := (manifestParams{pathParam: at(dir), Commit: &commit, Limit: new(140)}); ; {
-				i.listings.empty()
-				got, err := i.manifest(t.Context(), p)
+				g.listings.empty()
+				got, err := g.manifest(t.Context(), p)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -162,13 +162,13 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 	dir := realTempDir(t)
 	r, _, _ := newOddRepo(t, dir)
 	r.git("checkout", "-q", "-f", "main")
-	i := newTestInspector(t, dir)
-	got := allPages(t, i, manifestParams{pathParam: at(filepath.Join(dir, "many", "3")), Limit: new(2)})
+	g := newTestGitReader(t, dir)
+	got := allPages(t, g, manifestParams{pathParam: at(filepath.Join(dir, "many", "3")), Limit: new(2)})
 	if want := splitNUL(r.output("", "ls-tree", "-r", "-l", "-z", "HEAD:many/3")); !slices.Equal(got, want) {
 		t.Errorf("directory: %q\nwant %q", got, want)
 	}
 	odd := filepath.Join(dir, "dir\nx")
-	if got := allPages(t, i, manifestParams{pathParam: at(odd)}); len(got) != 1 || !strings.HasSuffix(got[0], "return\r") {
+	if got := allPages(t, g, manifestParams{pathParam: at(odd)}); len(got) != 1 || !strings.HasSuffix(got[0], "return\r") {
 		t.Errorf("directory with a line break: %q", got)
 	}
 	for _, c := range []struct{ include, exclude []string }{
@@ -182,7 +182,7 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 			args = append(args, ":(exclude,glob)"+pattern)
 		}
 		var names []string
-		for _, line := range allPages(t, i, manifestParams{pathParam: at(dir), Include: c.include, Exclude: c.exclude, Limit: new(5)}) {
+		for _, line := range allPages(t, g, manifestParams{pathParam: at(dir), Include: c.include, Exclude: c.exclude, Limit: new(5)}) {
 			_, name, _ := strings.Cut(line, "\t")
 			names = append(names, name)
 		}
@@ -193,27 +193,27 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "untracked"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if got := allPages(t, i, manifestParams{pathParam: at(filepath.Join(dir, "untracked"))}); len(got) != 0 {
+	if got := allPages(t, g, manifestParams{pathParam: at(filepath.Join(dir, "untracked"))}); len(got) != 0 {
 		t.Errorf("untracked directory: %q", got)
 	}
-	_, err := i.manifest(t.Context(), manifestParams{pathParam: at(filepath.Join(dir, "README.md"))})
+	_, err := g.manifest(t.Context(), manifestParams{pathParam: at(filepath.Join(dir, "README.md"))})
 	wantInvalid(t, err, "path")
 }
 
-// A cursor goes on with what it began, or fails: it never shows another list.
+// A cursor continues its own listing or fails; it never shows another one.
 func TestManifestCursorOfAChangedRepository(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)
-	i := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	p := manifestParams{pathParam: at(dir), Limit: new(10)}
 	fixed := p
 	fixed.Commit = &first
-	page, err := i.manifest(t.Context(), p)
+	page, err := g.manifest(t.Context(), p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fixedPage, err := i.manifest(t.Context(), fixed)
+	fixedPage, err := g.manifest(t.Context(), fixed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,21 +223,21 @@ func TestManifestCursorOfAChangedRepository(t *testing.T) {
 	r.git("commit", "-q", "-m", "third")
 
 	p.Cursor, fixed.Cursor = page.NextCursor, fixedPage.NextCursor
-	_, err = i.manifest(t.Context(), p)
+	_, err = g.manifest(t.Context(), p)
 	wantFailure(t, err, codeConflict)
-	if _, err = i.manifest(t.Context(), fixed); err != nil {
+	if _, err = g.manifest(t.Context(), fixed); err != nil {
 		t.Errorf("the commit that the cursor lists has not changed: %v", err)
 	}
 	other := fixed
 	other.Include = []string{"*"}
-	_, err = i.manifest(t.Context(), other)
+	_, err = g.manifest(t.Context(), other)
 	wantInvalid(t, err, "cursor")
-	_, err = i.diff(t.Context(), diffParams{pathParam: at(dir), From: first, Cursor: fixed.Cursor})
+	_, err = g.diff(t.Context(), diffParams{pathParam: at(dir), From: first, Cursor: fixed.Cursor})
 	wantInvalid(t, err, "cursor")
 	for _, garbage := range []string{"", "x", "e30", "!!", strings.Repeat("A", 5000), base64.RawURLEncoding.EncodeToString([]byte(`{"v":1,"q":"x","s":"y","n":-1}`))} {
 		bad := fixed
 		bad.Cursor = &garbage
-		_, err = i.manifest(t.Context(), bad)
+		_, err = g.manifest(t.Context(), bad)
 		wantInvalid(t, err, "cursor")
 	}
 }
@@ -246,7 +246,7 @@ func TestReadBlobsEqualsCatFile(t *testing.T) {
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, first, _ := newOddRepo(t, dir, initArgs...)
-		i := newTestInspector(t, dir)
+		g := newTestGitReader(t, dir)
 		var oids, files, want []string
 		for _, line := range splitNUL(r.output("", "ls-tree", "-r", "-z", first)) {
 			head, name, _ := strings.Cut(line, "\t")
@@ -263,7 +263,7 @@ func TestReadBlobsEqualsCatFile(t *testing.T) {
 			p.pathParam = at(dir)
 			var got []string
 			for {
-				page, err := i.readBlobs(t.Context(), p)
+				page, err := g.readBlobs(t.Context(), p)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -301,8 +301,8 @@ func TestReadBlobsTellsOfEachThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)
-	i := newTestInspector(t, dir)
-	got, err := i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Commit: &first, MaxBytes: new(100),
+	g := newTestGitReader(t, dir)
+	got, err := g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Commit: &first, MaxBytes: new(100),
 		Files: []string{"binary", "no such file", "sub", "module", "sub/deep/old name", "no\nsuch", "latin1", "README.md"}})
 	if err != nil {
 		t.Fatal(err)
@@ -315,13 +315,13 @@ func TestReadBlobsTellsOfEachThatCannotBeRead(t *testing.T) {
 	}
 	// Below the caller's directory.
 	r.git("checkout", "-q", "-f", "main")
-	got, err = i.readBlobs(t.Context(), blobsParams{pathParam: at(filepath.Join(dir, "sub")), Files: []string{"deep/stays"}})
+	got, err = g.readBlobs(t.Context(), blobsParams{pathParam: at(filepath.Join(dir, "sub")), Files: []string{"deep/stays"}})
 	if err != nil || *got.Blobs[0].Content != "s" {
 		t.Errorf("%s, %v", asJSON(t, got), err)
 	}
 	missing := strings.Repeat("ab", 20)
 	commit := r.git("rev-parse", "HEAD")
-	got, err = i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), OIDs: []string{missing, commit}})
+	got, err = g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), OIDs: []string{missing, commit}})
 	if err != nil || got.Blobs[0].Error.name() != codeSourceNotFound || got.Blobs[1].Error.name() != codeSourceNotFound || *got.Blobs[0].OID != missing {
 		t.Errorf("%s, %v", asJSON(t, got), err)
 	}
@@ -331,16 +331,16 @@ func TestReadBlobsTellsOfEachThatCannotBeRead(t *testing.T) {
 		"max_bytes": {Files: []string{"a"}, MaxBytes: new(0)},
 	} {
 		p.pathParam = at(dir)
-		_, err := i.readBlobs(t.Context(), p)
+		_, err := g.readBlobs(t.Context(), p)
 		wantInvalid(t, err, param)
 	}
 	for _, file := range []string{"/etc/passwd", "..", "a/../../b", "a//b", "./a", "", "a\x00"} {
-		_, err := i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{file}})
+		_, err := g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{file}})
 		wantInvalid(t, err, "files")
 	}
-	_, err = i.readBlobs(t.Context(), blobsParams{pathParam: at(dir)})
+	_, err = g.readBlobs(t.Context(), blobsParams{pathParam: at(dir)})
 	wantInvalid(t, err, "oids")
-	_, err = i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), OIDs: []string{missing}, Files: []string{"a"}})
+	_, err = g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), OIDs: []string{missing}, Files: []string{"a"}})
 	wantInvalid(t, err, "files")
 }
 
@@ -348,7 +348,7 @@ func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, first, second := newOddRepo(t, dir, initArgs...)
-		i := newTestInspector(t, dir)
+		g := newTestGitReader(t, dir)
 		for _, c := range []struct {
 			from, to string
 			renames  bool
@@ -361,7 +361,7 @@ func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
 			for _, limit := range []int{2, 1000} {
 				var got []string
 				for p := (diffParams{pathParam: at(dir), From: c.from, To: &c.to, Renames: &c.renames, Limit: &limit}); ; {
-					page, err := i.diff(t.Context(), p)
+					page, err := g.diff(t.Context(), p)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -377,7 +377,7 @@ func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
 				}
 			}
 		}
-		renamed, err := i.diff(t.Context(), diffParams{pathParam: at(dir), From: first})
+		renamed, err := g.diff(t.Context(), diffParams{pathParam: at(dir), From: first})
 		if err != nil || !slices.ContainsFunc(renamed.Changes, func(c diffChange) bool {
 			return c.Status == "R" && c.OldPath == "sub/deep/old name" && c.Path == "sub/new\nname" && *c.Score > 90
 		}) {
@@ -386,8 +386,8 @@ func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
 	})
 }
 
-// rawChange is a change as git diff-tree --raw -z prints it; the mode before,
-// which is not in a change, is taken from git's own line.
+// rawChange returns a change in the format of git diff-tree --raw -z. The old
+// mode, which a change does not include, is taken from git's own line.
 func rawChange(t *testing.T, r *testRepo, want []string, at int, c diffChange) []string {
 	t.Helper()
 	if at >= len(want) || len(want[at]) < 8 {
@@ -418,7 +418,7 @@ func TestDiffOfADirectory(t *testing.T) {
 	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)
 	r.git("checkout", "-q", "-f", "main")
-	got, err := newTestInspector(t, dir).diff(t.Context(), diffParams{pathParam: at(filepath.Join(dir, "sub")), From: first})
+	got, err := newTestGitReader(t, dir).diff(t.Context(), diffParams{pathParam: at(filepath.Join(dir, "sub")), From: first})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,8 +431,8 @@ func TestDiffOfADirectory(t *testing.T) {
 	}
 }
 
-// What a commit holds under the name of one of the daemon's own files is not
-// shown by that name.
+// Files in a commit with the name of one of the daemon's own files are not
+// shown.
 func TestNamesOfTheDaemonsFilesAreNotListed(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -443,14 +443,14 @@ func TestNamesOfTheDaemonsFilesAreNotListed(t *testing.T) {
 	r.write(".GIT-DAEMON.config", "c")
 	r.write(".gitignore", "i")
 	r.commit("second", nil)
-	i := newTestInspector(t, dir)
-	if got := allPages(t, i, manifestParams{pathParam: at(dir), Limit: new(1)}); len(got) != 2 {
+	g := newTestGitReader(t, dir)
+	if got := allPages(t, g, manifestParams{pathParam: at(dir), Limit: new(1)}); len(got) != 2 {
 		t.Errorf("manifest: %q", got)
 	}
-	got, err := i.diff(t.Context(), diffParams{pathParam: at(dir), From: "HEAD~1"})
+	got, err := g.diff(t.Context(), diffParams{pathParam: at(dir), From: "HEAD~1"})
 	if err != nil || len(got.Changes) != 1 || got.Changes[0].Path != ".gitignore" {
 		t.Errorf("diff: %s, %v", asJSON(t, got), err)
 	}
-	_, err = i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{"x/.git-daemon.credentials"}})
+	_, err = g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{"x/.git-daemon.credentials"}})
 	wantFailure(t, err, codeAccessDenied)
 }

@@ -14,8 +14,8 @@ import (
 )
 
 // callAll calls every method on a path, as a caller would, and returns the
-// answers as JSON and the errors, by method.
-func callAll(t *testing.T, i *gitReader, path string) (answers map[string]string, errs map[string]error) {
+// results as JSON, and the errors, by method.
+func callAll(t *testing.T, g *gitReader, path string) (answers map[string]string, errs map[string]error) {
 	t.Helper()
 	params := map[string]map[string]any{
 		"vcs/info":        {},
@@ -26,7 +26,7 @@ func callAll(t *testing.T, i *gitReader, path string) (answers map[string]string
 		"index/diff":      {"from": "HEAD~1"},
 	}
 	answers, errs = map[string]string{}, map[string]error{}
-	for _, m := range i.methods() {
+	for _, m := range g.methods() {
 		p, known := params[m.name]
 		if !known {
 			t.Fatalf("no params for %s", m.name)
@@ -45,12 +45,12 @@ func callAll(t *testing.T, i *gitReader, path string) (answers map[string]string
 	return answers, errs
 }
 
-// hostileRepo is a repository with two commits and an edit that keeps the
-// size, below the directory that a daemon may read; outside is beside it.
+// hostileRepo is a repository with two commits and an edit that keeps the size,
+// below an allowed directory; outside is next to that directory.
 type hostileRepo struct {
 	*testRepo
 	allowed, outside string
-	marker           string // what an attack creates
+	marker           string // the file that an attack creates
 }
 
 func newHostileRepo(t *testing.T) *hostileRepo {
@@ -69,8 +69,8 @@ func newHostileRepo(t *testing.T) *hostileRepo {
 	return h
 }
 
-// attack is a program that leaves the marker; as a filter it passes its input
-// on.
+// attack returns a program that creates the marker; as a filter it copies its
+// input.
 func (h *hostileRepo) attack() string {
 	script := filepath.Join(h.allowed, "attack.sh")
 	if err := os.WriteFile(script, []byte("#!/bin/sh\ntouch '"+h.marker+"'\ncat\n"), 0o755); err != nil {
@@ -84,13 +84,13 @@ func (h *hostileRepo) wasAttacked() bool {
 	return err == nil
 }
 
-// A repository that runs a program when git looks at it must not when we do.
-// The control shows that git itself falls for it, where it does.
+// No method runs a program that a repository can make git run. As a control,
+// git itself must run it, in the cases where it does.
 func TestHostileConfigurationRunsNothing(t *testing.T) {
 	t.Parallel()
 	attacks := map[string]struct {
 		set     func(h *hostileRepo, attack string)
-		control []string // nil where this git is not taken in
+		control []string // nil if this git does not run it
 	}{
 		"fsmonitor": {func(h *hostileRepo, attack string) { h.git("config", "core.fsmonitor", attack) }, []string{"status"}},
 		"fsmonitor in an included file": {func(h *hostileRepo, attack string) {
@@ -186,10 +186,10 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHostileRepo(t)
 			attack.set(h, h.attack())
-			_ = os.Remove(h.marker) // setting it up may have set it off
-			i := newTestInspector(t, h.allowed)
-			_, errs := callAll(t, i, h.dir)
-			f := newFSService(i.access, i.git, i.log)
+			_ = os.Remove(h.marker) // the setup may have run it
+			g := newTestGitReader(t, h.allowed)
+			_, errs := callAll(t, g, h.dir)
+			f := newFSService(g.access, g.git, g.log)
 			errs["fs/glob"] = second(f.glob(t.Context(), globParams{pathParam: at(h.dir)}))
 			errs["fs/search"] = second(f.search(t.Context(), searchParams{pathParam: at(h.dir), Pattern: "line"}))
 			errs["fs/repoScan"] = second(f.repoScan(t.Context(), repoScanParams{}))
@@ -202,7 +202,7 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 				}
 			}
 			if attack.control != nil {
-				_ = h.command(attack.control...).Run() // how it ends says nothing
+				_ = h.command(attack.control...).Run() // its exit status does not matter
 				if !h.wasAttacked() {
 					t.Errorf("git %q does not fall for it: this test proves nothing", attack.control)
 				}
@@ -211,8 +211,7 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 	}
 }
 
-// A blob that a partial clone left out is one that cannot be read; nothing is
-// fetched for it.
+// A blob that is missing in a partial clone cannot be read, and is not fetched.
 func TestPartialClone(t *testing.T) {
 	t.Parallel()
 	h := newHostileRepo(t)
@@ -221,18 +220,19 @@ func TestPartialClone(t *testing.T) {
 	if err := os.Remove(filepath.Join(h.dir, ".git", "objects", oid[:2], oid[2:])); err != nil {
 		t.Fatal(err)
 	}
-	i := newTestInspector(t, h.allowed)
-	page, err := i.manifest(t.Context(), manifestParams{pathParam: at(h.dir)})
+	g := newTestGitReader(t, h.allowed)
+	page, err := g.manifest(t.Context(), manifestParams{pathParam: at(h.dir)})
 	if err != nil || len(page.Files) != 1 || page.Files[0].Size != nil || page.Files[0].OID != oid {
 		t.Errorf("%s, %v", asJSON(t, page), err)
 	}
-	blobs, err := i.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}})
+	blobs, err := g.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}})
 	if err != nil || blobs.Blobs[0].Error == nil {
 		t.Errorf("%s, %v", asJSON(t, blobs), err)
 	}
 }
 
-// Whatever of a repository leads outside the allowed directories denies it.
+// A repository is denied if any part of it leads outside the allowed
+// directories.
 func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
 	t.Parallel()
 	move := func(h *hostileRepo, part string) string {
@@ -286,7 +286,7 @@ func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHostileRepo(t)
 			set(h)
-			_, errs := callAll(t, newTestInspector(t, h.allowed), h.dir)
+			_, errs := callAll(t, newTestGitReader(t, h.allowed), h.dir)
 			for method, err := range errs {
 				if name == "index" && method != "vcs/info" {
 					continue // only a status reads it
@@ -295,9 +295,9 @@ func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
 					t.Errorf("%s: %v, want %s", method, err, codeAccessDenied)
 				}
 			}
-			// With the outside allowed too there is nothing wrong with it.
+			// If outside is allowed too, the repository is accepted.
 			if name == "gitfile" || name == "objects" || name == "packs" {
-				if _, err := newTestInspector(t, h.allowed, h.outside).info(t.Context(), infoParams{at(h.dir)}); err != nil {
+				if _, err := newTestGitReader(t, h.allowed, h.outside).info(t.Context(), infoParams{at(h.dir)}); err != nil {
 					t.Errorf("with the outside allowed: %v", err)
 				}
 			}
@@ -305,7 +305,7 @@ func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
 	}
 }
 
-// A reference that is a link to a file elsewhere is not read.
+// A reference that is a symlink to another file is not read.
 func TestReferenceThatLeadsOutsideIsNotListed(t *testing.T) {
 	t.Parallel()
 	h := newHostileRepo(t)
@@ -323,7 +323,7 @@ func TestReferenceThatLeadsOutsideIsNotListed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	answers, errs := callAll(t, newTestInspector(t, h.allowed), h.dir)
+	answers, errs := callAll(t, newTestGitReader(t, h.allowed), h.dir)
 	for method, err := range errs {
 		if err != nil || strings.Contains(answers[method], secret) {
 			t.Errorf("%s: %s, %v", method, answers[method], err)
@@ -331,8 +331,8 @@ func TestReferenceThatLeadsOutsideIsNotListed(t *testing.T) {
 	}
 }
 
-// core.worktree would have a status compare, and so tell of, somebody else's
-// files.
+// With core.worktree a status would compare, and thereby reveal, files
+// elsewhere.
 func TestWorktreeElsewhereIsNotLookedAt(t *testing.T) {
 	t.Parallel()
 	h := newHostileRepo(t)
@@ -344,9 +344,9 @@ func TestWorktreeElsewhereIsNotLookedAt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h.write("new", "line 9\n") // not in the other directory: a list of that lacks it
+	h.write("new", "line 9\n") // not in the other directory: its listing would lack the file
 	h.git("config", "core.worktree", h.outside)
-	got, err := newTestInspector(t, h.allowed).info(t.Context(), infoParams{at(h.dir)})
+	got, err := newTestGitReader(t, h.allowed).info(t.Context(), infoParams{at(h.dir)})
 	if err != nil || got.Path != h.dir || *got.Dirty != (dirtyCounts{Unstaged: 1, Untracked: 1}) {
 		t.Errorf("%s, %v", asJSON(t, got), err)
 	}
@@ -362,7 +362,7 @@ func TestWorktreeElsewhereIsNotLookedAt(t *testing.T) {
 	}
 }
 
-// The commits of a submodule are read only where all of it may be.
+// The commits of a submodule are read only if all of it is allowed.
 func TestSubmodules(t *testing.T) {
 	t.Parallel()
 	h := newHostileRepo(t)
@@ -371,15 +371,15 @@ func TestSubmodules(t *testing.T) {
 	sub.commit("s", nil)
 	h.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", sub.dir, "module")
 	h.commit("module", nil)
-	i := newTestInspector(t, h.allowed)
+	g := newTestGitReader(t, h.allowed)
 	module := filepath.Join(h.dir, "module")
-	if got, err := i.info(t.Context(), infoParams{at(module)}); err != nil || got.Path != module || got.LastCommit.Subject != "s" {
+	if got, err := g.info(t.Context(), infoParams{at(module)}); err != nil || got.Path != module || got.LastCommit.Subject != "s" {
 		t.Errorf("inside: %s, %v", asJSON(t, got), err)
 	}
 	(&testRepo{t: t, dir: module}).commit("moved on", nil)
 	unstaged := func() int {
 		t.Helper()
-		got, err := i.info(t.Context(), infoParams{at(h.dir)})
+		got, err := g.info(t.Context(), infoParams{at(h.dir)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -395,21 +395,21 @@ func TestSubmodules(t *testing.T) {
 	if n := unstaged(); n != 0 {
 		t.Errorf("%d changes: the submodule's git directory outside was read", n)
 	}
-	_, err := i.info(t.Context(), infoParams{at(module)})
+	_, err := g.info(t.Context(), infoParams{at(module)})
 	wantFailure(t, err, codeAccessDenied)
 }
 
-// A bare repository among somebody's files came with them.
+// A bare repository inside a work tree may have come with its files.
 func TestBareRepositoryInsideAWorkTree(t *testing.T) {
 	t.Parallel()
 	h := newHostileRepo(t)
 	inner := filepath.Join(h.dir, "inner")
 	h.git("clone", "-q", "--bare", h.dir, inner)
-	// As one that says that it has a work tree, whose configuration would count.
+	// The same with a configuration that claims a work tree.
 	for name, value := range map[string]string{"core.bare": "false", "core.worktree": "..", "core.fsmonitor": h.attack()} {
 		h.git("-C", inner, "config", name, value)
 	}
-	answers, errs := callAll(t, newTestInspector(t, h.allowed), inner)
+	answers, errs := callAll(t, newTestGitReader(t, h.allowed), inner)
 	for method, err := range errs {
 		if err != nil {
 			t.Errorf("%s: %v", method, err)
@@ -427,7 +427,8 @@ func TestBareRepositoryInsideAWorkTree(t *testing.T) {
 	}
 }
 
-// A directory of a bigger repository that is not allowed is in none.
+// A directory of a larger repository that is not allowed belongs to no
+// repository.
 func TestRepositoryAboveTheAllowedDirectory(t *testing.T) {
 	t.Parallel()
 	h := newHostileRepo(t)
@@ -436,13 +437,13 @@ func TestRepositoryAboveTheAllowedDirectory(t *testing.T) {
 	h.write(".gitignore", "x\n")
 	h.git("config", "core.fsmonitor", h.attack())
 	part := filepath.Join(h.dir, "part")
-	_, errs := callAll(t, newTestInspector(t, part), part)
+	_, errs := callAll(t, newTestGitReader(t, part), part)
 	for method, err := range errs {
 		if err == nil || asRPCError(err).name() != codeRepoNotFound {
 			t.Errorf("%s: %v", method, err)
 		}
 	}
-	// To fs/* it is a plain directory, without the rules from above.
+	// For fs/* it is a plain directory without the ignore rules from above.
 	f := fsOn(t, part)
 	if got := fsGlobAll(t, f, globParams{pathParam: at(part)}); !slices.Equal(got, []string{"x"}) {
 		t.Errorf("glob lists %q", got)
@@ -458,7 +459,7 @@ func TestRepositoryAboveTheAllowedDirectory(t *testing.T) {
 	}
 }
 
-// Nothing of the configuration counts, so the owner does not matter.
+// The owner does not matter, because nothing in the configuration takes effect.
 func TestRepositoryOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	h := newHostileRepo(t)
@@ -474,7 +475,7 @@ func TestRepositoryOfAnotherUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, errs := callAll(t, newTestInspector(t, h.allowed), h.dir)
+	_, errs := callAll(t, newTestGitReader(t, h.allowed), h.dir)
 	for method, err := range errs {
 		if err != nil {
 			t.Errorf("%s: %v", method, err)
@@ -482,19 +483,19 @@ func TestRepositoryOfAnotherUser(t *testing.T) {
 	}
 }
 
-// What a caller sends stays a name: no option, no second command, no other
-// repository's file.
+// Values from a caller are never taken for an option, a second command or the
+// file of another repository.
 func TestHostileParams(t *testing.T) {
 	t.Parallel()
 	h := newHostileRepo(t)
-	i := newTestInspector(t, h.allowed)
+	g := newTestGitReader(t, h.allowed)
 	for _, rev := range []string{"--output=" + h.marker, "-O" + h.marker, "--no-index", "--all", "^HEAD", "HEAD..HEAD~1", "HEAD\n--output=" + h.marker, "HEAD\x00", "@{-1}"} {
 		for _, err := range []error{
-			second(i.manifest(t.Context(), manifestParams{pathParam: at(h.dir), Commit: &rev})),
-			second(i.history(t.Context(), logParams{pathParam: at(h.dir), Ref: &rev})),
-			second(i.diff(t.Context(), diffParams{pathParam: at(h.dir), From: rev})),
-			second(i.diff(t.Context(), diffParams{pathParam: at(h.dir), From: "HEAD", To: &rev})),
-			second(i.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}, Commit: &rev})),
+			second(g.manifest(t.Context(), manifestParams{pathParam: at(h.dir), Commit: &rev})),
+			second(g.history(t.Context(), logParams{pathParam: at(h.dir), Ref: &rev})),
+			second(g.diff(t.Context(), diffParams{pathParam: at(h.dir), From: rev})),
+			second(g.diff(t.Context(), diffParams{pathParam: at(h.dir), From: "HEAD", To: &rev})),
+			second(g.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}, Commit: &rev})),
 		} {
 			if err == nil || asRPCError(err).Code != codeInvalidParams {
 				t.Errorf("%q: %v", rev, err)
@@ -502,13 +503,13 @@ func TestHostileParams(t *testing.T) {
 		}
 	}
 	for _, author := range []string{"--output=" + h.marker, "-p", "x\x00y"} {
-		page, err := i.history(t.Context(), logParams{pathParam: at(h.dir), Author: &author})
+		page, err := g.history(t.Context(), logParams{pathParam: at(h.dir), Author: &author})
 		if len(page.Commits) != 0 {
 			t.Errorf("author %q: %v", author, err)
 		}
 	}
 	for _, file := range []string{"--output=" + h.marker, ":!f", ":(top)f", "*", ":(glob)**"} {
-		page, err := i.history(t.Context(), logParams{pathParam: at(h.dir), File: &file})
+		page, err := g.history(t.Context(), logParams{pathParam: at(h.dir), File: &file})
 		if err != nil || len(page.Commits) != 0 {
 			t.Errorf("file %q: %s, %v", file, asJSON(t, page), err)
 		}
@@ -518,8 +519,8 @@ func TestHostileParams(t *testing.T) {
 	}
 }
 
-// What the daemon was started with in its environment changes nothing that its
-// git does, and lends it nobody's credentials.
+// The daemon's environment does not affect its git commands, and gives them no
+// credentials.
 func TestPoisonedEnvironment(t *testing.T) {
 	h := newHostileRepo(t)
 	other := newTestRepoAt(t, filepath.Join(h.allowed, "other"), map[string]string{"poison": "p"})
@@ -544,8 +545,8 @@ func TestPoisonedEnvironment(t *testing.T) {
 	} {
 		t.Setenv(name, value)
 	}
-	i := newTestInspector(t, h.allowed)
-	answers, errs := callAll(t, i, h.dir)
+	g := newTestGitReader(t, h.allowed)
+	answers, errs := callAll(t, g, h.dir)
 	for method, err := range errs {
 		if err != nil || strings.Contains(answers[method], "poison") {
 			t.Errorf("%s: %s, %v", method, answers[method], err)
@@ -573,7 +574,7 @@ func TestPoisonedEnvironment(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// Whatever happens, the temporary git directory goes away.
+// The temporary git directory is removed in every case.
 func TestNothingTemporaryStays(t *testing.T) {
 	h := newHostileRepo(t)
 	temp := filepath.Join(h.allowed, "..", "temp")
@@ -581,10 +582,10 @@ func TestNothingTemporaryStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("TMPDIR", temp)
-	i := newTestInspector(t, h.allowed)
-	callAll(t, i, h.dir)
-	f := newFSService(i.access, i.git, i.log)
-	for _, dir := range []string{h.dir, h.allowed} { // in a repository, and in none
+	g := newTestGitReader(t, h.allowed)
+	callAll(t, g, h.dir)
+	f := newFSService(g.access, g.git, g.log)
+	for _, dir := range []string{h.dir, h.allowed} { // inside a repository and outside
 		for _, err := range []error{
 			second(f.glob(t.Context(), globParams{pathParam: at(dir)})),
 			second(f.search(t.Context(), searchParams{pathParam: at(dir), Pattern: "line"})),
@@ -595,19 +596,19 @@ func TestNothingTemporaryStays(t *testing.T) {
 		}
 	}
 	h.write(".git/index", "not an index")
-	if _, err := i.info(t.Context(), infoParams{at(h.dir)}); err == nil {
+	if _, err := g.info(t.Context(), infoParams{at(h.dir)}); err == nil {
 		t.Error("a broken index went unnoticed")
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := i.manifest(cancelled, manifestParams{pathParam: at(h.dir)}); err == nil {
+	if _, err := g.manifest(cancelled, manifestParams{pathParam: at(h.dir)}); err == nil {
 		t.Error("a cancelled request was answered")
 	}
-	// While the directory is being made.
+	// Cancel while the directory is being created.
 	if err := errors.Join(os.Remove(h.dir+"/.git/index"), os.Symlink(temp, h.dir+"/.git/index")); err != nil {
 		t.Fatal(err)
 	}
-	_, err := i.info(t.Context(), infoParams{at(h.dir)})
+	_, err := g.info(t.Context(), infoParams{at(h.dir)})
 	wantFailure(t, err, codeAccessDenied)
 	if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// newTestInspector inspects below the allowed directories.
-func newTestInspector(t testing.TB, allowed ...string) *gitReader {
+// newTestGitReader returns a gitReader for the allowed directories.
+func newTestGitReader(t testing.TB, allowed ...string) *gitReader {
 	t.Helper()
 	a, err := openAccess(allowed, "")
 	if err != nil {
@@ -22,10 +22,10 @@ func newTestInspector(t testing.TB, allowed ...string) *gitReader {
 	return newGitReader(git, a, newRemotes(git, a, &credentials{}, nil), slog.New(slog.DiscardHandler))
 }
 
-// at makes the params of a path.
+// at returns the params for a path.
 func at(path string) pathParam { return pathParam{Path: path} }
 
-// asJSON is a value as the caller gets it.
+// asJSON returns a value as the caller receives it.
 func asJSON(t testing.TB, v any) string {
 	t.Helper()
 	data, err := json.MarshalIndent(v, "", " ")
@@ -52,9 +52,9 @@ func TestInfoOfAnEditedRepository(t *testing.T) {
 	clone.git("add", "staged.txt")
 	clone.write("untracked/u.txt", "u\n")
 
-	i := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	for _, path := range []string{clone.dir, filepath.Join(clone.dir, "sub"), filepath.Join(clone.dir, "sub", "b.txt")} {
-		got, err := i.info(t.Context(), infoParams{at(path)})
+		got, err := g.info(t.Context(), infoParams{at(path)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -74,7 +74,7 @@ func TestInfoOfAnEditedRepository(t *testing.T) {
 			t.Errorf("info of %s: %s\nwant %s", path, asJSON(t, got), asJSON(t, want))
 		}
 	}
-	if strings.Contains(asJSON(t, must(i.info(context.Background(), infoParams{at(clone.dir)}))), "s3cret") {
+	if strings.Contains(asJSON(t, must(g.info(context.Background(), infoParams{at(clone.dir)}))), "s3cret") {
 		t.Error("the answer has the remote's token")
 	}
 }

@@ -10,31 +10,32 @@ import (
 )
 
 const (
-	// maxLockTries bounds how often a lock file may be replaced while it is being
-	// locked: nobody does so twice by chance.
+	// maxLockTries bounds how often a lock file may be replaced while it is
+	// being locked, which hardly happens twice by chance.
 	maxLockTries = 10
-	// lockPatience is how long a held lock is waited for, asked for each lockPause:
-	// a process that is killed while it starts another leaves the lock to that one
-	// until its program begins, some milliseconds on a machine at rest.
-	lockPatience = time.Second
-	lockPause    = 10 * time.Millisecond
+	// lockWait is how long to wait for a held lock, trying every
+	// lockRetryInterval. When a process is killed while it starts another, the
+	// new one inherits the lock until it executes its program, which takes some
+	// milliseconds on an idle machine.
+	lockWait          = time.Second
+	lockRetryInterval = 10 * time.Millisecond
 )
 
-// heldError tells that another process has the lock.
+// heldError is returned for a lock that another process holds.
 type heldError struct{ pid string } // "unknown" before the holder has written it
 
 func (e *heldError) Error() string { return "the process with pid " + e.pid + " has the lock" }
 
-// lockFile locks a file of root, made if need be, and writes this process's pid
-// into it. The lock is the kernel's: it ends with the process, however that
-// ends, and when the file is closed. died tells that the last holder did not
-// give it back by unlockFile: it was killed, or the machine was. A *heldError
-// names another holder, after lockPatience; an error that is
-// errors.ErrUnsupported says that there are no locks here.
+// lockFile locks a file below root, creating it if necessary, and writes this
+// process's pid into it. The kernel releases the lock when the file is closed
+// or the process ends in any way. died reports that the previous holder did not
+// release it with unlockFile: the process or the machine crashed. The error is
+// a *heldError if another process holds the lock for longer than lockWait, and
+// errors.ErrUnsupported if the file system has no locks.
 func lockFile(root *os.Root, name string) (f *os.File, died bool, err error) {
-	for begin := time.Now(); ; time.Sleep(lockPause) {
+	for begin := time.Now(); ; time.Sleep(lockRetryInterval) {
 		f, died, err = lockFileNow(root, name)
-		if _, held := errors.AsType[*heldError](err); !held || time.Since(begin) >= lockPatience {
+		if _, held := errors.AsType[*heldError](err); !held || time.Since(begin) >= lockWait {
 			return f, died, err
 		}
 	}
@@ -42,8 +43,9 @@ func lockFile(root *os.Root, name string) (f *os.File, died bool, err error) {
 
 // lockFileNow is lockFile without waiting.
 func lockFileNow(root *os.Root, name string) (f *os.File, died bool, err error) {
-	// The file is never removed by us. When somebody else did so between open
-	// and lock, the lock is on a file that nobody else finds: take the new one.
+	// We never remove the file. If another program does so between open and
+	// lock, our lock is on a file that no other process finds: retry with the
+	// new file.
 	for range maxLockTries {
 		f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|openNonblock, 0o600)
 		if err != nil {
@@ -72,17 +74,18 @@ func lockFileNow(root *os.Root, name string) (f *os.File, died bool, err error) 
 		}
 		return f, mine.Size() > 0, nil
 	}
-	return nil, false, errors.New("the lock file keeps changing")
+	return nil, false, errors.New("the lock file was replaced too often while it was being locked")
 }
 
-// unlockFile gives a lock back: the next holder knows that nothing was left in
-// the middle.
+// unlockFile releases a lock and tells the next holder, by an empty file, that
+// this one ended in order.
 func unlockFile(f *os.File) error { return errors.Join(f.Truncate(0), f.Close()) }
 
-// readLockHolder is the pid in the lock file, "unknown" before it is written.
+// readLockHolder returns the pid in the lock file, or "unknown" if it is not
+// written yet.
 func readLockHolder(f *os.File) string {
 	buf := make([]byte, 32)
-	n, _ := f.ReadAt(buf, 0) // what is missing is no number
+	n, _ := f.ReadAt(buf, 0) // a short read gives no valid number
 	pid := string(bytes.TrimSpace(buf[:n]))
 	if _, err := strconv.Atoi(pid); err != nil {
 		return "unknown"

@@ -19,14 +19,14 @@ import (
 	"time"
 )
 
-// daemonCommand is a real daemon in a work dir.
+// daemonCommand returns the command of a real daemon in a work dir.
 func daemonCommand(t *testing.T, workDir, server string, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), eventually) // a daemon that should end and does not
+	ctx, cancel := context.WithTimeout(t.Context(), eventually) // the limit for a daemon that does not end
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, self)
 	cmd.Args = append([]string{daemonName, "--server", "ws://" + server, "--work-dir", workDir}, args...)
@@ -36,8 +36,8 @@ func daemonCommand(t *testing.T, workDir, server string, args ...string) (*exec.
 	return cmd, &stderr
 }
 
-// startDialing starts a daemon and returns once it dials l: it has all it works
-// on by then. end stops it.
+// startDialing starts a daemon and returns once it dials l, when its setup is
+// complete. end stops it.
 func startDialing(t *testing.T, workDir string, l net.Listener) (pid int, end func(syscall.Signal)) {
 	t.Helper()
 	cmd, stderr := daemonCommand(t, workDir, l.Addr().String())
@@ -67,8 +67,8 @@ func startDialing(t *testing.T, workDir string, l net.Listener) (pid int, end fu
 	return cmd.Process.Pid, end
 }
 
-// A second daemon in a work dir ends with a sentence and clears nothing away
-// there; the first one's end, a SIGKILL too, lets the next one in.
+// A second daemon in a work dir fails with an error and removes nothing there.
+// After the first one has ended, even by SIGKILL, the next one starts.
 func TestTwoDaemonsInOneWorkDir(t *testing.T) {
 	t.Parallel()
 	workDir := filepath.Join(realTempDir(t), "work")
@@ -90,7 +90,7 @@ func TestTwoDaemonsInOneWorkDir(t *testing.T) {
 		t.Errorf("the second daemon: %v\n%s", exit, stderr)
 	}
 	check, _ := daemonCommand(t, workDir, nowhere, "--check")
-	if out, _ := check.Output(); !strings.Contains(string(out), "ok   path: "+workDir) { // it fails at the server, there is none
+	if out, _ := check.Output(); !strings.Contains(string(out), "ok   path: "+workDir) { // it fails because there is no server
 		t.Errorf("--check beside the daemon:\n%s", out)
 	}
 	if _, err := os.Stat(cloning); err != nil {
@@ -106,8 +106,8 @@ func TestTwoDaemonsInOneWorkDir(t *testing.T) {
 	_, _ = startDialing(t, workDir, l)
 }
 
-// TestLockTellsOfADeadHolder: a lock that was given back is told from one that
-// ended with its process.
+// TestLockTellsOfADeadHolder: a lock that was released is distinguished from
+// one whose process ended.
 func TestLockTellsOfADeadHolder(t *testing.T) {
 	t.Parallel()
 	root, err := os.OpenRoot(t.TempDir())
@@ -121,7 +121,7 @@ func TestLockTellsOfADeadHolder(t *testing.T) {
 		unlock func(*os.File) error
 	}{
 		{"the first holder", false, unlockFile},
-		{"after one that gave it back", false, (*os.File).Close}, // as the kernel does for a killed one
+		{"after one that gave it back", false, (*os.File).Close}, // as the kernel does for a killed process
 		{"after one that was killed", true, unlockFile},
 		{"after both", false, unlockFile},
 	} {
@@ -135,8 +135,8 @@ func TestLockTellsOfADeadHolder(t *testing.T) {
 	}
 }
 
-// A process that is killed while it starts another leaves its lock for a moment
-// to that one.
+// A process that is killed while it starts another leaves its lock to the new
+// one for a moment.
 func TestLockThatIsHeldForAMoment(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -152,10 +152,10 @@ func TestLockThatIsHeldForAMoment(t *testing.T) {
 		}
 		begin := time.Now()
 		_, _, err = lockFile(root, "lock")
-		if held, ok := errors.AsType[*heldError](err); !ok || held.pid != strconv.Itoa(os.Getpid()) || time.Since(begin) > lockPatience+lockPause {
+		if held, ok := errors.AsType[*heldError](err); !ok || held.pid != strconv.Itoa(os.Getpid()) || time.Since(begin) > lockWait+lockRetryInterval {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
-		time.AfterFunc(lockPatience/2, func() { _ = first.Close() })
+		time.AfterFunc(lockWait/2, func() { _ = first.Close() })
 		second, died, err := lockFile(root, "lock")
 		if err != nil || !died {
 			t.Fatalf("died %v, %v", died, err)

@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// A name that is taken stays below repos/, begins with nothing that means
-// something, and survives the way through the name of an old repository.
+// An accepted name stays below repos/, does not start with a special character,
+// and survives the conversion to the name of an old repository.
 func FuzzRepoName(f *testing.F) {
 	for _, seed := range []string{"lib", "a/b/c/d", "../x", "/abs", ".git", "a/../b", "-x", "a\\b", "NUL", "a/b.lock", "é", "a\x00", strings.Repeat("x", 101), "a//b", "a/b/c/d/e"} {
 		f.Add(seed)
@@ -31,45 +31,45 @@ func FuzzRepoName(f *testing.F) {
 	})
 }
 
-// A host that is taken is nothing but a host, and the line of the store that
-// git reads is for that very host.
+// An accepted host is only a host, and the line in git's credential store
+// applies to exactly that host.
 func FuzzAuthHost(f *testing.F) {
 	for _, seed := range []string{"example.org", "Example.ORG:443", "[::1]:3000", "127.0.0.1", "u@h", "h/x", "h:0", "h\n", "https://h", "-h", "h:80:90", "[::1%25x]", "é.org", "h?x", "h%0a"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		one := credential{protocol: "https", username: "oauth2", token: "t"}
-		if err := one.takeHost(setAuthParams{Host: text, Protocol: "https"}); err != nil {
+		cred := credential{protocol: "https", username: "oauth2", token: "t"}
+		if err := cred.setHost(setAuthParams{Host: text, Protocol: "https"}); err != nil {
 			if asRPCError(err).Code != codeInvalidParams {
 				t.Errorf("%q: %v", text, err)
 			}
 			return
 		}
-		if one.host == "" || one.host[0] == '-' || strings.ContainsAny(one.host, "/@?#\\%\"'* ") || hasControl(one.host) || one.host != strings.ToLower(one.host) {
-			t.Errorf("%q became the host %q", text, one.host)
+		if cred.host == "" || cred.host[0] == '-' || strings.ContainsAny(cred.host, "/@?#\\%\"'* ") || hasControl(cred.host) || cred.host != strings.ToLower(cred.host) {
+			t.Errorf("%q became the host %q", text, cred.host)
 		}
-		line := one.line()
+		line := cred.line()
 		again, ok := parseCredential(strings.TrimSuffix(line, "\n"))
-		if !ok || again != one || strings.Count(line, "\n") != 1 {
+		if !ok || again != cred || strings.Count(line, "\n") != 1 {
 			t.Errorf("%q became the line %q, which reads as %+v", text, line, again.host)
 		}
-		u, err := parseRemoteURL("https://" + one.host + "/x")
-		if err != nil || u.credentialHost() != one.host {
-			t.Errorf("%q became %q, which a URL has as %q (%v)", text, one.host, u.credentialHost(), err)
+		u, err := parseRemoteURL("https://" + cred.host + "/x")
+		if err != nil || u.credentialHost() != cred.host {
+			t.Errorf("%q became %q, which a URL has as %q (%v)", text, cred.host, u.credentialHost(), err)
 		}
 	})
 }
 
-// No password comes through, wherever in a remote's address it stands.
+// No password is shown, wherever it is in a remote's URL.
 func FuzzWithoutCredentials(f *testing.F) {
 	f.Add("https", "user", "s3cret-password", "example.org:8443", "a/b.git")
 	f.Add("ssh", "git", "s3cret:pass@word", "[::1]", "~u/x")
 	f.Add("", "git", "s3cret-password", "h", "a/b")
 	f.Add("ftp", "", "p%40ss w\x1bord", "h\xff", "x?y#z")
 	f.Fuzz(func(t *testing.T, scheme, user, password, host, rest string) {
-		const short = 6 // may stand in the rest by chance
+		const short = 6 // can occur in the rest by chance
 		if len(password) < short || strings.ContainsAny(scheme+user+password+host, "/?#") || strings.ContainsAny(scheme+host, "@") || strings.Contains(rest, "@") {
-			t.Skip() // no credentials for anybody who reads URLs
+			t.Skip() // no credentials for any reader of URLs
 		}
 		text := scheme + "://" + user + ":" + password + "@" + host + "/" + rest
 		if scheme == "" {
@@ -88,7 +88,7 @@ func FuzzWithoutCredentials(f *testing.F) {
 	})
 }
 
-// What a .git file names is one path.
+// A .git file names a single path.
 func FuzzGitFile(f *testing.F) {
 	for _, seed := range []string{"gitdir: ../.git/worktrees/x\n", "gitdir: /a b\r\n", "gitdir: ", "gitdir: a\nb", "gitdir: a\x00b", "", "gitdir: \xff"} {
 		f.Add(seed)
@@ -104,8 +104,9 @@ func FuzzGitFile(f *testing.F) {
 	})
 }
 
-// Whatever git says, the reason is one of the documented ones and the summary
-// one short line; what a remote says through git decides nothing.
+// For any message of git, the reason is a documented one and the summary a
+// single short line. Text of a remote that git passes on does not affect the
+// reason.
 func FuzzGitError(f *testing.F) {
 	for _, seed := range []string{
 		"fatal: Authentication failed for 'http://h/x/'\n", "remote: error: 403\nfatal: unable to access 'http://h/': The requested URL returned error: 404\n",
@@ -132,8 +133,7 @@ func FuzzGitError(f *testing.F) {
 	})
 }
 
-// A revision is what git takes it for, or no commit; it is never a reason to
-// fail.
+// A revision resolves as in git, or to no commit; it never causes a failure.
 func FuzzRevision(f *testing.F) {
 	for _, seed := range []string{"HEAD", "main~1", "v1^{}", "HEAD^{tree}", "main^{commit}^{commit}", "@", "HEAD^0", "HEAD~99999999999999999999", "^HEAD", "a..b", "HEAD@{1}", ":/x", "--all", "caf\xe9", "HEAD^{", "HEAD^{blob}", "main^^{/x}", "v1-0-gabcdef", "v1", "tree", "a b", "HEAD\nHEAD"} {
 		f.Add(seed)
@@ -143,9 +143,9 @@ func FuzzRevision(f *testing.F) {
 	r.commit("second", map[string]string{"a": "2"})
 	r.git("tag", "-m", "x", "v1")
 	r.git("tag", "tree", "HEAD^{tree}")
-	i := newTestInspector(f, dir)
+	g := newTestGitReader(f, dir)
 	f.Fuzz(func(t *testing.T, rev string) {
-		page, err := i.history(t.Context(), logParams{pathParam: at(dir), Ref: &rev, Limit: new(1)})
+		page, err := g.history(t.Context(), logParams{pathParam: at(dir), Ref: &rev, Limit: new(1)})
 		if err != nil && asRPCError(err).Code == codeInvalidParams {
 			return
 		}
@@ -166,7 +166,7 @@ func FuzzRevision(f *testing.F) {
 	})
 }
 
-// A file's path inside a commit names what git finds under it, or nothing.
+// A path inside a commit names what git finds there, or nothing.
 func FuzzBlobPath(f *testing.F) {
 	dir := realTempDir(f)
 	r, _, _ := newOddRepo(f, dir)
@@ -178,9 +178,9 @@ func FuzzBlobPath(f *testing.F) {
 	for _, seed := range []string{"sub", "../x", "/etc/passwd", ".git/config", "sub//deep", "a\x00b", ".git-daemon.x/y", "*", ":(top)README.md", "./README.md", "README.md/", "HEAD:README.md"} {
 		f.Add(seed)
 	}
-	i := newTestInspector(f, dir)
+	g := newTestGitReader(f, dir)
 	f.Fuzz(func(t *testing.T, file string) {
-		got, err := i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{file}})
+		got, err := g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{file}})
 		if err != nil {
 			if e := asRPCError(err); e.Code != codeInvalidParams && e.name() != codeAccessDenied {
 				t.Errorf("%q: %v", file, err)

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isKernelFile tells whether f is the kernel's own talk, not a file on a disk:
-// /proc/self/environ would give away the daemon's secrets.
+// isKernelFile reports whether f is on a kernel file system such as /proc
+// instead of a disk: /proc/self/environ would reveal the daemon's secrets.
 func isKernelFile(f *os.File) bool {
 	var s unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &s); err != nil {

@@ -2,8 +2,34 @@
 
 package main
 
-import "os"
+import (
+	"errors"
+	"io"
+	"os"
+)
 
-// isKernelFile tells whether f is the kernel's own talk, not a file on a disk.
-// Only Linux keeps such files under ordinary paths.
+// isKernelFile reports whether f is on a kernel file system. Only Linux has
+// such files under ordinary paths.
 func isKernelFile(*os.File) bool { return false }
+
+// direntBatch is the number of names read at a time.
+const direntBatch = 512
+
+// eachName calls each for every remaining name in f and stops at the first
+// error from each.
+func eachName(f *os.File, each func(name string) error) error {
+	for {
+		names, err := f.Readdirnames(direntBatch)
+		for _, name := range names {
+			if err := each(name); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF), err == nil && len(names) == 0:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}

@@ -14,7 +14,7 @@ func isNameTooLong(err error) bool  { return errors.Is(err, windows.ERROR_FILENA
 func isLinkLoop(err error) bool     { return errors.Is(err, windows.ERROR_CANT_RESOLVE_FILENAME) }
 func isNoDevice(error) bool         { return false }
 
-// statDisk looks at the disk of path.
+// statDisk measures the disk that contains path.
 func statDisk(path string) (diskUsage, error) {
 	var available, total, free uint64
 	name, err := windows.UTF16PtrFromString(path)
@@ -22,7 +22,7 @@ func statDisk(path string) (diskUsage, error) {
 		err = windows.GetDiskFreeSpaceEx(name, &available, &total, &free)
 	}
 	if err != nil {
-		return diskUsage{Path: path}, fmt.Errorf("looking at the disk of %s: %w", path, err)
+		return diskUsage{Path: path}, fmt.Errorf("measuring the disk of %s: %w", path, err)
 	}
 	return newDiskUsage(path, 1, total, free, available), nil
 }
@@ -30,9 +30,9 @@ func statDisk(path string) (diskUsage, error) {
 // openNonblock has no meaning on Windows.
 const openNonblock = 0
 
-// tryLock takes f's lock without waiting; held tells that another process has
-// it. A lock keeps others from reading its range, so it lies far behind the
-// pid: on the last byte that an offset can name.
+// tryLock locks f without waiting; held reports that another process has the
+// lock. A locked range cannot be read by others, so the lock is far behind the
+// pid, on the last byte that an offset can address.
 func tryLock(f *os.File) (held bool, err error) {
 	at := windows.Overlapped{Offset: 0xfffffffe, OffsetHigh: 0x7fffffff}
 	err = windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &at)
@@ -42,9 +42,9 @@ func tryLock(f *os.File) (held bool, err error) {
 	return false, err
 }
 
-// limitUnsent does nothing: there is no such option here.
+// limitUnsent does nothing: Windows has no such option.
 func limitUnsent(syscall.RawConn) {}
 
-// passesDescriptors is false: os/exec does not support Cmd.ExtraFiles here, so
-// a handler runs without reports of progress.
+// passesDescriptors is false: os/exec does not support Cmd.ExtraFiles on
+// Windows, so a handler cannot report progress.
 const passesDescriptors = false

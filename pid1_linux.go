@@ -9,33 +9,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runAsInit runs a program. As process 1 of a container it is two processes:
-// process 1 inherits every orphan there and has to reap it, and it alone may wait
-// for just any child: a wait for all of them would take from os/exec those that
-// it waits for. So the work is done by a second process of the same program, to
-// which the first hands on the signals, and with whose status it ends.
+// runAsInit runs a program. As process 1 of a container, the program consists
+// of two processes. Process 1 inherits every orphan in the container and has to
+// reap it, so it waits for any child, which would take away the children that
+// os/exec waits for. So a second process of the same program does the work;
+// process 1 forwards signals to it and exits with its status.
 func runAsInit(run func(*program) int) int {
 	if os.Getpid() != 1 {
 		return run(systemProgram())
 	}
 	status, err := reapUntilChildEnds()
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: starting the program from process 1: %v\n", os.Args[0], err)
+		fmt.Fprintf(os.Stderr, "%s: starting the program as a child of process 1: %v\n", os.Args[0], err)
 		return exitFailure
 	}
 	return status
 }
 
 func reapUntilChildEnds() (int, error) {
-	// A signal is an occasion to look for the dead too: SIGCHLD may be lost where
-	// many come at once.
+	// Every signal is an occasion to reap, because SIGCHLD can be lost when
+	// many signals arrive at once.
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, syscall.SIGCHLD, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM,
 		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGCONT)
 	defer signal.Stop(signals)
 	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
-	// A group of its own: what a terminal sends to the foreground group would
-	// reach the child twice.
+	// Use a new process group: otherwise signals from a terminal to the
+	// foreground group would reach the child twice.
 	attr := &syscall.SysProcAttr{Setpgid: true}
 	if _, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS); err == nil {
 		attr = &syscall.SysProcAttr{Foreground: true, Ctty: int(os.Stdin.Fd())}
@@ -50,15 +50,15 @@ func reapUntilChildEnds() (int, error) {
 			return status, nil
 		}
 		if number, ok := s.(syscall.Signal); ok && s != syscall.SIGCHLD {
-			_ = unix.Kill(child.Pid, number) // its zombie would be process 1's to reap, so the pid is its own
+			_ = unix.Kill(child.Pid, number) // the pid cannot be reused, because only process 1 reaps it
 		}
 	}
-	return 0, nil // signals is never closed
+	return 0, nil // not reached: signals is never closed
 }
 
-// reapAll reaps every child that has ended. When the one with the given pid is
-// among them it returns its exit status, 128 and the signal's number where one
-// ended it, as shells do.
+// reapAll reaps every child that has ended. If the one with the given pid is
+// among them, it returns its exit status, or 128 plus the number of the signal
+// that ended it, as shells do.
 func reapAll(pid int) (status int, ended bool) {
 	for {
 		var state unix.WaitStatus

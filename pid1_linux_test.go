@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// inPIDNamespace is a command that is process 1 of a pid namespace, as in a
-// container.
+// inPIDNamespace returns a command that is process 1 of a pid namespace, as in
+// a container.
 func inPIDNamespace(t *testing.T, program string, args ...string) *exec.Cmd {
 	t.Helper()
 	unshare, err := exec.LookPath("unshare")
@@ -24,8 +24,8 @@ func inPIDNamespace(t *testing.T, program string, args ...string) *exec.Cmd {
 	return exec.Command(unshare, append([]string{"--pid", "--fork", "--mount-proc", "--kill-child", program}, args...)...)
 }
 
-// startAsProcess1 runs one of the programs as process 1 and returns its pid out
-// here.
+// startAsProcess1 runs one of the programs as process 1 and returns its pid
+// outside the namespace.
 func startAsProcess1(t *testing.T, name string, args ...string) (p *startedProgram, pid func() int) {
 	t.Helper()
 	self, err := os.Executable()
@@ -49,8 +49,8 @@ func onlyChildOf(t *testing.T, pid int) int {
 	return children[0]
 }
 
-// childrenOf lists the children of a process, zombies too: of each of its
-// threads (proc_tid_children(5)).
+// childrenOf lists the children of all threads of a process, including zombies
+// (proc_tid_children(5)).
 func childrenOf(t *testing.T, pid int) []int {
 	t.Helper()
 	lists, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
@@ -59,7 +59,7 @@ func childrenOf(t *testing.T, pid int) []int {
 	}
 	var text strings.Builder
 	for _, list := range lists {
-		children, _ := os.ReadFile(list) // a thread may have ended
+		children, _ := os.ReadFile(list) // the thread may have ended
 		text.Write(children)
 	}
 	var pids []int
@@ -73,8 +73,8 @@ func childrenOf(t *testing.T, pid int) []int {
 	return pids
 }
 
-// TestProcess1ReapsOrphans: what a method leaves behind as a daemon of its own
-// becomes process 1's child, and its zombie does not stay.
+// TestProcess1ReapsOrphans: a daemon that a method leaves behind becomes a
+// child of process 1, and its zombie is reaped.
 func TestProcess1ReapsOrphans(t *testing.T) {
 	t.Parallel()
 	b := newSocketBench(t, nil)
@@ -86,8 +86,8 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// It leaves its session, so that the daemon does not end it with the script,
-	// which waits until it has.
+	// It leaves its session, so that the daemon does not end it with the
+	// script. The script waits until it has left.
 	text := "#!/bin/sh\nsetsid sh -c 'echo > " + begun + "; read line < " + end + "' >/dev/null 2>&1 </dev/null &\nread line < " + begun + "\necho 1\n"
 	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
@@ -99,7 +99,7 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 	}
 	first := pid()
 	awaitThat(t, "the orphan beside the daemon below process 1", func() bool { return len(childrenOf(t, first)) == 2 })
-	// It ends when somebody opens the other end.
+	// It ends when the other end of the pipe is opened.
 	if err := os.WriteFile(end, []byte("end\n"), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,8 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 	}
 }
 
-// TestProcess1HandsOnStatusAndSignals: a container stops as the program does.
+// TestProcess1HandsOnStatusAndSignals: process 1 forwards signals to the
+// program and exits with its status.
 func TestProcess1HandsOnStatusAndSignals(t *testing.T) {
 	t.Parallel()
 	p, _ := startAsProcess1(t, daemonName, "--no-such-flag")

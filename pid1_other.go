@@ -2,6 +2,5 @@
 
 package main
 
-// runAsInit runs a program: only Linux has containers whose process 1 it could
-// be.
+// runAsInit runs a program. Only on Linux can it be process 1 of a container.
 func runAsInit(run func(*program) int) int { return run(systemProgram()) }

@@ -249,7 +249,7 @@ func (d *daemonProcess) lastLines() string {
 	}
 	own := io.NewSectionReader(d.logged, d.since, info.Size()-d.since) // not those of the one before
 	text := string(tailOf(own, own.Size(), 4*maxLastLog))
-	redact := newRedactor().knowing("", d.spec.token)
+	redact := newRedactor().withSecret("", d.spec.token)
 	var lines []string
 	for line := range strings.Lines(text) {
 		if line = strings.TrimSpace(cleanText(line)); line != "" {

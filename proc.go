@@ -7,24 +7,24 @@ import (
 	"time"
 )
 
-// pipeDelay is how long the pipes of an ended process may stay open in the
-// hands of what it left behind, before they are closed.
+// pipeDelay is how long the pipes of an ended process stay open for descendants
+// that still hold them.
 const pipeDelay = time.Second
 
-// process is one started program in a process group of its own. It is waited
-// for exactly once, by the goroutine that startProcess began, which ends when
-// the process is reaped and its pipes are closed.
+// process is a started program in a process group of its own. The goroutine
+// that startProcess starts is the only one that waits for it; it ends when the
+// process is reaped and its pipes are closed.
 type process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when reaped
-	err  error         // what Wait returned; read it after done
+	err  error         // result of Wait; read it after done
 
 	mu     sync.Mutex
-	reaped bool // under mu: no signal goes out once the pid may be another's
+	reaped bool // guarded by mu: send no signal once the pid can be reused
 }
 
 // startProcess starts cmd as the leader of a new process group. When it ends,
-// what is left of its group is killed.
+// the remaining processes of its group are killed.
 func startProcess(cmd *exec.Cmd) (*process, error) {
 	setProcessGroup(cmd)
 	cmd.WaitDelay = pipeDelay
@@ -34,8 +34,9 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		// While the leader is a zombie its pid, and so the group's id, cannot be
-		// given to anybody else: the last moment at which to signal the group.
+		// While the leader is a zombie, its pid and thus the id of its group
+		// cannot be reused: this is the last moment at which the group can be
+		// signaled.
 		awaitExit(cmd.Process.Pid)
 		p.mu.Lock()
 		_ = killRest(cmd.Process.Pid)
@@ -46,10 +47,11 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 	return p, nil
 }
 
-// pid is the process's id, which is its group's too.
+// pid returns the id of the process and of its group.
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// terminate asks the group to end: SIGTERM, and SIGCONT for the stopped ones.
+// terminate sends SIGTERM to the group, and SIGCONT so that stopped processes
+// receive it.
 func (p *process) terminate() { p.signal(terminateGroup) }
 
 // kill ends the group at once.
@@ -59,12 +61,12 @@ func (p *process) signal(send func(pid int) error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.reaped {
-		_ = send(p.pid()) // an error means that it is gone already
+		_ = send(p.pid()) // an error means that it has ended
 	}
 }
 
-// stop ends the group: SIGTERM, after grace SIGKILL. It returns when the
-// process is reaped.
+// stop ends the group with SIGTERM, and after grace with SIGKILL. It returns
+// when the process is reaped.
 func (p *process) stop(grace time.Duration) {
 	p.terminate()
 	timer := time.NewTimer(grace)

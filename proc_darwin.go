@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// awaitExit returns when the child has ended and leaves it to be reaped: a
-// kqueue tells of the exit before the zombie is collected.
+// awaitExit returns when the child has ended, and does not reap it: a kqueue
+// reports the exit of a zombie.
 func awaitExit(pid int) {
 	queue, err := unix.Kqueue()
 	if err != nil {
@@ -26,11 +26,12 @@ func awaitExit(pid int) {
 	}
 }
 
-// zombie is kinfo_proc's state of a process that ended and was not yet reaped
-// (sys/proc.h, SZOMB).
+// zombie is the state of a process in kinfo_proc that has ended and is not yet
+// reaped (sys/proc.h, SZOMB).
 const zombie = 5
 
-// killSession ends what is left in the session that pid leads or led.
+// killSession kills the remaining processes of the session that pid leads or
+// led.
 func killSession(pid int) {
 	all, err := unix.SysctlKinfoProcSlice("kern.proc.all")
 	if err != nil {

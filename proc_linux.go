@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// awaitExit returns when the child has ended and leaves it to be reaped.
+// awaitExit returns when the child has ended, and does not reap it.
 func awaitExit(pid int) {
 	for {
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
@@ -21,7 +21,7 @@ func awaitExit(pid int) {
 	}
 }
 
-// procStat is what /proc/<pid>/stat tells (proc_pid_stat(5)).
+// procStat is part of /proc/<pid>/stat (proc_pid_stat(5)).
 type procStat struct {
 	state   byte // 'Z' and 'X' are dead
 	group   int
@@ -39,8 +39,8 @@ func readProcStat(pid int) (procStat, error) {
 	return parseProcStat(data)
 }
 
-// parseProcStat reads the line. The program's name, in parentheses, may itself
-// hold spaces and parentheses: the fields begin behind the last one.
+// parseProcStat parses the line. The program's name, in parentheses, can
+// contain spaces and parentheses, so the fields start behind the last one.
 func parseProcStat(data []byte) (procStat, error) {
 	end := bytes.LastIndexByte(data, ')')
 	fields := strings.Fields(string(data[end+1:]))
@@ -54,7 +54,8 @@ func parseProcStat(data []byte) (procStat, error) {
 	return s, errors.Join(err1, err2)
 }
 
-// exited waits up to limit for the process of fd to end. A zombie has ended.
+// exited waits up to limit for the process of the pidfd to end, and reports
+// whether it has. A zombie has ended.
 func exited(fd int, limit time.Duration) bool {
 	deadline := time.Now().Add(limit)
 	for {
@@ -69,10 +70,12 @@ func exited(fd int, limit time.Duration) bool {
 	}
 }
 
-// sessionMembers takes hold of every other process in the session or group
-// that pid leads: git runs in groups of its own, but in its daemon's session.
-// While the leader, held by leader, lives, the session's number is its alone;
-// when it has ended meanwhile, nothing is proven and the list is empty.
+// sessionMembers opens a pidfd for every other process in the session or group
+// that pid leads. Git runs in groups of its own, but in the session of its
+// daemon. As long as the leader has not ended, its session number cannot be
+// reused. If the pidfd leader shows that it has ended, the members found may
+// belong to another session, and the list is empty. leader is -1 if pid is
+// known to be unreaped.
 func sessionMembers(pid, leader int) []int {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -87,7 +90,7 @@ func sessionMembers(pid, leader int) []int {
 		stat, err := readProcStat(member)
 		return err == nil && (stat.session == pid || stat.group == pid) && !stat.dead()
 	}
-	var held []int
+	var fds []int
 	for _, name := range names {
 		member, err := strconv.Atoi(name)
 		if err != nil || member == pid || member == os.Getpid() || !belongs(member) {
@@ -97,17 +100,17 @@ func sessionMembers(pid, leader int) []int {
 		if err != nil {
 			continue
 		}
-		if !belongs(member) { // asked again with the handle open
+		if !belongs(member) { // check again now that the pidfd is open
 			_ = unix.Close(fd)
 			continue
 		}
-		held = append(held, fd)
+		fds = append(fds, fd)
 	}
 	if leader >= 0 && exited(leader, 0) {
-		closeAll(held)
+		closeAll(fds)
 		return nil
 	}
-	return held
+	return fds
 }
 
 func closeAll(fds []int) {
@@ -116,10 +119,10 @@ func closeAll(fds []int) {
 	}
 }
 
-// killSession ends what is left in the session of its ended, not yet reaped
-// leader, which keeps the session's number from being given away.
+// killSession kills the remaining processes of a session. Its leader has ended
+// and must not be reaped yet, so that the session number cannot be reused.
 func killSession(pid int) {
-	// A process that forks while it is looked for may escape one look.
+	// A process that forks during the search can be missed once.
 	for range 3 {
 		members := sessionMembers(pid, -1)
 		for _, member := range members {

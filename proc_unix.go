@@ -11,21 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setProcessGroup makes cmd the leader of a group of its own, unless setSession
-// has done so.
+// setProcessGroup makes cmd the leader of a process group of its own, unless
+// setSession was called for it.
 func setProcessGroup(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	}
 }
 
-// setSession makes cmd the leader of a session, and a group, of its own. What
-// it starts in further groups stays in its session and ends with it.
+// setSession makes cmd the leader of a session and a group of its own.
+// Processes that it starts in further groups stay in its session and end with
+// it.
 func setSession(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 }
 
-// terminateGroup sends SIGTERM; SIGCONT lets a stopped process receive it.
+// terminateGroup sends SIGTERM, and SIGCONT so that a stopped process receives
+// it.
 func terminateGroup(pid int) error {
 	err := unix.Kill(-pid, unix.SIGTERM)
 	return errors.Join(err, unix.Kill(-pid, unix.SIGCONT))
@@ -33,8 +35,8 @@ func terminateGroup(pid int) error {
 
 func killGroup(pid int) error { return unix.Kill(-pid, unix.SIGKILL) }
 
-// killRest ends what the ended leader left in its group, and in its session
-// where it led one.
+// killRest kills the remaining processes of the group of an ended leader, and
+// of its session if it led one.
 func killRest(pid int) error {
 	err := killGroup(pid)
 	if session, sidErr := unix.Getsid(pid); sidErr == nil && session == pid {
@@ -43,5 +45,5 @@ func killRest(pid int) error {
 	return err
 }
 
-// stopSignals are the signals that ask a program to end.
+// stopSignals returns the signals that ask a program to end.
 func stopSignals() []os.Signal { return []os.Signal{syscall.SIGINT, syscall.SIGTERM} }

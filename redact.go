@@ -15,7 +15,7 @@ import (
 
 const redacted = "[redacted]"
 
-// secret is a text that must not be shown: every way of printing it gives
+// secret is a string that must not be shown: every way of printing it gives
 // "[redacted]". Convert it to string only where it is used.
 type secret string
 
@@ -24,9 +24,9 @@ func (secret) GoString() string             { return redacted }
 func (secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
 func (secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// forms are the ways a secret travels: as it is, percent-encoded as url and as
-// git do it, and in base64 as in an Authorization header, alone or behind the
-// user name.
+// forms returns the encodings in which a secret can appear in a text: plain,
+// percent-encoded as package url and git do it, and in base64 as in an
+// Authorization header, with and without the user name.
 func (s secret) forms(username string) []string {
 	t := string(s)
 	forms := []string{
@@ -45,7 +45,7 @@ func (s secret) forms(username string) []string {
 	return forms
 }
 
-// percentEncode writes every byte outside RFC 3986's unreserved set as %xx in
+// percentEncode encodes every byte outside RFC 3986's unreserved set as %xx in
 // lower case, as git's credential store does.
 func percentEncode(s string) string {
 	const hex = "0123456789abcdef"
@@ -64,33 +64,35 @@ func percentEncode(s string) string {
 	return b.String()
 }
 
-// redactor takes secrets out of texts that somebody else wrote: git's errors,
-// a server's words.
+// redactor removes secrets from texts that other programs wrote, such as errors
+// of git and messages of a server.
 type redactor struct {
 	userinfo *regexp.Regexp
 	header   *regexp.Regexp
 	forms    []string
 }
 
-// newRedactor also knows the given secrets, each by its user name ("" if it
-// has none).
+// newRedactor returns a redactor that removes the credentials in URLs and in
+// Authorization headers.
 func newRedactor() *redactor {
 	return &redactor{
-		// Whatever stands between the scheme and the last @ before a space, quote
-		// or slash: with a user alone it is a token as well.
+		// Everything between the scheme and the last @ before a space, quote or
+		// slash: a user name alone can be a token.
 		userinfo: regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^\s'"<>/]*@`),
 		header:   regexp.MustCompile(`(?i)\b(basic|bearer)\s+[A-Za-z0-9+/_.~=-]{8,}`),
 	}
 }
 
-// knowing returns a redactor that also takes out s in all its forms.
-func (r *redactor) knowing(username string, s secret) *redactor {
+// withSecret returns a redactor that also removes s in all its forms. username
+// is the user name that belongs to s, or "".
+func (r *redactor) withSecret(username string, s secret) *redactor {
 	if s == "" {
 		return r
 	}
 	more := *r
 	more.forms = append(slices.Clip(r.forms), s.forms(username)...)
-	// The longest first, so that no tail of it stays behind a shorter one.
+	// The longest first: replacing a shorter form could leave the rest of a
+	// longer one.
 	slices.SortFunc(more.forms, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
 	more.forms = slices.Compact(more.forms)
 	return &more
@@ -105,10 +107,10 @@ func (r *redactor) text(s string) string {
 	return r.header.ReplaceAllString(s, "$1 "+redacted)
 }
 
-// This file makes texts of others fit to be shown.
+// The functions below make foreign texts safe to show.
 
-// cleanText takes out control characters: what a remote says may end up on
-// somebody's terminal.
+// cleanText removes control characters, because what a remote writes can reach
+// a terminal.
 func cleanText(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < 0x20 && r != '\t' || r >= 0x7f && r < 0xa0 {
@@ -118,10 +120,11 @@ func cleanText(s string) string {
 	}, strings.ToValidUTF8(s, "\uFFFD"))
 }
 
-// showName is a file name fit for JSON: what is not UTF-8 becomes U+FFFD.
+// showName makes a file name valid UTF-8 for JSON; invalid bytes become U+FFFD.
 func showName(name string) string { return strings.ToValidUTF8(name, string(utf8.RuneError)) }
 
-// nameBase64 is the exact name where showName could not keep it, else "".
+// nameBase64 returns the base64 of a name that showName changes, and "" for
+// other names.
 func nameBase64(name string) string {
 	if utf8.ValidString(name) {
 		return ""
@@ -129,10 +132,10 @@ func nameBase64(name string) string {
 	return base64.StdEncoding.EncodeToString([]byte(name))
 }
 
-// randomHex is so many random bytes as hexadecimal digits: an id or a token that
-// nobody guesses.
+// randomHex returns random bytes in hexadecimal digits, for an id or a token
+// that cannot be guessed.
 func randomHex(bytes int) string {
 	random := make([]byte, bytes)
-	_, _ = rand.Read(random) // never fails, as its documentation says
+	_, _ = rand.Read(random) // never fails, according to its documentation
 	return hex.EncodeToString(random)
 }

@@ -26,7 +26,7 @@ func TestSecretIsNotPrinted(t *testing.T) {
 }
 
 func TestRedact(t *testing.T) {
-	r := newRedactor().knowing("oauth2", "to/k:en 1")
+	r := newRedactor().withSecret("oauth2", "to/k:en 1")
 	basic := base64.StdEncoding.EncodeToString([]byte("oauth2:to/k:en 1"))
 	for _, test := range []struct{ given, want string }{
 		{"nothing here", "nothing here"},
@@ -47,19 +47,19 @@ func TestRedact(t *testing.T) {
 	}
 }
 
-// FuzzRedact: no form of the secret is left, wherever it stands.
+// FuzzRedact: no form of the secret remains, wherever it occurs.
 func FuzzRedact(f *testing.F) {
 	f.Add("oauth2", "s3cret-token", "fatal: ", " and so on")
 	f.Add("", "a/b:c@d%e+f#g?h i", "https://", "@host/path")
 	f.Add("user", "ÄÖÜ-token-ß", "Basic ", "\n")
 	f.Add("someone", "a/b:c@d%e+f#g?h i", "sent ", " back")
 	f.Fuzz(func(t *testing.T, user, token, before, after string) {
-		const short = 8 // a token this short may stand in the surroundings by chance
+		const short = 8 // such a short token can occur in the text by chance
 		if len(token) < short || strings.Contains(redacted, token) {
 			t.Skip()
 		}
 		s := secret(token)
-		r := newRedactor().knowing(user, s)
+		r := newRedactor().withSecret(user, s)
 		for _, form := range []string{token, url.QueryEscape(token), url.PathEscape(token), percentEncode(token), base64.StdEncoding.EncodeToString([]byte(user + ":" + token))} {
 			got := r.text(before + form + after)
 			rest := strings.ReplaceAll(got, redacted, "\x00")

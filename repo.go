@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"bytes"
 	"io"
 	"io/fs"
 	"path/filepath"
@@ -10,45 +10,45 @@ import (
 )
 
 const (
-	// maxSmallFile bounds HEAD, commondir, a .git file, alternates: names and
-	// paths.
+	// maxSmallFile bounds HEAD, commondir, a .git file and similar files, which
+	// hold names and paths.
 	maxSmallFile = 64 << 10
-	// maxAlternateDepth is how deep git itself follows alternates.
+	// maxAlternateDepth is how many levels of alternates git itself follows.
 	maxAlternateDepth = 5
 	// maxAlternates bounds the object directories that one repository borrows:
-	// with a few lines in each they would multiply.
+	// a few lines in each of them would multiply.
 	maxAlternates = 100
-	// maxObjectDepth is how deep the directories below objects go:
-	// info/commit-graphs and some room.
+	// maxObjectDepth bounds the depth of directories below objects: that of
+	// info/commit-graphs and some reserve.
 	maxObjectDepth = 4
 	// maxSymrefHops bounds symbolic references to symbolic references, as git
 	// does.
 	maxSymrefHops = 5
 )
 
-// repository is one that may be inspected: its work tree, its git directory
-// and all its objects lie in allowed directories.
+// repository is a repository that may be inspected: its work tree, its git
+// directory and all its objects lie in allowed directories.
 type repository struct {
 	access  *access
-	top     resolvedPath // the work tree, or the bare repository itself
-	prefix  string       // where the caller's path lies below top, "" for top itself
+	top     resolvedPath // the work tree, or the directory of a bare repository
+	prefix  string       // the caller's path relative to top, "" for top itself
 	bare    bool
-	gitDir  resolvedPath // a linked worktree has its own
-	common  resolvedPath // what all worktrees of the repository share
+	gitDir  resolvedPath // a linked work tree has its own
+	common  resolvedPath // shared by all work trees of the repository
 	objects resolvedPath
 
 	config  gitSettings
-	refs    []gitRef // direct ones, sorted by name
+	refs    []gitRef // without symbolic references, sorted by name
 	symrefs map[string]string
-	headRef string // what HEAD names, "" when detached
-	head    string // the commit id of HEAD, "" without commits
-	shallow []byte // the ids of the commits whose parents are cut off, a line each
+	headRef string // the reference that HEAD names, "" when detached
+	head    string // commit id of HEAD, "" without commits
+	shallow []byte // ids of the commits whose parents are missing, one per line
 	sha256  bool
-	partial bool // a partial clone: some blobs are not here
+	partial bool // a partial clone: some blobs are missing
 }
 
-// read takes in the small files of the repository and checks where its objects
-// lie.
+// read reads the small files of the repository and checks where its objects
+// are.
 func (r *repository) read() error {
 	if err := r.checkObjects(); err != nil {
 		return err
@@ -57,7 +57,7 @@ func (r *repository) read() error {
 		return err
 	}
 	if storage, ok := r.config.get("extensions", "", "refstorage"); ok && !strings.EqualFold(storage, "files") {
-		return gitFailure(gitOther, "%s: keeps its references in the %s format, which is not supported: git refs migrate --ref-format=files changes that", showName(r.top.abs), cleanText(storage))
+		return gitFailure(gitOther, "%s: uses the unsupported %s format for references: convert it with git refs migrate --ref-format=files", showName(r.top.abs), cleanText(storage))
 	}
 	var err error
 	if r.shallow, err = r.optional(r.common, "shallow", maxPackedRefs); err != nil {
@@ -73,13 +73,13 @@ func (r *repository) read() error {
 	case r.headRef != "":
 		r.head = r.refID(r.headRef)
 	case r.head == "":
-		return gitFailure(gitCorrupt, "%s: its HEAD is neither a reference nor a commit id", showName(r.top.abs))
+		return gitFailure(gitCorrupt, "%s: HEAD is neither a reference nor a commit id", showName(r.top.abs))
 	}
 	return nil
 }
 
-// readConfig takes in the configuration. What stands before a mistake in it is
-// there in spite of the error.
+// readConfig reads the configuration. If it contains a syntax error, the
+// variables before the error are still set.
 func (r *repository) readConfig() error {
 	err := r.addConfig(r.common, "config")
 	if err == nil && r.config.isTrue("extensions", "worktreeconfig") {
@@ -107,10 +107,11 @@ func (r *repository) addConfig(dir resolvedPath, name string) error {
 	return nil
 }
 
-// readHead finds what HEAD names: headRef or, detached, head. It tells whether
-// git takes the directory for a repository by it: both stay empty where HEAD
-// names a reference that no branch can have, as reftable's does.
-func (r *repository) readHead() (known bool, err error) {
+// readHead sets headRef, or head if HEAD is detached. It reports whether git
+// would recognize the directory as a repository by its HEAD. For a HEAD that
+// names a reference that no branch can have, as in the reftable format, it
+// reports true and sets neither.
+func (r *repository) readHead() (recognized bool, err error) {
 	text, err := r.optional(r.gitDir, "HEAD", maxSmallFile)
 	if err != nil {
 		return false, err
@@ -120,8 +121,8 @@ func (r *repository) readHead() (known bool, err error) {
 	return r.head != "" || symbolic && strings.HasPrefix(strings.TrimLeft(name, " \t"), "refs/"), nil
 }
 
-// checkObjects makes sure that all objects, the borrowed ones too, lie in the
-// allowed directories.
+// checkObjects returns an error unless all objects, borrowed ones included, lie
+// in allowed directories.
 func (r *repository) checkObjects() error {
 	stores, err := r.objectStores()
 	if err != nil {
@@ -135,8 +136,9 @@ func (r *repository) checkObjects() error {
 	return nil
 }
 
-// objectStores are the repository's objects directory and all that it borrows
-// (gitrepository-layout(5), objects/info/alternates). Each must be allowed.
+// objectStores returns the repository's objects directory and all that it
+// borrows (gitrepository-layout(5), objects/info/alternates). Each must be
+// allowed.
 func (r *repository) objectStores() ([]resolvedPath, error) {
 	stores := []resolvedPath{r.objects}
 	level := stores
@@ -152,7 +154,7 @@ func (r *repository) objectStores() ([]resolvedPath, error) {
 					continue
 				}
 				if len(stores) > maxAlternates {
-					return nil, failure(codeAccessDenied, "%s: borrows from more than %d object directories, which this daemon does not follow", showName(r.top.abs), maxAlternates)
+					return nil, failure(codeAccessDenied, "%s: borrows from more than %d object directories, the most that this daemon follows", showName(r.top.abs), maxAlternates)
 				}
 				stores, next = append(stores, p), append(next, p)
 			}
@@ -165,7 +167,8 @@ func (r *repository) objectStores() ([]resolvedPath, error) {
 	return nil, denied()
 }
 
-// alternatesOf are the directories that an objects directory names itself.
+// alternatesOf returns the directories listed in the alternates file of one
+// objects directory.
 func (r *repository) alternatesOf(store resolvedPath) ([]resolvedPath, error) {
 	text, err := r.optional(store, filepath.Join("info", "alternates"), maxConfigFile)
 	if err != nil {
@@ -177,33 +180,28 @@ func (r *repository) alternatesOf(store resolvedPath) ([]resolvedPath, error) {
 			continue
 		}
 		if line[0] == '"' {
-			return nil, failure(codeAccessDenied, "%s: has a quoted line in objects/info/alternates, which this daemon does not follow", showName(r.top.abs))
+			return nil, failure(codeAccessDenied, "%s: has a quoted line in objects/info/alternates, which this daemon does not support", showName(r.top.abs))
 		}
 		p, err := r.access.within(absoluteFrom(store.abs, line))
 		if err != nil {
 			return nil, err
 		}
 		if info, err := r.access.stat(p); err != nil || !info.IsDir() {
-			continue // git goes on without it
+			continue // git ignores it too
 		}
 		alternates = append(alternates, p)
 	}
 	return alternates, nil
 }
 
-// checkLinks looks at the names below dir: a pack, an object or a directory of
-// them may be a symbolic link, but not to somewhere else. depth bounds the
-// directories below dir.
+// checkLinks returns an error if a symlink below dir leads outside the allowed
+// directories: git would follow it when it opens a pack or an object. depth
+// bounds the directories below dir.
 func (r *repository) checkLinks(dir resolvedPath, depth int) error {
 	if depth < 0 {
 		return denied()
 	}
-	f, err := dir.root.dir.Open(dir.rel)
-	if err != nil {
-		return r.access.wireError(err, dir.abs)
-	}
-	entries, err := f.ReadDir(-1)
-	_ = f.Close() // only read
+	entries, err := readDir(dir.root.dir, dir.rel)
 	if err != nil {
 		return r.access.wireError(err, dir.abs)
 	}
@@ -226,21 +224,23 @@ func (r *repository) checkLinks(dir resolvedPath, depth int) error {
 	return nil
 }
 
-// optional reads a file of the repository that may be missing: nil then.
-func (r *repository) optional(dir resolvedPath, name string, most int64) ([]byte, error) {
+// optional reads a file of the repository, and returns nil if it does not
+// exist.
+func (r *repository) optional(dir resolvedPath, name string, limit int64) ([]byte, error) {
 	p, err := r.access.within(filepath.Join(dir.abs, name))
 	if err != nil {
 		return nil, err
 	}
-	data, err := r.access.readSmall(p, most)
-	if e, ok := errors.AsType[*rpcError](err); ok && e.name() == codeSourceNotFound {
+	data, err := r.access.readSmall(p, limit)
+	if isMissing(err) {
 		return nil, nil
 	}
 	return data, err
 }
 
-// readSmall reads a regular file of at most most bytes; the result is not nil.
-func (a *access) readSmall(p resolvedPath, most int64) ([]byte, error) {
+// readSmall reads a regular file of at most limit bytes. Without an error the
+// result is not nil.
+func (a *access) readSmall(p resolvedPath, limit int64) ([]byte, error) {
 	f, info, err := a.openFile(p)
 	if err != nil {
 		return nil, err
@@ -249,19 +249,13 @@ func (a *access) readSmall(p resolvedPath, most int64) ([]byte, error) {
 	if info.IsDir() {
 		return nil, notFound(p.abs)
 	}
-	data := make([]byte, 0, min(info.Size(), most)+1) // one more, to see the end
-	for {
-		n, err := f.Read(data[len(data):cap(data)])
-		data = data[:len(data)+n]
-		switch {
-		case int64(len(data)) > most:
-			return nil, gitFailure(gitTooLarge, "%s: is larger than %d bytes", showName(p.abs), most)
-		case errors.Is(err, io.EOF):
-			return data, nil
-		case err != nil:
-			return nil, a.wireError(err, p.abs)
-		case len(data) == cap(data):
-			data = append(data, 0)[:len(data)]
-		}
+	var data bytes.Buffer
+	data.Grow(int(min(info.Size(), limit)) + bytes.MinRead) // avoid copies: packed-refs can be large
+	if _, err := data.ReadFrom(io.LimitReader(f, limit+1)); err != nil {
+		return nil, a.wireError(err, p.abs)
 	}
+	if int64(data.Len()) > limit {
+		return nil, gitFailure(gitTooLarge, "%s: is larger than %d bytes", showName(p.abs), limit)
+	}
+	return data.Bytes(), nil
 }

@@ -10,7 +10,7 @@ const (
 	// maxConfigFile bounds a repository's configuration file; real ones have a
 	// few KiB.
 	maxConfigFile = 1 << 20
-	// maxConfigSettings bounds what is kept of it.
+	// maxConfigSettings bounds the variables read from it.
 	maxConfigSettings = 20_000
 )
 
@@ -18,16 +18,16 @@ const (
 // "=" has the value "true".
 type gitSetting struct {
 	section    string // lower case
-	subsection string // as written, "" without one
+	subsection string // as written; "" if there is none
 	name       string // lower case
 	value      string
 }
 
-// gitSettings are the variables of a file in their order; of several of one
-// name the last counts.
+// gitSettings are the variables of a file in their order. The last one of a
+// name takes effect.
 type gitSettings []gitSetting
 
-// get is the last value of a variable.
+// get returns the value of a variable.
 func (s gitSettings) get(section, subsection, name string) (string, bool) {
 	for _, v := range slices.Backward(s) {
 		if v.section == section && v.subsection == subsection && v.name == name {
@@ -37,15 +37,15 @@ func (s gitSettings) get(section, subsection, name string) (string, bool) {
 	return "", false
 }
 
-// isTrue tells whether a boolean variable is set and on.
+// isTrue reports whether a boolean variable is set and true.
 func (s gitSettings) isTrue(section, name string) bool {
 	value, _ := s.get(section, "", name)
 	return slices.Contains([]string{"true", "yes", "on", "1"}, strings.ToLower(value))
 }
 
-// parseGitConfig reads the syntax of git-config(1). It is data to us: includes
-// are not followed, nothing takes effect. The error names the line; what stands
-// before it is returned as well.
+// parseGitConfig parses the syntax of git-config(1). The file is untrusted
+// data: includes are not followed and nothing takes effect. An error names the
+// line, and the variables before it are returned as well.
 func parseGitConfig(text string) (gitSettings, error) {
 	p := configParser{text: strings.TrimPrefix(text, "\ufeff"), line: 1}
 	var settings gitSettings
@@ -73,7 +73,7 @@ func parseGitConfig(text string) (gitSettings, error) {
 	}
 }
 
-// configParser stands somewhere in the text of a configuration file.
+// configParser is a position in the text of a configuration file.
 type configParser struct {
 	text string
 	pos  int
@@ -83,7 +83,7 @@ type configParser struct {
 func (p *configParser) atEnd() bool { return p.pos >= len(p.text) }
 func (p *configParser) peek() byte  { return p.text[p.pos] }
 
-// next takes one byte, a CR before LF left out; 0 at the end.
+// next consumes and returns one byte, LF for CR LF; 0 at the end.
 func (p *configParser) next() byte {
 	if p.atEnd() {
 		return 0
@@ -104,7 +104,7 @@ func (p *configParser) errorf(format string, args ...any) error {
 	return fmt.Errorf("bad config line %d: %s", p.line, fmt.Sprintf(format, args...))
 }
 
-// skipBlank goes past white space and comments.
+// skipBlank skips white space and comments.
 func (p *configParser) skipBlank() {
 	for !p.atEnd() {
 		switch c := p.peek(); {
@@ -120,8 +120,8 @@ func (p *configParser) skipBlank() {
 	}
 }
 
-// header reads [section], [section "subsection"] or the old [section.sub],
-// whose subsection is lower case.
+// header parses [section], [section "subsection"] or the deprecated
+// [section.sub], whose subsection is lower case.
 func (p *configParser) header() (section, subsection string, err error) {
 	p.next() // [
 	start := p.pos
@@ -130,7 +130,7 @@ func (p *configParser) header() (section, subsection string, err error) {
 	}
 	section = strings.ToLower(p.text[start:p.pos])
 	if section == "" {
-		return "", "", p.errorf("a section without a name")
+		return "", "", p.errorf("the section has no name")
 	}
 	c := p.next()
 	if c == ']' {
@@ -141,16 +141,16 @@ func (p *configParser) header() (section, subsection string, err error) {
 		c = p.next()
 	}
 	if c != '"' {
-		return "", "", p.errorf("a section header that does not end")
+		return "", "", p.errorf("the section header is not closed")
 	}
 	var b strings.Builder
 	for {
 		switch c = p.next(); c {
 		case 0, '\n':
-			return "", "", p.errorf("a section header that does not end")
+			return "", "", p.errorf("the section header is not closed")
 		case '"':
 			if p.next() != ']' {
-				return "", "", p.errorf("a section header that does not end")
+				return "", "", p.errorf("the section header is not closed")
 			}
 			// [a.b "c"] is the section a with the subsection b.c.
 			section, first, dotted := strings.Cut(section, ".")
@@ -160,14 +160,14 @@ func (p *configParser) header() (section, subsection string, err error) {
 			return section, b.String(), nil
 		case '\\':
 			if c = p.next(); c == 0 || c == '\n' {
-				return "", "", p.errorf("a section header that does not end")
+				return "", "", p.errorf("the section header is not closed")
 			}
 		}
 		b.WriteByte(c)
 	}
 }
 
-// variable reads "name = value" or "name".
+// variable parses "name = value" or "name".
 func (p *configParser) variable() (name, value string, err error) {
 	start := p.pos
 	for !p.atEnd() && isConfigName(p.peek()) {
@@ -175,7 +175,7 @@ func (p *configParser) variable() (name, value string, err error) {
 	}
 	name = strings.ToLower(p.text[start:p.pos])
 	if name == "" || name[0] < 'a' || name[0] > 'z' {
-		return "", "", p.errorf("no variable name")
+		return "", "", p.errorf("the variable has no name")
 	}
 	for !p.atEnd() && (p.peek() == ' ' || p.peek() == '\t') {
 		p.pos++
@@ -187,24 +187,25 @@ func (p *configParser) variable() (name, value string, err error) {
 		value, err = p.value()
 		return name, value, err
 	}
-	return "", "", p.errorf("no = after %s", name)
+	return "", "", p.errorf("there is no = after %s", name)
 }
 
-// value reads up to the end of the line: quotes, escapes, continued lines;
-// outside quotes, comments and white space at both ends do not count.
+// value parses a value up to the end of the line, with quotes, escapes and
+// continued lines. Outside quotes, comments and white space at both ends are
+// dropped.
 func (p *configParser) value() (string, error) {
 	var b strings.Builder
 	quoted, comment := false, false
-	keep := 0 // length without the white space at the end
+	keep := 0 // length without trailing white space
 	for {
 		c := p.next()
 		switch {
 		case c == '\n' || c == 0:
 			if c == 0 && !p.atEnd() {
-				return "", p.errorf("a NUL byte")
+				return "", p.errorf("the value contains a NUL byte")
 			}
 			if quoted {
-				return "", p.errorf("a quote that does not end")
+				return "", p.errorf("a quote is not closed")
 			}
 			return b.String()[:keep], nil
 		case comment:
@@ -229,7 +230,7 @@ func (p *configParser) value() (string, error) {
 				c = '\n'
 			case '\\', '"':
 			default:
-				return "", p.errorf("an unknown escape")
+				return "", p.errorf("the value has an unknown escape")
 			}
 			b.WriteByte(c)
 			keep = b.Len()
@@ -246,8 +247,8 @@ func isConfigName(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-'
 }
 
-// quoteConfig writes a value so that git reads it back unchanged; a value with
-// a NUL byte cannot be.
+// quoteConfig quotes a value for a configuration file. The value must not
+// contain a NUL byte, which git cannot read.
 func quoteConfig(value string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`, "\b", `\b`).Replace(value) + `"`
 }

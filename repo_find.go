@@ -7,10 +7,11 @@ import (
 	"strings"
 )
 
-// openRepository finds the repository that p belongs to: the one at p, or in a
-// parent directory that is allowed too. A directory with a .git counts before a bare
-// repository below it, as with git's safe.bareRepository=explicit: a bare one
-// inside somebody's work tree came with its files.
+// openRepository finds and reads the repository that p belongs to: the one at
+// p, or in an allowed parent directory. A directory with a .git takes
+// precedence over a bare repository below it, as with git's
+// safe.bareRepository=explicit, because a bare repository inside a work tree
+// may have come with its files.
 func openRepository(a *access, p pathParam) (*repository, error) {
 	start, err := a.resolve(p)
 	if err == nil {
@@ -45,10 +46,10 @@ func openRepository(a *access, p pathParam) (*repository, error) {
 	if rel != "." {
 		found.prefix = filepath.ToSlash(rel)
 	}
-	// Inside a git directory there is nothing to list by path.
+	// Nothing inside a git directory can be listed by path.
 	for part := range strings.SplitSeq(found.prefix, "/") {
 		if strings.EqualFold(part, ".git") || part != "" && found.bare {
-			return nil, failure(codeRepoNotFound, "%s: lies inside a git directory: give the path of the repository", showName(start.abs))
+			return nil, failure(codeRepoNotFound, "%s: is inside a git directory: give the path of the repository", showName(start.abs))
 		}
 	}
 	if err := found.read(); err != nil {
@@ -57,7 +58,7 @@ func openRepository(a *access, p pathParam) (*repository, error) {
 	return found, nil
 }
 
-// parentOf is the directory above, unless that is not allowed.
+// parentOf returns the parent directory, and false if it is not allowed.
 func parentOf(a *access, dir resolvedPath) (resolvedPath, bool) {
 	above := filepath.Dir(dir.abs)
 	if above == dir.abs {
@@ -67,7 +68,7 @@ func parentOf(a *access, dir resolvedPath) (resolvedPath, bool) {
 	return up, err == nil && up.abs == above
 }
 
-// repositoryAt is the repository whose top is dir, nil when it is none.
+// repositoryAt returns the repository whose top directory is dir, or nil.
 func repositoryAt(a *access, dir resolvedPath) (*repository, error) {
 	if r, err := workTreeAt(a, dir); r != nil || err != nil {
 		return r, err
@@ -78,7 +79,7 @@ func repositoryAt(a *access, dir resolvedPath) (*repository, error) {
 	return bareAt(a, dir)
 }
 
-// workTreeAt is the repository whose work tree is dir, nil when it is none.
+// workTreeAt returns the repository whose work tree is dir, or nil.
 func workTreeAt(a *access, dir resolvedPath) (*repository, error) {
 	_, err := dir.root.dir.Lstat(filepath.Join(dir.rel, ".git"))
 	if errors.Is(err, fs.ErrNotExist) || isNotDirectory(err) {
@@ -94,7 +95,7 @@ func workTreeAt(a *access, dir resolvedPath) (*repository, error) {
 	return layoutOf(a, dir, git)
 }
 
-// bareAt is the repository that dir itself is, nil when it is none.
+// bareAt returns the bare repository in dir, or nil.
 func bareAt(a *access, dir resolvedPath) (*repository, error) {
 	r, err := layoutOf(a, dir, dir)
 	if r != nil {
@@ -103,8 +104,8 @@ func bareAt(a *access, dir resolvedPath) (*repository, error) {
 	return r, err
 }
 
-// gitDirOf is what the .git of dir is or, as a file, names
-// (gitrepository-layout(5)).
+// gitDirOf returns the git directory of the work tree dir: its .git, or the
+// directory that a .git file names (gitrepository-layout(5)).
 func gitDirOf(a *access, dir resolvedPath) (resolvedPath, error) {
 	dotGit, err := a.within(filepath.Join(dir.abs, ".git"))
 	if err != nil {
@@ -120,7 +121,7 @@ func gitDirOf(a *access, dir resolvedPath) (resolvedPath, error) {
 	}
 	target := parseGitFile(string(text))
 	if target == "" {
-		return resolvedPath{}, failure(codeRepoNotFound, "%s: its .git file does not name a git directory", showName(dir.abs))
+		return resolvedPath{}, failure(codeRepoNotFound, "%s: the .git file does not name a directory", showName(dir.abs))
 	}
 	git, err := a.within(absoluteFrom(dir.abs, target))
 	if err != nil {
@@ -128,13 +129,13 @@ func gitDirOf(a *access, dir resolvedPath) (resolvedPath, error) {
 	}
 	r, err := layoutOf(a, dir, git)
 	if err == nil && r == nil {
-		err = failure(codeRepoNotFound, "%s: its .git file names a directory that is no git directory", showName(dir.abs))
+		err = failure(codeRepoNotFound, "%s: the .git file names a directory that is not a git directory", showName(dir.abs))
 	}
 	return git, err
 }
 
-// parseGitFile reads a .git file: the path of the git directory, "" for
-// anything else.
+// parseGitFile returns the path in a .git file, or "" if the text has another
+// format.
 func parseGitFile(text string) string {
 	target, ok := strings.CutPrefix(strings.TrimRight(text, "\r\n"), "gitdir: ")
 	if !ok || strings.ContainsAny(target, "\x00\n") {
@@ -143,8 +144,8 @@ func parseGitFile(text string) string {
 	return target
 }
 
-// layoutOf tells whether git is a git directory, and where its parts lie; each
-// must be allowed. nil when it is none.
+// layoutOf returns a repository with the locations of its parts if git is a git
+// directory, and nil otherwise. Each part must be allowed.
 func layoutOf(a *access, top, git resolvedPath) (*repository, error) {
 	if _, err := git.root.dir.Lstat(filepath.Join(git.rel, "HEAD")); err != nil {
 		return nil, nil
@@ -175,7 +176,7 @@ func layoutOf(a *access, top, git resolvedPath) (*repository, error) {
 	return r, nil
 }
 
-// absoluteFrom is a path as written in a file of dir.
+// absoluteFrom makes a path absolute that was read from a file in dir.
 func absoluteFrom(dir, path string) string {
 	path = filepath.FromSlash(path)
 	if filepath.IsAbs(path) {

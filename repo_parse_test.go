@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// configTexts are configuration files of all the syntax that git-config(1)
-// knows, and broken ones.
+// configTexts are configuration files with all the syntax of git-config(1), and
+// broken ones.
 func configTexts() []string {
 	return []string{
 		"", "\n# c\n; c\n", "[a]\n\tb = c\n", "[a]b=c", "[A \"Sub.X\"]\nName = Value # comment\n", "[a.B]\nx=1\n[a.b \"c\"]\ny\n",
@@ -21,7 +21,7 @@ func configTexts() []string {
 	}
 }
 
-// The values that we take from a file are those that git takes.
+// The values that parseGitConfig reads are those that git reads.
 func TestConfigIsReadAsGitDoes(t *testing.T) {
 	r := newTestRepoAt(t, realTempDir(t), nil)
 	for _, text := range configTexts() {
@@ -66,7 +66,7 @@ func FuzzGitConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What is written from it reads the same.
+		// A configuration that a view writes is parsed to the same values.
 		for _, v := range settings {
 			if strings.ContainsAny(v.value, "\x00\r") || strings.ContainsAny(v.subsection, "\n\x00\r") || v.subsection == "" || v.section == "" || strings.Contains(v.section, ".") {
 				continue
@@ -120,11 +120,11 @@ func FuzzTreeEntry(f *testing.F) {
 		if len(e.path) == 0 || e.size < -1 || len(e.mode) != 6 {
 			t.Fatalf("%q: %+v", record, e)
 		}
-		// Packed and unpacked, twice, it is the same.
+		// Packing and unpacking twice gives the same result.
 		l := &listing{}
 		for range 2 {
 			if err := l.add(e); err != nil {
-				return // no hexadecimal id
+				return // not a hexadecimal id
 			}
 		}
 		l.seal()
@@ -205,23 +205,23 @@ func FuzzStatus(f *testing.F) {
 }
 
 func FuzzCursor(f *testing.F) {
-	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s"}.next(5))
-	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", After: []byte("name")}.text())
-	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", At: 5, After: []byte("name")}.text())
-	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", At: -5, After: []byte("name")}.text())
-	f.Add(*pageCursor{Version: cursorVersion, Asked: "q", State: "s", At: 5, Total: -5}.text())
+	f.Add(*pageCursor{Version: cursorVersion, Request: "q", State: "s"}.next(5))
+	f.Add(*pageCursor{Version: cursorVersion, Request: "q", State: "s", After: []byte("name")}.text())
+	f.Add(*pageCursor{Version: cursorVersion, Request: "q", State: "s", At: 5, After: []byte("name")}.text())
+	f.Add(*pageCursor{Version: cursorVersion, Request: "q", State: "s", At: -5, After: []byte("name")}.text())
+	f.Add(*pageCursor{Version: cursorVersion, Request: "q", State: "s", At: 5, Total: -5}.text())
 	f.Add("")
 	f.Add("e30")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := startCursor(&text, "q", "s")
-		if err == nil && ((c.At < 1) == (len(c.After) == 0) || c.At < 0 || c.Total < 0 || c.Asked != "q" || c.State != "s") {
+		if err == nil && ((c.At < 1) == (len(c.After) == 0) || c.At < 0 || c.Total < 0 || c.Request != "q" || c.State != "s") {
 			t.Errorf("%q: %+v", text, c)
 		}
 	})
 }
 
-// A field that is longer than the buffer is whole, one over the bound is cut
-// and what follows it is not lost.
+// A field longer than the buffer is complete; one over the limit is cut, and
+// the field after it is not lost.
 func TestFieldsOfAnyLength(t *testing.T) {
 	text := strings.Repeat("a", 100) + "\x00" + strings.Repeat("b", 1000) + "\x00c\x00torn"
 	r := bufio.NewReaderSize(strings.NewReader(text), 16)
@@ -229,12 +229,12 @@ func TestFieldsOfAnyLength(t *testing.T) {
 		field string
 		cut   bool
 	}{{strings.Repeat("a", 100), false}, {strings.Repeat("b", 100), true}, {"c", false}} {
-		field, cut, err := readField(r, 100)
+		field, cut, err := readUntil(r, 0, 100)
 		if string(field) != want.field || cut != want.cut || err != nil {
 			t.Errorf("%q, %v, %v, want %+v", field, cut, err, want)
 		}
 	}
-	if _, _, err := readField(r, 100); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, _, err := readUntil(r, 0, 100); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a torn field: %v", err)
 	}
 }

@@ -14,20 +14,21 @@ import (
 )
 
 const (
-	// maxPackedRefs bounds packed-refs and shallow: two million references.
+	// maxPackedRefs bounds packed-refs and shallow: about two million
+	// references.
 	maxPackedRefs = 128 << 20
-	// maxLooseRefs bounds the files below refs that are read.
+	// maxLooseRefs bounds the number of files below refs.
 	maxLooseRefs = 200_000
-	// maxRefDepth bounds the directories below refs.
+	// maxRefDepth bounds the depth of directories below refs.
 	maxRefDepth = 64
 )
 
 // gitRef is a reference that names an object.
 type gitRef struct{ name, oid string }
 
-// readRefs takes in the references: packed-refs, and over them the files below
-// refs. A file there that is a symbolic link does not count; a hostile one
-// could name any file of the machine.
+// readRefs reads packed-refs and the files below refs, which override it.
+// Symlinks there are ignored, because a hostile one could name any file of the
+// machine.
 func (r *repository) readRefs() error {
 	packed, err := r.optional(r.common, "packed-refs", maxPackedRefs)
 	if err != nil {
@@ -64,17 +65,13 @@ func (r *repository) readRefs() error {
 	return nil
 }
 
-// readLooseRefs reads the files below dir, named with slashes from there.
+// readLooseRefs reads the files below dir. Names are relative to root and
+// separated by slashes.
 func readLooseRefs(root *os.Root, dir string, depth int, direct, symbolic map[string]string) error {
 	if depth == 0 || len(direct)+len(symbolic) > maxLooseRefs {
-		return gitFailure(gitTooLarge, "the repository has more than %d references in files of their own: git pack-refs --all changes that", maxLooseRefs)
+		return gitFailure(gitTooLarge, "the repository has more than %d loose references: pack them with git pack-refs --all", maxLooseRefs)
 	}
-	f, err := root.Open(filepath.FromSlash(dir))
-	if err != nil {
-		return err
-	}
-	entries, err := f.ReadDir(-1)
-	_ = f.Close() // only read
+	entries, err := readDir(root, filepath.FromSlash(dir))
 	if err != nil {
 		return err
 	}
@@ -88,7 +85,7 @@ func readLooseRefs(root *os.Root, dir string, depth int, direct, symbolic map[st
 		case e.Type().IsRegular() && isRefName("refs/"+rel):
 			text, err := readRefFile(root, rel)
 			if errors.Is(err, fs.ErrNotExist) {
-				continue // deleted meanwhile
+				continue // deleted since it was listed
 			}
 			if err != nil {
 				return err
@@ -109,7 +106,7 @@ func readRefFile(root *os.Root, rel string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	text := make([]byte, 4<<10) // a name of 4 KiB is longer than a path can be
+	text := make([]byte, 4<<10) // a path cannot be longer
 	n, err := io.ReadFull(f, text)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return "", err
@@ -117,7 +114,7 @@ func readRefFile(root *os.Root, rel string) (string, error) {
 	return string(text[:n]), nil
 }
 
-// refID follows a reference to an object id, "" when it leads to none.
+// refID resolves a reference to an object id, or "" if it does not lead to one.
 func (r *repository) refID(name string) string {
 	for range maxSymrefHops {
 		target, symbolic := r.symrefs[name]
@@ -133,8 +130,8 @@ func (r *repository) refID(name string) string {
 	return r.refs[at].oid
 }
 
-// parseRefFile reads the content of HEAD or of a file below refs: an object id
-// or "ref: " and a name. What is neither gives two empty strings.
+// parseRefFile parses HEAD or a file below refs: an object id, or "ref: " and a
+// name. It returns two empty strings for anything else.
 func parseRefFile(text string) (oid, target string) {
 	if target, ok := strings.CutPrefix(text, "ref:"); ok {
 		target = strings.Trim(target, " \t\r\n")
@@ -149,7 +146,7 @@ func parseRefFile(text string) (oid, target string) {
 	return "", ""
 }
 
-// parsePackedRefs reads packed-refs (git-pack-refs(1)).
+// parsePackedRefs parses packed-refs (git-pack-refs(1)).
 func parsePackedRefs(text string) []gitRef {
 	refs := make([]gitRef, 0, strings.Count(text, "\n"))
 	for line := range strings.SplitSeq(text, "\n") {
@@ -160,15 +157,15 @@ func parsePackedRefs(text string) []gitRef {
 	return refs
 }
 
-// parsePackedRef reads one line: an id and a name. A comment and a peeled id
-// ("^…") are none.
+// parsePackedRef parses one line: an id and a name. It returns false for a
+// comment and for a peeled id ("^…").
 func parsePackedRef(line string) (gitRef, bool) {
 	oid, name, ok := strings.Cut(strings.TrimSuffix(line, "\r"), " ")
 	return gitRef{name, oid}, ok && isObjectID(oid) && isRefName(name)
 }
 
-// readRef follows one reference to an object id without reading the others, ""
-// when it leads to none.
+// readRef resolves one reference to an object id without reading the others. It
+// returns "" if the reference does not lead to one.
 func (r *repository) readRef(name string) string {
 	for range maxSymrefHops {
 		dir := r.common
@@ -188,8 +185,9 @@ func (r *repository) readRef(name string) string {
 	return ""
 }
 
-// findPackedRef looks a reference up in packed-refs, "" when it is not there.
-// The file can have a million lines: it is neither kept nor checked as a whole.
+// findPackedRef finds a reference in packed-refs, "" if it is not there. The
+// file can have a million lines, so it is neither kept in memory nor fully
+// parsed.
 func (r *repository) findPackedRef(name string) string {
 	p, err := r.access.within(filepath.Join(r.common.abs, "packed-refs"))
 	if err != nil {
@@ -201,7 +199,7 @@ func (r *repository) findPackedRef(name string) string {
 	}
 	defer f.Close() // only read
 	end := []byte(" " + name)
-	lines := bufio.NewScanner(io.LimitReader(f, maxPackedRefs)) // lines of at most 64 KiB: a ref name fits a path
+	lines := bufio.NewScanner(io.LimitReader(f, maxPackedRefs)) // lines have at most 64 KiB: a ref name is shorter than a path
 	for lines.Scan() {
 		if !bytes.HasSuffix(lines.Bytes(), end) {
 			continue
@@ -213,7 +211,7 @@ func (r *repository) findPackedRef(name string) string {
 	return ""
 }
 
-// isRefName tells a full reference name by the rules of
+// isRefName reports whether name is a full reference name by the rules of
 // git-check-ref-format(1).
 func isRefName(name string) bool {
 	if !strings.HasPrefix(name, "refs/") || strings.HasSuffix(name, ".") || strings.Contains(name, "..") || strings.Contains(name, "@{") {
@@ -232,7 +230,7 @@ func isRefName(name string) bool {
 	return true
 }
 
-// isObjectID tells a full object id, SHA-1 or SHA-256.
+// isObjectID reports whether s is a full object id, SHA-1 or SHA-256.
 func isObjectID(s string) bool {
 	if len(s) != 40 && len(s) != 64 {
 		return false

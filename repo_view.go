@@ -10,75 +10,77 @@ import (
 	"strings"
 )
 
-// maxIndexFile bounds the index that is copied for a status: some five million
+// maxIndexFile bounds the index that is copied for a status: about five million
 // files.
 const maxIndexFile = 512 << 20
 
-// gitView is a git directory of our own that stands for a repository's: its
-// references and, for a status, its index are copies, its objects are the
-// repository's. Nothing of the repository's configuration, hooks or attributes
-// is in it but the values that say how to compare files, each checked. So
-// there is nothing in it that could run a program: no fsmonitor, hook, filter,
-// textconv, external diff, alias, promisor remote or include.
+// gitView is a temporary git directory that stands for a repository's own, so
+// that git never runs with the repository's configuration, hooks or attributes,
+// which could start programs: fsmonitor, hooks, filters, textconv, external
+// diffs, aliases, promisor remotes, includes. References and, for a status, the
+// index are copied, and the objects are those of the repository. Of its
+// configuration only values that control how files are compared are taken over,
+// each of them checked.
 type gitView struct {
 	dir  string
 	repo *repository
 	view gitViewKind
 }
 
-// gitViewKind is what git sees of a repository in a view.
+// gitViewKind selects what git sees of a repository in a view.
 type gitViewKind int
 
 const (
-	// objectsView has no work tree: git reads no attributes or mailmap from one.
+	// objectsView has no work tree, so git reads no attributes or mailmap from
+	// one.
 	objectsView gitViewKind = iota
-	// rulesView has the work tree and what is ignored in it.
+	// rulesView has the work tree and its ignore rules.
 	rulesView
-	// indexView has the index as well.
+	// indexView also has the index.
 	indexView
 )
 
-// gitView makes the directory; the caller removes it. A bare repository has but
-// its objects to be seen.
+// gitView creates a view of the repository; the caller removes it. A view of a
+// bare repository is always an objectsView.
 func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 	dir, err := os.MkdirTemp("", "c4a-inspect-*")
 	if err != nil {
-		return nil, fmt.Errorf("making a temporary git directory: %w", err)
+		return nil, fmt.Errorf("creating a temporary git directory: %w", err)
 	}
 	if r.bare {
 		view = objectsView
 	}
-	s := &gitView{dir: dir, repo: r, view: view}
-	if err := s.fill(); err != nil {
-		s.remove()
+	v := &gitView{dir: dir, repo: r, view: view}
+	if err := v.fill(); err != nil {
+		v.remove()
 		return nil, err
 	}
-	return s, nil
+	return v, nil
 }
 
-// remove deletes the directory.
-func (s *gitView) remove() { _ = os.RemoveAll(s.dir) } // what stays is a temporary file
+// remove deletes the view.
+func (v *gitView) remove() { _ = os.RemoveAll(v.dir) } // a leftover is only a temporary directory
 
-// command is a run of git on the repository.
-func (s *gitView) command(args ...string) gitCommand {
+// command returns a git command that runs in the view.
+func (v *gitView) command(args ...string) gitCommand {
 	c := gitCommand{
 		args:   args,
-		dir:    s.dir,
-		gitDir: s.dir,
+		dir:    v.dir,
+		gitDir: v.dir,
 	}
-	if s.repo.objects.abs != "" {
-		c.env = []string{"GIT_OBJECT_DIRECTORY=" + s.repo.objects.abs}
+	if v.repo.objects.abs != "" {
+		c.env = []string{"GIT_OBJECT_DIRECTORY=" + v.repo.objects.abs}
 	}
-	if s.view != objectsView {
-		c.dir, c.workTree = s.repo.top.abs, s.repo.top.abs
+	if v.view != objectsView {
+		c.dir, c.workTree = v.repo.top.abs, v.repo.top.abs
 	}
 	return c
 }
 
-func (s *gitView) fill() error {
-	r := s.repo
+func (v *gitView) fill() error {
+	r := v.repo
 	files := map[string]string{
-		"config":      s.config(),
+		"config":      v.config(),
 		"packed-refs": packedRefs(r.refs),
 		"HEAD":        r.head + "\n",
 	}
@@ -86,7 +88,7 @@ func (s *gitView) fill() error {
 	case r.headRef != "":
 		files["HEAD"] = "ref: " + r.headRef + "\n"
 	case r.head == "":
-		files["HEAD"] = "ref: refs/heads/main\n" // git needs one
+		files["HEAD"] = "ref: refs/heads/main\n" // git requires a HEAD
 	}
 	if len(r.shallow) > 0 {
 		files["shallow"] = string(r.shallow)
@@ -94,11 +96,11 @@ func (s *gitView) fill() error {
 	for name, target := range r.symrefs {
 		files[name] = "ref: " + target + "\n"
 	}
-	if s.view != objectsView {
+	if v.view != objectsView {
 		for _, name := range []string{"exclude", "sparse-checkout"} {
 			from := r.common
 			if name == "sparse-checkout" {
-				from = r.gitDir // each worktree has its own
+				from = r.gitDir // each work tree has its own
 			}
 			text, err := r.optional(from, filepath.Join("info", name), maxConfigFile)
 			if err != nil {
@@ -109,39 +111,39 @@ func (s *gitView) fill() error {
 			}
 		}
 	}
-	if s.view == indexView {
-		if err := s.copyIndex(); err != nil {
+	if v.view == indexView {
+		if err := v.copyIndex(); err != nil {
 			return err
 		}
 	}
 	for _, name := range []string{"refs", "objects"} {
-		if err := os.Mkdir(filepath.Join(s.dir, name), 0o700); err != nil {
-			return fmt.Errorf("making a temporary git directory: %w", err)
+		if err := os.Mkdir(filepath.Join(v.dir, name), 0o700); err != nil {
+			return fmt.Errorf("creating a temporary git directory: %w", err)
 		}
 	}
 	for name, text := range files {
-		path := filepath.Join(s.dir, filepath.FromSlash(name))
+		path := filepath.Join(v.dir, filepath.FromSlash(name))
 		err := os.MkdirAll(filepath.Dir(path), 0o700)
 		if err == nil {
 			err = os.WriteFile(path, []byte(text), 0o600)
 		}
 		if err != nil {
-			return fmt.Errorf("making a temporary git directory: %w", err)
+			return fmt.Errorf("creating a temporary git directory: %w", err)
 		}
 	}
 	return nil
 }
 
-// config is the view's configuration: the object format, and of the
-// repository's own the values that a status needs.
-func (s *gitView) config() string {
-	r := s.repo
+// config returns the view's configuration: the object format, and those values
+// of the repository that git status needs.
+func (v *gitView) config() string {
+	r := v.repo
 	var b strings.Builder
 	version := 0
 	if r.sha256 {
 		version = 1
 	}
-	fmt.Fprintf(&b, "[core]\n\trepositoryformatversion = %d\n\tbare = %t\n", version, s.view == objectsView)
+	fmt.Fprintf(&b, "[core]\n\trepositoryformatversion = %d\n\tbare = %t\n", version, v.view == objectsView)
 	for _, name := range []string{"filemode", "ignorecase", "symlinks", "autocrlf", "eol", "sparsecheckout", "sparsecheckoutcone", "precomposeunicode", "trustctime", "checkstat"} {
 		if value, ok := r.config.get("core", "", name); ok && isPlainValue(value) {
 			fmt.Fprintf(&b, "\t%s = %s\n", name, strings.ToLower(value))
@@ -150,9 +152,10 @@ func (s *gitView) config() string {
 	if r.sha256 {
 		b.WriteString("[extensions]\n\tobjectformat = sha256\n")
 	}
-	// Where the current branch's upstream is: two names and a pattern for names.
+	// git status compares the current branch with its upstream: two names and a
+	// refspec.
 	branch, ok := strings.CutPrefix(r.headRef, "refs/heads/")
-	if !ok || s.view == objectsView {
+	if !ok || v.view == objectsView {
 		return b.String()
 	}
 	remote, _ := r.config.get("branch", branch, "remote")
@@ -168,23 +171,25 @@ func (s *gitView) config() string {
 	return b.String()
 }
 
-// isPlainValue tells a value of the switches that a view takes over.
+// isPlainValue reports whether a value is one that the copied variables may
+// have.
 func isPlainValue(value string) bool {
 	return slices.Contains([]string{"true", "false", "yes", "no", "on", "off", "1", "0", "input", "lf", "crlf", "native", "default", "minimal"}, strings.ToLower(value))
 }
 
-// isRemoteName tells the name of a configured remote, or ".", from a URL.
+// isRemoteName reports whether name is "." or the name of a configured remote,
+// and not a URL.
 func isRemoteName(name string) bool {
 	return name == "." || isRefName("refs/remotes/"+name)
 }
 
-// quoteSubsection writes a name that isRefName knows for a section header,
-// where only the quote and the backslash are special.
+// quoteSubsection quotes a valid reference name for a section header, where
+// only quotes and backslashes are special.
 func quoteSubsection(name string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(name) + `"`
 }
 
-// packedRefs is a packed-refs file.
+// packedRefs returns the text of a packed-refs file.
 func packedRefs(refs []gitRef) string {
 	var b strings.Builder
 	b.WriteString("# pack-refs with: sorted \n")
@@ -197,16 +202,11 @@ func packedRefs(refs []gitRef) string {
 	return b.String()
 }
 
-// copyIndex copies the index, and what a split one is based on.
-func (s *gitView) copyIndex() error {
-	r := s.repo
+// copyIndex copies the index and, for a split index, the shared index files.
+func (v *gitView) copyIndex() error {
+	r := v.repo
 	names := []string{"index"}
-	f, err := r.gitDir.root.dir.Open(r.gitDir.rel)
-	if err != nil {
-		return r.access.wireError(err, r.gitDir.abs)
-	}
-	entries, err := f.ReadDir(-1)
-	_ = f.Close() // only read
+	entries, err := readDir(r.gitDir.root.dir, r.gitDir.rel)
 	if err != nil {
 		return r.access.wireError(err, r.gitDir.abs)
 	}
@@ -216,24 +216,24 @@ func (s *gitView) copyIndex() error {
 		}
 	}
 	for _, name := range names {
-		if err := s.copyFile(name); err != nil {
+		if err := v.copyFile(name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// copyFile copies a file of the git directory, if it is there. It keeps the
-// time: git compares the index's with those of the files, and looks into
-// whatever changed in the same moment.
-func (s *gitView) copyFile(name string) error {
-	r := s.repo
+// copyFile copies a file of the git directory, if it exists. It preserves the
+// modification time: git compares that of the index with those of the files,
+// and compares the content of a file that is not older.
+func (v *gitView) copyFile(name string) error {
+	r := v.repo
 	p, err := r.access.within(filepath.Join(r.gitDir.abs, name))
 	if err != nil {
 		return err
 	}
 	if _, err := p.root.dir.Lstat(p.rel); err != nil {
-		return nil // no index: nothing was added yet
+		return nil // there is no index before the first git add
 	}
 	from, info, err := r.access.openFile(p)
 	if err != nil {
@@ -243,7 +243,7 @@ func (s *gitView) copyFile(name string) error {
 	if info.Size() > maxIndexFile {
 		return gitFailure(gitTooLarge, "%s: its index is larger than %d bytes", showName(r.top.abs), maxIndexFile)
 	}
-	path := filepath.Join(s.dir, name)
+	path := filepath.Join(v.dir, name)
 	to, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fs.FileMode(0o600))
 	if err != nil {
 		return fmt.Errorf("copying the index: %w", err)

@@ -80,9 +80,9 @@ func slowMethods(t testing.TB, dir string) (h *heldGit, calls map[string]string,
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"f": "needle\n"})
 	r.commit("second", map[string]string{"g": "2"})
 	r.git("tag", "-m", "x", "v1")
-	f, i := fsOn(t, dir), newTestInspector(t, dir)
+	f, g := fsOn(t, dir), newTestGitReader(t, dir)
 	h = newHeldGit(t, f.git.path)
-	f.git.path, i.git.path = h.program, h.program
+	f.git.path, g.git.path = h.program, h.program
 	path := `"path":` + asJSON(t, r.dir)
 	return h, map[string]string{
 		"fs/repoScan":     `"max_depth":3`,
@@ -94,7 +94,7 @@ func slowMethods(t testing.TB, dir string) (h *heldGit, calls map[string]string,
 		"vcs/info":        path,
 		"vcs/refs":        path,
 		"vcs/log":         path,
-	}, append(f.methods(), i.methods()...)
+	}, append(f.methods(), g.methods()...)
 }
 
 // A request that runs longer than a second tells of its progress, whatever the

@@ -31,7 +31,7 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(r.dir, ".git", "refs", "heads", odd)); err != nil {
 		t.Fatal(err)
 	}
-	f, i := fsOn(t, top), newTestInspector(t, top)
+	f, g := fsOn(t, top), newTestGitReader(t, top)
 	exactly := func(what, given, given64, wantShown, want string) {
 		t.Helper()
 		if given != wantShown || !utf8.ValidString(given) || given64 == "" || exactName(t, given, given64) != want {
@@ -113,26 +113,26 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 	}
 	exactly("readFile", read.Path, read.PathBase64, top+"/"+shown+"/"+shown+".r/"+shown+"/"+shown+".txt", r.dir+"/"+odd+"/"+odd+".txt")
 
-	got := allPages(t, i, manifestParams{pathParam: exact(r.dir), Limit: new(1)})
+	got := allPages(t, g, manifestParams{pathParam: exact(r.dir), Limit: new(1)})
 	if want := splitNUL(r.output("", "ls-tree", "-r", "-l", "-z", "HEAD")); !slices.Equal(got, want) {
 		t.Errorf("manifest: %q, want %q", got, want)
 	}
-	below, err := i.manifest(t.Context(), manifestParams{pathParam: exact(filepath.Join(r.dir, odd))})
+	below, err := g.manifest(t.Context(), manifestParams{pathParam: exact(filepath.Join(r.dir, odd))})
 	if err != nil || len(below.Files) != 1 {
 		t.Fatalf("manifest of a directory: %s, %v", asJSON(t, below), err)
 	}
 	exactly("manifest of a directory", below.Files[0].Path, below.Files[0].PathBase64, shown+".txt", odd+".txt")
 
-	blobs, err := i.readBlobs(t.Context(), blobsParams{pathParam: exact(filepath.Join(r.dir, "new")), Files: []string{"x"}})
+	blobs, err := g.readBlobs(t.Context(), blobsParams{pathParam: exact(filepath.Join(r.dir, "new")), Files: []string{"x"}})
 	if err != nil || *blobs.Blobs[0].Content != "1" {
 		t.Errorf("readBlobs below %q: %s, %v", r.dir, asJSON(t, blobs), err)
 	}
-	blobs, err = i.readBlobs(t.Context(), blobsParams{pathParam: exact(r.dir), OIDs: []string{below.Files[0].OID}})
+	blobs, err = g.readBlobs(t.Context(), blobsParams{pathParam: exact(r.dir), OIDs: []string{below.Files[0].OID}})
 	if err != nil || *blobs.Blobs[0].Content != "needle one\n" {
 		t.Errorf("readBlobs by id: %s, %v", asJSON(t, blobs), err)
 	}
 
-	diff, err := i.diff(t.Context(), diffParams{pathParam: exact(r.dir), From: "HEAD~1"})
+	diff, err := g.diff(t.Context(), diffParams{pathParam: exact(r.dir), From: "HEAD~1"})
 	if err != nil || len(diff.Changes) != 1 || diff.Changes[0].Status != "R" {
 		t.Fatalf("diff: %s, %v", asJSON(t, diff), err)
 	}
@@ -143,14 +143,14 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 		if p.URL != nil {
 			symlinks(t, map[string]string{top + "/link": r.dir})
 		}
-		refs, err := i.listRefs(t.Context(), p)
+		refs, err := g.listRefs(t.Context(), p)
 		if err != nil || len(refs.Refs) != 2 {
 			t.Fatalf("refs: %s, %v", asJSON(t, refs), err)
 		}
 		exactly("refs", refs.Refs[0].Name, refs.Refs[0].NameBase64, "refs/heads/"+shown, "refs/heads/"+odd)
 	}
 
-	log, err := i.history(t.Context(), logParams{pathParam: exact(r.dir), Limit: new(1)})
+	log, err := g.history(t.Context(), logParams{pathParam: exact(r.dir), Limit: new(1)})
 	if err != nil || len(log.Commits) != 1 {
 		t.Fatalf("log: %s, %v", asJSON(t, log), err)
 	}
@@ -158,7 +158,7 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 		t.Errorf("log: %s", asJSON(t, log))
 	}
 
-	info, err := i.info(t.Context(), infoParams{exact(filepath.Join(r.dir, odd))})
+	info, err := g.info(t.Context(), infoParams{exact(filepath.Join(r.dir, odd))})
 	if err != nil {
 		t.Fatal(err)
 	}

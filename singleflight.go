@@ -7,38 +7,39 @@ import (
 	"time"
 )
 
-// errKeyConflict tells that the key is in use for something else.
-var errKeyConflict = errors.New("the key is in use for something else")
+// errKeyConflict is returned for a key that is in use with another fingerprint.
+var errKeyConflict = errors.New("the key is in use for another request")
 
-// flightGroup runs work at most once for each key at a time, however many ask:
-// later askers join, all get the same outcome and the progress. Work ends early
-// only when its last asker leaves on purpose; an asker whose link died
-// (errLinkLost) leaves it running.
+// flightGroup runs work at most once per key at a time. Callers with the same
+// key join the running call and get the same result and its progress. A call is
+// canceled only when its last waiter leaves on purpose. A waiter whose link
+// failed (errLinkLost) leaves it running, so that the caller can reconnect and
+// join it again.
 type flightGroup struct {
-	base    context.Context // the daemon's: ends all runs
-	keep    time.Duration   // how long an outcome is remembered, 0 not at all
-	maxKept int             // bytes of remembered outcomes
-	ended   func()          // called at the end of each run, unless nil
+	base    context.Context // the daemon's context; its end cancels all calls
+	keep    time.Duration   // how long a result is kept, 0 for not at all
+	maxKept int             // largest total size of kept results in bytes
+	ended   func()          // called at the end of each call, unless nil
 
-	wg sync.WaitGroup // the running ones
+	wg sync.WaitGroup // the running calls
 
 	mu      sync.Mutex
 	byKey   map[string]*flightCall
-	kept    []*flightCall // ended and remembered, oldest first
-	keptLen int           // bytes of them
+	kept    []*flightCall // completed and kept, oldest first
+	keptLen int           // their total size in bytes
 }
 
-// flightCall is one run and who waits for it.
+// flightCall is one run of the work and its waiters.
 type flightCall struct {
 	key         string
-	fingerprint string // what was asked, to tell it from another use of the key
+	fingerprint string // identifies the request, to detect another use of the key
 
 	cancel context.CancelCauseFunc
-	done   chan struct{} // closed when the run has ended and cleared away
+	done   chan struct{} // closed when the run has ended and is removed
 
 	// Guarded by flightGroup.mu.
 	waiters  map[*flightWaiter]struct{}
-	stopping bool // its last asker left: nobody joins any more
+	stopping bool // the last waiter left: no caller may join
 	last     progress
 	reported bool
 
@@ -49,144 +50,146 @@ type flightCall struct {
 	ended time.Time
 }
 
-// flightWaiter is one caller that waits for a flight.
+// flightWaiter is one caller that waits for a flightCall.
 type flightWaiter struct{ ctx context.Context }
 
 func newFlightGroup(base context.Context, keep time.Duration, maxKept int) *flightGroup {
 	return &flightGroup{base: base, keep: keep, maxKept: maxKept, byKey: map[string]*flightCall{}}
 }
 
-// do returns the outcome of run, which is called unless a flight of the same
-// key is under way or remembered; a fingerprint other than its own is errKeyConflict.
-// run gets a context of the daemon, not of the caller; its progress goes to
-// every asker. When ctx ends first and nobody else waits, do returns after run
-// has stopped.
-func (f *flightGroup) do(ctx context.Context, key, fingerprint string, run func(context.Context) (any, error)) (any, error) {
-	me := &flightWaiter{ctx: ctx}
+// do returns the result of run. It joins the running call of the key, or uses
+// its kept result, and otherwise calls run. It returns errKeyConflict if that
+// call has another fingerprint. run gets the daemon's context, not that of the
+// caller, and its progress goes to every waiter. If ctx ends and no other
+// caller waits, do returns only after run has stopped, so that nothing of it is
+// left.
+func (g *flightGroup) do(ctx context.Context, key, fingerprint string, run func(context.Context) (any, error)) (any, error) {
+	w := &flightWaiter{ctx: ctx}
 	for {
-		fl, joined, err := f.join(me, key, fingerprint, run)
+		call, joined, err := g.join(w, key, fingerprint, run)
 		if err != nil {
 			return nil, err
 		}
 		select {
-		case <-fl.done:
+		case <-call.done:
 			if joined {
-				return fl.value, fl.err
+				return call.value, call.err
 			}
-			continue // it was being cleared away; the next one finds the place clean
+			continue // the call was being canceled; start a new one
 		case <-ctx.Done():
 		}
 		cause := context.Cause(ctx)
-		if joined && f.leave(fl, me, cause) {
-			<-fl.done
+		if joined && g.leave(call, w, cause) {
+			<-call.done
 		}
 		return nil, cause
 	}
 }
 
-// join joins the flight of key, or starts it. One that is stopping is
-// returned unjoined.
-func (f *flightGroup) join(me *flightWaiter, key, fingerprint string, run func(context.Context) (any, error)) (fl *flightCall, joined bool, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.forgetLocked(time.Now())
-	fl, ok := f.byKey[key]
+// join adds w to the call of key, or starts one. It returns a call that is
+// stopping without joining it.
+func (g *flightGroup) join(w *flightWaiter, key, fingerprint string, run func(context.Context) (any, error)) (call *flightCall, joined bool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.forgetLocked(time.Now())
+	call, ok := g.byKey[key]
 	switch {
-	case ok && fl.fingerprint != fingerprint:
+	case ok && call.fingerprint != fingerprint:
 		return nil, false, errKeyConflict
-	case ok && fl.stopping:
-		return fl, false, nil
+	case ok && call.stopping:
+		return call, false, nil
 	case ok:
-		if fl.reported {
-			reportProgress(me.ctx, fl.last)
+		if call.reported {
+			reportProgress(w.ctx, call.last)
 		}
 	default:
-		ctx, cancel := context.WithCancelCause(f.base)
-		fl = &flightCall{key: key, fingerprint: fingerprint, cancel: cancel, done: make(chan struct{}), waiters: map[*flightWaiter]struct{}{}}
-		f.byKey[key] = fl
+		ctx, cancel := context.WithCancelCause(g.base)
+		call = &flightCall{key: key, fingerprint: fingerprint, cancel: cancel, done: make(chan struct{}), waiters: map[*flightWaiter]struct{}{}}
+		g.byKey[key] = call
 		// Ends when run returns; wait waits for it.
-		f.wg.Go(func() { f.exec(withProgress(ctx, func(p progress) { f.report(fl, p) }), fl, run) })
+		g.wg.Go(func() { g.exec(withProgress(ctx, func(p progress) { g.report(call, p) }), call, run) })
 	}
-	fl.waiters[me] = struct{}{}
-	return fl, true, nil
+	call.waiters[w] = struct{}{}
+	return call, true, nil
 }
 
-// exec runs the work and files its outcome.
-func (f *flightGroup) exec(ctx context.Context, fl *flightCall, run func(context.Context) (any, error)) {
-	defer fl.cancel(nil)
-	if f.ended != nil {
-		defer f.ended()
+// exec runs the work and stores its result.
+func (g *flightGroup) exec(ctx context.Context, call *flightCall, run func(context.Context) (any, error)) {
+	defer call.cancel(nil)
+	if g.ended != nil {
+		defer g.ended()
 	}
 	func() {
-		defer recoverAs(&fl.err)
-		fl.value, fl.err = run(ctx)
+		defer recoverAs(&call.err)
+		call.value, call.err = run(ctx)
 	}()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	defer close(fl.done) // under the lock: who sees it sees the key free
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	defer close(call.done) // under the lock, so that the key is free once done is closed
 	size := 0
-	if value, ok := fl.value.(interface{ size() int }); ok {
+	if value, ok := call.value.(interface{ size() int }); ok {
 		size = value.size()
 	}
-	if f.keep == 0 || fl.stopping || fl.err != nil || size > f.maxKept {
-		delete(f.byKey, fl.key)
+	if g.keep == 0 || call.stopping || call.err != nil || size > g.maxKept {
+		delete(g.byKey, call.key)
 		return
 	}
-	fl.size, fl.ended = size, time.Now()
-	f.kept = append(f.kept, fl)
-	f.keptLen += size
-	f.forgetLocked(fl.ended)
-	// Not waited for: it only lets go of memory.
-	time.AfterFunc(f.keep, f.forget)
+	call.size, call.ended = size, time.Now()
+	g.kept = append(g.kept, call)
+	g.keptLen += size
+	g.forgetLocked(call.ended)
+	// Not waited for: it only frees memory.
+	time.AfterFunc(g.keep, g.forget)
 }
 
-// forget drops what is remembered for too long.
-func (f *flightGroup) forget() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.forgetLocked(time.Now())
+// forget drops kept results that are too old.
+func (g *flightGroup) forget() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.forgetLocked(time.Now())
 }
 
-// forgetLocked drops remembered outcomes that are too old or too much.
-func (f *flightGroup) forgetLocked(now time.Time) {
-	for len(f.kept) > 0 && (now.Sub(f.kept[0].ended) >= f.keep || f.keptLen > f.maxKept) {
-		old := f.kept[0]
-		f.kept[0] = nil // the array behind the slice lets its outcome go
-		f.kept = f.kept[1:]
-		f.keptLen -= old.size
-		delete(f.byKey, old.key)
+// forgetLocked drops kept results that are too old or exceed maxKept.
+func (g *flightGroup) forgetLocked(now time.Time) {
+	for len(g.kept) > 0 && (now.Sub(g.kept[0].ended) >= g.keep || g.keptLen > g.maxKept) {
+		old := g.kept[0]
+		g.kept[0] = nil // free the result, which the array would keep alive
+		g.kept = g.kept[1:]
+		g.keptLen -= old.size
+		delete(g.byKey, old.key)
 	}
 }
 
-// report hands progress to all who wait.
-func (f *flightGroup) report(fl *flightCall, p progress) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	fl.last, fl.reported = p, true
-	for a := range fl.waiters {
-		reportProgress(a.ctx, p)
+// report passes progress to all waiters.
+func (g *flightGroup) report(call *flightCall, p progress) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	call.last, call.reported = p, true
+	for w := range call.waiters {
+		reportProgress(w.ctx, p)
 	}
 }
 
-// leave takes an asker off; it tells whether the flight stops for it.
-func (f *flightGroup) leave(fl *flightCall, me *flightWaiter, cause error) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(fl.waiters, me)
-	if len(fl.waiters) > 0 || errors.Is(cause, errLinkLost) {
+// leave removes a waiter and reports whether the call is canceled because of
+// it.
+func (g *flightGroup) leave(call *flightCall, w *flightWaiter, cause error) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(call.waiters, w)
+	if len(call.waiters) > 0 || errors.Is(cause, errLinkLost) {
 		return false
 	}
-	fl.stopping = true
-	fl.cancel(cause)
+	call.stopping = true
+	call.cancel(cause)
 	return true
 }
 
-// running counts the calls under way.
-func (f *flightGroup) running() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.byKey) - len(f.kept)
+// running returns the number of running calls.
+func (g *flightGroup) running() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.byKey) - len(g.kept)
 }
 
-// wait returns when no run is left. Nothing may board any more.
-func (f *flightGroup) wait() { f.wg.Wait() }
+// wait returns when all calls have ended. No caller may join any more.
+func (g *flightGroup) wait() { g.wg.Wait() }

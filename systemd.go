@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// notifier tells systemd how the program is: sd_notify(3). Without a
+// notifier reports the state of the program to systemd (sd_notify(3)). Without
 // NOTIFY_SOCKET it does nothing.
 type notifier struct {
 	socket   string
-	watchdog time.Duration // half of what systemd waits for, 0 without a watchdog
+	watchdog time.Duration // half of systemd's watchdog timeout, 0 without a watchdog
 	log      *slog.Logger
 }
 
@@ -35,16 +35,16 @@ func (n *notifier) tell(state string) {
 	}
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: n.socket, Net: "unixgram"})
 	if err != nil {
-		n.log.Debug("telling systemd", "err", err)
+		n.log.Debug("notifying systemd failed", "error", err)
 		return
 	}
 	defer conn.Close()
 	if _, err := conn.Write([]byte(state)); err != nil {
-		n.log.Debug("telling systemd", "err", err)
+		n.log.Debug("notifying systemd failed", "error", err)
 	}
 }
 
-// beat feeds systemd's watchdog until ctx ends.
+// beat notifies systemd's watchdog until ctx ends.
 func (n *notifier) beat(ctx context.Context) {
 	if n.socket == "" || n.watchdog == 0 {
 		return

@@ -21,34 +21,34 @@ type infoParams struct {
 
 // infoResult is the result of vcs/info.
 type infoResult struct {
-	Path          string       `json:"path" doc:"absolute, links resolved"`
-	PathBase64    string       `json:"path_base64,omitempty" doc:"the path in base64, where it is not UTF-8"`
-	Head          *string      `json:"head" doc:"commit id, null without commits"`
-	Branch        *string      `json:"branch" doc:"short name, null when HEAD is detached"`
-	DefaultBranch *string      `json:"default_branch" doc:"of origin, null where it is not known"`
-	Remotes       []remoteInfo `json:"remotes"`
-	IsBare        bool         `json:"is_bare" doc:"it has no work tree"`
-	IsShallow     bool         `json:"is_shallow" doc:"it has a part of its history"`
-	Dirty         *dirtyCounts `json:"dirty" doc:"null when bare"`
-	Ahead         *int         `json:"ahead" doc:"commits that the branch's upstream lacks, null without upstream"`
-	Behind        *int         `json:"behind" doc:"commits that the branch lacks"`
-	LastCommit    *commitEntry `json:"last_commit" doc:"null without commits"`
+	Path          string       `json:"path" doc:"absolute path, symlinks resolved"`
+	PathBase64    string       `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
+	Head          *string      `json:"head" doc:"commit id; null if there are no commits"`
+	Branch        *string      `json:"branch" doc:"short name; null if HEAD is detached"`
+	DefaultBranch *string      `json:"default_branch" doc:"default branch of origin; null if unknown"`
+	Remotes       []remoteInfo `json:"remotes" doc:"sorted by name"`
+	IsBare        bool         `json:"is_bare" doc:"true if the repository has no work tree"`
+	IsShallow     bool         `json:"is_shallow" doc:"true if the history is truncated"`
+	Dirty         *dirtyCounts `json:"dirty" doc:"changed paths of the work tree; null if bare"`
+	Ahead         *int         `json:"ahead" doc:"commits that the branch has and its upstream lacks; null without upstream"`
+	Behind        *int         `json:"behind" doc:"commits that the upstream has and the branch lacks; null without upstream"`
+	LastCommit    *commitEntry `json:"last_commit" doc:"the commit of HEAD; null if there are no commits"`
 }
 
-// remoteInfo is a configured remote; its URL has no credentials.
+// remoteInfo is a configured remote. Its URL has no credentials.
 type remoteInfo struct {
 	Name string `json:"name"`
-	URL  string `json:"url" doc:"without credentials"`
+	URL  string `json:"url" doc:"URL without credentials"`
 }
 
-// info answers vcs/info.
-func (i *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) {
-	s, err := i.open(p.pathParam, indexView)
+// info implements vcs/info.
+func (g *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) {
+	v, err := g.open(p.pathParam, indexView)
 	if err != nil {
 		return infoResult{}, err
 	}
-	defer s.remove()
-	repo := s.repo
+	defer v.remove()
+	repo := v.repo
 	result := infoResult{
 		Path:          showName(repo.top.abs),
 		PathBase64:    nameBase64(repo.top.abs),
@@ -63,10 +63,10 @@ func (i *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) 
 	var status workStatus
 	var statusErr error
 	if !repo.bare {
-		// Ends with git status; waited for below.
-		wg.Go(func() { status, statusErr = i.status(ctx, s) })
+		// Ends when git status ends; waited for below.
+		wg.Go(func() { status, statusErr = g.status(ctx, v) })
 	}
-	last, err := i.lastCommit(ctx, s)
+	last, err := g.lastCommit(ctx, v)
 	wg.Wait()
 	if err = errors.Join(err, statusErr); err != nil {
 		return infoResult{}, err
@@ -78,13 +78,13 @@ func (i *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) 
 	return result, nil
 }
 
-// lastCommit is the commit of HEAD, nil without one.
-func (i *gitReader) lastCommit(ctx context.Context, s *gitView) (*commitEntry, error) {
-	if s.repo.head == "" {
+// lastCommit returns the commit of HEAD, or nil if there is none.
+func (g *gitReader) lastCommit(ctx context.Context, v *gitView) (*commitEntry, error) {
+	if v.repo.head == "" {
 		return nil, nil
 	}
 	var last commitEntry
-	err := i.git.stream(ctx, s.command(logArgs("--max-count=1", "--end-of-options", s.repo.head, "--")...), func(r *bufio.Reader) (err error) {
+	err := g.git.stream(ctx, v.command(logArgs("--max-count=1", "--end-of-options", v.repo.head, "--")...), func(r *bufio.Reader) (err error) {
 		last, err = readCommit(r)
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
@@ -94,7 +94,8 @@ func (i *gitReader) lastCommit(ctx context.Context, s *gitView) (*commitEntry, e
 	return &last, err
 }
 
-// branch is the short name of the current branch, "" when detached.
+// branch returns the short name of the current branch, or "" if HEAD is
+// detached.
 func (r *repository) branch() string {
 	name, ok := strings.CutPrefix(r.headRef, "refs/heads/")
 	if !ok {
@@ -103,8 +104,9 @@ func (r *repository) branch() string {
 	return name
 }
 
-// defaultBranch is the branch that the remote's HEAD names, as git clone and
-// git remote set-head noted it; a bare repository's own HEAD; else "".
+// defaultBranch returns the branch that the remote's HEAD names, as git clone
+// or git remote set-head recorded it. For a bare repository without one it
+// returns the current branch, and otherwise "".
 func (r *repository) defaultBranch() string {
 	names := []string{"origin"}
 	for _, remote := range r.remotes() {
@@ -122,7 +124,7 @@ func (r *repository) defaultBranch() string {
 	return ""
 }
 
-// remotes are the configured remotes in the order of their names.
+// remotes returns the configured remotes, sorted by name.
 func (r *repository) remotes() []remoteInfo {
 	remotes := []remoteInfo{}
 	for _, v := range r.config {
@@ -130,7 +132,7 @@ func (r *repository) remotes() []remoteInfo {
 			continue
 		}
 		if slices.ContainsFunc(remotes, func(known remoteInfo) bool { return known.Name == v.subsection }) {
-			continue // of several URLs git fetches from the first
+			continue // git fetches from the first of several URLs
 		}
 		remotes = append(remotes, remoteInfo{Name: v.subsection, URL: withoutCredentials(v.value)})
 	}
@@ -141,8 +143,8 @@ func (r *repository) remotes() []remoteInfo {
 	return remotes
 }
 
-// remoteURL is the URL of origin, else of the remote that the configuration
-// names first; "" without one. It has no credentials.
+// remoteURL returns the URL of origin, or else of the first configured remote,
+// without credentials; "" if there is no remote.
 func (r *repository) remoteURL() string {
 	first := ""
 	for _, v := range r.config {
@@ -157,13 +159,14 @@ func (r *repository) remoteURL() string {
 	return withoutCredentials(first)
 }
 
-// withoutCredentials is a remote's URL fit to be shown. A user name alone is
-// kept for ssh only, where it is no secret; everywhere else it can be a token.
+// withoutCredentials removes the credentials from a remote's URL. A user name
+// without a password is kept for ssh only, where it is not secret; everywhere
+// else it can be a token.
 func withoutCredentials(remote string) string {
 	remote = cleanText(remote)
 	scheme, rest, ok := strings.Cut(remote, "://")
 	if !ok {
-		// user@host:path; a password has no place there, so it is not shown.
+		// user@host:path; a password does not belong there, so drop it
 		host, path, _ := strings.Cut(remote, "@")
 		if strings.Contains(host, ":") && path != "" {
 			return path
@@ -175,7 +178,8 @@ func withoutCredentials(remote string) string {
 		end = len(rest)
 	}
 	if !strings.Contains(rest[:end], "@") && strings.Contains(rest[:end], ":") {
-		// A password with a slash in it would look like a host and a port.
+		// The text before a slash in a password would look like a host and a
+		// port.
 		if u, err := url.Parse(scheme + "://" + rest[:end]); err != nil || u.Port() == "" {
 			end = len(rest)
 		}
@@ -189,13 +193,14 @@ func withoutCredentials(remote string) string {
 	}
 	rest = user + rest[at+1:]
 	if strings.HasPrefix(scheme, "http") {
-		rest, _, _ = strings.Cut(rest, "?") // a token may stand there too
+		rest, _, _ = strings.Cut(rest, "?") // the query can contain a token too
 		rest, _, _ = strings.Cut(rest, "#")
 	}
 	return scheme + "://" + rest
 }
 
-// optionalString is null for "".
+// optionalString returns a pointer to s, or nil, which is null in JSON, if s is
+// empty.
 func optionalString(s string) *string {
 	if s == "" {
 		return nil
@@ -203,32 +208,32 @@ func optionalString(s string) *string {
 	return &s
 }
 
-// dirtyCounts is how many paths of a work tree differ from the last commit;
-// one path may count as staged and as unstaged. Untracked directories count as
-// one.
+// dirtyCounts counts the paths of a work tree that differ from the last commit.
+// A path can count both as staged and as unstaged. An untracked directory
+// counts as one path.
 type dirtyCounts struct {
-	Staged     int `json:"staged" doc:"paths"`
-	Unstaged   int `json:"unstaged" doc:"paths"`
-	Untracked  int `json:"untracked" doc:"paths; a directory counts as one"`
-	Conflicted int `json:"conflicted" doc:"paths"`
+	Staged     int `json:"staged" doc:"paths with changes in the index"`
+	Unstaged   int `json:"unstaged" doc:"paths with changes that are not in the index"`
+	Untracked  int `json:"untracked" doc:"untracked paths; a directory counts as one"`
+	Conflicted int `json:"conflicted" doc:"paths with merge conflicts"`
 }
 
-// workStatus is what git status --porcelain=v2 --branch tells.
+// workStatus is the result of git status --porcelain=v2 --branch.
 type workStatus struct {
 	dirty         dirtyCounts
 	ahead, behind *int // nil without an upstream
 }
 
 // status compares the work tree, the index and the last commit.
-func (i *gitReader) status(ctx context.Context, s *gitView) (workStatus, error) {
+func (g *gitReader) status(ctx context.Context, v *gitView) (workStatus, error) {
 	submodules := "--ignore-submodules=all"
-	if ok, err := i.plainSubmodules(ctx, s); err != nil {
+	if ok, err := g.submodulesAllowed(ctx, v); err != nil {
 		return workStatus{}, err
 	} else if ok {
 		submodules = "--ignore-submodules=dirty"
 	}
 	var w workStatus
-	err := i.git.stream(ctx, s.command("status", "--porcelain=v2", "-z", "--branch", "--untracked-files=normal", "--no-renames", submodules), func(r *bufio.Reader) error {
+	err := g.git.stream(ctx, v.command("status", "--porcelain=v2", "-z", "--branch", "--untracked-files=normal", "--no-renames", submodules), func(r *bufio.Reader) error {
 		return readRecords(r, w.add)
 	})
 	return w, err
@@ -269,46 +274,45 @@ func (w *workStatus) add(record []byte) error {
 	return nil
 }
 
-// plainSubmodules tells whether git may look at the commits that submodules
-// are on: it reads each one's git directory, wherever its .git file leads, so
-// all of them must be allowed. A repository without a .gitmodules is taken to
-// have none.
-func (i *gitReader) plainSubmodules(ctx context.Context, s *gitView) (bool, error) {
-	top := s.repo.top
+// submodulesAllowed reports whether git may look at the commits that submodules
+// are on. It reads the git directory of each, wherever its .git file leads, so
+// all of them must be allowed. A repository without a .gitmodules is assumed to
+// have no submodules.
+func (g *gitReader) submodulesAllowed(ctx context.Context, v *gitView) (bool, error) {
+	top := v.repo.top
 	if _, err := top.root.dir.Lstat(filepath.Join(top.rel, ".gitmodules")); err != nil {
 		return false, nil
 	}
-	plain := true
-	err := i.git.stream(ctx, s.command("ls-files", "-z", "--stage"), func(r *bufio.Reader) error {
+	allowed := true
+	err := g.git.stream(ctx, v.command("ls-files", "-z", "--stage"), func(r *bufio.Reader) error {
 		return readRecords(r, func(record []byte) error {
 			mode, path, ok := bytes.Cut(record, []byte("\t"))
 			if !ok {
 				return badOutput("ls-files", record)
 			}
-			if plain && bytes.HasPrefix(mode, []byte("160000 ")) {
-				plain = i.allowedSubmodule(top, string(path))
+			if allowed && bytes.HasPrefix(mode, []byte("160000 ")) {
+				allowed = g.allowedSubmodule(top, string(path))
 			}
 			return nil
 		})
 	})
-	return plain, err
+	return allowed, err
 }
 
-// allowedSubmodule tells whether all that git would read of a submodule lies
-// in allowed directories.
-func (i *gitReader) allowedSubmodule(top resolvedPath, path string) bool {
-	dir, err := i.access.within(filepath.Join(top.abs, filepath.FromSlash(path)))
+// allowedSubmodule reports whether everything that git would read of a
+// submodule lies in allowed directories.
+func (g *gitReader) allowedSubmodule(top resolvedPath, path string) bool {
+	dir, err := g.access.within(filepath.Join(top.abs, filepath.FromSlash(path)))
 	if err != nil {
 		return false
 	}
 	if _, err := dir.root.dir.Lstat(filepath.Join(dir.rel, ".git")); err != nil {
-		e, ok := errors.AsType[*rpcError](i.access.wireError(err, dir.abs))
-		return ok && e.name() == codeSourceNotFound // not initialised
+		return isMissing(g.access.wireError(err, dir.abs)) // not initialized
 	}
-	r, err := repositoryAt(i.access, dir)
+	r, err := repositoryAt(g.access, dir)
 	if err != nil || r == nil || r.bare || r.checkObjects() != nil {
 		return false
 	}
-	refs, err := i.access.within(filepath.Join(r.common.abs, "refs"))
+	refs, err := g.access.within(filepath.Join(r.common.abs, "refs"))
 	return err == nil && r.checkLinks(refs, maxRefDepth) == nil
 }

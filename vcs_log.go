@@ -13,36 +13,36 @@ import (
 )
 
 const (
-	// logLimit is the default of vcs/log, maxLogLimit its bound.
+	// logLimit is the default limit of vcs/log, and maxLogLimit the largest.
 	logLimit    = 50
 	maxLogLimit = 10_000
-	// maxLogBytes ends a page before its limit: commit messages have no bound
-	// of their own. Half of a message.
+	// maxLogBytes ends a page before its limit is reached, because commit
+	// messages have no maximum length. It is half of a message.
 	maxLogBytes = 8 << 20
-	// maxAuthor bounds the text that authors are searched for.
+	// maxAuthor bounds the text to search for in authors.
 	maxAuthor = 1024
 )
 
 // logParams are the params of vcs/log.
 type logParams struct {
 	pathParam
-	Ref    *string `json:"ref,omitempty" doc:"branch, tag or commit; default HEAD"`
-	File   *string `json:"file,omitempty" doc:"only commits that touch it: relative to path, inside it"`
-	Since  *string `json:"since,omitempty" doc:"RFC 3339"`
-	Until  *string `json:"until,omitempty" doc:"RFC 3339"`
-	Author *string `json:"author,omitempty" doc:"a part of a name or address"`
-	Limit  *int    `json:"limit,omitempty" doc:"commits of a page, 1 to 10,000; default 50"`
-	Cursor *string `json:"cursor,omitempty" doc:"next_cursor of the page before"`
+	Ref    *string `json:"ref,omitempty" doc:"branch, tag or commit id; default HEAD"`
+	File   *string `json:"file,omitempty" doc:"return only commits that change this file or directory; relative to path"`
+	Since  *string `json:"since,omitempty" doc:"earliest commit time, RFC 3339"`
+	Until  *string `json:"until,omitempty" doc:"latest commit time, RFC 3339"`
+	Author *string `json:"author,omitempty" doc:"part of the author's name or email address"`
+	Limit  *int    `json:"limit,omitempty" doc:"commits per page, 1 to 10,000; default 50"`
+	Cursor *string `json:"cursor,omitempty" doc:"next_cursor of the previous page"`
 }
 
-// logResult is the result of vcs/log, the newest commit first.
+// logResult is the result of vcs/log.
 type logResult struct {
-	Commits    []commitEntry `json:"commits" doc:"the newest first"`
-	NextCursor *string       `json:"next_cursor" doc:"null at the end"`
+	Commits    []commitEntry `json:"commits" doc:"newest first"`
+	NextCursor *string       `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
-// history answers vcs/log.
-func (i *gitReader) history(ctx context.Context, p logParams) (logResult, error) {
+// history implements vcs/log.
+func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error) {
 	limit, err := limitParam("limit", p.Limit, logLimit, maxLogLimit)
 	if err != nil {
 		return logResult{}, err
@@ -51,20 +51,20 @@ func (i *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 	if err != nil {
 		return logResult{}, err
 	}
-	s, err := i.open(p.pathParam, objectsView)
+	v, err := g.open(p.pathParam, objectsView)
 	if err != nil {
 		return logResult{}, err
 	}
-	defer s.remove()
-	repo := s.repo
+	defer v.remove()
+	repo := v.repo
 	rev := valueOr(p.Ref, "HEAD")
-	commit, err := i.commitOf(ctx, s, "ref", rev)
+	commit, err := g.commitOf(ctx, v, "ref", rev)
 	if err != nil {
 		return logResult{}, err
 	}
 	file := valueOr(p.File, "")
-	asked := fingerprint("vcs/log", repo.top.abs, repo.prefix, rev, file, fingerprintList(filters))
-	cursor, err := startCursor(p.Cursor, asked, fingerprint(commit, string(repo.shallow)))
+	request := fingerprint("vcs/log", repo.top.abs, repo.prefix, rev, file, fingerprintList(filters))
+	cursor, err := startCursor(p.Cursor, request, fingerprint(commit, string(repo.shallow)))
 	if err != nil {
 		return logResult{}, err
 	}
@@ -77,7 +77,7 @@ func (i *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 		filters = append(filters, path.Join(repo.prefix, file))
 	}
 	more, size := false, 0
-	err = i.git.stream(ctx, s.command(logArgs(filters...)...), func(r *bufio.Reader) error {
+	err = g.git.stream(ctx, v.command(logArgs(filters...)...), func(r *bufio.Reader) error {
 		for {
 			c, err := readCommit(r)
 			if errors.Is(err, io.EOF) {
@@ -103,8 +103,8 @@ func (i *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 	return result, nil
 }
 
-// filters are the options of git log for the params, each one argument that
-// begins with its own name.
+// filters returns the options of git log for the params. Each is one argument,
+// so no value can be taken for another option.
 func (p logParams) filters() ([]string, error) {
 	var filters []string
 	if p.File != nil {
@@ -127,16 +127,16 @@ func (p logParams) filters() ([]string, error) {
 	}
 	if p.Author != nil && *p.Author != "" {
 		if len(*p.Author) > maxAuthor || strings.ContainsFunc(*p.Author, func(r rune) bool { return r < ' ' }) {
-			return nil, invalidParam("author", "must be a part of a name or address, of at most %d bytes and without line breaks", maxAuthor)
+			return nil, invalidParam("author", "must be part of a name or email address, at most %d bytes and without line breaks", maxAuthor)
 		}
-		// As it is: a regular expression could take for ever.
+		// A fixed string: matching a regular expression could take forever.
 		filters = append(filters, "--fixed-strings", "--author="+*p.Author)
 	}
 	return filters, nil
 }
 
-// gitTime writes a time as git reads it. Git knows the years 1970 to 2099 and
-// takes others for nonsense, that is for now.
+// gitTime formats a time for git. Git accepts only the years 1970 to 2099 and
+// takes other times for the current time, so they are clamped.
 func gitTime(t time.Time) string {
 	first := time.Date(1970, 1, 2, 0, 0, 0, 0, time.UTC)
 	last := time.Date(2099, 12, 30, 0, 0, 0, 0, time.UTC)
@@ -151,36 +151,37 @@ func gitTime(t time.Time) string {
 }
 
 const (
-	// maxCommitField bounds each field of a commit; one with a message of
-	// 100 MiB would fill the answer.
+	// maxCommitField bounds each field of a commit, because a message of 100
+	// MiB would fill the result.
 	maxCommitField = 64 << 10
-	// commitFields are the %x00-separated fields of commitFormat.
+	// commitFields is the number of fields in commitFormat, separated by %x00.
 	commitFields = 10
 )
 
-// commitFormat prints what readCommit reads (git-log(1), PRETTY FORMATS). No
-// %G: it would run gpg.program.
+// commitFormat is the format that readCommit parses (git-log(1), PRETTY
+// FORMATS). It must not contain %G, which would run gpg.program.
 const commitFormat = "--format=%H%x00%P%x00%an%x00%ae%x00%at%x00%cn%x00%ce%x00%ct%x00%s%x00%b"
 
-// commitPerson is who made a commit, and when, in UTC.
+// commitPerson is the author or the committer of a commit, with the time in
+// UTC.
 type commitPerson struct {
 	Name  string `json:"name"`
 	Email string `json:"email"`
-	At    string `json:"at" doc:"RFC 3339, UTC"`
+	At    string `json:"at" doc:"RFC 3339 in UTC"`
 }
 
 // commitEntry is one commit of a log.
 type commitEntry struct {
-	OID       string       `json:"oid" doc:"full id"`
-	Parents   []string     `json:"parents" doc:"full ids"`
+	OID       string       `json:"oid" doc:"full commit id"`
+	Parents   []string     `json:"parents" doc:"full commit ids"`
 	Author    commitPerson `json:"author"`
 	Committer commitPerson `json:"committer"`
 	Subject   string       `json:"subject" doc:"first paragraph of the message"`
-	Body      string       `json:"body" doc:"the rest of it"`
+	Body      string       `json:"body" doc:"rest of the message"`
 }
 
-// size is about how many bytes the entry is in an answer. A message may be made
-// of characters that JSON writes as six.
+// size returns the approximate size of the entry as JSON, which can take six
+// bytes for one character.
 func (c *commitEntry) size() int {
 	size := 70*len(c.Parents) + 300
 	for _, text := range []string{c.Subject, c.Body, c.Author.Name, c.Author.Email, c.Committer.Name, c.Committer.Email} {
@@ -189,17 +190,17 @@ func (c *commitEntry) size() int {
 	return size
 }
 
-// logArgs are the arguments of a git log whose output readCommit reads.
+// logArgs returns the arguments of a git log whose output readCommit parses.
 func logArgs(more ...string) []string {
 	return append([]string{"log", "-z", "--no-show-signature", "--no-mailmap", "--no-ext-diff", "--no-textconv", "--no-color", "--no-notes", "--encoding=UTF-8", commitFormat}, more...)
 }
 
-// readCommit reads one commit of git log -z with commitFormat; io.EOF when
-// there is none left.
+// readCommit reads one commit of git log -z with commitFormat. It returns
+// io.EOF if there is none left.
 func readCommit(r *bufio.Reader) (commitEntry, error) {
 	var fields [commitFields]string
 	for i := range fields {
-		field, _, err := readField(r, maxCommitField)
+		field, _, err := readUntil(r, 0, maxCommitField)
 		if errors.Is(err, io.EOF) && i > 0 {
 			err = io.ErrUnexpectedEOF
 		}
@@ -225,8 +226,9 @@ func readCommit(r *bufio.Reader) (commitEntry, error) {
 	return c, nil
 }
 
-// commitTime is a Unix time as RFC 3339 in UTC. What is no time of the years
-// that RFC 3339 can write becomes the epoch, as git itself shows it.
+// commitTime formats a Unix time as RFC 3339 in UTC. A time outside the years 0
+// to 9999, which RFC 3339 cannot express, becomes the epoch, as in git's own
+// output.
 func commitTime(seconds string) string {
 	n, err := strconv.ParseInt(seconds, 10, 64)
 	if t := time.Unix(n, 0).UTC(); err == nil && t.Year() >= 0 && t.Year() <= 9999 {

@@ -7,61 +7,59 @@ import (
 )
 
 const (
-	// refsLimit is the default of vcs/refs, maxRefsLimit its bound.
+	// refsLimit is the default limit of vcs/refs, and maxRefsLimit the largest.
 	refsLimit    = 1000
 	maxRefsLimit = 100_000
 )
 
-// refsParams are the params of vcs/refs: a path or a url.
+// refsParams are the params of vcs/refs: either a path or a URL.
 type refsParams struct {
 	pathParam
-	URL    *string `json:"url,omitempty" doc:"a remote, in place of path"`
-	Limit  *int    `json:"limit,omitempty" doc:"references of a page, 1 to 100,000; default 1,000"`
-	Cursor *string `json:"cursor,omitempty" doc:"next_cursor of the page before"`
+	URL    *string `json:"url,omitempty" doc:"URL of a remote to list instead of path"`
+	Limit  *int    `json:"limit,omitempty" doc:"references per page, 1 to 100,000; default 1,000"`
+	Cursor *string `json:"cursor,omitempty" doc:"next_cursor of the previous page"`
 }
 
-// refsResult is the result of vcs/refs, sorted by name.
+// refsResult is the result of vcs/refs.
 type refsResult struct {
 	Head       refsHead   `json:"head"`
-	Refs       []refEntry `json:"refs" doc:"by name"`
-	NextCursor *string    `json:"next_cursor" doc:"null at the end"`
+	Refs       []refEntry `json:"refs" doc:"sorted by name"`
+	NextCursor *string    `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
-// refsHead is what HEAD names: ref is null when it is detached, oid without
-// commits.
+// refsHead describes HEAD.
 type refsHead struct {
-	Ref *string `json:"ref" doc:"full name, null when detached"`
-	OID *string `json:"oid" doc:"null without commits"`
+	Ref *string `json:"ref" doc:"full name of the reference; null if HEAD is detached"`
+	OID *string `json:"oid" doc:"commit id; null if there are no commits"`
 }
 
-// refEntry is a reference by its full name; type is branch, remote, tag or
-// other. An annotated tag has what it leads to as peeled_oid.
+// refEntry is one reference.
 type refEntry struct {
-	Name       string  `json:"name" doc:"full name"`
-	NameBase64 string  `json:"name_base64,omitempty" doc:"the name in base64, where it is not UTF-8"`
-	OID        string  `json:"oid"`
-	PeeledOID  *string `json:"peeled_oid,omitempty" doc:"what an annotated tag leads to"`
+	Name       string  `json:"name" doc:"full name, such as refs/heads/main"`
+	NameBase64 string  `json:"name_base64,omitempty" doc:"base64 of the name; only if it is not valid UTF-8"`
+	OID        string  `json:"oid" doc:"object id"`
+	PeeledOID  *string `json:"peeled_oid,omitempty" doc:"id of the object that an annotated tag points to"`
 	Type       string  `json:"type" enum:"branch,remote,tag,other"`
 }
 
-// listRefs answers vcs/refs.
-func (i *gitReader) listRefs(ctx context.Context, p refsParams) (refsResult, error) {
+// listRefs implements vcs/refs.
+func (g *gitReader) listRefs(ctx context.Context, p refsParams) (refsResult, error) {
 	limit, err := limitParam("limit", p.Limit, refsLimit, maxRefsLimit)
 	if err != nil {
 		return refsResult{}, err
 	}
 	if p.URL == nil {
-		return i.localRefs(ctx, p, limit)
+		return g.localRefs(ctx, p, limit)
 	}
 	if p.Path != "" || p.PathBase64 != "" {
 		return refsResult{}, invalidParam("url", "give path or url, not both")
 	}
-	return i.remoteRefs(ctx, *p.URL, p, limit)
+	return g.remoteRefs(ctx, *p.URL, p, limit)
 }
 
-// remoteRefs asks a remote for its references.
-func (i *gitReader) remoteRefs(ctx context.Context, url string, p refsParams, limit int) (refsResult, error) {
-	rm, err := i.remotes.open(url)
+// remoteRefs lists the references of a remote.
+func (g *gitReader) remoteRefs(ctx context.Context, url string, p refsParams, limit int) (refsResult, error) {
+	rm, err := g.remotes.open(url)
 	if err != nil {
 		return refsResult{}, err
 	}
@@ -84,8 +82,8 @@ func (i *gitReader) remoteRefs(ctx context.Context, url string, p refsParams, li
 }
 
 // localRefs lists the references of a repository on this machine.
-func (i *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (refsResult, error) {
-	repo, err := openRepository(i.access, p.pathParam)
+func (g *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (refsResult, error) {
+	repo, err := openRepository(g.access, p.pathParam)
 	if err != nil {
 		return refsResult{}, err
 	}
@@ -95,7 +93,7 @@ func (i *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (ref
 		refs = append(refs, refEntry{Name: ref.name, OID: ref.oid})
 	}
 	for name := range repo.symrefs {
-		if oid := repo.refID(name); oid != "" { // a dangling one is not listed
+		if oid := repo.refID(name); oid != "" { // a dangling reference is not listed
 			refs = append(refs, refEntry{Name: name, OID: oid})
 		}
 	}
@@ -107,12 +105,12 @@ func (i *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (ref
 	if result.Refs, result.NextCursor, err = pageOfRefs(refs, p.Cursor, fingerprint("vcs/refs", "path", repo.top.abs), fingerprint(state...), limit); err != nil {
 		return refsResult{}, err
 	}
-	return result, i.peel(ctx, repo, result.Refs)
+	return result, g.peel(ctx, repo, result.Refs)
 }
 
-// pageOfRefs cuts a page out of all references.
-func pageOfRefs(refs []refEntry, given *string, asked, state string, limit int) ([]refEntry, *string, error) {
-	cursor, err := startCursor(given, asked, state)
+// pageOfRefs returns the page of refs at the cursor.
+func pageOfRefs(refs []refEntry, given *string, request, state string, limit int) ([]refEntry, *string, error) {
+	cursor, err := startCursor(given, request, state)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -134,7 +132,7 @@ func pageOfRefs(refs []refEntry, given *string, asked, state string, limit int) 
 	return page, next, nil
 }
 
-// refType tells what a reference is by its name.
+// refType returns the type of a reference by its name.
 func refType(name string) string {
 	for _, known := range [][2]string{{"refs/heads/", "branch"}, {"refs/remotes/", "remote"}, {"refs/tags/", "tag"}} {
 		if strings.HasPrefix(name, known[0]) {
@@ -144,21 +142,22 @@ func refType(name string) string {
 	return "other"
 }
 
-// peel finds what the annotated tags among refs lead to, with one git for all.
-func (i *gitReader) peel(ctx context.Context, repo *repository, refs []refEntry) error {
+// peel sets the peeled ids of the annotated tags among refs, with one git
+// process.
+func (g *gitReader) peel(ctx context.Context, repo *repository, refs []refEntry) error {
 	if len(refs) == 0 {
 		return nil
 	}
-	s, err := repo.gitView(objectsView)
+	v, err := repo.gitView(objectsView)
 	if err != nil {
 		return err
 	}
-	defer s.remove()
+	defer v.remove()
 	var names []string
 	for _, ref := range refs {
 		names = append(names, ref.OID, ref.OID+"^{}")
 	}
-	objects, err := i.lookUp(ctx, s, names)
+	objects, err := g.lookUp(ctx, v, names)
 	if err != nil {
 		return err
 	}

@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// allCommits is the log of all pages.
-func allCommits(t *testing.T, i *gitReader, p logParams) []commitEntry {
+// allCommits returns the log of all pages.
+func allCommits(t *testing.T, g *gitReader, p logParams) []commitEntry {
 	t.Helper()
 	var commits []commitEntry
 	for {
-		page, err := i.history(t.Context(), p)
+		page, err := g.history(t.Context(), p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -31,8 +31,8 @@ func TestLogEqualsGitLogOverAllPages(t *testing.T) {
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, _, _ := newOddRepo(t, dir, initArgs...)
 		r.git("commit", "-q", "--allow-empty", "--author=Zo\u00eb \"Q\" B <zoe@example.org>", "--date=1999-12-31T23:59:59-05:00", "-m", "  odd subject \u2603  \n\nline 1\nline 2\n\ttab")
-		i := newTestInspector(t, dir)
-		all := allCommits(t, i, logParams{pathParam: at(dir), Limit: new(2)})
+		g := newTestGitReader(t, dir)
+		all := allCommits(t, g, logParams{pathParam: at(dir), Limit: new(2)})
 		var got, parents []string
 		for _, c := range all {
 			got = append(got, c.OID)
@@ -60,7 +60,7 @@ func TestLogFilters(t *testing.T) {
 		r.env = []string{fmt.Sprintf("GIT_COMMITTER_DATE=2024-01-0%dT12:00:00Z", n+1)}
 		r.git("commit", "-q", "--author=Author "+string(rune('A'+n))+" <a.b@example.org>", "-m", fmt.Sprint(n))
 	}
-	i := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	text := func(s string) *string { return &s }
 	for _, c := range []struct {
 		name string
@@ -82,7 +82,7 @@ func TestLogFilters(t *testing.T) {
 	} {
 		c.p.Limit = new(2)
 		var got strings.Builder
-		for _, commit := range allCommits(t, i, c.p) {
+		for _, commit := range allCommits(t, g, c.p) {
 			got.WriteString(commit.Subject)
 		}
 		if got.String() != c.want {
@@ -97,20 +97,20 @@ func TestLogFilters(t *testing.T) {
 		"limit":  {Limit: new(0)},
 	} {
 		p.pathParam = at(dir)
-		_, err := i.history(t.Context(), p)
+		_, err := g.history(t.Context(), p)
 		wantInvalid(t, err, param)
 	}
-	page, err := i.history(t.Context(), logParams{pathParam: at(dir), Limit: new(1)})
+	page, err := g.history(t.Context(), logParams{pathParam: at(dir), Limit: new(1)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.commit("one more", nil)
-	_, err = i.history(t.Context(), logParams{pathParam: at(dir), Limit: new(1), Cursor: page.NextCursor})
+	_, err = g.history(t.Context(), logParams{pathParam: at(dir), Limit: new(1), Cursor: page.NextCursor})
 	wantFailure(t, err, codeConflict)
 }
 
-// A message is cut, not the page: whatever the messages are, a page fits an
-// answer and the next one goes on behind it.
+// Long messages are cut, so that a page fits a result whatever the messages
+// are, and the next page continues after it.
 func TestLogOfLargeMessages(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -126,10 +126,10 @@ func TestLogOfLargeMessages(t *testing.T) {
 		fmt.Fprintf(&stream, "commit refs/heads/main\ncommitter Bob <bob@example.org> %d +0000\ndata %d\n%s\n", 1_700_000_000+n, len(message), message)
 	}
 	r.output(stream.String(), "fast-import", "--quiet")
-	i := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	next := commits
 	for p := (logParams{pathParam: at(dir), Limit: new(maxLogLimit)}); ; {
-		page, err := i.history(t.Context(), p)
+		page, err := g.history(t.Context(), p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,15 +157,15 @@ func TestRefsEqualShowRefOverAllPages(t *testing.T) {
 		r, _, _ := newOddRepo(t, dir, initArgs...)
 		r.git("pack-refs", "--all")
 		r.git("update-ref", "refs/heads/dir/loose", "HEAD")
-		r.git("update-ref", "refs/heads/side", "HEAD") // over a packed one
+		r.git("update-ref", "refs/heads/side", "HEAD") // overrides a packed one
 		r.git("update-ref", "refs/odd/one", "HEAD~1")
 		r.git("tag", "-m", "late", "late")
-		i := newTestInspector(t, dir)
+		g := newTestGitReader(t, dir)
 		for _, p := range []refsParams{{pathParam: at(dir)}, {URL: new("file://" + dir)}} {
 			var got []string
 			p.Limit = new(3)
 			for {
-				page, err := i.listRefs(t.Context(), p)
+				page, err := g.listRefs(t.Context(), p)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -189,43 +189,43 @@ func TestRefsEqualShowRefOverAllPages(t *testing.T) {
 				t.Errorf("%q\nwant %q", got, want)
 			}
 		}
-		page, err := i.listRefs(t.Context(), refsParams{pathParam: at(dir), Limit: new(1)})
+		page, err := g.listRefs(t.Context(), refsParams{pathParam: at(dir), Limit: new(1)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		r.git("branch", "another")
-		_, err = i.listRefs(t.Context(), refsParams{pathParam: at(dir), Cursor: page.NextCursor})
+		_, err = g.listRefs(t.Context(), refsParams{pathParam: at(dir), Cursor: page.NextCursor})
 		wantFailure(t, err, codeConflict)
 	})
 }
 
-// Every method answers for a repository without commits.
+// Every method works on a repository without commits.
 func TestRepositoryWithoutCommits(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, dir, nil)
 	r.write("new", "n")
-	i := newTestInspector(t, dir)
-	info, err := i.info(t.Context(), infoParams{at(dir)})
+	g := newTestGitReader(t, dir)
+	info, err := g.info(t.Context(), infoParams{at(dir)})
 	if err != nil || info.Head != nil || *info.Branch != "main" || info.LastCommit != nil || info.Dirty.Untracked != 1 {
 		t.Errorf("info %s, %v", asJSON(t, info), err)
 	}
-	if page, err := i.history(t.Context(), logParams{pathParam: at(dir)}); err != nil || len(page.Commits) != 0 || page.Commits == nil {
+	if page, err := g.history(t.Context(), logParams{pathParam: at(dir)}); err != nil || len(page.Commits) != 0 || page.Commits == nil {
 		t.Errorf("log %s, %v", asJSON(t, page), err)
 	}
-	if page, err := i.manifest(t.Context(), manifestParams{pathParam: at(dir)}); err != nil || page.Files == nil || page.Total != 0 || page.Commit != nil {
+	if page, err := g.manifest(t.Context(), manifestParams{pathParam: at(dir)}); err != nil || page.Files == nil || page.Total != 0 || page.Commit != nil {
 		t.Errorf("manifest %s, %v", asJSON(t, page), err)
 	}
-	if page, err := i.listRefs(t.Context(), refsParams{pathParam: at(dir)}); err != nil || page.Refs == nil || len(page.Refs) != 0 || *page.Head.Ref != "refs/heads/main" || page.Head.OID != nil {
+	if page, err := g.listRefs(t.Context(), refsParams{pathParam: at(dir)}); err != nil || page.Refs == nil || len(page.Refs) != 0 || *page.Head.Ref != "refs/heads/main" || page.Head.OID != nil {
 		t.Errorf("refs %s, %v", asJSON(t, page), err)
 	}
-	if page, err := i.diff(t.Context(), diffParams{pathParam: at(dir), From: "HEAD"}); err != nil || page.Changes == nil || len(page.Changes) != 0 {
+	if page, err := g.diff(t.Context(), diffParams{pathParam: at(dir), From: "HEAD"}); err != nil || page.Changes == nil || len(page.Changes) != 0 {
 		t.Errorf("diff %s, %v", asJSON(t, page), err)
 	}
-	if page, err := i.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{"new"}}); err != nil || page.Blobs[0].Error.name() != codeSourceNotFound {
+	if page, err := g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{"new"}}); err != nil || page.Blobs[0].Error.name() != codeSourceNotFound {
 		t.Errorf("blobs %s, %v", asJSON(t, page), err)
 	}
-	_, err = i.manifest(t.Context(), manifestParams{pathParam: at(dir), Commit: new("main")})
+	_, err = g.manifest(t.Context(), manifestParams{pathParam: at(dir), Commit: new("main")})
 	wantFailure(t, err, codeCommitNotFound)
 }
 
@@ -234,9 +234,9 @@ func TestRevisionsOfAllKinds(t *testing.T) {
 	dir := realTempDir(t)
 	r, first, second := newOddRepo(t, dir)
 	r.git("tag", "tree-tag", "HEAD^{tree}")
-	i := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	log := func(rev string) (string, error) {
-		page, err := i.history(t.Context(), logParams{pathParam: at(dir), Ref: &rev, Limit: new(1)})
+		page, err := g.history(t.Context(), logParams{pathParam: at(dir), Ref: &rev, Limit: new(1)})
 		if err != nil {
 			return "", err
 		}
@@ -270,20 +270,20 @@ func TestShallowRepository(t *testing.T) {
 		ids = append(ids, r.commit(fmt.Sprint(n), nil))
 	}
 	r.git("clone", "-q", "--depth=2", "file://"+r.dir, filepath.Join(dir, "shallow"))
-	i := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	path := at(filepath.Join(dir, "shallow"))
-	if info, err := i.info(t.Context(), infoParams{path}); err != nil || !info.IsShallow {
+	if info, err := g.info(t.Context(), infoParams{path}); err != nil || !info.IsShallow {
 		t.Errorf("%s, %v", asJSON(t, info), err)
 	}
-	if commits := allCommits(t, i, logParams{pathParam: path}); len(commits) != 2 {
+	if commits := allCommits(t, g, logParams{pathParam: path}); len(commits) != 2 {
 		t.Errorf("%d commits", len(commits))
 	}
 	for _, rev := range []string{ids[1], "HEAD~2", "HEAD~3", "main^^"} {
-		_, err := i.manifest(t.Context(), manifestParams{pathParam: path, Commit: &rev})
+		_, err := g.manifest(t.Context(), manifestParams{pathParam: path, Commit: &rev})
 		wantFailure(t, err, codeCommitNotAvailable)
 	}
 	for _, rev := range []string{strings.Repeat("ab", 20), "nothing", "nothing~1"} {
-		_, err := i.manifest(t.Context(), manifestParams{pathParam: path, Commit: &rev})
+		_, err := g.manifest(t.Context(), manifestParams{pathParam: path, Commit: &rev})
 		wantFailure(t, err, codeCommitNotFound)
 	}
 }
@@ -301,10 +301,10 @@ func TestPathsAndRepositories(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "plain"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	i := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	get := func(path string) infoResult {
 		t.Helper()
-		got, err := i.info(t.Context(), infoParams{at(path)})
+		got, err := g.info(t.Context(), infoParams{at(path)})
 		if err != nil {
 			t.Fatalf("%s: %v", path, err)
 		}
@@ -324,12 +324,12 @@ func TestPathsAndRepositories(t *testing.T) {
 		t.Errorf("detached: %s", asJSON(t, got))
 	}
 	for _, path := range []string{"plain", "missing", "repo/.git", "repo/.git/refs", "bare.git/refs", "repo/missing"} {
-		_, err := i.info(t.Context(), infoParams{at(filepath.Join(dir, path))})
+		_, err := g.info(t.Context(), infoParams{at(filepath.Join(dir, path))})
 		wantFailure(t, err, codeRepoNotFound)
 	}
-	_, err := i.info(t.Context(), infoParams{at("/etc")})
+	_, err := g.info(t.Context(), infoParams{at("/etc")})
 	wantFailure(t, err, codeAccessDenied)
-	_, err = i.info(t.Context(), infoParams{})
+	_, err = g.info(t.Context(), infoParams{})
 	wantInvalid(t, err, "path")
 }
 
@@ -346,10 +346,10 @@ func TestInfoOfAConflictAndSparseCheckout(t *testing.T) {
 	r.git("checkout", "-q", "main")
 	r.write("a/f", "3")
 	r.commit("ours", nil)
-	i := newTestInspector(t, dir)
+	g := newTestGitReader(t, dir)
 	status := func() dirtyCounts {
 		t.Helper()
-		got, err := i.info(t.Context(), infoParams{at(r.dir)})
+		got, err := g.info(t.Context(), infoParams{at(r.dir)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -387,7 +387,8 @@ func TestURLsAreShownWithoutCredentials(t *testing.T) {
 	}
 }
 
-// A layout that cannot be read is told of, not taken for an empty repository.
+// A layout that cannot be read is reported, and not taken for an empty
+// repository.
 func TestRepositoriesThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(r *testRepo){
@@ -401,7 +402,7 @@ func TestRepositoriesThatCannotBeRead(t *testing.T) {
 		r.write("a", "a")
 		r.commit("a", nil)
 		spoil(r)
-		_, err := newTestInspector(t, r.dir).info(t.Context(), infoParams{at(r.dir)})
+		_, err := newTestGitReader(t, r.dir).info(t.Context(), infoParams{at(r.dir)})
 		if err == nil || asRPCError(err).name() != codeGitFailed {
 			t.Errorf("%s: %v, want %s", name, err, codeGitFailed)
 		}
