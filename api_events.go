@@ -1,12 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
@@ -19,9 +19,9 @@ const (
 	maxEvent = 64 << 10
 	// maxSubscribers bounds the open streams; each costs a connection.
 	maxSubscribers = 256
-	// eventBeat is how often a silent stream gets a comment line: a proxy keeps
+	// streamBeat is how often a stream without events gets a comment: proxies keep
 	// it open, and a client that is gone is noticed.
-	eventBeat = 15 * time.Second
+	streamBeat = 15 * time.Second
 )
 
 // event is one thing told to subscribers.
@@ -74,10 +74,7 @@ func (s *events) publish(name string, params any) {
 	s.kept = min(s.kept+1, eventRing)
 	s.next++
 	for sub := range s.subscribers {
-		select {
-		case sub.wake <- struct{}{}:
-		default: // it has not yet looked
-		}
+		wake(sub.wake)
 	}
 }
 
@@ -148,21 +145,17 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.unsubscribe(sub)
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
-	write := func(text string) bool { return send(w, []byte(text)) == nil }
-	if !write(": welcome\n\n") {
+	stream := newEventStream(w)
+	defer stream.beat.Stop()
+	if stream.comment(" welcome") != nil {
 		return
 	}
-	beat := time.NewTicker(eventBeat)
-	defer beat.Stop()
 	for {
 		select {
 		case <-r.Context().Done():
 			return
-		case <-beat.C:
-			if !write(":\n\n") {
+		case <-stream.beat.C:
+			if stream.comment("") != nil {
 				return
 			}
 		case _, open := <-sub.wake:
@@ -171,13 +164,57 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 				s.log.Warn("a subscriber of events was too slow and is dropped", "behind", eventRing)
 				return
 			}
-			var text strings.Builder
 			for _, e := range news {
-				fmt.Fprintf(&text, "id: %d\nevent: %s\ndata: %s\n\n", e.id, e.name, e.data)
+				stream.add(e.id, e.name, e.data)
 			}
-			if (text.Len() > 0 && !write(text.String())) || !open {
+			if stream.flush() != nil || !open {
 				return
 			}
 		}
 	}
+}
+
+// eventStream writes Server-Sent Events to one client (HTML Living Standard,
+// section 9.2). One goroutine uses it. The caller stops beat.
+type eventStream struct {
+	w    http.ResponseWriter
+	beat *time.Ticker // when to send a comment, so that proxies keep the stream open
+	text bytes.Buffer // events that were added and not yet flushed
+}
+
+// newEventStream sets the header of an answer that is a stream.
+func newEventStream(w http.ResponseWriter) *eventStream {
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would collect the events and send them late
+	return &eventStream{w: w, beat: time.NewTicker(streamBeat)}
+}
+
+// add appends an event; id 0 writes none. Data is one line of JSON, in which a
+// line end is only space: in the stream it would end the data.
+func (s *eventStream) add(id uint64, name string, data []byte) {
+	if id != 0 {
+		fmt.Fprintf(&s.text, "id: %d\n", id)
+	}
+	fmt.Fprintf(&s.text, "event: %s\ndata: ", name)
+	for _, end := range []byte("\n\r") {
+		if bytes.IndexByte(data, end) >= 0 { // never in JSON of our own: do not copy it
+			data = bytes.ReplaceAll(data, []byte{end}, []byte{' '})
+		}
+	}
+	s.text.Write(data)
+	s.text.WriteString("\n\n")
+}
+
+// comment sends a line that clients ignore, with what was added before it.
+func (s *eventStream) comment(text string) error {
+	fmt.Fprintf(&s.text, ":%s\n\n", text)
+	return s.flush()
+}
+
+// flush sends what was added. The error means that the client is gone, or does
+// not read.
+func (s *eventStream) flush() error {
+	defer s.text.Reset()
+	return send(s.w, s.text.Bytes())
 }

@@ -92,15 +92,47 @@ func send(w http.ResponseWriter, data []byte) error {
 	return nil
 }
 
-// writeError answers with what err means. An error that is no *poolError is
-// not shown, for it may hold anything.
+// apiError is a refusal by the scheduler: an HTTP problem, or through rpc a
+// JSON-RPC error. Its message is one sentence for the caller and holds no secret.
+type apiError struct {
+	code       errorCode
+	status     int // of HTTP
+	message    string
+	retryAfter time.Duration // advice for the caller; 0 gives none
+	retryNow   bool          // the cause is over: another attempt may succeed at once
+}
+
+func (e *apiError) Error() string { return e.message }
+
+// rpc is the error as a JSON-RPC answer carries it. A code that only the HTTP
+// API has gets the number of a daemon that cannot be reached.
+func (e *apiError) rpc() *rpcError {
+	rpc := failure(e.code, "%s", e.message)
+	if rpc.Code == codeInternal {
+		rpc.Code = codeDaemonOffline.number()
+	}
+	return rpc
+}
+
+// setRetryAfter rounds up: a client that comes back early is refused again.
+func (e *apiError) setRetryAfter(header http.Header) {
+	if e.retryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
+	}
+}
+
+func isAPIError(err error) bool {
+	_, ok := errors.AsType[*apiError](err)
+	return ok
+}
+
+// writeError answers with an *apiError. The text of any other error is only for
+// the log: it may name a path or a secret.
 func writeError(w http.ResponseWriter, err error) {
-	refusal, ok := errors.AsType[*poolError](err)
+	refusal, ok := errors.AsType[*apiError](err)
 	switch {
 	case ok:
-		if refusal.retryAfter > 0 {
-			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(refusal.retryAfter.Seconds()))))
-		}
+		refusal.setRetryAfter(w.Header())
 		writeProblem(w, refusal.status, refusal.code, refusal.message)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		writeProblem(w, http.StatusServiceUnavailable, codeInternalError, "the request was given up; what it began goes on")
@@ -109,12 +141,12 @@ func writeError(w http.ResponseWriter, err error) {
 	}
 }
 
-func badRequest(message string) *poolError {
-	return &poolError{code: codeBadRequest, status: http.StatusBadRequest, message: message}
+func badRequest(message string) *apiError {
+	return &apiError{code: codeBadRequest, status: http.StatusBadRequest, message: message}
 }
 
 // readBody reads a request's body of at most maxBody within bodyLimit. The
-// error is a *poolError.
+// error is a *apiError.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyLimit)) // where there is no connection there is no slow client
@@ -125,7 +157,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	}
 	w.Header().Set("Connection", "close") // the rest of the body may still come
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, &poolError{code: codeBodyTooLarge, status: http.StatusRequestEntityTooLarge, message: "the body is over 1 MiB"}
+		return nil, &apiError{code: codeBodyTooLarge, status: http.StatusRequestEntityTooLarge, message: "the body is over 1 MiB"}
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		return nil, badRequest("the body did not arrive within " + bodyLimit.String())
@@ -134,7 +166,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 // readJSON reads a body that is one JSON object into v; keys that it does not
-// know are ignored. The error is a *poolError.
+// know are ignored. The error is a *apiError.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := readBody(w, r)
 	if err != nil {

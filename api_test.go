@@ -471,3 +471,23 @@ func TestEventsTooManySubscribers(t *testing.T) {
 		t.Error("an event over the bound was kept")
 	}
 }
+
+// An event's data is one line, whatever line ends stand between its tokens.
+func TestEventStream(t *testing.T) {
+	t.Parallel()
+	w := httptest.NewRecorder()
+	s := newEventStream(w)
+	defer s.beat.Stop()
+	s.add(7, "a", []byte(`{"x":1}`))
+	s.add(0, "b", []byte("{\r\n\"y\":\n2}"))
+	if err := s.comment(" text"); err != nil {
+		t.Fatal(err)
+	}
+	const want = "id: 7\nevent: a\ndata: {\"x\":1}\n\nevent: b\ndata: {  \"y\": 2}\n\n: text\n\n"
+	if got := w.Body.String(); got != want {
+		t.Errorf("got the stream %q, want %q", got, want)
+	}
+	if err := s.flush(); err != nil || w.Body.String() != want {
+		t.Errorf("a flush without events: got %q, %v, want nothing more", w.Body, err)
+	}
+}

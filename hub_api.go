@@ -5,9 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -18,9 +16,6 @@ import (
 
 	"github.com/coder/websocket"
 )
-
-// streamBeat keeps proxies from ending a stream that has nothing to say.
-const streamBeat = 15 * time.Second
 
 // hubAPI is the hub's part of the HTTP API.
 type hubAPI struct {
@@ -207,7 +202,7 @@ func (h *hubAPI) poolTarget(libID string) target {
 				return nil, errDeleted(libID) // and not brought back by the call
 			}
 			_, _, err := h.pool.ensure(ctx, libID)
-			if e, ok := errors.AsType[*poolError](err); ok && e.diedOnce && !diedOnce {
+			if e, ok := errors.AsType[*apiError](err); ok && e.retryNow && !diedOnce {
 				diedOnce = true // no request has reached it: the next may well serve this one
 				continue
 			}
@@ -251,23 +246,21 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 	}
 	result, err := h.hub.perform(r.Context(), c, find)
 	status := http.StatusOK
-	if d, ok := errors.AsType[*deliveryError](err); ok {
-		status, err = d.status, d.rpc
-		if d.retryAfter > 0 {
-			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(d.retryAfter.Seconds()))))
-		}
+	if refusal, ok := errors.AsType[*apiError](err); ok {
+		status = refusal.status
+		refusal.setRetryAfter(w.Header())
 	}
 	body = callAnswer(c, result, err)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	h.write(w, body)
+	h.logWriteError(send(w, body))
 }
 
 // callAnswer is the JSON-RPC answer under the caller's id.
 func callAnswer(c *call, result json.RawMessage, err error) []byte {
-	if d, ok := errors.AsType[*deliveryError](err); ok {
-		err = d.rpc
+	if refusal, ok := errors.AsType[*apiError](err); ok {
+		err = refusal.rpc()
 	}
 	var buf bytes.Buffer
 	writeAnswer(&buf, c.id, []byte(result), err)
@@ -289,45 +282,35 @@ func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find ta
 		cancel()
 		<-done
 	}()
-	header := w.Header()
-	header.Set("Content-Type", "text/event-stream")
-	header.Set("Cache-Control", "no-store")
-	header.Set("X-Accel-Buffering", "no") // nginx would keep the events back
-	w.WriteHeader(http.StatusOK)
-	beat := time.NewTicker(streamBeat)
-	defer beat.Stop()
-	alive := h.write(w, nil) // the header
-	for alive {
+	events := newEventStream(w)
+	defer events.beat.Stop()
+	err := events.flush() // the header
+	for err == nil {
 		select {
 		case p := <-watch.newest:
-			alive = h.event(w, "progress", p)
+			events.add(0, "progress", p)
 		case answer := <-done:
 			done <- answer // for the deferred wait
 			select {
-			case p := <-watch.newest: // the last one overtook nothing
-				h.event(w, "progress", p)
+			case p := <-watch.newest: // it came before the answer
+				events.add(0, "progress", p)
 			default:
 			}
-			h.event(w, "result", answer)
+			events.add(0, "result", answer)
+			h.logWriteError(events.flush())
 			return
-		case <-beat.C:
-			alive = h.write(w, []byte(":\n\n"))
+		case <-events.beat.C:
+			err = events.comment("")
+			continue
 		}
+		err = events.flush()
 	}
+	h.logWriteError(err)
 }
 
-// event writes one event. A line feed in JSON is only space, but would end the
-// data.
-func (h *hubAPI) event(w http.ResponseWriter, name string, data []byte) bool {
-	data = bytes.ReplaceAll(bytes.ReplaceAll(data, []byte{'\n'}, []byte{' '}), []byte{'\r'}, []byte{' '})
-	return h.write(w, fmt.Appendf(nil, "event: %s\ndata: %s\n\n", name, data))
-}
-
-// write sends bytes to a client and tells whether it still takes them.
-func (h *hubAPI) write(w http.ResponseWriter, data []byte) bool {
-	err := send(w, data)
+// logWriteError notes a client that does not take its answer.
+func (h *hubAPI) logWriteError(err error) {
 	if err != nil {
-		h.log.Debug("answering a client", "err", err)
+		h.log.Debug("a client did not take its answer", "error", err)
 	}
-	return err == nil
 }

@@ -77,7 +77,7 @@ func (l *libraries) of(machineID string) string {
 }
 
 // set binds a library, or frees it when machineID is "". The error is a
-// *poolError.
+// *apiError.
 func (l *libraries) set(libID, machineID string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -98,7 +98,7 @@ func (l *libraries) set(libID, machineID string) error {
 		err = writeFileAtomic(l.path, append(data, '\n'), 0o600)
 	}
 	if err != nil { // a full disk is for the caller to know
-		return &poolError{code: codeInternalError, status: http.StatusInternalServerError, message: "keeping the binding: " + err.Error()}
+		return &apiError{code: codeInternalError, status: http.StatusInternalServerError, message: "keeping the binding: " + err.Error()}
 	}
 	l.machine = next
 	return nil

@@ -86,7 +86,7 @@ func parseCall(body []byte) (*call, error) {
 // answer, at most twice. A daemon that drains has not begun: its successor is
 // asked, or itself when it was told to go on, within returnTimeout. The result
 // is the daemon's raw one; the error is the daemon's *rpcError, or a
-// *deliveryError.
+// *apiError.
 func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout+callGrace)
 	defer cancel()
@@ -94,7 +94,7 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessag
 	for resends := 0; ; {
 		conn, err := find(ctx, resends > 0 || !draining.IsZero())
 		if err != nil {
-			return nil, delivery(err)
+			return nil, deliveryError(err)
 		}
 		c.via.Store(conn)
 		result, err := conn.peer.call(ctx, c.method, c.params)
@@ -110,7 +110,7 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessag
 			case <-conn.done:
 			case <-time.After(drainPause):
 			case <-ctx.Done():
-				return nil, delivery(context.Cause(ctx))
+				return nil, deliveryError(context.Cause(ctx))
 			}
 		case err == nil, isAnswer:
 			return result, err
@@ -119,7 +119,7 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessag
 			<-conn.done // else the lost link would be found again; the reader has ended, so this is at once
 			h.log.Info("the link was lost before the answer, sending the request again", "method", showName(c.method), "task_id", showName(c.taskID))
 		default:
-			return nil, delivery(err)
+			return nil, deliveryError(err)
 		}
 	}
 }
@@ -135,38 +135,19 @@ func (h *hub) machineTarget(machineID string) target {
 	}
 }
 
-// deliveryError is what the hub could not deliver: an HTTP status and a
-// JSON-RPC error.
-type deliveryError struct {
-	status     int
-	retryAfter time.Duration // 0 for none
-	rpc        *rpcError
-}
-
-func (e *deliveryError) Error() string { return e.rpc.Message }
-
-// delivery turns the hub's own trouble into the caller's answer.
-func delivery(err error) error {
-	if _, ok := errors.AsType[*deliveryError](err); ok {
-		return err
-	}
-	if e, ok := errors.AsType[*poolError](err); ok {
-		rpc := failure(e.code, "%s", e.Error())
-		if rpc.Code == codeInternal { // a code that only the HTTP API has
-			rpc.Code = codeDaemonOffline.number()
-		}
-		return &deliveryError{status: e.status, retryAfter: e.retryAfter, rpc: rpc}
-	}
+// deliveryError turns the hub's own failure into the caller's answer: an
+// *apiError, a daemon's *rpcError, or the error of a client that went away.
+func deliveryError(err error) error {
+	_, isAnswer := errors.AsType[*rpcError](err)
 	switch {
+	case isAPIError(err), isAnswer:
+		return err
 	case errors.Is(err, errUnknownMachine):
-		return &deliveryError{status: http.StatusNotFound, rpc: failure(codeDaemonOffline, "no such machine was ever connected: GET /machines lists them")}
+		return &apiError{code: codeDaemonOffline, status: http.StatusNotFound, message: "no such machine was ever connected: GET /machines lists them"}
 	case errors.Is(err, context.DeadlineExceeded):
-		return &deliveryError{status: http.StatusGatewayTimeout, rpc: failure(codeTimeout, "the daemon did not answer in time")}
+		return &apiError{code: codeTimeout, status: http.StatusGatewayTimeout, message: "the daemon did not answer in time"}
 	case errors.Is(err, context.Canceled):
 		return err // the client went away: nobody reads the answer
 	}
-	if e, ok := errors.AsType[*rpcError](err); ok {
-		return e
-	}
-	return &deliveryError{status: http.StatusServiceUnavailable, rpc: failure(codeDaemonOffline, "the daemon is not connected: %v", err)}
+	return &apiError{code: codeDaemonOffline, status: http.StatusServiceUnavailable, message: fmt.Sprintf("the daemon is not connected: %v", err)}
 }

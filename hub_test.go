@@ -444,8 +444,8 @@ func TestCallThatCannotBeDelivered(t *testing.T) {
 			start := time.Now()
 			_, err := b.hub.perform(t.Context(), newCall(t, "test/slow", test.params), b.hub.machineTarget(test.machine))
 			status := 0
-			if e, ok := errors.AsType[*deliveryError](err); ok {
-				status, err = e.status, e.rpc
+			if e, ok := errors.AsType[*apiError](err); ok {
+				status, err = e.status, e.rpc()
 			}
 			if e, ok := errors.AsType[*rpcError](err); !ok || e.name() != test.code || status != test.status || time.Since(start) != test.after {
 				t.Errorf("%+v: %d %v after %v", test, status, err, time.Since(start))
@@ -467,7 +467,7 @@ func TestCallThatCannotBeDelivered(t *testing.T) {
 		_ = d.end()
 		synctest.Wait()
 		_, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("m"))
-		if e, ok := errors.AsType[*deliveryError](err); !ok || e.status != 503 || e.rpc.name() != codeDaemonOffline {
+		if e, ok := errors.AsType[*apiError](err); !ok || e.status != 503 || e.code != codeDaemonOffline {
 			t.Error(err)
 		}
 	})

@@ -38,23 +38,6 @@ type poolConfig struct {
 	start func(childSpec) (child, error)
 }
 
-// poolError is a refusal, for the HTTP API and for the hub alike. Its message
-// holds no secret.
-type poolError struct {
-	code       errorCode
-	status     int // of HTTP
-	message    string
-	retryAfter time.Duration // 0: not told
-	diedOnce   bool          // a child died on its way; the next ensure starts another at once
-}
-
-func (e *poolError) Error() string { return e.message }
-
-func isPoolError(err error) bool {
-	_, ok := errors.AsType[*poolError](err)
-	return ok
-}
-
 // pool keeps at most maxDaemons daemons, one for each lib_id, in a workspace
 // that is its own.
 type pool struct {
@@ -163,8 +146,8 @@ func (p *pool) setServer(url string) {
 	p.server = url
 }
 
-func errShuttingDown() *poolError {
-	return &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "the scheduler is stopping"}
+func errShuttingDown() *apiError {
+	return &apiError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "the scheduler is stopping"}
 }
 
 // spec is how libID's child is started.
@@ -216,8 +199,8 @@ func (p *pool) deleted(e *entry) bool {
 	return e.remove
 }
 
-func errDeleted(libID string) *poolError {
-	return &poolError{code: codeDeleted, status: http.StatusConflict, message: libID + " was deleted meanwhile"}
+func errDeleted(libID string) *apiError {
+	return &apiError{code: codeDeleted, status: http.StatusConflict, message: libID + " was deleted meanwhile"}
 }
 
 // list is all entries by lib_id.
@@ -304,7 +287,7 @@ func (p *pool) buryLocked(e *entry, how string) poolEntry {
 }
 
 // remove ends libID's child, busy or not, and deletes its directory. The error
-// is a *poolError (404 where there is neither), or ctx's; the removal goes on
+// is a *apiError (404 where there is neither), or ctx's; the removal goes on
 // when ctx ends.
 func (p *pool) remove(ctx context.Context, libID string) error {
 	if err := checkLibID(libID); err != nil {
@@ -335,19 +318,19 @@ func (p *pool) remove(ctx context.Context, libID string) error {
 	}
 	switch {
 	case errors.Is(e.removeErr, errRemoved) && e.started.IsZero():
-		return &poolError{code: codeNotFound, status: http.StatusNotFound, message: "there is no daemon and no directory for " + libID}
+		return &apiError{code: codeNotFound, status: http.StatusNotFound, message: "there is no daemon and no directory for " + libID}
 	case e.removeErr != nil && !errors.Is(e.removeErr, errRemoved):
-		return &poolError{code: codeInternalError, status: http.StatusInternalServerError, message: e.removeErr.Error()}
+		return &apiError{code: codeInternalError, status: http.StatusInternalServerError, message: e.removeErr.Error()}
 	}
 	return nil
 }
 
 // stopAll ends every child and keeps the directories. The pool stays usable.
 func (p *pool) stopAll(ctx context.Context) error {
-	return p.endAll(ctx, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "all daemons were told to stop meanwhile"})
+	return p.endAll(ctx, &apiError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "all daemons were told to stop meanwhile"})
 }
 
-func (p *pool) endAll(ctx context.Context, why *poolError) error {
+func (p *pool) endAll(ctx context.Context, why *apiError) error {
 	p.mu.Lock()
 	var all []*entry
 	for _, e := range p.entries {

@@ -19,7 +19,7 @@ const (
 // child is started; started is true for the one that did so. A child belongs
 // to the pool: it goes on when ctx ends, only the waiting does not. What keeps
 // it from starting is waited for within spawnTimeout. The error is a
-// *poolError, or ctx's.
+// *apiError, or ctx's.
 func (p *pool) ensure(ctx context.Context, libID string) (view poolEntry, started bool, err error) {
 	if err := checkLibID(libID); err != nil {
 		return poolEntry{}, false, err
@@ -33,7 +33,7 @@ func (p *pool) ensure(ctx context.Context, libID string) (view poolEntry, starte
 	var mine *entry // the one that this call started
 	search := &roomSearch{asked: map[*entry]bool{}}
 	begin := time.Now()
-	patience, cancel := context.WithTimeoutCause(ctx, p.spawnTimeout, &poolError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
+	patience, cancel := context.WithTimeoutCause(ctx, p.spawnTimeout, &apiError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
 		message: fmt.Sprintf("the daemon for %s could not be started within %v: the one before it is still stopping", libID, p.spawnTimeout)})
 	defer cancel()
 	for {
@@ -111,9 +111,9 @@ func (p *pool) admitLocked(ctx context.Context, libID string, begin time.Time, s
 	}
 	switch {
 	case server == "":
-		return nil, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "no server to dial is known yet"}
+		return nil, &apiError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "no server to dial is known yet"}
 	case delay > 0 && delay >= p.spawnTimeout-now.Sub(begin):
-		return nil, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, retryAfter: delay,
+		return nil, &apiError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, retryAfter: delay,
 			message: fmt.Sprintf("the daemon for %s died %d times in a row and is started again in %v: %s", libID, past.inRow, delay.Round(time.Second), past.lastError)}
 	case delay > 0:
 		timer := time.NewTimer(delay)
@@ -131,7 +131,7 @@ func (p *pool) admitLocked(ctx context.Context, libID string, begin time.Time, s
 	}
 	defer p.mu.Unlock()
 	if other := p.sameNameLocked(libID); other != "" {
-		return nil, &poolError{code: codeInvalidLibID, status: http.StatusBadRequest,
+		return nil, &apiError{code: codeInvalidLibID, status: http.StatusBadRequest,
 			message: fmt.Sprintf("the file system cannot tell %s from %s, which is there already", libID, other)}
 	}
 	e := newEntry(libID, statusStarting, now)
@@ -154,8 +154,8 @@ func wait(ctx context.Context, done <-chan struct{}) error {
 }
 
 // capacityError sends somebody away from a full pool.
-func (p *pool) capacityError() *poolError {
-	return &poolError{code: codeCapacity, status: http.StatusServiceUnavailable,
+func (p *pool) capacityError() *apiError {
+	return &apiError{code: codeCapacity, status: http.StatusServiceUnavailable,
 		retryAfter: capacityRetryMin + rand.N(capacityRetrySpread),
 		message:    fmt.Sprintf("all %d daemons are busy: come back later or raise --max-daemons", p.maxDaemons)}
 }

@@ -54,10 +54,10 @@ type entry struct {
 	active    int
 	wasReady  bool
 	isSettled bool
-	died      bool       // ended unasked, or by the pool for a fault
-	fault     string     // that one: not ready in time, or hung
-	failed    *poolError // why those who wait for ready do not get it
-	remove    bool       // DELETE: the directory goes too
+	died      bool      // ended unasked, or by the pool for a fault
+	fault     string    // that one: not ready in time, or hung
+	failed    *apiError // why those who wait for ready do not get it
+	remove    bool      // DELETE: the directory goes too
 	removeErr error
 	history   deaths
 	probe     *probe
@@ -157,9 +157,9 @@ func (p *pool) finish(e *entry, how string) {
 	if e.died {
 		p.log.Error("a daemon died", "lib_id", e.libID, "pid", e.pid, "ready", e.wasReady, "error", how)
 		if e.status == statusStarting {
-			e.failed = &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable,
+			e.failed = &apiError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable,
 				message:  fmt.Sprintf("starting the daemon for %s: %s", e.libID, how),
-				diedOnce: respawnDelay(e.history.after(time.Now(), how).inRow) == 0}
+				retryNow: respawnDelay(e.history.after(time.Now(), how).inRow) == 0}
 		}
 	} else if had {
 		p.log.Info("a daemon was stopped", "lib_id", e.libID, "pid", e.pid)
@@ -313,7 +313,7 @@ func (p *pool) endLate(e *entry, lastLines func() string) {
 		return
 	}
 	e.died, e.fault = true, fmt.Sprintf("it was not ready within %v", p.spawnTimeout)
-	p.stopLocked(e, &poolError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
+	p.stopLocked(e, &apiError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
 		message: fmt.Sprintf("the daemon for %s was not ready within %v: see its %s%s", e.libID, p.spawnTimeout, logFileName, indented(lastLines()))})
 }
 
@@ -325,7 +325,7 @@ func (p *pool) endHung(e *entry) {
 		return
 	}
 	e.died, e.fault = true, fmt.Sprintf("it said nothing for %v", silenceEnded)
-	p.stopLocked(e, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable,
+	p.stopLocked(e, &apiError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable,
 		message: fmt.Sprintf("the daemon for %s hung: %s", e.libID, e.fault)})
 }
 
@@ -406,7 +406,7 @@ func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
 
 // stopLocked asks the owner to end the child; why is what those get who wait
 // for it to be ready. A nil why is an eviction.
-func (p *pool) stopLocked(e *entry, why *poolError) {
+func (p *pool) stopLocked(e *entry, why *apiError) {
 	if e.status == statusStopping || e.status == statusExited {
 		return
 	}

@@ -113,7 +113,7 @@ func awaitThat(t testing.TB, what string, condition func() bool) {
 }
 
 func poolCode(err error) errorCode {
-	if e, ok := errors.AsType[*poolError](err); ok {
+	if e, ok := errors.AsType[*apiError](err); ok {
 		return e.code
 	}
 	return ""
@@ -219,7 +219,7 @@ func TestPoolCrashBeforeReadyTellsTheLastLogLines(t *testing.T) {
 func TestPoolChildThatIsNeverReady(t *testing.T) {
 	p := testPool(t, `trap '' TERM; while :; do sleep 1000; done`, func(c *poolConfig) { c.spawnTimeout = 300 * time.Millisecond })
 	_, _, err := p.ensure(t.Context(), "x")
-	if e, ok := errors.AsType[*poolError](err); !ok || e.code != codeSpawnTimeout || e.status != http.StatusGatewayTimeout {
+	if e, ok := errors.AsType[*apiError](err); !ok || e.code != codeSpawnTimeout || e.status != http.StatusGatewayTimeout {
 		t.Errorf("the error: %v", err)
 	}
 	awaitThat(t, "the child is reaped", func() bool { return p.counts().Running == 0 })
@@ -347,7 +347,7 @@ func TestPoolFullOfBusyDaemons(t *testing.T) {
 	p := testPool(t, scriptBusy, func(c *poolConfig) { c.maxDaemons = 1 })
 	first := mustEnsure(t, p, "a")
 	_, _, err := p.ensure(t.Context(), "b")
-	e, ok := errors.AsType[*poolError](err)
+	e, ok := errors.AsType[*apiError](err)
 	if !ok || e.code != codeCapacity || e.retryAfter < capacityRetryMin || e.retryAfter > capacityRetryMin+capacityRetrySpread {
 		t.Errorf("the error: %+v", err)
 	}

@@ -662,10 +662,10 @@ func TestPoolDeathIsTold(t *testing.T) {
 func TestPoolBackoffLongerThanTheSpawnTimeout(t *testing.T) {
 	w := &fakeWorld{crash: true}
 	inBubble(t, w, func(c *poolConfig) { c.spawnTimeout = 1500 * time.Millisecond }, func(t *testing.T, p *pool) {
-		var last *poolError
+		var last *apiError
 		for range 4 {
 			_, _, err := p.ensure(t.Context(), "x")
-			last, _ = errors.AsType[*poolError](err)
+			last, _ = errors.AsType[*apiError](err)
 		}
 		if last == nil || last.code != codeAutoStartFailed || last.retryAfter != 2*time.Second {
 			t.Errorf("the refusal: %+v", last)

@@ -52,7 +52,7 @@ func checkLibID(id string) error {
 	if validLibID(id) {
 		return nil
 	}
-	return &poolError{code: codeInvalidLibID, status: http.StatusBadRequest,
+	return &apiError{code: codeInvalidLibID, status: http.StatusBadRequest,
 		message: fmt.Sprintf("a lib_id is 1 to %d of A-Z a-z 0-9 . _ -, does not start with . or - and is not %s", maxLibID, librariesFile)}
 }
 

@@ -119,7 +119,7 @@ func (p *pool) makeRoom(ctx context.Context, s *roomSearch) error {
 		switch cause := context.Cause(ctx); {
 		case err == nil:
 			return nil
-		case ctx.Err() != nil && isPoolError(cause): // the patience has ended, not the request
+		case ctx.Err() != nil && isAPIError(cause): // the patience has ended, not the request
 			return p.capacityError()
 		case ctx.Err() != nil:
 			return cause
