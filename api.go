@@ -186,14 +186,14 @@ func (a *api) putDaemon(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *api) ensure(w http.ResponseWriter, r *http.Request, libID string) {
-	entry, started, err := a.pool.ensure(r.Context(), libID)
+	daemon, err := a.pool.ensure(r.Context(), libID)
 	switch {
 	case err != nil:
 		a.writeError(w, r, err)
-	case started:
-		writeJSON(w, http.StatusCreated, entry)
+	case daemon.started:
+		writeJSON(w, http.StatusCreated, daemon.view)
 	default:
-		writeJSON(w, http.StatusOK, entry)
+		writeJSON(w, http.StatusOK, daemon.view)
 	}
 }
 

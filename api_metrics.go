@@ -54,7 +54,7 @@ type poolMetrics struct {
 	mu         sync.Mutex // guards the fields below
 	spawns     map[spawnResult]uint64
 	evictions  map[evictionReason]uint64
-	deaths     uint64
+	crashes    uint64
 	clones     map[string]uint64
 	spawnTimes histogram
 	cloneTimes histogram
@@ -88,11 +88,11 @@ func (m *poolMetrics) evicted(reason evictionReason) {
 	m.evictions[reason]++
 }
 
-// died counts a daemon that ended unasked after it was ready.
-func (m *poolMetrics) died() {
+// crashed counts a daemon that ended unasked, or hung, after it was ready.
+func (m *poolMetrics) crashed() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.deaths++
+	m.crashes++
 }
 
 // cloned counts a clone of one of the daemons.
@@ -158,7 +158,7 @@ func (m *poolMetrics) write(page *metricsPage) {
 		page.sample("c4a_daemon_evictions_total", float64(m.evictions[reason]), "reason", string(reason))
 	}
 	page.family("c4a_daemon_deaths_total", "counter", "Ready daemons that ended unasked, or hung.")
-	page.sample("c4a_daemon_deaths_total", float64(m.deaths))
+	page.sample("c4a_daemon_deaths_total", float64(m.crashes))
 	page.family("c4a_clones_total", "counter", "Clones and updates of the pool's daemons by how they ended.")
 	for _, result := range slices.Sorted(maps.Keys(m.clones)) {
 		page.sample("c4a_clones_total", float64(m.clones[result]), "result", result)

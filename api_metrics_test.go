@@ -67,7 +67,7 @@ func TestMetrics(t *testing.T) {
 	}
 	mustEnsure(t, a.pool, "first")
 	for _, id := range []string{"crash", "slow"} { // they die, or are not ready in time
-		if _, _, err := a.pool.ensure(t.Context(), id); err == nil {
+		if _, err := a.pool.ensure(t.Context(), id); err == nil {
 			t.Errorf("%s got ready", id)
 		}
 	}

@@ -196,27 +196,24 @@ func (h *hubAPI) callLibrary(w http.ResponseWriter, r *http.Request) {
 func (h *hubAPI) poolTarget(libID string) target {
 	var mine *entry // that the call went to last
 	return func(ctx context.Context, _ bool) (*hubConn, error) {
-		diedOnce := false
+		retried := false
 		for begin := time.Now(); ; {
 			if mine != nil && h.pool.deleted(mine) {
 				return nil, errDeleted(libID) // and not brought back by the call
 			}
-			_, _, err := h.pool.ensure(ctx, libID)
-			if e, ok := errors.AsType[*apiError](err); ok && e.retryNow && !diedOnce {
-				diedOnce = true // no request has reached it: the next may well serve this one
+			daemon, err := h.pool.ensure(ctx, libID)
+			if e, ok := errors.AsType[*apiError](err); ok && e.retryNow && !retried {
+				retried = true // no request has reached it: the next may well serve this one
 				continue
 			}
 			if err != nil {
 				return nil, err
 			}
+			mine = daemon.entry
 			// Ready means that its handshake was accepted: the link is there, or it
 			// was lost since and comes back. Or the daemon has died and the pool is
 			// about to notice: then another is started.
-			var conn *hubConn
-			err = errOffline
-			if mine = h.pool.serving(libID); mine != nil {
-				conn, err = h.hub.connected(ctx, machineIDOf(libID), returnTimeout, mine.gone)
-			}
+			conn, err := h.hub.connected(ctx, machineIDOf(libID), returnTimeout, mine.gone)
 			if errors.Is(err, errUnknownMachine) {
 				return nil, errOffline // it says that it is ready, and never came here
 			}

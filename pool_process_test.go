@@ -84,11 +84,11 @@ func testPool(t *testing.T, script string, change func(*poolConfig)) *pool {
 
 func mustEnsure(t *testing.T, p *pool, libID string) poolEntry {
 	t.Helper()
-	view, _, err := p.ensure(t.Context(), libID)
+	d, err := p.ensure(t.Context(), libID)
 	if err != nil {
 		t.Fatalf("ensure %s: %v", libID, err)
 	}
-	return view
+	return d.view
 }
 
 // alive tells whether pid runs; a zombie does not.
@@ -146,8 +146,8 @@ func TestPoolStartsStopsAndDeletes(t *testing.T) {
 	if err != nil || strings.Contains(strings.ToUpper(strings.ReplaceAll(string(env), controlVariable+"="+controlStdio, "")), "C4A_") || strings.Contains(string(env), "NOTIFY_SOCKET") {
 		t.Errorf("the child inherits our variables: %s, %v", env, err)
 	}
-	if again, started, err := p.ensure(t.Context(), "lib_1"); err != nil || started || again.PID != view.PID {
-		t.Errorf("asked again: %+v, started %v, %v", again, started, err)
+	if again, err := p.ensure(t.Context(), "lib_1"); err != nil || again.started || again.view.PID != view.PID {
+		t.Errorf("asked again: got pid %d, started %v, %v, want pid %d, not started", again.view.PID, again.started, err, view.PID)
 	}
 	if err := p.stopAll(t.Context()); err != nil {
 		t.Fatal(err)
@@ -200,7 +200,7 @@ func TestPoolEndsAStoppedChild(t *testing.T) {
 
 func TestPoolCrashBeforeReadyTellsTheLastLogLines(t *testing.T) {
 	p := testPool(t, `read -r token; echo "boom, and my token is $token" >&2; exit 4`, nil)
-	_, _, err := p.ensure(t.Context(), "x")
+	_, err := p.ensure(t.Context(), "x")
 	if poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), "boom") || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("the error: %v", err)
 	}
@@ -218,7 +218,7 @@ func TestPoolCrashBeforeReadyTellsTheLastLogLines(t *testing.T) {
 
 func TestPoolChildThatIsNeverReady(t *testing.T) {
 	p := testPool(t, `trap '' TERM; while :; do sleep 1000; done`, func(c *poolConfig) { c.spawnTimeout = 300 * time.Millisecond })
-	_, _, err := p.ensure(t.Context(), "x")
+	_, err := p.ensure(t.Context(), "x")
 	if e, ok := errors.AsType[*apiError](err); !ok || e.code != codeSpawnTimeout || e.status != http.StatusGatewayTimeout {
 		t.Errorf("the error: %v", err)
 	}
@@ -227,7 +227,7 @@ func TestPoolChildThatIsNeverReady(t *testing.T) {
 
 func TestPoolProgramMissing(t *testing.T) {
 	p := testPool(t, "", func(c *poolConfig) { c.daemonBin = "/nonexistent/daemon" })
-	_, _, err := p.ensure(t.Context(), "x")
+	_, err := p.ensure(t.Context(), "x")
 	if poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("the error: %v", err)
 	}
@@ -346,7 +346,7 @@ func TestPoolEvictsTheIdleForTheNext(t *testing.T) {
 func TestPoolFullOfBusyDaemons(t *testing.T) {
 	p := testPool(t, scriptBusy, func(c *poolConfig) { c.maxDaemons = 1 })
 	first := mustEnsure(t, p, "a")
-	_, _, err := p.ensure(t.Context(), "b")
+	_, err := p.ensure(t.Context(), "b")
 	e, ok := errors.AsType[*apiError](err)
 	if !ok || e.code != codeCapacity || e.retryAfter < capacityRetryMin || e.retryAfter > capacityRetryMin+capacityRetrySpread {
 		t.Errorf("the error: %+v", err)
@@ -378,7 +378,7 @@ func TestPoolWorkDirThatIsALink(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(p.workspace, "x")); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), "not a directory") {
+	if _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), "not a directory") {
 		t.Errorf("ensure: %v", err)
 	}
 	if err := p.remove(t.Context(), "x"); err != nil {
@@ -397,7 +397,7 @@ func TestPoolPIDFileThatCannotBeWritten(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(p.workspace, "x", pidFileName, "in the way"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err := p.ensure(t.Context(), "x")
+	_, err := p.ensure(t.Context(), "x")
 	if poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), pidFileName) {
 		t.Errorf("the error: %v", err)
 	}

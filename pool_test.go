@@ -213,7 +213,7 @@ func inBubble(t *testing.T, w *fakeWorld, change func(*poolConfig), test func(t 
 		if w.alive != 0 || w.overlapping != 0 {
 			t.Errorf("after shutdown %d live; %d ran beside another of their lib_id", w.alive, w.overlapping)
 		}
-		if _, _, err := p.ensure(context.Background(), "late"); poolCode(err) != codeAutoStartFailed {
+		if _, err := p.ensure(context.Background(), "late"); poolCode(err) != codeAutoStartFailed {
 			t.Errorf("ensure after shutdown: %v", err)
 		}
 	})
@@ -226,11 +226,11 @@ func TestPoolHundredEnsuresStartOne(t *testing.T) {
 		var started atomic.Int32
 		for range 100 {
 			wg.Go(func() {
-				view, mine, err := p.ensure(t.Context(), "x")
-				if err != nil || view.Status != statusReady {
-					t.Errorf("%+v, %v", view, err)
+				d, err := p.ensure(t.Context(), "x")
+				if err != nil || d.view.Status != statusReady {
+					t.Errorf("got %+v, %v, want a ready daemon", d.view, err)
 				}
-				if mine {
+				if d.started {
 					started.Add(1)
 				}
 			})
@@ -247,11 +247,11 @@ func TestPoolSpawnOutlivesItsFirstCaller(t *testing.T) {
 	inBubble(t, w, nil, func(t *testing.T, p *pool) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		if _, _, err := p.ensure(ctx, "x"); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := p.ensure(ctx, "x"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("the first caller: %v", err)
 		}
-		if _, started, err := p.ensure(t.Context(), "x"); err != nil || started || w.spawns != 1 {
-			t.Errorf("the second caller: started %v, %v, %d spawns", started, err, w.spawns)
+		if d, err := p.ensure(t.Context(), "x"); err != nil || d.started || w.spawns != 1 {
+			t.Errorf("the second caller: got started %v, %v, %d spawns, want false, no error, 1 spawn", d.started, err, w.spawns)
 		}
 	})
 }
@@ -263,7 +263,7 @@ func TestPoolDeleteDuringSpawn(t *testing.T) {
 		begin := time.Now()
 		for range 3 {
 			wg.Go(func() {
-				if _, _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeDeleted {
+				if _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeDeleted {
 					t.Errorf("ensure: %v", err)
 				}
 				if time.Since(begin) > time.Second {
@@ -318,7 +318,7 @@ func TestPoolEnsureDuringAStopThatLasts(t *testing.T) {
 			t.Errorf("stopAll: %v", err)
 		}
 		begin := time.Now()
-		if _, _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeSpawnTimeout || time.Since(begin) != p.spawnTimeout {
+		if _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeSpawnTimeout || time.Since(begin) != p.spawnTimeout {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
 		p.killNow()
@@ -367,7 +367,7 @@ func TestPoolEvictionAsksTheDaemon(t *testing.T) {
 		d.mu.Lock()
 		d.active++ // without a word
 		d.mu.Unlock()
-		if _, _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity {
+		if _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity {
 			t.Errorf("a full pool: %v", err)
 		}
 		time.Sleep(10 * time.Minute)
@@ -389,13 +389,13 @@ func TestPoolFullAllBusy(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 20 {
 			wg.Go(func() {
-				if _, _, err := p.ensure(t.Context(), fmt.Sprint("more", i)); poolCode(err) != codeCapacity {
+				if _, err := p.ensure(t.Context(), fmt.Sprint("more", i)); poolCode(err) != codeCapacity {
 					t.Errorf("a full pool: %v", err)
 				}
 			})
 		}
 		wg.Wait()
-		if took := time.Since(begin); took > maxRoomAsk {
+		if took := time.Since(begin); took > maxSlotSearch {
 			t.Errorf("the refusal took %v", took)
 		}
 		if w.killedBusy != 0 || w.spawns != p.maxDaemons {
@@ -463,7 +463,7 @@ func TestPoolDaemonThatDoesNotAnswer(t *testing.T) {
 	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 1 }, func(t *testing.T, p *pool) {
 		mustEnsure(t, p, "a")
 		begin := time.Now()
-		if _, _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity || time.Since(begin) > 2*probeLimit+capacityPause {
+		if _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity || time.Since(begin) > 2*quiesceLimit+capacityPause {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
 		if w.daemon("a") == nil {
@@ -483,10 +483,13 @@ func TestPoolDaemonThatDoesNotAnswer(t *testing.T) {
 // What was last told of a daemon is true, also when an answer to the pool told
 // it first.
 func TestPoolTellsOfTheLastChange(t *testing.T) {
-	w := &fakeWorld{answerLate: probeLimit / 2}
+	w := &fakeWorld{answerLate: quiesceLimit / 2}
 	var last poolEntry
 	inBubble(t, w, func(c *poolConfig) { c.maxDaemons, c.onEvent = 1, func(e poolEntry) { last = e } }, func(t *testing.T, p *pool) {
-		mustEnsure(t, p, "a")
+		ready, err := p.ensure(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
 		d := w.daemon("a")
 		d.request()
 		synctest.Wait()
@@ -494,13 +497,11 @@ func TestPoolTellsOfTheLastChange(t *testing.T) {
 		d.active = 0 // its own word of this comes later
 		d.mu.Unlock()
 		var wg sync.WaitGroup
-		wg.Go(func() { p.ask(p.entries["a"], 0, evictedCapacity) })
+		wg.Go(func() { p.requestQuiesce(ready.entry, 0, evictedCapacity) })
 		synctest.Wait()
 		mustEnsure(t, p, "a") // it stays
 		wg.Wait()
 		synctest.Wait()
-		p.mu.Lock()
-		defer p.mu.Unlock()
 		if last.Busy || last.Status != statusReady {
 			t.Errorf("the last event: %+v", last)
 		}
@@ -543,12 +544,12 @@ func TestPoolPlaceThatIsNotFreedInTime(t *testing.T) {
 	w := &fakeWorld{stopAfter: -1}
 	inBubble(t, w, func(c *poolConfig) { c.maxDaemons, c.stopTimeout = 1, time.Minute }, func(t *testing.T, p *pool) {
 		mustEnsure(t, p, "a")
-		if _, _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity {
+		if _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity {
 			t.Error(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, _, err := p.ensure(ctx, "b"); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := p.ensure(ctx, "b"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
 	})
@@ -601,12 +602,12 @@ func TestPoolHungDaemon(t *testing.T) {
 // Between the daemon's consent and its coming to the pool, somebody was told
 // that it is ready.
 func TestPoolEnsureWhileTheDaemonIsAsked(t *testing.T) {
-	w := &fakeWorld{answerLate: probeLimit / 2}
+	w := &fakeWorld{answerLate: quiesceLimit / 2}
 	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 1 }, func(t *testing.T, p *pool) {
 		mustEnsure(t, p, "a")
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if _, _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity {
+			if _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity {
 				t.Errorf("ensure b: %v", err)
 			}
 		})
@@ -626,7 +627,7 @@ func TestPoolCrashLoop(t *testing.T) {
 	inBubble(t, w, nil, func(t *testing.T, p *pool) {
 		for range 100 { // a client that asks every 100 ms
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-			_, _, _ = p.ensure(ctx, "x") // it fails
+			_, _ = p.ensure(ctx, "x") // it fails
 			cancel()
 			time.Sleep(100 * time.Millisecond)
 		}
@@ -634,7 +635,7 @@ func TestPoolCrashLoop(t *testing.T) {
 		if w.spawns > 6 || w.spawns < 5 {
 			t.Errorf("%d spawns in 20 s", w.spawns)
 		}
-		time.Sleep(deathWindow + time.Second)
+		time.Sleep(crashWindow + time.Second)
 		w.mu.Lock()
 		w.crash = false
 		w.mu.Unlock()
@@ -664,7 +665,7 @@ func TestPoolBackoffLongerThanTheSpawnTimeout(t *testing.T) {
 	inBubble(t, w, func(c *poolConfig) { c.spawnTimeout = 1500 * time.Millisecond }, func(t *testing.T, p *pool) {
 		var last *apiError
 		for range 4 {
-			_, _, err := p.ensure(t.Context(), "x")
+			_, err := p.ensure(t.Context(), "x")
 			last, _ = errors.AsType[*apiError](err)
 		}
 		if last == nil || last.code != codeAutoStartFailed || last.retryAfter != 2*time.Second {
@@ -691,13 +692,13 @@ func TestPoolNamesThatDifferInCaseOnly(t *testing.T) {
 	inBubble(t, w, nil, func(t *testing.T, p *pool) {
 		p.folds = true
 		mustEnsure(t, p, "Lib")
-		if _, _, err := p.ensure(t.Context(), "lib"); poolCode(err) != codeInvalidLibID {
+		if _, err := p.ensure(t.Context(), "lib"); poolCode(err) != codeInvalidLibID {
 			t.Errorf("beside a running one: %v", err)
 		}
 		if err := p.stopAll(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := p.ensure(t.Context(), "lib"); poolCode(err) != codeInvalidLibID {
+		if _, err := p.ensure(t.Context(), "lib"); poolCode(err) != codeInvalidLibID {
 			t.Errorf("beside a directory: %v", err)
 		}
 		mustEnsure(t, p, "Lib")
@@ -727,7 +728,7 @@ func TestRespawnDelay(t *testing.T) {
 		t.Error("unbounded")
 	}
 	now := time.Now()
-	d := deaths{}.after(now, "a").after(now.Add(time.Second), "b")
+	d := crashHistory{}.after(now, "a").after(now.Add(time.Second), "b")
 	if d.inRow != 2 || d.total != 2 || d.lastError != "b" || d.wait(now.Add(1500*time.Millisecond)) != 500*time.Millisecond {
 		t.Errorf("two deaths: %+v", d)
 	}
@@ -752,7 +753,7 @@ func TestPoolStress(t *testing.T) {
 						for time.Now().Before(end) {
 							id := fmt.Sprint("lib", rnd.IntN(7))
 							ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+rnd.IntN(30_000))*time.Millisecond)
-							_, _, err := p.ensure(ctx, id)
+							_, err := p.ensure(ctx, id)
 							cancel()
 							if err != nil && poolCode(err) != codeCapacity && !errors.Is(err, context.DeadlineExceeded) && poolCode(err) != codeAutoStartFailed && poolCode(err) != codeDeleted {
 								t.Errorf("ensure: %v", err)
@@ -792,4 +793,78 @@ func (d *fakeDaemon) idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.active == 0
+}
+
+// lockProbe is a log handler that looks into the pool from within each call.
+type lockProbe struct {
+	slog.Handler
+	t    *testing.T
+	pool atomic.Pointer[pool]
+
+	mu   sync.Mutex // guards the field below
+	seen []string
+}
+
+func (l *lockProbe) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l *lockProbe) Handle(_ context.Context, r slog.Record) error {
+	l.look(r.Message)
+	return nil
+}
+
+func (l *lockProbe) look(from string) {
+	l.mu.Lock()
+	l.seen = append(l.seen, from)
+	l.mu.Unlock()
+	p := l.pool.Load()
+	if p == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() { // ends at once, or when the lock is released
+		defer close(done)
+		p.list()
+		p.counts()
+		p.stopping()
+	}()
+	select {
+	case <-done:
+	case <-time.After(eventually):
+		l.t.Errorf("%q is told while the pool is locked, want it told after the lock is released", from)
+		l.pool.Store(nil) // once is enough
+	}
+}
+
+// What the pool calls may block for long, or call the pool: a log handler and a
+// subscriber are called without its lock.
+func TestPoolCallsOutWithoutItsLock(t *testing.T) {
+	t.Parallel()
+	probe := &lockProbe{Handler: slog.DiscardHandler, t: t}
+	w := &fakeWorld{stopAfter: -1, deafTo: map[string]bool{"a": true}, running: map[string]*fakeDaemon{}, allowKillMid: true}
+	p, err := newPool(poolConfig{
+		workspace: t.TempDir(), server: "ws://x", maxDaemons: 1, spawnTimeout: patience, stopTimeout: time.Millisecond,
+		log: slog.New(probe), start: w.start, onEvent: func(e poolEntry) { probe.look("event " + string(e.Status)) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe.pool.Store(p)
+	mustEnsure(t, p, "a")
+	if _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity { // a does not answer whether it can go
+		t.Errorf("got %v, want %s", err, codeCapacity)
+	}
+	w.daemon("a").end()
+	awaitThat(t, "the crash is noticed", func() bool { view, _ := p.get("a"); return view.Status == statusExited })
+	mustEnsure(t, p, "b")
+	if err := errors.Join(p.remove(t.Context(), "b"), p.shutdown(t.Context())); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{
+		"a daemon is ready", "a daemon did not answer whether it is idle", "a daemon died", "a daemon did not stop in time and is killed", "a daemon was stopped",
+		"event starting", "event ready", "event stopping", "event exited",
+	} {
+		if !slices.Contains(probe.seen, want) {
+			t.Errorf("told %q, want %q among them", probe.seen, want)
+		}
+	}
 }

@@ -64,31 +64,48 @@ func foldsCase(root *os.Root) bool {
 	return err1 == nil && err2 == nil && os.SameFile(a, b)
 }
 
-// sameNameLocked is another lib_id that the file system takes for libID.
-func (p *pool) sameNameLocked(libID string) string {
-	if !p.folds {
-		return ""
-	}
-	for other := range p.entries {
+// errSameName refuses libID where the file system takes it for other.
+func errSameName(libID, other string) *apiError {
+	return &apiError{code: codeInvalidLibID, status: http.StatusBadRequest,
+		message: fmt.Sprintf("the file system cannot tell %s from %s, which is there already", libID, other)}
+}
+
+// sameName returns another entry's lib_id that differs from libID only in case.
+func (s *poolState) sameName(libID string) string {
+	for other := range s.entries {
 		if other != libID && strings.EqualFold(other, libID) {
 			return other
-		}
-	}
-	names, err := fs.ReadDir(p.root.FS(), ".")
-	if err != nil {
-		return ""
-	}
-	for _, name := range names {
-		if name.Name() != libID && strings.EqualFold(name.Name(), libID) {
-			return name.Name()
 		}
 	}
 	return ""
 }
 
-// makeWorkDir makes libID's directory, or takes the one that is there. A link
-// or a file of that name is refused, and so is a directory of another user.
+// checkSameName refuses libID beside a directory whose name differs only in
+// case: its daemon would work in there. It needs no lock: as long as libID has
+// an entry, no such directory is made.
+func (p *pool) checkSameName(libID string) error {
+	if !p.folds {
+		return nil
+	}
+	names, err := fs.ReadDir(p.root.FS(), ".")
+	if err != nil {
+		return fmt.Errorf("reading the workspace: %w", err)
+	}
+	for _, name := range names {
+		if name.Name() != libID && strings.EqualFold(name.Name(), libID) {
+			return errSameName(libID, name.Name())
+		}
+	}
+	return nil
+}
+
+// makeWorkDir makes libID's directory, or takes the one that is there. A link or
+// a file of that name is refused. The error is an *apiError where the file
+// system cannot tell libID from another.
 func (p *pool) makeWorkDir(libID string) error {
+	if err := p.checkSameName(libID); err != nil {
+		return err
+	}
 	err := p.root.Mkdir(libID, 0o700)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("making the work dir: %w", err)
