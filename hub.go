@@ -40,6 +40,7 @@ type hubConfig struct {
 	heartbeatInterval time.Duration
 	times             linkTimes
 	libraryOf         func(machineID string) string // for the handshake's lib_id
+	methods           map[string]*method            // the built-in ones, for their time limits
 	publish           func(event string, params any)
 	log               *slog.Logger
 }

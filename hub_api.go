@@ -12,16 +12,13 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/coder/websocket"
 )
 
 // hubAPI is the hub's part of the HTTP API.
 type hubAPI struct {
-	hub         *hub
-	pool        *pool
-	libraries   *libraries
+	callRouter
 	tokens      *childTokens
 	daemonToken secret
 	log         *slog.Logger
@@ -184,44 +181,7 @@ func (h *hubAPI) callLibrary(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	if machineID, ok := h.libraries.get(libID); ok {
-		h.answer(w, r, h.hub.machineTarget(machineID))
-		return
-	}
-	h.answer(w, r, h.poolTarget(libID))
-}
-
-// poolTarget finds the daemon of a library that the pool serves, started if
-// need be.
-func (h *hubAPI) poolTarget(libID string) target {
-	var mine *entry // that the call went to last
-	return func(ctx context.Context, _ bool) (*hubConn, error) {
-		retried := false
-		for begin := time.Now(); ; {
-			if mine != nil && h.pool.deleted(mine) {
-				return nil, errDeleted(libID) // and not brought back by the call
-			}
-			daemon, err := h.pool.ensure(ctx, libID)
-			if e, ok := errors.AsType[*apiError](err); ok && e.retryNow && !retried {
-				retried = true // no request has reached it: the next may well serve this one
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
-			mine = daemon.entry
-			// Ready means that its handshake was accepted: the link is there, or it
-			// was lost since and comes back. Or the daemon has died and the pool is
-			// about to notice: then another is started.
-			conn, err := h.hub.connected(ctx, machineIDOf(libID), returnTimeout, mine.gone)
-			if errors.Is(err, errUnknownMachine) {
-				return nil, errOffline // it says that it is ready, and never came here
-			}
-			if !errors.Is(err, errOffline) || time.Since(begin) >= returnTimeout {
-				return conn, err
-			}
-		}
-	}
+	h.answer(w, r, h.libraryTarget(libID))
 }
 
 // answer routes one JSON-RPC request and writes what comes back, as JSON or as
@@ -232,7 +192,7 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 		writeError(w, err)
 		return
 	}
-	c, err := parseCall(body)
+	c, err := parseCall(body, h.hub.methods)
 	if err != nil {
 		writeError(w, badRequest("no JSON-RPC request: "+err.Error()))
 		return

@@ -364,7 +364,7 @@ func TestSilentDaemonGoesOffline(t *testing.T) {
 // newCall is a call as the HTTP API makes it.
 func newCall(t *testing.T, method, params string) *call {
 	t.Helper()
-	c, err := parseCall([]byte(`{"jsonrpc":"2.0","id":1,"method":"` + method + `","params":` + params + `}`))
+	c, err := parseCall([]byte(`{"jsonrpc":"2.0","id":1,"method":"`+method+`","params":`+params+`}`), methodsByName(builtinMethods()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -632,6 +632,7 @@ func TestHubForgets(t *testing.T) {
 }
 
 func TestParseCall(t *testing.T) {
+	methods := methodsByName(builtinMethods())
 	for _, test := range []struct {
 		body, method, id, task string
 		timeout                time.Duration
@@ -641,7 +642,7 @@ func TestParseCall(t *testing.T) {
 		{`{"jsonrpc":"2.0","id":"x","method":"a/b"}`, "a/b", `"x"`, "", defaultMethodTimeout},
 		{`{"jsonrpc":"2.0","id":"x","method":"a/b","params":{ }}`, "a/b", `"x"`, "", defaultMethodTimeout},
 	} {
-		c, err := parseCall([]byte(test.body))
+		c, err := parseCall([]byte(test.body), methods)
 		if err != nil || c.method != test.method || string(c.id) != test.id || c.timeout != test.timeout || (test.task != "" && c.taskID != test.task) || c.taskID == "" {
 			t.Errorf("%s: %+v %v", test.body, c, err)
 			continue
@@ -652,7 +653,7 @@ func TestParseCall(t *testing.T) {
 		}
 	}
 	for _, body := range []string{``, `x`, `[]`, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"a\",\"params\":{\"path\":\"\xff\"}}", `[{"jsonrpc":"2.0","id":1,"method":"a"}]`, `{}`, `{"jsonrpc":"2.0","method":"a"}`, `{"jsonrpc":"2.0","id":{},"method":"a"}`, `{"jsonrpc":"2.0","id":1}`, `{"jsonrpc":"2.0","id":1,"result":1}`} {
-		if c, err := parseCall([]byte(body)); err == nil {
+		if c, err := parseCall([]byte(body), methods); err == nil {
 			t.Errorf("%s: %+v", body, c)
 		}
 	}
