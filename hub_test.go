@@ -680,3 +680,44 @@ func TestAdmitWithoutAToken(t *testing.T) {
 		}
 	}
 }
+
+// A log handler and a subscriber are called without the hub's lock: either may
+// block, or ask the hub.
+func TestHubCallsOutWithoutItsLock(t *testing.T) {
+	t.Parallel()
+	probe := newLockProbe(t)
+	h := newHub(hubConfig{
+		libraryOf: func(string) string { return "" }, log: slog.New(probe),
+		publish: func(_ string, params any) { probe.look("event " + params.(machineStatus).Status) },
+	})
+	probe.watch(func() { h.views() })
+	params := handshakeParams{MachineID: "m", InstanceID: "i"}
+	c := &hubConn{hub: h, params: &params}
+	if reason := h.register(c, params); reason != "" {
+		t.Errorf("got the refusal %q, want none", reason)
+	}
+	h.drop(c, errLinkLost)
+	probe.wantSeen("machine online", "event online", "machine offline", "event offline")
+}
+
+// Bindings can be read while one is written: the disk may be slow.
+func TestLibrariesAreReadDuringAWrite(t *testing.T) {
+	t.Parallel()
+	l, err := openLibraries(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.writing <- struct{}{} // a write is under way
+	written := make(chan error)
+	go func() { written <- l.set("x", "m") }() // ends when it has its turn
+	if id, ok := l.get("x"); ok {
+		t.Errorf("got the binding %q, want none before it is written", id)
+	}
+	<-l.writing
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := l.get("x"); id != "m" {
+		t.Errorf("got the binding %q, want m", id)
+	}
+}

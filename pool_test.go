@@ -795,15 +795,18 @@ func (d *fakeDaemon) idle() bool {
 	return d.active == 0
 }
 
-// lockProbe is a log handler that looks into the pool from within each call.
+// lockProbe is a log handler that looks, from within each call, whether a lock
+// is free.
 type lockProbe struct {
 	slog.Handler
-	t    *testing.T
-	pool atomic.Pointer[pool]
+	t *testing.T
 
-	mu   sync.Mutex // guards the field below
-	seen []string
+	mu     sync.Mutex // guards the fields below
+	inside func()     // takes the lock and lets go of it; nil while there is none
+	seen   []string
 }
+
+func newLockProbe(t *testing.T) *lockProbe { return &lockProbe{Handler: slog.DiscardHandler, t: t} }
 
 func (l *lockProbe) Enabled(context.Context, slog.Level) bool { return true }
 
@@ -812,26 +815,42 @@ func (l *lockProbe) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
+func (l *lockProbe) watch(inside func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inside = inside
+}
+
 func (l *lockProbe) look(from string) {
 	l.mu.Lock()
 	l.seen = append(l.seen, from)
+	inside := l.inside
 	l.mu.Unlock()
-	p := l.pool.Load()
-	if p == nil {
+	if inside == nil {
 		return
 	}
 	done := make(chan struct{})
 	go func() { // ends at once, or when the lock is released
 		defer close(done)
-		p.list()
-		p.counts()
-		p.stopping()
+		inside()
 	}()
 	select {
 	case <-done:
 	case <-time.After(eventually):
-		l.t.Errorf("%q is told while the pool is locked, want it told after the lock is released", from)
-		l.pool.Store(nil) // once is enough
+		l.t.Errorf("%q is told while the lock is held, want it told after the lock is released", from)
+		l.watch(nil) // once is enough
+	}
+}
+
+// wantSeen checks that all of it was told.
+func (l *lockProbe) wantSeen(all ...string) {
+	l.t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, want := range all {
+		if !slices.Contains(l.seen, want) {
+			l.t.Errorf("told %q, want %q among them", l.seen, want)
+		}
 	}
 }
 
@@ -839,7 +858,7 @@ func (l *lockProbe) look(from string) {
 // subscriber are called without its lock.
 func TestPoolCallsOutWithoutItsLock(t *testing.T) {
 	t.Parallel()
-	probe := &lockProbe{Handler: slog.DiscardHandler, t: t}
+	probe := newLockProbe(t)
 	w := &fakeWorld{stopAfter: -1, deafTo: map[string]bool{"a": true}, running: map[string]*fakeDaemon{}, allowKillMid: true}
 	p, err := newPool(poolConfig{
 		workspace: t.TempDir(), server: "ws://x", maxDaemons: 1, spawnTimeout: patience, stopTimeout: time.Millisecond,
@@ -848,7 +867,7 @@ func TestPoolCallsOutWithoutItsLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	probe.pool.Store(p)
+	probe.watch(func() { p.counts() })
 	mustEnsure(t, p, "a")
 	if _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity { // a does not answer whether it can go
 		t.Errorf("got %v, want %s", err, codeCapacity)
@@ -859,12 +878,7 @@ func TestPoolCallsOutWithoutItsLock(t *testing.T) {
 	if err := errors.Join(p.remove(t.Context(), "b"), p.shutdown(t.Context())); err != nil {
 		t.Error(err)
 	}
-	for _, want := range []string{
+	probe.wantSeen(
 		"a daemon is ready", "a daemon did not answer whether it is idle", "a daemon died", "a daemon did not stop in time and is killed", "a daemon was stopped",
-		"event starting", "event ready", "event stopping", "event exited",
-	} {
-		if !slices.Contains(probe.seen, want) {
-			t.Errorf("told %q, want %q among them", probe.seen, want)
-		}
-	}
+		"event starting", "event ready", "event stopping", "event exited")
 }
