@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	// eventRing is how many events are kept for those who come back with a
-	// Last-Event-ID, and how far behind a subscriber may fall.
+	// eventRing is how many events are kept for clients that come back with a
+	// Last-Event-ID, and how far a subscriber may fall behind.
 	eventRing = 1024
-	// maxEvent bounds one event's params; real ones have a few hundred bytes.
+	// maxEvent bounds one event's params; they usually have a few hundred bytes.
 	maxEvent = 64 << 10
 	// maxSubscribers bounds the open streams; each costs a connection.
 	maxSubscribers = 256
@@ -24,16 +24,15 @@ const (
 	streamBeat = 15 * time.Second
 )
 
-// event is one thing told to subscribers.
+// event is one Server-Sent Event.
 type event struct {
 	id   uint64
 	name string
 	data []byte // one line of JSON
 }
 
-// events tells what happens to whoever subscribes by GET /events, as
-// Server-Sent Events (HTML Living Standard, section 9.2). A publisher never
-// waits: who falls too far behind is dropped.
+// events sends what happens to the clients that subscribe by GET /events. A
+// publisher never waits: a subscriber that falls too far behind is dropped.
 type events struct {
 	log *slog.Logger
 
@@ -47,22 +46,22 @@ type events struct {
 
 // subscriber is one open stream.
 type subscriber struct {
-	next uint64        // the id it has not yet got; used by its own goroutine
+	next uint64        // the id of its next event; guarded by the lock of events
 	wake chan struct{} // 1-buffered; closed when events are
 }
 
-// newEvents begins with ids from the clock, so that they also rise over a
-// restart and an old Last-Event-ID stays meaningful. They stay below 2^53, as
-// JavaScript's numbers do.
+// newEvents begins with an id from the clock: ids rise across restarts, so that an
+// old Last-Event-ID stays meaningful. They stay below 2^53, up to which JavaScript's
+// numbers are exact.
 func newEvents(log *slog.Logger) *events {
 	return &events{log: log, next: uint64(time.Now().UnixMilli()) * 1000, subscribers: map[*subscriber]struct{}{}}
 }
 
-// publish tells all subscribers. It neither blocks nor calls anybody.
+// publish sends an event to all subscribers. It does not block.
 func (s *events) publish(name string, params any) {
 	data, err := json.Marshal(params) // one line: JSON escapes line ends
 	if err != nil || len(data) > maxEvent {
-		s.log.Warn("an event cannot be told", "event", name, "bytes", len(data), "error", err)
+		s.log.Warn("an event could not be published", "event", name, "bytes", len(data), "error", err)
 		return
 	}
 	s.mu.Lock()
@@ -78,7 +77,7 @@ func (s *events) publish(name string, params any) {
 	}
 }
 
-// close ends all streams. Subscribers that come later are refused.
+// close ends all streams. Later subscribers are refused.
 func (s *events) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,8 +90,8 @@ func (s *events) close() {
 	}
 }
 
-// subscribe begins after the event lastID, or with what comes next when it is
-// 0. Of a lastID that is no longer kept, the oldest kept one is next.
+// subscribe begins after the event lastID, or with the next event when lastID is
+// 0. When the event after lastID is no longer kept, it begins with the oldest.
 func (s *events) subscribe(lastID uint64) (*subscriber, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,7 +102,7 @@ func (s *events) subscribe(lastID uint64) (*subscriber, bool) {
 	if lastID > 0 && lastID < s.next {
 		sub.next = max(lastID+1, s.next-s.kept)
 	}
-	sub.wake <- struct{}{} // what it has missed
+	wake(sub.wake) // for the events that it has missed
 	s.subscribers[sub] = struct{}{}
 	return sub, true
 }
@@ -114,8 +113,8 @@ func (s *events) unsubscribe(sub *subscriber) {
 	delete(s.subscribers, sub)
 }
 
-// after is what is new for sub; ok is false when it has fallen out of the
-// ring.
+// after returns the events that are new to sub; ok is false when the oldest of them
+// is no longer kept.
 func (s *events) after(sub *subscriber) (news []event, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,7 +160,7 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 		case _, open := <-sub.wake:
 			news, ok := s.after(sub)
 			if !ok {
-				s.log.Warn("a subscriber of events was too slow and is dropped", "behind", eventRing)
+				s.log.Warn("a subscriber of events was too slow and is dropped", "events_behind", eventRing)
 				return
 			}
 			for _, e := range news {

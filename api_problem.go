@@ -20,13 +20,13 @@ const (
 	maxBody = 1 << 20
 	// bodyLimit is how long a body may take to arrive.
 	bodyLimit = 10 * time.Second
-	// sendLimit is how long each sendPiece of an answer may take to leave: a client
-	// that does not read must not keep an answer in memory for ever.
+	// sendLimit bounds the time for each sendPiece of an answer: a client that does
+	// not read must not keep an answer in memory for ever.
 	sendLimit = 10 * time.Second
 	sendPiece = 64 << 10
 )
 
-// Codes of the HTTP API beside those that it shares with the wire.
+// Codes of the HTTP API, besides those that it shares with the link.
 const (
 	codeBadRequest       errorCode = "BAD_REQUEST"
 	codeInvalidLibID     errorCode = "INVALID_LIB_ID"
@@ -40,8 +40,8 @@ const (
 	codeInternalError    errorCode = "INTERNAL" // 500: the cause is in the log
 )
 
-// problem is an error of the HTTP API (RFC 9457, section 3). Its type is
-// about:blank, so title is the status in words; code is an extension.
+// problem is the body of an error (RFC 9457, section 3). Its type is about:blank,
+// so title is the status in words; code is an extension.
 type problem struct {
 	Title  string    `json:"title" doc:"the status in words"`
 	Status int       `json:"status"`
@@ -54,7 +54,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	writeBody(w, status, "application/json", v)
 }
 
-// writeProblem answers with an error. detail is one sentence for people and
+// writeProblem answers with an error. detail is one sentence for the caller and
 // holds no secret.
 func writeProblem(w http.ResponseWriter, status int, code errorCode, detail string) {
 	writeBody(w, status, "application/problem+json", problem{http.StatusText(status), status, detail, code})
@@ -62,22 +62,23 @@ func writeProblem(w http.ResponseWriter, status int, code errorCode, detail stri
 
 func writeBody(w http.ResponseWriter, status int, contentType string, v any) {
 	body, err := json.Marshal(v)
-	if err != nil { // only a value that no JSON can hold
+	if err != nil { // only for a value that JSON cannot hold
 		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = send(w, append(body, '\n')) // a client that is gone needs no answer
+	_ = send(w, append(body, '\n')) // the client may be gone
 }
 
-// send writes data to a client, piece by piece, and has it leave.
+// send writes data to a client in pieces and flushes it. The error means that the
+// client is gone, or does not read.
 func send(w http.ResponseWriter, data []byte) error {
 	control := http.NewResponseController(w)
 	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // the connection may serve another request
 	for {
-		_ = control.SetWriteDeadline(time.Now().Add(sendLimit)) // HTTP/2 and tests may have none
+		_ = control.SetWriteDeadline(time.Now().Add(sendLimit)) // fails in tests without a connection
 		piece := data[:min(len(data), sendPiece)]
 		if _, err := w.Write(piece); err != nil {
 			return err
@@ -146,16 +147,16 @@ func badRequest(message string) *apiError {
 }
 
 // readBody reads a request's body of at most maxBody within bodyLimit. The
-// error is a *apiError.
+// error is an *apiError.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyLimit)) // where there is no connection there is no slow client
+	_ = control.SetReadDeadline(time.Now().Add(bodyLimit)) // fails in tests without a connection
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err == nil {
-		_ = control.SetReadDeadline(time.Time{}) // else a long request would look cut off by its client
+		_ = control.SetReadDeadline(time.Time{}) // else a long request would end as if its client were gone
 		return body, nil
 	}
-	w.Header().Set("Connection", "close") // the rest of the body may still come
+	w.Header().Set("Connection", "close") // the rest of the body may still arrive
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, &apiError{code: codeBodyTooLarge, status: http.StatusRequestEntityTooLarge, message: "the body is over 1 MiB"}
 	}
@@ -166,7 +167,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 // readJSON reads a body that is one JSON object into v; keys that it does not
-// know are ignored. The error is a *apiError.
+// know are ignored. The error is an *apiError.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := readBody(w, r)
 	if err != nil {

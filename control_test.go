@@ -37,8 +37,8 @@ func TestControlLines(t *testing.T) {
 			if err := r.events(func(e controlEvent) { got = append(got, e) }); err != nil {
 				t.Fatal(err)
 			}
-			if !slices.Equal(got, test.want) || r.rubbish != test.rubbish {
-				t.Errorf("got %v with %d of rubbish, want %v with %d", got, r.rubbish, test.want, test.rubbish)
+			if !slices.Equal(got, test.want) || r.unreadable != test.rubbish {
+				t.Errorf("got %v with %d of rubbish, want %v with %d", got, r.unreadable, test.want, test.rubbish)
 			}
 		})
 	}
@@ -83,8 +83,8 @@ func TestControlRubbishIsLoggedABoundedNumberOfTimes(t *testing.T) {
 	if err := r.events(func(controlEvent) {}); err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(out.String(), "\n"); n != maxRubbishLogged {
-		t.Errorf("%d lines logged, want %d", n, maxRubbishLogged)
+	if n := strings.Count(out.String(), "\n"); n != maxUnreadableLogged {
+		t.Errorf("%d lines logged, want %d", n, maxUnreadableLogged)
 	}
 	if strings.Contains(out.String(), "my secret") {
 		t.Error("the content was logged")

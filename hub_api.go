@@ -26,7 +26,7 @@ type hubAPI struct {
 
 // register adds the hub's routes (REFERENCE.md).
 func (h *hubAPI) register(a *api) {
-	a.handleOpen("GET "+linkPath, h.connect) // it has tokens of its own
+	a.handleOpen("GET "+linkPath, h.connect) // admit checks the daemons' tokens
 	a.handle("GET /machines", h.listMachines)
 	a.handle("GET /machines/{machine_id}", h.getMachine)
 	a.handle("POST /machines/{machine_id}/rpc", h.callMachine)
@@ -56,15 +56,15 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 		OnPingReceived:     hooks.ping, OnPongReceived: hooks.pong,
 	})
 	if err != nil {
-		h.log.Debug("no WebSocket", "err", err) // Accept has answered
+		h.log.Debug("a request could not become a WebSocket", "error", err) // Accept has answered
 		return
 	}
 	h.hub.serve(conn, hooks, child, claimed)
 }
 
-// admit tells whether the token opens the link, and for a child of the pool
-// which machine it is. Without a daemon token users' daemons come in from
-// this machine alone.
+// admit reports whether the request may open a link, and returns the machine id
+// that the token of a pool's child is for, "" for a user's daemon. Without a daemon
+// token users' daemons are admitted from this machine only.
 func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
 	if token := bearerOf(r); token != "" {
 		if child = h.tokens.machineFor(token); child != "" {
@@ -76,12 +76,12 @@ func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
 	}
 	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip"} {
 		if r.Header.Get(name) != "" {
-			return "", false // a proxy of this machine speaks for somebody elsewhere
+			return "", false // a proxy on this machine forwards for another machine
 		}
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
-		return "", true // a Unix socket: whoever may open the file
+		return "", true // a Unix socket: the permissions of the file decide
 	}
 	ip, err := netip.ParseAddr(host)
 	return "", err == nil && ip.Unmap().IsLoopback()
@@ -102,7 +102,7 @@ func (h *hubAPI) getMachine(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, view)
 }
 
-// binding is a library and the machine that serves it.
+// binding is a library and the machine that it is bound to.
 type binding struct {
 	LibID     string `json:"lib_id"`
 	MachineID string `json:"machine_id"`
@@ -132,7 +132,7 @@ func (h *hubAPI) bindLibrary(w http.ResponseWriter, r *http.Request) {
 	}
 	before, _ := h.libraries.get(libID)
 	if err := h.libraries.set(libID, body.MachineID); err != nil {
-		h.log.Error("binding a library", "lib_id", libID, "error", err)
+		h.log.Error("binding a library failed", "lib_id", libID, "error", err)
 		writeError(w, err)
 		return
 	}
@@ -161,7 +161,7 @@ func (h *hubAPI) freeLibrary(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := h.libraries.set(libID, ""); err != nil {
-		h.log.Error("freeing a library", "lib_id", libID, "error", err)
+		h.log.Error("freeing a library failed", "lib_id", libID, "error", err)
 		writeError(w, err)
 		return
 	}
@@ -184,8 +184,8 @@ func (h *hubAPI) callLibrary(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, r, h.libraryTarget(libID))
 }
 
-// answer routes one JSON-RPC request and writes what comes back, as JSON or as
-// a stream with progress.
+// answer carries one JSON-RPC request to a daemon and writes its answer, as JSON
+// or as a stream with progress.
 func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 	body, err := readBody(w, r)
 	if err != nil {
@@ -214,7 +214,7 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 	h.logWriteError(send(w, body))
 }
 
-// callAnswer is the JSON-RPC answer under the caller's id.
+// callAnswer returns the JSON-RPC answer with the caller's id.
 func callAnswer(c *call, result json.RawMessage, err error) []byte {
 	if refusal, ok := errors.AsType[*apiError](err); ok {
 		err = refusal.rpc()
@@ -225,7 +225,6 @@ func callAnswer(c *call, result json.RawMessage, err error) []byte {
 }
 
 // stream answers with Server-Sent Events: progress, then the result.
-// https://html.spec.whatwg.org/multipage/server-sent-events.html
 func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find target) {
 	watch, stop := h.hub.watch(c)
 	defer stop()
