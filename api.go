@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// apiConfig is what the HTTP API is made with.
+// apiConfig configures the HTTP API.
 type apiConfig struct {
 	pool        *pool
 	events      *events

@@ -33,7 +33,7 @@ const (
 	maxHandshake = 64 << 10
 )
 
-// hubConfig is what a hub is made with.
+// hubConfig configures a hub.
 type hubConfig struct {
 	maxMessage        int
 	offlineThreshold  time.Duration
@@ -58,7 +58,7 @@ type hub struct {
 	progress map[string]map[*progressWatch]struct{} // by task id
 }
 
-// machine is what is known of one machine id.
+// machine holds what the hub knows about one machine id.
 type machine struct {
 	view      machineView
 	conn      *hubConn      // nil when offline

@@ -196,7 +196,7 @@ func deliveryError(err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return &apiError{code: codeTimeout, status: http.StatusGatewayTimeout, message: "the daemon did not answer in time"}
 	case errors.Is(err, context.Canceled):
-		return err // the client went away: nobody reads the answer
+		return err // the client went away and reads no answer
 	}
 	return &apiError{code: codeDaemonOffline, status: http.StatusServiceUnavailable, message: fmt.Sprintf("the daemon is not connected: %v", err)}
 }

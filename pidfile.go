@@ -124,7 +124,7 @@ func readPIDFile(root *os.Root, libID string) (pidRecord, error) {
 	return parsePIDRecord(string(text))
 }
 
-// orphanFate is what became of a recorded process.
+// orphanFate is the outcome of endOrphan.
 type orphanFate string
 
 const (

@@ -18,7 +18,7 @@ import (
 // maxTombstones bounds how many lib_ids that crashed are remembered.
 const maxTombstones = 1024
 
-// poolConfig is what a pool is made with.
+// poolConfig configures a pool.
 type poolConfig struct {
 	workspace    string // made if absent
 	daemonBin    string
@@ -69,11 +69,11 @@ type poolState struct {
 	pending    []consequence // of the running update
 }
 
-// consequence is what an update has yet to do outside the lock.
+// consequence is something that an update has yet to do outside the lock.
 type consequence struct {
 	entry   *entry
 	effects effects
-	freed   chan struct{} // closed for those who wait for a slot; nil for none
+	freed   chan struct{} // to close, for ensures that wait for a slot; nil for none
 }
 
 // tombstone remembers an entry whose child crashed and was not started again.
@@ -164,8 +164,8 @@ func (p *pool) apply(e *entry, event entryEvent) (fx effects) {
 	return fx
 }
 
-// carryOut does what an event led to. Those who wait are woken last: they find
-// the change logged, counted and published.
+// carryOut does what an event led to. It wakes waiters last, so that they find the
+// change logged, counted and published.
 func (p *pool) carryOut(c consequence) {
 	fx := &c.effects
 	if fx.log != nil {
@@ -265,7 +265,7 @@ func errDeleted(libID string) *apiError {
 	return &apiError{code: codeDeleted, status: http.StatusConflict, message: libID + " was deleted meanwhile"}
 }
 
-// spec is what libID's child is started with.
+// spec returns how to start libID's child.
 func (p *pool) spec(libID string) childSpec {
 	var server string
 	p.update(func(s *poolState) { server = s.server })
@@ -427,7 +427,7 @@ func (p *pool) endAll(ctx context.Context, why *apiError) error {
 	return nil
 }
 
-// killNow turns every stop from now on into a kill, as a second signal wants.
+// killNow turns every stop from now on into a kill. A second signal calls it.
 func (p *pool) killNow() {
 	p.update(func(s *poolState) {
 		if !s.forced {

@@ -47,7 +47,7 @@ type child interface {
 	close() (exit, lastLines string)
 }
 
-// childSpec is what a child is started with.
+// childSpec says how to start a child.
 type childSpec struct {
 	libID string
 	bin   string   // the program

@@ -66,7 +66,7 @@ func (p *pool) ensure(ctx context.Context, libID string) (readyDaemon, error) {
 	}
 }
 
-// admission is what an ensure finds, and so what it has to do next.
+// admission is what an ensure found, and so has to wait for next.
 type admission struct {
 	refused  *apiError
 	ready    *entry

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// This file is the state machine of an entry of the pool. It starts nothing and
-// calls nobody: pool_owner.go acts on what it decides.
+// This file is the state machine of an entry of the pool. It only decides:
+// pool.carryOut and the owner in pool_owner.go act.
 
 type entryStatus string
 
@@ -25,8 +25,8 @@ func (entryStatus) values() []string {
 
 const (
 	// silenceAsked is how long a child may send nothing before it is asked for its
-	// status, silenceEnded how long until it counts as hung: it had a minute for
-	// the answer, as it has for a heartbeat.
+	// status, silenceEnded how long until it counts as hung. In between it has a
+	// minute to answer, as it has for a heartbeat.
 	silenceAsked = 30 * time.Second
 	silenceEnded = silenceAsked + time.Minute
 )
@@ -75,12 +75,12 @@ type entryState struct {
 
 	wasReady   bool
 	resolved   bool      // readyOrFailed is closed, or about to be
-	failed     *apiError // what those get who wait for a child that is never ready
+	failed     *apiError // the error of ensures that wait for a child that is never ready
 	died       bool      // ended unasked, or by the pool because of a fault
 	fault      string    // that fault: not ready in time, or hung
 	remove     bool      // by a DELETE: the directory is removed too
 	removeErr  error
-	terminated bool // the owner was told to terminate the child
+	terminated bool // the owner has terminated the child
 	changed    bool // by others than the owner, which has yet to publish it
 
 	quiesce      *quiesceRequest // under way; nil for none
@@ -108,7 +108,7 @@ type entryEvent any
 // Events that the owner applies.
 type (
 	ownerTurn       struct{}                  // the owner looks for what others want of it
-	childStarted    struct{ pid int }         //
+	childStarted    struct{ pid int }         // the process exists
 	quiesceTimedOut struct{}                  // the child did not answer within quiesceLimit
 	timePassed      struct{ d time.Duration } // of the housekeeping
 	dirRemoved      struct{ err error }       // as a DELETE wanted
@@ -127,8 +127,8 @@ type (
 type (
 	ensured          struct{}                          // an ensure found the child ready: a use
 	quiesceRequested struct{ request *quiesceRequest } // see pool.requestQuiesce
-	// stopRequested ends the child. why is what those get who wait for it to be
-	// ready; nil is an eviction.
+	// stopRequested ends the child. why is the error of ensures that wait for it to
+	// be ready; nil means an eviction.
 	stopRequested struct {
 		why    *apiError
 		remove bool // the directory too
@@ -279,9 +279,8 @@ func (e *entry) apply(event entryEvent) (fx effects) {
 
 // The methods below are parts of apply.
 
-// applyControl takes an event of the child. A child that agreed to quiesce
-// although nobody wants it to go any more is told to resume: until then it
-// refuses requests.
+// applyControl applies an event of the child. A child that agreed to quiesce and is
+// in use again is told to resume: until then it refuses requests.
 func (e *entry) applyControl(event controlEvent, now time.Time, fx *effects) {
 	s := &e.state
 	switch event.Event {
@@ -320,7 +319,7 @@ func (e *entry) applyStatus(event controlEvent, now time.Time, fx *effects) {
 	if s.status != statusReady {
 		return
 	}
-	// A status that nobody asked for may be older than the question.
+	// A status that is no answer may be older than the question.
 	if q := s.quiesce; q != nil && q.sent && event.Ask == s.asks {
 		if event.Quiesced && !q.reclaimed {
 			// From here on it refuses requests: ending it can lose none.

@@ -20,69 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A process that got the pid of a dead daemon within the 10 ms that are the
-// unit of its start is still a stranger.
-func TestFaultPIDReusedInTheSameTick(t *testing.T) {
-	t.Parallel()
-	last, err := os.OpenFile("/proc/sys/kernel/ns_last_pid", os.O_WRONLY, 0)
-	if err != nil {
-		t.Skip("choosing the next pid takes root: ", err)
-	}
-	defer last.Close()
-	sleeper := func() *process {
-		cmd := exec.Command("sleep", "1000")
-		setSession(cmd)
-		p, err := startProcess(cmd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { p.kill(); <-p.done })
-		return p
-	}
-	const tries, triesForTheTick = 300, 200
-	for try := range tries {
-		first := sleeper()
-		record := pidRecord{pid: first.pid()}
-		if record.identity, err = identify(first.pid()); err != nil {
-			t.Fatal(err)
-		}
-		first.kill()
-		<-first.done
-		if _, err := last.WriteAt([]byte(strconv.Itoa(first.pid()-1)), 0); err != nil {
-			t.Skip("choosing the next pid: ", err)
-		}
-		second := sleeper()
-		id, err := identify(second.pid())
-		if err != nil {
-			t.Fatal(err)
-		}
-		// On a busy machine others get the pid, or the tick is over.
-		if second.pid() != first.pid() || (id.start != record.start && try < triesForTheTick) {
-			second.kill()
-			<-second.done
-			continue
-		}
-		if id.number == record.number {
-			t.Skip("this kernel, before 6.9, has no number of its own for each process")
-		}
-		record.start = id.start // where no try was fast enough: what the next one might have been
-		workspace := t.TempDir()
-		path := filepath.Join(workspace, "x", pidFileName)
-		if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(record.text()), 0o600)); err != nil {
-			t.Fatal(err)
-		}
-		testPoolIn(t, workspace)
-		if !alive(t, second.pid()) {
-			t.Error("a stranger was killed")
-		}
-		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("the record is still there: %v", err)
-		}
-		return
-	}
-	t.Skip("others on this machine take every pid first")
-}
-
 // TestFaultTracerHelper is no test: it kills the process it traces in the moment
 // in which that has forked, before parent or child do anything else.
 func TestFaultTracerHelper(t *testing.T) {

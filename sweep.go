@@ -192,8 +192,8 @@ func (p *pool) nextToAsk(search *slotSearch) (free bool, freed <-chan struct{}, 
 	return free, freed, next
 }
 
-// compareEviction orders daemons by who is asked first to go. Those known to be
-// busy come late, because what is known may be a moment old; those that did not
+// compareEviction orders daemons: the smallest is asked first to go. Those known to
+// be busy come late, because what is known may be a moment old; those that did not
 // answer come last.
 func compareEviction(a, b *entry) int {
 	return cmp.Or(
