@@ -203,10 +203,10 @@ func inBubble(t *testing.T, w *fakeWorld, change func(*poolConfig), test func(t 
 			t.Error(err)
 		}
 		if w.alive != 0 || w.overlapping != 0 {
-			t.Errorf("after shutdown %d live; %d ran beside another of their lib_id", w.alive, w.overlapping)
+			t.Errorf("after shutdown: got %d alive, %d that ran beside another of their lib_id, want none", w.alive, w.overlapping)
 		}
 		if _, err := p.ensure(context.Background(), "late"); poolCode(err) != codeAutoStartFailed {
-			t.Errorf("ensure after shutdown: %v", err)
+			t.Errorf("ensure after shutdown: got %v, want %s", err, codeAutoStartFailed)
 		}
 	})
 }

@@ -38,7 +38,7 @@ func TestPoolHundredEnsuresStartOne(t *testing.T) {
 		}
 		wg.Wait()
 		if w.spawns != 1 || started.Load() != 1 {
-			t.Errorf("%d spawns, %d were told that they started it", w.spawns, started.Load())
+			t.Errorf("got %d spawns and %d that started it, want 1 and 1", w.spawns, started.Load())
 		}
 	})
 }
@@ -49,7 +49,7 @@ func TestPoolSpawnOutlivesItsFirstCaller(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		if _, err := p.ensure(ctx, "x"); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("the first caller: %v", err)
+			t.Errorf("the first caller: got %v, want its deadline", err)
 		}
 		if d, err := p.ensure(t.Context(), "x"); err != nil || d.started || w.spawns != 1 {
 			t.Errorf("the second caller: got started %v, %v, %d spawns, want false, no error, 1 spawn", d.started, err, w.spawns)
@@ -65,10 +65,10 @@ func TestPoolDeleteDuringSpawn(t *testing.T) {
 		for range 3 {
 			wg.Go(func() {
 				if _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeDeleted {
-					t.Errorf("ensure: %v", err)
+					t.Errorf("ensure: got %v, want %s", err, codeDeleted)
 				}
 				if time.Since(begin) > time.Second {
-					t.Errorf("told only after %v", time.Since(begin))
+					t.Errorf("got the refusal after %v, want it at once", time.Since(begin))
 				}
 			})
 		}
@@ -76,16 +76,16 @@ func TestPoolDeleteDuringSpawn(t *testing.T) {
 		for range 2 { // two DELETEs share one removal
 			wg.Go(func() {
 				if err := p.remove(t.Context(), "x"); err != nil {
-					t.Errorf("remove: %v", err)
+					t.Errorf("remove: got %v, want no error", err)
 				}
 			})
 		}
 		wg.Wait()
 		if _, err := os.Stat(filepath.Join(p.workspace, "x")); !os.IsNotExist(err) {
-			t.Errorf("the directory: %v", err)
+			t.Errorf("the directory: got %v, want it removed", err)
 		}
 		if _, found := p.get("x"); found {
-			t.Error("the entry is still there")
+			t.Error("got an entry after DELETE, want none")
 		}
 	})
 }
@@ -103,7 +103,7 @@ func TestPoolEnsureDuringStop(t *testing.T) {
 		synctest.Wait()
 		second := mustEnsure(t, p, "x")
 		if second.PID == first.PID {
-			t.Error("it got the one that was being stopped")
+			t.Errorf("got pid %d, which was being stopped, want another", second.PID)
 		}
 		wg.Wait()
 	})
@@ -116,11 +116,11 @@ func TestPoolEnsureDuringAStopThatLasts(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if err := p.stopAll(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("stopAll: %v", err)
+			t.Errorf("stopAll: got %v, want the end of its context", err)
 		}
 		begin := time.Now()
 		if _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeSpawnTimeout || time.Since(begin) != p.spawnTimeout {
-			t.Errorf("%v after %v", err, time.Since(begin))
+			t.Errorf("got %v after %v, want %s after %v", err, time.Since(begin), codeSpawnTimeout, p.spawnTimeout)
 		}
 		p.killNow()
 	})
@@ -133,7 +133,7 @@ func TestPoolDaemonWithAnAbsurdIdleTime(t *testing.T) {
 		w.daemon("x").tell(controlEvent{Event: eventStatus, IdleMS: math.MaxInt64 / 3})
 		synctest.Wait()
 		if view, _ := p.get("x"); view.LastUsedAt.After(time.Now()) {
-			t.Errorf("last used in the future: %v", view.LastUsedAt)
+			t.Errorf("got last_used_at %v, want none in the future", view.LastUsedAt)
 		}
 	})
 }
@@ -161,7 +161,7 @@ func TestPoolTellsOfTheLastChange(t *testing.T) {
 		wg.Wait()
 		synctest.Wait()
 		if last.Busy || last.Status != statusReady {
-			t.Errorf("the last event: %+v", last)
+			t.Errorf("the last event: got %+v, want an idle ready daemon", last)
 		}
 	})
 }
@@ -177,7 +177,7 @@ func TestPoolHungDaemon(t *testing.T) {
 		time.Sleep(time.Hour)
 		a, b := w.daemon("a"), w.daemon("b")
 		if a == nil || b != nil || w.killedBusy != 0 { // b was idle
-			t.Fatalf("after an hour of work: %v %v", a, b)
+			t.Fatalf("after an hour of work: got a alive %v, b alive %v, %d killed while busy, want a alone", a != nil, b != nil, w.killedBusy)
 		}
 		a.mu.Lock()
 		w.deaf = true
@@ -185,7 +185,7 @@ func TestPoolHungDaemon(t *testing.T) {
 		time.Sleep(silenceEnded + p.stopTimeout + 2*housekeeping)
 		view, _ := p.get("a")
 		if w.daemon("a") != nil || view.Status != statusExited || !strings.Contains(view.LastError, "it said nothing for 1m30s") {
-			t.Errorf("a hung one: %+v", view)
+			t.Errorf("a hung daemon: got %+v, want it exited for its silence", view)
 		}
 		w.mu.Lock()
 		w.deaf, w.killedBusy = false, 0 // it was busy, as far as anybody knew
@@ -205,7 +205,7 @@ func TestPoolCrashLoop(t *testing.T) {
 		}
 		// At 0 s, at once, after 1 s, 2 s, 4 s, 8 s: 20 s hold six starts.
 		if w.spawns > 6 || w.spawns < 5 {
-			t.Errorf("%d spawns in 20 s", w.spawns)
+			t.Errorf("got %d spawns in 20 s, want 5 or 6", w.spawns)
 		}
 		time.Sleep(crashWindow + time.Second)
 		w.mu.Lock()
@@ -213,7 +213,7 @@ func TestPoolCrashLoop(t *testing.T) {
 		w.mu.Unlock()
 		begin := time.Now()
 		if view := mustEnsure(t, p, "x"); time.Since(begin) > 0 || view.LastError == "" || view.Restarts == 0 {
-			t.Errorf("after a quiet minute: %+v, %v", view, time.Since(begin))
+			t.Errorf("after a quiet minute: got %+v after %v, want a restart at once with the last error", view, time.Since(begin))
 		}
 	})
 }
@@ -227,7 +227,7 @@ func TestPoolDeathIsTold(t *testing.T) {
 		w.daemon("a").end()
 		synctest.Wait()
 		if view, _ := p.get("a"); last != view || view.Status != statusExited || view.Restarts != 0 {
-			t.Errorf("told %+v, shown %+v", last, view)
+			t.Errorf("got the event %+v and the view %+v, want the same of a first crash", last, view)
 		}
 	})
 }
@@ -241,7 +241,7 @@ func TestPoolBackoffLongerThanTheSpawnTimeout(t *testing.T) {
 			last, _ = errors.AsType[*apiError](err)
 		}
 		if last == nil || last.code != codeAutoStartFailed || last.retryAfter != 2*time.Second {
-			t.Errorf("the refusal: %+v", last)
+			t.Errorf("got the refusal %+v, want %s with 2 s", last, codeAutoStartFailed)
 		}
 	})
 }
@@ -254,7 +254,7 @@ func TestPoolShutdownStopsSideBySide(t *testing.T) {
 		}
 		begin := time.Now()
 		if err := p.stopAll(t.Context()); err != nil || time.Since(begin) != p.stopTimeout || w.killed != 50 {
-			t.Errorf("%v after %v, %d killed", err, time.Since(begin), w.killed)
+			t.Errorf("got %v after %v, %d killed, want all 50 killed at once after %v", err, time.Since(begin), w.killed, p.stopTimeout)
 		}
 	})
 }
@@ -265,13 +265,13 @@ func TestPoolNamesThatDifferInCaseOnly(t *testing.T) {
 		p.folds = true
 		mustEnsure(t, p, "Lib")
 		if _, err := p.ensure(t.Context(), "lib"); poolCode(err) != codeInvalidLibID {
-			t.Errorf("beside a running one: %v", err)
+			t.Errorf("beside a running one: got %v, want %s", err, codeInvalidLibID)
 		}
 		if err := p.stopAll(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := p.ensure(t.Context(), "lib"); poolCode(err) != codeInvalidLibID {
-			t.Errorf("beside a directory: %v", err)
+			t.Errorf("beside a directory: got %v, want %s", err, codeInvalidLibID)
 		}
 		mustEnsure(t, p, "Lib")
 	})
@@ -309,7 +309,7 @@ func TestPoolStress(t *testing.T) {
 							_, err := p.ensure(ctx, id)
 							cancel()
 							if err != nil && poolCode(err) != codeCapacity && !errors.Is(err, context.DeadlineExceeded) && poolCode(err) != codeAutoStartFailed && poolCode(err) != codeDeleted {
-								t.Errorf("ensure: %v", err)
+								t.Errorf("ensure: got %v, want a refusal for capacity, time, a crash or a DELETE", err)
 							}
 							if d := w.daemon(id); err == nil && d != nil && d.request() {
 								time.Sleep(time.Duration(rnd.IntN(30_000)) * time.Millisecond)
@@ -325,7 +325,7 @@ func TestPoolStress(t *testing.T) {
 							case rnd.IntN(50) == 0:
 								w.deletes(id, 1)
 								if err := p.remove(t.Context(), id); err != nil && poolCode(err) != codeNotFound {
-									t.Errorf("remove: %v", err)
+									t.Errorf("remove: got %v, want none or %s", err, codeNotFound)
 								}
 								w.deletes(id, -1)
 							}
@@ -335,7 +335,7 @@ func TestPoolStress(t *testing.T) {
 				clients.Wait()
 			})
 			if w.killedBusy != 0 || w.peak > 3 || served.Load() == 0 {
-				t.Errorf("%d killed while busy, peak %d, %d served, %d refused, %d spawns", w.killedBusy, w.peak, served.Load(), refused.Load(), w.spawns)
+				t.Errorf("got %d killed while busy, peak %d, %d served (%d refused, %d spawns), want none killed, a peak of 3, some served", w.killedBusy, w.peak, served.Load(), refused.Load(), w.spawns)
 			}
 		})
 	}

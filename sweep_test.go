@@ -18,29 +18,29 @@ func TestPoolIdleSweepSparesTheBusy(t *testing.T) {
 		mustEnsure(t, p, "busy")
 		mustEnsure(t, p, "idle")
 		if !w.daemon("busy").request() {
-			t.Fatal("refused")
+			t.Fatal("a ready daemon refused a request, want it taken")
 		}
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		if w.daemon("idle") != nil {
-			t.Error("the idle one is still there")
+			t.Error("the idle daemon lives after 10 minutes, want it evicted")
 		}
 		busy := w.daemon("busy")
 		if busy == nil {
-			t.Fatal("the busy one is gone")
+			t.Fatal("the busy daemon is gone, want it kept")
 		}
 		busy.finish()
 		// Idle time runs from the end of the request.
 		time.Sleep(p.idleTimeout - time.Second)
 		if w.daemon("busy") == nil {
-			t.Error("evicted before the idle timeout")
+			t.Error("evicted before the idle timeout, want it kept until then")
 		}
 		time.Sleep(sweepMost + 2*time.Second)
 		if w.daemon("busy") != nil {
-			t.Error("not evicted after the idle timeout")
+			t.Error("alive after the idle timeout, want it evicted")
 		}
 		if w.killedBusy != 0 {
-			t.Errorf("%d killed while busy", w.killedBusy)
+			t.Errorf("got %d killed while busy, want 0", w.killedBusy)
 		}
 	})
 }
@@ -55,11 +55,11 @@ func TestPoolEvictionAsksTheDaemon(t *testing.T) {
 		d.active++ // without a word
 		d.mu.Unlock()
 		if _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity {
-			t.Errorf("a full pool: %v", err)
+			t.Errorf("a full pool: got %v, want %s", err, codeCapacity)
 		}
 		time.Sleep(10 * time.Minute)
 		if w.daemon("a") != d {
-			t.Error("the busy one was evicted")
+			t.Error("the busy daemon was evicted, want it kept")
 		}
 	})
 }
@@ -77,21 +77,21 @@ func TestPoolFullAllBusy(t *testing.T) {
 		for i := range 20 {
 			wg.Go(func() {
 				if _, err := p.ensure(t.Context(), fmt.Sprint("more", i)); poolCode(err) != codeCapacity {
-					t.Errorf("a full pool: %v", err)
+					t.Errorf("a full pool: got %v, want %s", err, codeCapacity)
 				}
 			})
 		}
 		wg.Wait()
 		if took := time.Since(begin); took > maxSlotSearch {
-			t.Errorf("the refusal took %v", took)
+			t.Errorf("got the refusal after %v, want it within %v", took, maxSlotSearch)
 		}
 		if w.killedBusy != 0 || w.spawns != p.maxDaemons {
-			t.Errorf("%d killed while busy, %d spawns", w.killedBusy, w.spawns)
+			t.Errorf("got %d killed while busy and %d spawns, want 0 and %d", w.killedBusy, w.spawns, p.maxDaemons)
 		}
 		w.daemon("lib1").finish()
 		mustEnsure(t, p, "more")
 		if w.daemon("lib1") != nil || w.daemon("lib0") == nil || w.killedBusy != 0 {
-			t.Error("not the idle one went")
+			t.Errorf("got lib0 alive %v, lib1 alive %v, %d killed while busy, want only the idle lib1 evicted", w.daemon("lib0") != nil, w.daemon("lib1") != nil, w.killedBusy)
 		}
 	})
 }
@@ -122,13 +122,13 @@ func TestPoolLeastRecentlyUsedGoesFirst(t *testing.T) {
 		time.Sleep(time.Second)
 		mustEnsure(t, p, "d")
 		if w.daemon("b") != nil || w.daemon("a") == nil || w.daemon("c") == nil {
-			t.Error("not b, the least recently used, went")
+			t.Errorf("got a alive %v, b alive %v, c alive %v, want b, the least recently used, evicted", w.daemon("a") != nil, w.daemon("b") != nil, w.daemon("c") != nil)
 		}
 		time.Sleep(time.Second)
 		mustEnsure(t, p, "c") // an ensure is a use as well
 		mustEnsure(t, p, "e")
 		if w.daemon("a") != nil || w.daemon("c") == nil {
-			t.Error("not a went, though c was asked for since")
+			t.Errorf("got a alive %v, c alive %v, want a evicted: c was asked for since", w.daemon("a") != nil, w.daemon("c") != nil)
 		}
 	})
 }
@@ -139,10 +139,10 @@ func TestPoolDaemonThatDoesNotAnswer(t *testing.T) {
 		mustEnsure(t, p, "a")
 		begin := time.Now()
 		if _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity || time.Since(begin) > 2*quiesceLimit+capacityPause {
-			t.Errorf("%v after %v", err, time.Since(begin))
+			t.Errorf("got %v after %v, want %s within two questions", err, time.Since(begin), codeCapacity)
 		}
 		if w.daemon("a") == nil {
-			t.Error("ended without its consent")
+			t.Error("ended without its consent, want it kept")
 		}
 		// It may read the question later, and refuse requests: what is behind the
 		// question makes it take them again.
@@ -150,7 +150,7 @@ func TestPoolDaemonThatDoesNotAnswer(t *testing.T) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if last := d.ops[len(d.ops)-1]; last != opResume {
-			t.Errorf("the last word to it is %s", last)
+			t.Errorf("the last op: got %s, want %s", last, opResume)
 		}
 	})
 }
@@ -168,7 +168,7 @@ func TestPoolMuteDaemonsAreAskedLast(t *testing.T) {
 		begin := time.Now()
 		mustEnsure(t, p, "e")
 		if took := time.Since(begin); took != 0 || w.daemon("c") != nil || w.daemon("d") != nil {
-			t.Errorf("room was made after %v", took)
+			t.Errorf("got room after %v, c alive %v, d alive %v, want both evicted at once", took, w.daemon("c") != nil, w.daemon("d") != nil)
 		}
 	})
 }
@@ -212,7 +212,7 @@ func TestPoolStaleStatusIsNoAnswer(t *testing.T) {
 			mustEnsure(t, p, "a")
 			mustEnsure(t, p, "b")
 			if took := time.Since(begin); took != 0 {
-				t.Errorf("an idle daemon made room after %v", took)
+				t.Errorf("an idle daemon made room after %v, want at once", took)
 			}
 		}
 	})
@@ -227,7 +227,7 @@ func TestPoolEnsureWhileTheDaemonIsAsked(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			if _, err := p.ensure(t.Context(), "b"); poolCode(err) != codeCapacity {
-				t.Errorf("ensure b: %v", err)
+				t.Errorf("ensure b: got %v, want %s", err, codeCapacity)
 			}
 		})
 		synctest.Wait()
@@ -235,7 +235,7 @@ func TestPoolEnsureWhileTheDaemonIsAsked(t *testing.T) {
 		time.Sleep(w.answerLate)
 		synctest.Wait()
 		if d := w.daemon("a"); d == nil || !d.request() {
-			t.Error("it was ended, or still refuses requests")
+			t.Error("it was ended or refuses requests, want it to take them again")
 		}
 		wg.Wait()
 	})
