@@ -34,7 +34,7 @@ func TestFaultHalfClosedClient(t *testing.T) {
 		_ = conn.SetReadDeadline(time.Now().Add(patience))
 		answer, err := io.ReadAll(conn)
 		if text := string(answer); err != nil || !strings.Contains(text, `"jsonrpc":"2.0","id":1`) {
-			t.Errorf("%s: %v %s", accept, err, text)
+			t.Errorf("%s: got %s, %v, want a JSON-RPC answer", accept, text, err)
 		}
 		_ = conn.Close() // only read
 	}
@@ -81,7 +81,7 @@ func TestFaultLibIDs(t *testing.T) {
 		strings.Repeat("x", maxLibID+1), strings.Repeat("x", 4000),
 	} {
 		if status, body := h.ask(http.MethodPost, "/daemons", string(mustJSON(t, map[string]string{"lib_id": id}))); status != http.StatusBadRequest || !strings.Contains(body, string(codeInvalidLibID)) {
-			t.Errorf("POST /daemons with %q: %d %s", id, status, body)
+			t.Errorf("POST /daemons with %q: got %d %s, want 400 %s", id, status, body, codeInvalidLibID)
 		}
 		for _, route := range []struct{ method, before, after, body string }{
 			{http.MethodPut, "/daemons/", "", ""},
@@ -92,7 +92,7 @@ func TestFaultLibIDs(t *testing.T) {
 		} {
 			status, body := h.ask(route.method, route.before+percent(id)+route.after, route.body)
 			if status != http.StatusBadRequest || !strings.Contains(body, string(codeInvalidLibID)) {
-				t.Errorf("%s %s with %q: %d %s", route.method, route.before, id, status, body)
+				t.Errorf("%s %s with %q: got %d %s, want 400 %s", route.method, route.before, id, status, body, codeInvalidLibID)
 			}
 		}
 	}
@@ -102,7 +102,7 @@ func TestFaultLibIDs(t *testing.T) {
 	}
 	names, err := os.ReadDir(h.workspace)
 	if err != nil || len(names) != 1 || names[0].Name() != lockFileName {
-		t.Errorf("in the workspace: %v, %v", names, err)
+		t.Errorf("in the workspace: got %v, %v, want the lock alone", names, err)
 	}
 	h.wantNothingLeft()
 }
@@ -122,16 +122,16 @@ func TestFaultBodies(t *testing.T) {
 		} {
 			status, answer := h.ask(route.method, route.path, body)
 			if isRPC && (status == http.StatusOK || status >= 500) || !isRPC && status != http.StatusBadRequest {
-				t.Errorf("%s %s %.40q: %d %s", route.method, route.path, body, status, answer)
+				t.Errorf("%s %s %.40q: got %d %s, want a refusal of the body", route.method, route.path, body, status, answer)
 			}
 			if !strings.Contains(answer, `"code"`) {
-				t.Errorf("%s %s %.40q: no code in %s", route.method, route.path, body, answer)
+				t.Errorf("%s %s %.40q: got %s, want a code in it", route.method, route.path, body, answer)
 			}
 		}
 		large := `{"lib_id":"` + strings.Repeat("x", maxBody) + `"}`
 		for _, chunked := range []bool{false, true} {
 			if status, answer := sendBody(t, route.method, h.url+route.path, large, chunked); status != http.StatusRequestEntityTooLarge {
-				t.Errorf("%s %s, too large, chunked %v: %d %s", route.method, route.path, chunked, status, answer)
+				t.Errorf("%s %s, too large, chunked %v: got %d %s, want 413", route.method, route.path, chunked, status, answer)
 			}
 		}
 	}
@@ -187,12 +187,12 @@ func TestFaultSlowHeaders(t *testing.T) {
 		}
 	}
 	if open > 0 {
-		t.Errorf("%d connections are still open", open)
+		t.Errorf("got %d connections open, want all closed", open)
 	}
 	// One header that is too large.
 	status, answer := askHTTP(t, http.MethodGet, h.url+"/health", "", "X-Large", strings.Repeat("x", 4*maxHeader))
 	if status != http.StatusRequestHeaderFieldsTooLarge {
-		t.Error(fmt.Sprint(status, " ", answer))
+		t.Errorf("a header that is too large: got %d %s, want 431", status, answer)
 	}
 	h.wantNothingLeft()
 }

@@ -173,7 +173,7 @@ func (b *hubBench) online(machineID string) *hubConn {
 			return c
 		}
 	}
-	b.t.Fatal(machineID + " does not come")
+	b.t.Fatalf("%s is not online, want it connected", machineID)
 	return nil
 }
 
@@ -181,23 +181,23 @@ func TestHubKnowsMachines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newHubBench(t)
 		if _, ok := b.hub.view("m"); ok || len(b.hub.views()) != 0 {
-			t.Error("a machine was here before it came")
+			t.Error("got a machine before it connected, want none")
 		}
 		d := b.daemon("m", "i", "")
 		b.online("m")
 		time.Sleep(time.Minute + time.Second)
 		v, ok := b.hub.view("m")
 		if !ok || v.Status != "online" || v.LibID != "lib_of_m" || v.InstanceID != "i" || v.LastHeartbeatAt == nil || time.Since(*v.LastHeartbeatAt) > 2*time.Second {
-			t.Errorf("%+v", v)
+			t.Errorf("got %+v, want it online with a recent heartbeat", v)
 		}
 		d.stop()
 		_ = d.end()
 		synctest.Wait()
 		if v, ok := b.hub.view("m"); !ok || v.Status != "offline" {
-			t.Errorf("%+v", v)
+			t.Errorf("got %+v, want it offline", v)
 		}
 		if got := b.statuses("m"); !slices.Equal(got, []string{"online", "offline"}) {
-			t.Error(got)
+			t.Errorf("got %q, want online, offline", got)
 		}
 	})
 }
@@ -232,13 +232,13 @@ func TestHandshakeRefusals(t *testing.T) {
 				_, data, err := conn.Read(t.Context())
 				var m struct{ Result handshakeResult }
 				if err != nil || json.Unmarshal(data, &m) != nil || m.Result.Accepted || !strings.Contains(m.Result.Reason, test.reason) {
-					t.Errorf("%s %v", data, err)
+					t.Errorf("got %s, %v, want a refusal with %q", data, err, test.reason)
 				}
 				if _, _, err := conn.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusPolicyViolation {
 					t.Error(err)
 				}
 				if len(b.hub.views()) != 0 {
-					t.Error("it is listed")
+					t.Error("a refused machine is listed, want none")
 				}
 			})
 		})
@@ -257,7 +257,7 @@ func TestHandshakeLate(t *testing.T) {
 			t.Error(err)
 		}
 		if took := time.Since(start); took != handshakeTimeout {
-			t.Errorf("after %v", took)
+			t.Errorf("got the end after %v, want %v", took, handshakeTimeout)
 		}
 	})
 }
@@ -272,14 +272,14 @@ func TestDuplicateUserDaemon(t *testing.T) {
 		second := b.daemon("m", "second", "")
 		time.Sleep(10 * time.Second)
 		if v, _ := b.hub.view("m"); v.InstanceID != "first" || v.Status != "online" {
-			t.Fatalf("%+v", v)
+			t.Fatalf("got %+v, want the first daemon online", v)
 		}
 		// The first one's machine is gone without a word.
 		line.shut.Store(true)
 		first.stop()
 		time.Sleep(time.Minute)
 		if v, _ := b.hub.view("m"); v.InstanceID != "second" || v.Status != "online" {
-			t.Errorf("%+v", v)
+			t.Errorf("got %+v, want the second daemon online", v)
 		}
 		second.stop()
 	})
@@ -296,10 +296,10 @@ func TestSameInstanceReplacesItself(t *testing.T) {
 		start := time.Now()
 		<-old.done
 		if took := time.Since(start); took > time.Second {
-			t.Errorf("after %v", took)
+			t.Errorf("got the replacement after %v, want it at once", took)
 		}
 		if got := b.statuses("m"); !slices.Equal(got, []string{"online", "online"}) {
-			t.Errorf("%v: its return must not look like a loss", got)
+			t.Errorf("got %q, want online twice: its return must not look like a loss", got)
 		}
 		first.stop()
 	})
@@ -317,10 +317,10 @@ func TestCloudDaemonIsReplaced(t *testing.T) {
 		}
 		time.Sleep(5 * time.Minute)
 		if v, _ := b.hub.view("cloud_x"); v.InstanceID != "second" || v.Status != "online" {
-			t.Errorf("%+v", v)
+			t.Errorf("got %+v, want the second daemon online", v)
 		}
 		if got := b.statuses("cloud_x"); !slices.Equal(got, []string{"online", "online"}) {
-			t.Error(got)
+			t.Errorf("got %q, want online twice", got)
 		}
 	})
 }
@@ -352,11 +352,11 @@ func TestSilentDaemonGoesOffline(t *testing.T) {
 			t.Error(err)
 		}
 		if took := time.Since(start); took < 110*time.Second || took > 116*time.Second {
-			t.Errorf("after %v", took)
+			t.Errorf("got the end after %v, want 110 s to 116 s", took)
 		}
 		synctest.Wait()
 		if v, _ := b.hub.view("m"); v.Status != "offline" {
-			t.Errorf("%+v", v)
+			t.Errorf("got %+v, want it offline", v)
 		}
 	})
 }
@@ -400,7 +400,7 @@ func TestCallSurvivesLostLinks(t *testing.T) {
 			}()
 			result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("m"))
 			if err != nil || string(result) != "1" || runs != 1 {
-				t.Errorf("cut at %v: %s, %v, %d runs", cut, result, err, runs)
+				t.Errorf("cut at %v: got %s, %v, %d runs, want 1, no error, 1 run", cut, result, err, runs)
 			}
 		})
 	}
@@ -421,7 +421,7 @@ func TestCallAnswerLost(t *testing.T) {
 		}()
 		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("m"))
 		if err != nil || string(result) != "1" || runs != 1 {
-			t.Errorf("%s, %v, %d runs", result, err, runs)
+			t.Errorf("got %s, %v, %d runs, want 1, no error, 1 run", result, err, runs)
 		}
 	})
 }
@@ -448,20 +448,20 @@ func TestCallThatCannotBeDelivered(t *testing.T) {
 				status, err = e.status, e.rpc()
 			}
 			if e, ok := errors.AsType[*rpcError](err); !ok || e.name() != test.code || status != test.status || time.Since(start) != test.after {
-				t.Errorf("%+v: %d %v after %v", test, status, err, time.Since(start))
+				t.Errorf("got %d %v after %v, want %+v", status, err, time.Since(start), test)
 			}
 		}
 		// The client goes away: the request is cancelled.
 		runs = 0
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		if _, err := b.hub.perform(ctx, newCall(t, "test/slow", "{}"), b.hub.machineTarget("m")); err == nil {
-			t.Error("an answer without one")
+			t.Error("got a result, want the end of the context")
 		}
 		cancel()
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
 		if runs != 101 {
-			t.Errorf("runs %d: it was not cancelled", runs)
+			t.Errorf("got runs %d, want 101: cancelled", runs)
 		}
 		d.stop()
 		_ = d.end()
@@ -488,7 +488,7 @@ func TestCallToDrainingDaemon(t *testing.T) {
 		}()
 		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
 		if err != nil || string(result) != "1" || runs != 1 {
-			t.Errorf("%s, %v, %d runs", result, err, runs)
+			t.Errorf("got %s, %v, %d runs, want 1, no error, 1 run", result, err, runs)
 		}
 	})
 }
@@ -506,13 +506,13 @@ func TestCallToDaemonThatResumes(t *testing.T) {
 		begin := time.Now()
 		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
 		if took := time.Since(begin); err != nil || string(result) != "1" || took > 2*time.Second+drainPause {
-			t.Errorf("%s, %v, after %v", result, err, took)
+			t.Errorf("got %s, %v, after %v, want 1 once it has resumed", result, err, took)
 		}
 		d.service.activity.drain() // and stays so
 		begin = time.Now()
 		_, err = b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
 		if took := time.Since(begin); asRPCError(err).name() != codeDraining || took > returnTimeout+drainPause {
-			t.Errorf("%v after %v", err, took)
+			t.Errorf("got %v after %v, want %s within %v", err, took, codeDraining, returnTimeout+drainPause)
 		}
 	})
 }
@@ -544,7 +544,7 @@ func TestProgressReachesTheCall(t *testing.T) {
 				case raw := <-mine.newest:
 					var p taskProgress
 					if err := json.Unmarshal(raw, &p); err != nil || p.TaskID != "T" {
-						t.Error(string(raw), err)
+						t.Errorf("got %s, %v, want progress of T", raw, err)
 					}
 					percents = append(percents, p.Percent)
 				case <-done:
@@ -559,10 +559,10 @@ func TestProgressReachesTheCall(t *testing.T) {
 		synctest.Wait()
 		close(done)
 		if percents := <-seen; len(percents) < 10 || !slices.IsSorted(percents) || percents[len(percents)-1] != 100 {
-			t.Error(percents)
+			t.Errorf("got the percents %v, want at least 10 that rise to 100", percents)
 		}
 		if len(other.newest) != 0 {
-			t.Error("a call got the progress of another")
+			t.Error("a call got the progress of another, want none")
 		}
 	})
 }
@@ -606,12 +606,12 @@ func TestProgressOfAnotherDaemon(t *testing.T) {
 		}
 		calls.Wait()
 		if !slices.IsSorted(seen) || slices.ContainsFunc(seen, func(percent int) bool { return percent > 50 && percent < 60 }) {
-			t.Error(seen)
+			t.Errorf("got the percents %v, want rising ones of its own daemon", seen)
 		}
 		// Sent again to another daemon it begins anew.
 		b.hub.progressed(c.via.Load(), json.RawMessage(`{"task_id":"T","percent":5}`))
 		if len(watch.newest) != 0 {
-			t.Error("the percent fell")
+			t.Error("got a percent that fell, want it left out")
 		}
 	})
 }
@@ -627,7 +627,7 @@ func TestHubForgets(t *testing.T) {
 	h.machines["here"] = &machine{conn: &hubConn{}, view: machineView{handshakeParams: handshakeParams{MachineID: "here"}}}
 	h.forgetLocked()
 	if len(h.machines) != maxOffline+1 || h.machines["here"] == nil || h.machines["m9"] != nil || h.machines["m10"] == nil {
-		t.Errorf("%d machines are remembered", len(h.machines))
+		t.Errorf("got %d machines, want %d and the latest kept", len(h.machines), maxOffline+1)
 	}
 }
 
@@ -644,17 +644,17 @@ func TestParseCall(t *testing.T) {
 	} {
 		c, err := parseCall([]byte(test.body), methods)
 		if err != nil || c.method != test.method || string(c.id) != test.id || c.timeout != test.timeout || (test.task != "" && c.taskID != test.task) || c.taskID == "" {
-			t.Errorf("%s: %+v %v", test.body, c, err)
+			t.Errorf("%s: got %+v, %v, want %+v", test.body, c, err, test)
 			continue
 		}
 		var common commonParams
 		if err := decodeParams(c.params, &common); err != nil || common.TaskID == nil || *common.TaskID != c.taskID {
-			t.Errorf("%s: params %s: %v", test.body, c.params, err)
+			t.Errorf("%s: got the params %s, %v, want the task_id %s in them", test.body, c.params, err, c.taskID)
 		}
 	}
 	for _, body := range []string{``, `x`, `[]`, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"a\",\"params\":{\"path\":\"\xff\"}}", `[{"jsonrpc":"2.0","id":1,"method":"a"}]`, `{}`, `{"jsonrpc":"2.0","method":"a"}`, `{"jsonrpc":"2.0","id":{},"method":"a"}`, `{"jsonrpc":"2.0","id":1}`, `{"jsonrpc":"2.0","id":1,"result":1}`} {
 		if c, err := parseCall([]byte(body), methods); err == nil {
-			t.Errorf("%s: %+v", body, c)
+			t.Errorf("%s: got %+v, want an error", body, c)
 		}
 	}
 }
@@ -676,7 +676,7 @@ func TestAdmitWithoutAToken(t *testing.T) {
 			r.Header.Set(test.header, "10.0.0.1")
 		}
 		if child, ok := h.admit(r); ok != test.ok || child != "" {
-			t.Errorf("%s with %q: %v", test.from, test.header, ok)
+			t.Errorf("%s with %q: got %q, %v, want %v", test.from, test.header, child, ok, test.ok)
 		}
 	}
 }

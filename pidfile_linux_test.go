@@ -70,7 +70,7 @@ func TestOrphanWithoutADescriptorToProveIt(t *testing.T) {
 		cmd.Env = append(os.Environ(), "POOL_TEST_ORPHAN="+pidRecord{orphan.pid(), id}.text(), "POOL_TEST_FREED="+test.freed)
 		out, err := cmd.CombinedOutput()
 		if !strings.Contains(string(out), test.want) || alive(t, orphan.pid()) != test.lives {
-			t.Errorf("freed %q: %s, %v, the orphan lives: %v", test.freed, out, err, alive(t, orphan.pid()))
+			t.Errorf("freed %q: got %s, %v, the orphan lives %v, want %q, %v", test.freed, out, err, alive(t, orphan.pid()), test.want, test.lives)
 		}
 	}
 }
@@ -84,7 +84,7 @@ func TestOrphanRecordedWithoutANumber(t *testing.T) {
 	}
 	id.number = ""
 	if fate, err := endOrphan(pidRecord{orphan.pid(), id}); fate != orphanEnded || err != nil || !hasEnded(orphan) {
-		t.Errorf("fate %q, %v", fate, err)
+		t.Errorf("got the fate %q, %v, want %q", fate, err, orphanEnded)
 	}
 }
 
@@ -92,11 +92,11 @@ func TestParseProcStat(t *testing.T) {
 	line := "4711 (a) (b c) S 1 4711 4712 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 1 1\n"
 	got, err := parseProcStat([]byte(line))
 	if want := (procStat{state: 'S', group: 4711, session: 4712, start: "12345"}); err != nil || got != want {
-		t.Errorf("%+v, %v, want %+v", got, err, want)
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 	for _, text := range []string{"", "4711", "4711 (a) S 1", "4711 (a", strings.Replace(line, "4712", "x", 1)} {
 		if got, err := parseProcStat([]byte(text)); err == nil {
-			t.Errorf("%q: %+v", text, got)
+			t.Errorf("%q: got %+v, want an error", text, got)
 		}
 	}
 }
@@ -111,11 +111,11 @@ func FuzzParseProcStat(f *testing.F) {
 		}
 		// The name, which is the program's own choice, decides nothing.
 		if again, err := parseProcStat(append([]byte("2 (a) R 3 4 5 ("), data...)); err != nil || again != s {
-			t.Errorf("%q: %+v, with another name %+v, %v", data, s, again, err)
+			t.Errorf("%q: got %+v, %v with another name, want %+v", data, again, err, s)
 		}
 		line := fmt.Sprintf("1 (x) %s 0 %d %d%s %s", []byte{s.state}, s.group, s.session, strings.Repeat(" x", 15), s.start)
 		if again, err := parseProcStat([]byte(line)); err != nil || again != s {
-			t.Errorf("%q became %+v, %v, want %+v", line, again, err, s)
+			t.Errorf("%q: got %+v, %v, want %+v", line, again, err, s)
 		}
 	})
 }
@@ -173,10 +173,10 @@ func TestFaultPIDReusedInTheSameTick(t *testing.T) {
 		}
 		testPoolIn(t, workspace)
 		if !alive(t, second.pid()) {
-			t.Error("a stranger was killed")
+			t.Error("a stranger was killed, want it untouched")
 		}
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("the record is still there: %v", err)
+			t.Errorf("the record: got %v, want it removed", err)
 		}
 		return
 	}

@@ -40,7 +40,7 @@ func TestFaultFullOfClones(t *testing.T) {
 	h.want(http.StatusServiceUnavailable, http.MethodPut, "/daemons/other", "", string(codeCapacity))
 	close(release)
 	if body := wantAnswer(t, cloned); !strings.Contains(body, repo.head()) {
-		t.Error(body)
+		t.Errorf("got %s, want the commit %s", body, repo.head())
 	}
 	// It takes the place of the one that has nothing to do any more: a moment after
 	// its answer it may still seem to have.
@@ -71,18 +71,18 @@ func TestFaultKilledInAStalledClone(t *testing.T) {
 			}
 		}
 		if _, err := os.Stat("/proc/self"); err == nil && gits == 0 {
-			t.Error("no git runs: the test sees nothing")
+			t.Error("no git runs, want one: else the test sees nothing")
 		}
 		git.setHook(nil)
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		if body := wantAnswer(t, cloned); !strings.Contains(body, repo.head()) { // from the next daemon
-			t.Error(body)
+			t.Errorf("got %s, want the commit %s from the next daemon", body, repo.head())
 		}
 		for _, p := range h.processes() {
 			if strings.Contains(p, "git ") || strings.Contains(p, "remote-http") {
-				t.Errorf("left: %s", p)
+				t.Errorf("the process %s is left, want no git", p)
 			}
 		}
 		repo.commit("more", map[string]string{"a": "2"})
@@ -113,7 +113,7 @@ func TestFaultBothKilledInAStalledClone(t *testing.T) {
 	<-h.done
 	next := openHouse(t, dir)
 	if left := next.processes(); len(left) > 0 {
-		t.Errorf("left: %v", left)
+		t.Errorf("the processes %v are left, want none", left)
 	}
 	git.setHook(nil)
 	next.wantNothingLeft()
@@ -142,11 +142,11 @@ func TestFaultUserDaemonKilledInAStalledClone(t *testing.T) {
 	first.exit()
 	left := h.processes()
 	if len(left) == 0 {
-		t.Error("no git outlives its daemon: the test sees nothing")
+		t.Error("no git outlives its daemon, want one: else the test sees nothing")
 	}
 	second := startUserDaemon(t, h.url, "m", nil, "--work-dir", workDir)
 	if body := wantAnswer(t, cloned); !strings.Contains(body, repo.head()) {
-		t.Error(body)
+		t.Errorf("got %s, want the commit %s", body, repo.head())
 	}
 	awaitThat(t, "the git of the first daemon is gone", func() bool {
 		return !slices.ContainsFunc(h.processes(), func(p string) bool { return slices.Contains(left, p) })
@@ -225,14 +225,14 @@ func TestFaultKilledInAFetch(t *testing.T) {
 		t.Fatal(err)
 	}
 	if body := wantAnswer(t, cloned); !strings.Contains(body, repo.head()) || !strings.Contains(body, string(actionUpdated)) {
-		t.Error(body)
+		t.Errorf("got %s, want an update to %s", body, repo.head())
 	}
 	after, err := os.Stat(path)
 	if err != nil || !os.SameFile(before, after) {
-		t.Errorf("the clone was made anew: %v", err)
+		t.Errorf("the clone was made anew (%v), want it updated in place", err)
 	}
 	if _, err := os.Stat(lock); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("git's lock: %v", err)
+		t.Errorf("git's lock: got %v, want it removed", err)
 	}
 	h.wantNothingLeft()
 }

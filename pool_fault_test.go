@@ -52,10 +52,10 @@ func TestFaultSchedulerKilled(t *testing.T) {
 			next := openHouse(t, dir, "--daemon-bin", bin)
 			for _, pid := range pids {
 				if alive(t, pid) {
-					t.Errorf("process %d lives while the next scheduler listens", pid)
+					t.Errorf("process %d lives while the next scheduler listens, want it ended before", pid)
 				}
 				if fate := fmt.Sprintf("pid=%d fate=ended", pid); test.stay != strings.Contains(next.stderr.String(), fate) {
-					t.Errorf("%q, want %v in the log", fate, test.stay)
+					t.Errorf("%q in the log: got %v, want %v", fate, !test.stay, test.stay)
 				}
 			}
 			next.ensure("lib0")
@@ -77,15 +77,15 @@ func TestFaultSchedulerStopsTwenty(t *testing.T) {
 	}
 	h.kill(syscall.SIGTERM)
 	if code := h.exit(); code != exitStopped {
-		t.Errorf("exit %d", code)
+		t.Errorf("got exit %d, want %d", code, exitStopped)
 	}
 	for _, pid := range pids {
 		if alive(t, pid) {
-			t.Errorf("process %d lives", pid)
+			t.Errorf("process %d lives, want it ended", pid)
 		}
 	}
 	if killed := strings.Count(h.stderr.String(), "did not stop in time and is killed"); killed != 5 {
-		t.Errorf("%d were killed, want the 5 that ignore SIGTERM", killed)
+		t.Errorf("got %d killed, want the 5 that ignore SIGTERM", killed)
 	}
 	h.wantPortFree()
 	h.wantNothingLeft()
@@ -99,11 +99,11 @@ func TestFaultSecondSignal(t *testing.T) {
 	h.says("msg=stopping")
 	h.kill(syscall.SIGTERM)
 	if code := h.exit(); code != exitFailure {
-		t.Errorf("exit %d", code)
+		t.Errorf("got exit %d, want %d", code, exitFailure)
 	}
 	for _, pid := range pids {
 		if alive(t, pid) {
-			t.Errorf("process %d lives", pid)
+			t.Errorf("process %d lives, want it killed", pid)
 		}
 	}
 	h.wantPortFree()
@@ -117,10 +117,10 @@ func TestFaultDeleteDuringSpawn(t *testing.T) {
 	awaitThat(t, "it starts", func() bool { return h.status("hang") == string(statusStarting) })
 	h.want(http.StatusNoContent, http.MethodDelete, "/daemons/hang", "")
 	if a := <-joined; a.status != http.StatusConflict || !strings.Contains(a.body, string(codeDeleted)) {
-		t.Errorf("%d %s", a.status, a.body)
+		t.Errorf("got %d %s, want 409 %s", a.status, a.body, codeDeleted)
 	}
 	if _, err := os.Stat(filepath.Join(h.workspace, "hang")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the directory: %v", err)
+		t.Errorf("the directory: got %v, want it removed", err)
 	}
 	h.wantNothingLeft()
 }
@@ -135,7 +135,7 @@ func TestFaultStoppedDaemonIsDeleted(t *testing.T) {
 	// Without SIGCONT this would last until SIGKILL, a day from now.
 	h.want(http.StatusNoContent, http.MethodDelete, "/daemons/x", "")
 	if alive(t, pid) {
-		t.Error("it lives")
+		t.Error("the daemon lives, want it ended")
 	}
 	h.wantNothingLeft()
 }
@@ -147,10 +147,10 @@ func TestFaultEnsureDuringStop(t *testing.T) {
 	stopped := h.askLater(http.MethodPost, "/stop", "")
 	awaitThat(t, "it stops", func() bool { return h.status("stubborn") != string(statusReady) })
 	if second := h.ensure("stubborn"); second == first || alive(t, first) || !alive(t, second) {
-		t.Errorf("the first one, %d, alive %v; the second, %d, alive %v", first, alive(t, first), second, alive(t, second))
+		t.Errorf("got the first, %d, alive %v and the second, %d, alive %v, want another process in the first one's place", first, alive(t, first), second, alive(t, second))
 	}
 	if a := <-stopped; a.status != http.StatusNoContent {
-		t.Errorf("%d %s", a.status, a.body)
+		t.Errorf("POST /stop: got %d %s, want 204", a.status, a.body)
 	}
 	h.wantNothingLeft()
 }
@@ -174,7 +174,7 @@ func TestFaultHundredEnsures(t *testing.T) {
 	slices.Sort(statuses)
 	slices.Sort(pids)
 	if statuses[98] != http.StatusOK || statuses[99] != http.StatusCreated || pids[0] != pids[99] {
-		t.Errorf("the statuses are %v, the pids %v", statuses, pids)
+		t.Errorf("got the statuses %v and the pids %v, want one 201, the others 200, and one pid", statuses, pids)
 	}
 	h.wantNothingLeft()
 }
@@ -190,10 +190,10 @@ func TestFaultCrashLoop(t *testing.T) {
 	}
 	starts, err := os.ReadFile(filepath.Join(h.workspace, "crash", "starts"))
 	if n := strings.Count(string(starts), "x"); err != nil || n < 2 || n > 10 {
-		t.Errorf("%d starts, %v", n, err)
+		t.Errorf("got %d starts, %v, want 2 to 10", n, err)
 	}
 	if h.ensure("good") != good {
-		t.Error("a daemon beside it was harmed")
+		t.Error("the daemon beside it has another pid, want it untouched")
 	}
 	h.wantNothingLeft()
 }
@@ -201,7 +201,7 @@ func TestFaultCrashLoop(t *testing.T) {
 // With one place for two libraries each call ends the other's daemon, which has
 // just answered: that is no reason for a refusal, but where the machine has no
 // time for the daemon to notice.
-func TestFaultOnePlaceForTwo(t *testing.T) {
+func TestFaultOneSlotForTwo(t *testing.T) {
 	t.Parallel()
 	h := openHouse(t, realTempDir(t), "--max-daemons", "1")
 	refused := 0
@@ -211,11 +211,11 @@ func TestFaultOnePlaceForTwo(t *testing.T) {
 		case status == http.StatusServiceUnavailable && strings.Contains(body, string(codeCapacity)):
 			refused++
 		case status != http.StatusOK || strings.Contains(body, `"error"`):
-			t.Errorf("%d %s", status, body)
+			t.Errorf("got %d %s, want a result or %s", status, body, codeCapacity)
 		}
 	}
 	if refused > 5 {
-		t.Errorf("%d calls were refused", refused)
+		t.Errorf("got %d calls refused, want at most 5", refused)
 	}
 	h.wantNothingLeft()
 }
@@ -232,11 +232,11 @@ func TestFaultDeletedUnderACall(t *testing.T) {
 	git.setHook(nil)
 	h.want(http.StatusNoContent, http.MethodDelete, "/daemons/x", "")
 	if a := <-cloned; a.status != http.StatusConflict || !strings.Contains(a.body, string(codeDeleted)) {
-		t.Errorf("%d %s", a.status, a.body)
+		t.Errorf("got %d %s, want 409 %s", a.status, a.body, codeDeleted)
 	}
 	h.want(http.StatusOK, http.MethodGet, "/daemons", "", `"daemons":[]`)
 	if _, err := os.Stat(filepath.Join(h.workspace, "x")); !errors.Is(err, fs.ErrNotExist) {
-		t.Error("its directory is back:", err)
+		t.Errorf("the directory: got %v, want it gone for good", err)
 	}
 	h.wantNothingLeft()
 }
@@ -257,7 +257,7 @@ func TestFaultKilledWhileStarting(t *testing.T) {
 	h.want(http.StatusServiceUnavailable, http.MethodPut, "/daemons/once-ensured", "", string(codeAutoStartFailed), "signal: killed")
 	h.want(http.StatusServiceUnavailable, http.MethodPost, "/libraries/crash/rpc", configCall, string(codeAutoStartFailed), "exit status 4")
 	if starts, err := os.ReadFile(filepath.Join(h.workspace, "crash", "starts")); err != nil || strings.Count(string(starts), "x") != 2 {
-		t.Errorf("started: %q, %v", starts, err)
+		t.Errorf("got the starts %q, %v, want 2", starts, err)
 	}
 	h.wantNothingLeft()
 }
@@ -267,7 +267,7 @@ func wantAnswer(t *testing.T, answered <-chan answer) string {
 	t.Helper()
 	a := <-answered
 	if a.status != http.StatusOK || strings.Contains(a.body, `"error"`) {
-		t.Errorf("%d %s", a.status, a.body)
+		t.Errorf("got %d %s, want a result", a.status, a.body)
 	}
 	return a.body
 }
@@ -317,20 +317,20 @@ func TestFaultDaemonPrograms(t *testing.T) {
 		a := <-answers[i]
 		code := map[int]errorCode{failed: codeAutoStartFailed, timeout: codeSpawnTimeout}[p.status]
 		if a.status != p.status || !strings.Contains(a.body, string(code)) || !strings.Contains(a.body, p.says) || strings.ContainsAny(a.body, "\x1b\x07") || strings.Contains(a.body, `\u001b`) {
-			t.Errorf("%s: %d %.1000s", p.name, a.status, a.body)
+			t.Errorf("%s: got %d %.1000s, want %d %s with %q and no control characters", p.name, a.status, a.body, p.status, code, p.says)
 		}
 		if code != "" {
 			h.says(`msg="a daemon died" lib_id=` + p.name + " ")
 		}
 		if len(a.body) > 3*maxLastLog {
-			t.Errorf("%s: an answer of %d bytes", p.name, len(a.body))
+			t.Errorf("%s: got an answer of %d bytes, want at most %d", p.name, len(a.body), 3*maxLastLog)
 		}
 		if info, err := os.Stat(filepath.Join(h.workspace, p.name, logFileName)); err != nil || info.Size() > maxChildLog {
-			t.Errorf("%s: the log: %v, %v", p.name, info, err)
+			t.Errorf("%s: the log: got %v, %v, want at most %d bytes", p.name, info, err, maxChildLog)
 		}
 	}
 	if h.ensure("good") != good || !alive(t, good) {
-		t.Error("the daemon beside them was harmed")
+		t.Error("the daemon beside them was ended, want it untouched")
 	}
 	h.wantNothingLeft()
 }
@@ -353,7 +353,7 @@ func TestFaultDaemonProgramThatCannotRun(t *testing.T) {
 		h := openHouse(t, realTempDir(t), "--daemon-bin", test.bin)
 		h.want(http.StatusServiceUnavailable, http.MethodPut, "/daemons/x", "", string(codeAutoStartFailed), test.says)
 		if !strings.Contains(h.says("a daemon died"), test.says) {
-			t.Errorf("%s: the log does not say %q", test.bin, test.says)
+			t.Errorf("%s: got the log %q, want %q in it", test.bin, h.stderr.String(), test.says)
 		}
 		h.want(http.StatusOK, http.MethodGet, "/daemons/x", "", `"status":"exited"`, test.says)
 		h.wantNothingLeft()

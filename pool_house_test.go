@@ -48,11 +48,11 @@ func (h *house) want(status int, method, path, body string, texts ...string) str
 	h.t.Helper()
 	got, answer := h.ask(method, path, body)
 	if got != status {
-		h.t.Errorf("%s %s: %d %s, want %d", method, path, got, answer, status)
+		h.t.Errorf("%s %s: got %d %s, want %d", method, path, got, answer, status)
 	}
 	for _, text := range texts {
 		if !strings.Contains(answer, text) {
-			h.t.Errorf("%s %s does not say %q: %s", method, path, text, answer)
+			h.t.Errorf("%s %s: got %s, want %q in it", method, path, answer, text)
 		}
 	}
 	return answer
@@ -68,7 +68,7 @@ func (h *house) ensure(libID string) (pid int) {
 	h.t.Helper()
 	status, body := h.ask(http.MethodPut, "/daemons/"+libID, "")
 	if status != http.StatusCreated && status != http.StatusOK {
-		h.t.Fatalf("ensure %s: %d %s", libID, status, body)
+		h.t.Fatalf("ensure %s: got %d %s, want 200 or 201", libID, status, body)
 	}
 	return field[int](h.t, []byte(body), "pid")
 }
@@ -158,7 +158,7 @@ func (h *house) wantNothingLeft() {
 		}
 	}
 	if records, globErr := filepath.Glob(filepath.Join(h.workspace, "*", pidFileName)); globErr != nil || len(records) > 0 {
-		h.t.Errorf("records of processes are left: %v, %v", records, globErr)
+		h.t.Errorf("got the records %v, %v, want none left", records, globErr)
 	}
 	if err != nil {
 		h.t.Error(err)

@@ -198,7 +198,7 @@ func TestPoolEndsAStoppedChild(t *testing.T) {
 	}
 }
 
-func TestPoolCrashBeforeReadyTellsTheLastLogLines(t *testing.T) {
+func TestPoolCrashBeforeReadyShowsTheLastLogLines(t *testing.T) {
 	p := testPool(t, `read -r token; echo "boom, and my token is $token" >&2; exit 4`, nil)
 	_, err := p.ensure(t.Context(), "x")
 	if poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), "boom") || !strings.Contains(err.Error(), "refused") {

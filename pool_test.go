@@ -140,7 +140,7 @@ func TestPoolDaemonWithAnAbsurdIdleTime(t *testing.T) {
 
 // What was last told of a daemon is true, also when an answer to the pool told
 // it first.
-func TestPoolTellsOfTheLastChange(t *testing.T) {
+func TestPoolPublishesTheLastChange(t *testing.T) {
 	w := &fakeWorld{answerLate: quiesceLimit / 2}
 	var last poolEntry
 	inBubble(t, w, func(c *poolConfig) { c.maxDaemons, c.onEvent = 1, func(e poolEntry) { last = e } }, func(t *testing.T, p *pool) {
@@ -219,7 +219,7 @@ func TestPoolCrashLoop(t *testing.T) {
 }
 
 // The event of a death and what is shown afterwards are the same.
-func TestPoolDeathIsTold(t *testing.T) {
+func TestPoolCrashIsPublished(t *testing.T) {
 	w := &fakeWorld{}
 	var last poolEntry
 	inBubble(t, w, func(c *poolConfig) { c.onEvent = func(e poolEntry) { last = e } }, func(t *testing.T, p *pool) {

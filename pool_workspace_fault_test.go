@@ -22,11 +22,11 @@ func badWorkspace(t *testing.T, dir string, says ...string) {
 	code := p.exit()
 	for _, text := range says {
 		if !strings.Contains(p.stderr.String(), text) {
-			t.Errorf("standard error does not say %q: %s", text, p.stderr)
+			t.Errorf("standard error: got %s, want %q in it", p.stderr, text)
 		}
 	}
 	if code != exitFailure || strings.Count(p.stderr.String(), "\n") != 1 || p.stdout.String() != "" {
-		t.Errorf("exit %d: %s%s", code, p.stdout, p.stderr)
+		t.Errorf("got exit %d: %s%s, want %d and one line of standard error", code, p.stdout, p.stderr, exitFailure)
 	}
 }
 
@@ -39,7 +39,7 @@ func TestFaultWorkspaceIsAFile(t *testing.T) {
 	badWorkspace(t, file, file, "not a directory")
 	badWorkspace(t, filepath.Join(file, "below"), file, "not a directory")
 	if data, err := os.ReadFile(file); string(data) != "precious" {
-		t.Errorf("the file: %q, %v", data, err)
+		t.Errorf("the file: got %q, %v, want it untouched", data, err)
 	}
 	lock := filepath.Join(realTempDir(t), lockFileName)
 	if err := os.Mkdir(lock, 0o700); err != nil {
@@ -107,7 +107,7 @@ func TestFaultWorkDirDeleted(t *testing.T) {
 	}
 	h.want(http.StatusNoContent, http.MethodDelete, "/daemons/x", "")
 	if alive(t, pid) {
-		t.Error("it still runs")
+		t.Error("the daemon lives, want it ended")
 	}
 	h.want(http.StatusNotFound, http.MethodDelete, "/daemons/x", "")
 	h.ensure("x")
@@ -125,12 +125,12 @@ func TestFaultWorkDirIsAFile(t *testing.T) {
 	}
 	h.want(http.StatusServiceUnavailable, http.MethodPut, "/daemons/x", "", string(codeAutoStartFailed), file+" is not a directory")
 	if data, err := os.ReadFile(file); string(data) != "precious" {
-		t.Errorf("the file: %q, %v", data, err)
+		t.Errorf("the file: got %q, %v, want it untouched", data, err)
 	}
 	h.want(http.StatusNoContent, http.MethodDelete, "/daemons/x", "")
 	h.ensure("x")
 	if h.ensure("good") != good {
-		t.Error("the daemon beside it was harmed")
+		t.Error("the daemon beside it was ended, want it untouched")
 	}
 	h.wantNothingLeft()
 }

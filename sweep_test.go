@@ -157,7 +157,7 @@ func TestPoolDaemonThatDoesNotAnswer(t *testing.T) {
 
 // Those that do not answer are asked last: they must not keep an idle one from
 // making room.
-func TestPoolMuteDaemonsAreAskedLast(t *testing.T) {
+func TestPoolUnresponsiveDaemonsAreAskedLast(t *testing.T) {
 	w := &fakeWorld{deafTo: map[string]bool{"a": true, "b": true}}
 	inBubble(t, w, nil, func(t *testing.T, p *pool) {
 		for _, id := range []string{"a", "b", "c"} {
@@ -187,7 +187,7 @@ func TestPoolFullOfStartingOnes(t *testing.T) {
 
 // The patience of one who waits for a place ends with CAPACITY: nothing of its
 // own is being started.
-func TestPoolPlaceThatIsNotFreedInTime(t *testing.T) {
+func TestPoolSlotThatIsNotFreedInTime(t *testing.T) {
 	w := &fakeWorld{stopAfter: -1}
 	inBubble(t, w, func(c *poolConfig) { c.maxDaemons, c.stopTimeout = 1, time.Minute }, func(t *testing.T, p *pool) {
 		mustEnsure(t, p, "a")
