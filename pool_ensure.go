@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -27,7 +28,7 @@ type readyDaemon struct {
 // waiting does. What keeps a child from being started is waited for within
 // spawnTimeout. The error is an *apiError, or that of ctx.
 func (p *pool) ensure(ctx context.Context, libID string) (readyDaemon, error) {
-	if err := checkLibID(libID); err != nil {
+	if err := cmp.Or(checkLibID(libID), ctx.Err()); err != nil {
 		return readyDaemon{}, err
 	}
 	step := p.admit(libID)
@@ -41,9 +42,8 @@ func (p *pool) ensure(ctx context.Context, libID string) (readyDaemon, error) {
 		message: fmt.Sprintf("the daemon for %s could not be started within %v: the one before it is still stopping", libID, p.spawnTimeout)})
 	defer cancel()
 	for ; ; step = p.admit(libID) {
-		err := ctx.Err()
+		var err error
 		switch {
-		case err != nil:
 		case step.refused != nil:
 			err = step.refused
 		case step.ready != nil:
@@ -60,7 +60,7 @@ func (p *pool) ensure(ctx context.Context, libID string) (readyDaemon, error) {
 		case step.full:
 			err = p.makeRoom(patience, search)
 		}
-		if err != nil {
+		if err = cmp.Or(err, ctx.Err()); err != nil { // a caller that is gone starts nothing
 			return readyDaemon{}, err
 		}
 	}

@@ -369,3 +369,14 @@ func TestPoolCallsOutWithoutItsLock(t *testing.T) {
 		"a daemon is ready", "a daemon did not answer whether it is idle", "a daemon died", "a daemon did not stop in time and is killed", "a daemon was stopped",
 		"event starting", "event ready", "event stopping", "event exited")
 }
+
+func TestPoolCallerThatIsGoneStartsNothing(t *testing.T) {
+	w := &fakeWorld{}
+	inBubble(t, w, nil, func(t *testing.T, p *pool) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := p.ensure(ctx, "x"); !errors.Is(err, context.Canceled) || w.spawns != 0 {
+			t.Errorf("got %v and %d spawns, want %v and none", err, w.spawns, context.Canceled)
+		}
+	})
+}
