@@ -139,7 +139,7 @@ func TestFaultBodies(t *testing.T) {
 	h.wantNothingLeft()
 }
 
-// sendBody sends a body of a length that is told, or that is not.
+// sendBody sends a body with its length, or in chunks.
 func sendBody(t *testing.T, method, url, body string, chunked bool) (int, string) {
 	t.Helper()
 	var reader io.Reader = strings.NewReader(body)

@@ -210,7 +210,7 @@ func inBubble(t *testing.T, w *fakeWorld, change func(*poolConfig), test func(t 
 	})
 }
 
-// idle tells whether no request runs.
+// idle reports whether no request runs.
 func (d *fakeDaemon) idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

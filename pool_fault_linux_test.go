@@ -277,7 +277,8 @@ func TestFaultDiskFullOnSmallFiles(t *testing.T) {
 	h.wantNothingLeft()
 }
 
-// A scheduler without descriptors refuses, ends nobody and serves again.
+// A scheduler without free descriptors refuses new daemons, ends none, and serves
+// again once there are some.
 func TestFaultNoDescriptors(t *testing.T) {
 	t.Parallel()
 	h := openHouse(t, realTempDir(t))
@@ -393,7 +394,7 @@ func memoryGroup(t *testing.T) (procs string) {
 	return ""
 }
 
-// A daemon is killed for its memory, or by somebody who can: the error says so
+// A daemon is killed for its memory, or by another process: the error says so
 // and the next ensure works.
 func TestFaultOutOfMemory(t *testing.T) {
 	hungry := "read -r token\necho '{\"event\":\"ready\",\"pid\":'$$',\"instance_id\":\"i\"}'\nread -r op"

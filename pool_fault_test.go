@@ -242,7 +242,7 @@ func TestFaultDeletedUnderACall(t *testing.T) {
 }
 
 // A daemon that is killed once while it starts costs its callers nothing: the
-// next one answers. An ensure tells of the death.
+// next one answers. An ensure returns the crash.
 func TestFaultKilledWhileStarting(t *testing.T) {
 	t.Parallel()
 	const once = "[ -e died ] || { touch died; kill -9 $$; }\n" + execDaemon

@@ -91,7 +91,7 @@ func mustEnsure(t *testing.T, p *pool, libID string) poolEntry {
 	return d.view
 }
 
-// alive tells whether pid runs; a zombie does not.
+// alive reports whether pid runs; a zombie does not.
 func alive(t *testing.T, pid int) bool {
 	t.Helper()
 	if syscall.Kill(pid, 0) != nil {
@@ -101,8 +101,8 @@ func alive(t *testing.T, pid int) bool {
 	return err == nil && !strings.HasPrefix(strings.TrimSpace(string(out)), "Z")
 }
 
-// awaitThat looks again and again: other processes tell nobody when they
-// change.
+// awaitThat polls a condition that depends on other processes: nothing announces
+// their changes.
 func awaitThat(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(eventually); !condition(); time.Sleep(5 * time.Millisecond) {

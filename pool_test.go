@@ -138,8 +138,8 @@ func TestPoolDaemonWithAnAbsurdIdleTime(t *testing.T) {
 	})
 }
 
-// What was last told of a daemon is true, also when an answer to the pool told
-// it first.
+// The last event of a daemon shows its state, also when the pool learned it from an
+// answer before the daemon reported it.
 func TestPoolPublishesTheLastChange(t *testing.T) {
 	w := &fakeWorld{answerLate: quiesceLimit / 2}
 	var last poolEntry

@@ -185,8 +185,8 @@ func TestPoolFullOfStartingOnes(t *testing.T) {
 	})
 }
 
-// The patience of one who waits for a place ends with CAPACITY: nothing of its
-// own is being started.
+// An ensure that waits for a slot in vain ends with CAPACITY and not with
+// SPAWN_TIMEOUT: nothing of its own was being started.
 func TestPoolSlotThatIsNotFreedInTime(t *testing.T) {
 	w := &fakeWorld{stopAfter: -1}
 	inBubble(t, w, func(c *poolConfig) { c.maxDaemons, c.stopTimeout = 1, time.Minute }, func(t *testing.T, p *pool) {
@@ -218,8 +218,8 @@ func TestPoolStaleStatusIsNoAnswer(t *testing.T) {
 	})
 }
 
-// Between the daemon's consent and its coming to the pool, somebody was told
-// that it is ready.
+// An ensure returns a daemon that has agreed to quiesce, before the pool reads its
+// consent: the daemon must resume.
 func TestPoolEnsureWhileTheDaemonIsAsked(t *testing.T) {
 	w := &fakeWorld{answerLate: quiesceLimit / 2}
 	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 1 }, func(t *testing.T, p *pool) {
