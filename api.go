@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// apiConfig is what the HTTP API is made with.
+// apiConfig configures the HTTP API.
 type apiConfig struct {
 	pool        *pool
 	events      *events
 	token       secret   // the API token; "" opens everything
-	hosts       []string // names accepted in Host beside IP literals and localhost
+	hosts       []string // names that are accepted in Host, besides IP literals and localhost
 	version     string
-	minFreeDisk float64   // percent of the workspace's disk; less is degraded
+	minFreeDisk float64   // percent of the workspace's disk; with less free the health is degraded
 	usage       *diskSize // of the workspace
 	log         *slog.Logger
 }
@@ -30,8 +30,8 @@ type apiConfig struct {
 type api struct {
 	apiConfig
 	mux      *http.ServeMux
-	patterns []string        // all routes, in the order of their adding
-	open     map[string]bool // those that need no API token
+	patterns []string        // of all routes, in the order in which they were added
+	open     map[string]bool // the patterns that need no API token
 	started  time.Time
 }
 
@@ -51,15 +51,15 @@ func newAPI(cfg apiConfig) *api {
 	return a
 }
 
-// handle adds a route, in ServeMux's notation, that the API token opens. Add
-// routes before serving.
+// handle adds a route, with a pattern of ServeMux, that needs the API token. Routes
+// must be added before the first request.
 func (a *api) handle(pattern string, h http.HandlerFunc) {
 	a.patterns = append(a.patterns, pattern)
 	a.mux.HandleFunc(pattern, h)
 }
 
-// handleOpen adds a route that needs no API token: it is open, or it knows
-// better.
+// handleOpen adds a route that needs no API token, because it is open or checks a
+// token of its own.
 func (a *api) handleOpen(pattern string, h http.HandlerFunc) {
 	a.open[pattern] = true
 	a.handle(pattern, h)
@@ -68,16 +68,16 @@ func (a *api) handleOpen(pattern string, h http.HandlerFunc) {
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if r.ContentLength != 0 {
-		// net/http reads what a handler leaves of the body, before the answer goes
-		// out. readBody lifts the limit once the body is there.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyLimit)) // where there is no connection there is no slow client
+		// net/http reads the rest of a body that the handler did not read, before it
+		// sends the answer. readBody lifts the limit once it has the body.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyLimit)) // fails in tests without a connection
 	}
 	if why := a.foreign(r); why != "" {
 		writeProblem(w, http.StatusForbidden, codeForbidden, why)
 		return
 	}
-	// The route that will serve decides whether it is open: a path written in
-	// another way cannot be open and lead elsewhere.
+	// Ask the mux for the route and not the path: a path in another spelling must not
+	// count as open and then be served by a route that is not.
 	h, pattern := a.mux.Handler(r)
 	if !a.open[pattern] && !bearerIs(r, a.token) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
@@ -88,7 +88,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.mux.ServeHTTP(w, r)
 		return
 	}
-	// No route. ServeMux knows whether another method would have one.
+	// No route. The handler of ServeMux knows whether another method has one.
 	refusal := &statusOnly{header: http.Header{}}
 	h.ServeHTTP(refusal, r)
 	if refusal.status == http.StatusMethodNotAllowed {
@@ -100,7 +100,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	writeProblem(w, http.StatusNotFound, codeNotFound, "there is nothing at this path")
 }
 
-// statusOnly is a ResponseWriter that keeps the status and the header.
+// statusOnly is a ResponseWriter that drops the body.
 type statusOnly struct {
 	header http.Header
 	status int
@@ -110,9 +110,9 @@ func (s *statusOnly) Header() http.Header         { return s.header }
 func (s *statusOnly) WriteHeader(status int)      { s.status = status }
 func (s *statusOnly) Write(p []byte) (int, error) { return len(p), nil }
 
-// foreign tells why a request may come from a web page of somebody else, "" if
-// not. A name that is not ours in Host is a page that had its own name point
-// here (DNS rebinding); a foreign Origin is a page that calls across.
+// foreign returns why a request may come from a foreign web page, "" if it does
+// not. A page can have its own name resolve to this address (DNS rebinding): then
+// Host is not one of our names. A page that calls another site sends its Origin.
 func (a *api) foreign(r *http.Request) string {
 	if !a.knownHost(r.Host) {
 		return "the Host header is missing or names a host that is not this one: add it with --allow-host"
@@ -123,8 +123,8 @@ func (a *api) foreign(r *http.Request) string {
 			return "requests of another origin's pages are refused"
 		}
 	}
-	// A browser says so, too, where it sends no Origin. Following a link here is
-	// fine: it changes nothing and the other page sees nothing of it.
+	// Browsers send Sec-Fetch-Site where they send no Origin, too. Following a link
+	// to here is allowed: it changes nothing, and the other page cannot read it.
 	navigates := r.Method == http.MethodGet && r.Header.Get("Sec-Fetch-Mode") == "navigate"
 	if site := r.Header.Get("Sec-Fetch-Site"); (site == "cross-site" || site == "same-site") && !navigates {
 		return "requests of another site's pages are refused"
@@ -144,8 +144,8 @@ func (a *api) knownHost(hostport string) bool {
 	return strings.EqualFold(host, "localhost") || slices.ContainsFunc(a.hosts, func(own string) bool { return strings.EqualFold(own, host) })
 }
 
-// bearerIs tells whether r carries the token, in a time that tells nothing
-// about it. Without a token everything is open.
+// bearerIs reports whether r carries the token, in constant time. Everything is
+// open when the token is empty.
 func bearerIs(r *http.Request, token secret) bool {
 	if token == "" {
 		return true
@@ -154,7 +154,7 @@ func bearerIs(r *http.Request, token secret) bool {
 	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }
 
-// bearerOf is the token that r carries, "" for none (RFC 6750, section 2.1).
+// bearerOf returns the token that r carries, "" for none (RFC 6750, section 2.1).
 func bearerOf(r *http.Request) string {
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
@@ -177,7 +177,7 @@ func (a *api) postDaemons(w http.ResponseWriter, r *http.Request) {
 
 // PUT /daemons/{lib_id}
 func (a *api) putDaemon(w http.ResponseWriter, r *http.Request) {
-	// A body says nothing here, but it has the same bounds.
+	// The body is ignored, but it has the same bounds.
 	if _, err := readBody(w, r); err != nil {
 		writeError(w, err)
 		return
@@ -186,14 +186,14 @@ func (a *api) putDaemon(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *api) ensure(w http.ResponseWriter, r *http.Request, libID string) {
-	entry, started, err := a.pool.ensure(r.Context(), libID)
+	daemon, err := a.pool.ensure(r.Context(), libID)
 	switch {
 	case err != nil:
 		a.writeError(w, r, err)
-	case started:
-		writeJSON(w, http.StatusCreated, entry)
+	case daemon.started:
+		writeJSON(w, http.StatusCreated, daemon.view)
 	default:
-		writeJSON(w, http.StatusOK, entry)
+		writeJSON(w, http.StatusOK, daemon.view)
 	}
 }
 
@@ -264,7 +264,7 @@ func (a *api) getHealth(w http.ResponseWriter, _ *http.Request) {
 		answer.Status, status = "stopping", http.StatusServiceUnavailable
 	case err != nil, disk.freePercent() < a.minFreeDisk:
 		if err != nil {
-			a.log.Warn("the workspace is not well", "error", err)
+			a.log.Warn("the workspace cannot be used", "error", err)
 		}
 		answer.Status, status = "degraded", http.StatusServiceUnavailable
 	}
@@ -282,7 +282,7 @@ func (a *api) getReadyz(w http.ResponseWriter, _ *http.Request) {
 	if a.pool.stopping() {
 		status, answer = http.StatusServiceUnavailable, "stopping"
 	} else if err := a.pool.writable(); err != nil {
-		a.log.Warn("the workspace is not well", "error", err)
+		a.log.Warn("the workspace cannot be used", "error", err)
 		status, answer = http.StatusServiceUnavailable, "degraded"
 	}
 	writeJSON(w, status, map[string]string{"status": answer})

@@ -1,39 +1,38 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
 
 const (
-	// eventRing is how many events are kept for those who come back with a
-	// Last-Event-ID, and how far behind a subscriber may fall.
+	// eventRing is how many events are kept for clients that come back with a
+	// Last-Event-ID, and how far a subscriber may fall behind.
 	eventRing = 1024
-	// maxEvent bounds one event's params; real ones have a few hundred bytes.
+	// maxEvent bounds one event's params; they usually have a few hundred bytes.
 	maxEvent = 64 << 10
 	// maxSubscribers bounds the open streams; each costs a connection.
 	maxSubscribers = 256
-	// eventBeat is how often a silent stream gets a comment line: a proxy keeps
+	// streamBeat is how often a stream without events gets a comment: proxies keep
 	// it open, and a client that is gone is noticed.
-	eventBeat = 15 * time.Second
+	streamBeat = 15 * time.Second
 )
 
-// event is one thing told to subscribers.
+// event is one Server-Sent Event.
 type event struct {
 	id   uint64
 	name string
 	data []byte // one line of JSON
 }
 
-// events tells what happens to whoever subscribes by GET /events, as
-// Server-Sent Events (HTML Living Standard, section 9.2). A publisher never
-// waits: who falls too far behind is dropped.
+// events sends what happens to the clients that subscribe by GET /events. A
+// publisher never waits: a subscriber that falls too far behind is dropped.
 type events struct {
 	log *slog.Logger
 
@@ -47,22 +46,22 @@ type events struct {
 
 // subscriber is one open stream.
 type subscriber struct {
-	next uint64        // the id it has not yet got; used by its own goroutine
+	next uint64        // the id of its next event; guarded by the lock of events
 	wake chan struct{} // 1-buffered; closed when events are
 }
 
-// newEvents begins with ids from the clock, so that they also rise over a
-// restart and an old Last-Event-ID stays meaningful. They stay below 2^53, as
-// JavaScript's numbers do.
+// newEvents begins with an id from the clock: ids rise across restarts, so that an
+// old Last-Event-ID stays meaningful. They stay below 2^53, up to which JavaScript's
+// numbers are exact.
 func newEvents(log *slog.Logger) *events {
 	return &events{log: log, next: uint64(time.Now().UnixMilli()) * 1000, subscribers: map[*subscriber]struct{}{}}
 }
 
-// publish tells all subscribers. It neither blocks nor calls anybody.
+// publish sends an event to all subscribers. It does not block.
 func (s *events) publish(name string, params any) {
 	data, err := json.Marshal(params) // one line: JSON escapes line ends
 	if err != nil || len(data) > maxEvent {
-		s.log.Warn("an event cannot be told", "event", name, "bytes", len(data), "error", err)
+		s.log.Warn("an event could not be published", "event", name, "bytes", len(data), "error", err)
 		return
 	}
 	s.mu.Lock()
@@ -74,14 +73,11 @@ func (s *events) publish(name string, params any) {
 	s.kept = min(s.kept+1, eventRing)
 	s.next++
 	for sub := range s.subscribers {
-		select {
-		case sub.wake <- struct{}{}:
-		default: // it has not yet looked
-		}
+		wake(sub.wake)
 	}
 }
 
-// close ends all streams. Subscribers that come later are refused.
+// close ends all streams. Later subscribers are refused.
 func (s *events) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,8 +90,8 @@ func (s *events) close() {
 	}
 }
 
-// subscribe begins after the event lastID, or with what comes next when it is
-// 0. Of a lastID that is no longer kept, the oldest kept one is next.
+// subscribe begins after the event lastID, or with the next event when lastID is
+// 0. When the event after lastID is no longer kept, it begins with the oldest.
 func (s *events) subscribe(lastID uint64) (*subscriber, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +102,7 @@ func (s *events) subscribe(lastID uint64) (*subscriber, bool) {
 	if lastID > 0 && lastID < s.next {
 		sub.next = max(lastID+1, s.next-s.kept)
 	}
-	sub.wake <- struct{}{} // what it has missed
+	wake(sub.wake) // for the events that it has missed
 	s.subscribers[sub] = struct{}{}
 	return sub, true
 }
@@ -117,8 +113,8 @@ func (s *events) unsubscribe(sub *subscriber) {
 	delete(s.subscribers, sub)
 }
 
-// after is what is new for sub; ok is false when it has fallen out of the
-// ring.
+// after returns the events that are new to sub; ok is false when the oldest of them
+// is no longer kept.
 func (s *events) after(sub *subscriber) (news []event, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,36 +144,76 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.unsubscribe(sub)
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
-	write := func(text string) bool { return send(w, []byte(text)) == nil }
-	if !write(": welcome\n\n") {
+	stream := newEventStream(w)
+	defer stream.beat.Stop()
+	if stream.comment(" welcome") != nil {
 		return
 	}
-	beat := time.NewTicker(eventBeat)
-	defer beat.Stop()
 	for {
 		select {
 		case <-r.Context().Done():
 			return
-		case <-beat.C:
-			if !write(":\n\n") {
+		case <-stream.beat.C:
+			if stream.comment("") != nil {
 				return
 			}
 		case _, open := <-sub.wake:
 			news, ok := s.after(sub)
 			if !ok {
-				s.log.Warn("a subscriber of events was too slow and is dropped", "behind", eventRing)
+				s.log.Warn("a subscriber of events was too slow and is dropped", "events_behind", eventRing)
 				return
 			}
-			var text strings.Builder
 			for _, e := range news {
-				fmt.Fprintf(&text, "id: %d\nevent: %s\ndata: %s\n\n", e.id, e.name, e.data)
+				stream.add(e.id, e.name, e.data)
 			}
-			if (text.Len() > 0 && !write(text.String())) || !open {
+			if stream.flush() != nil || !open {
 				return
 			}
 		}
 	}
+}
+
+// eventStream writes Server-Sent Events to one client (HTML Living Standard,
+// section 9.2). One goroutine uses it. The caller stops beat.
+type eventStream struct {
+	w    http.ResponseWriter
+	beat *time.Ticker // when to send a comment, so that proxies keep the stream open
+	text bytes.Buffer // events that were added and not yet flushed
+}
+
+// newEventStream sets the header of an answer that is a stream.
+func newEventStream(w http.ResponseWriter) *eventStream {
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would collect the events and send them late
+	return &eventStream{w: w, beat: time.NewTicker(streamBeat)}
+}
+
+// add appends an event; id 0 writes none. Data is one line of JSON, in which a
+// line end is only space: in the stream it would end the data.
+func (s *eventStream) add(id uint64, name string, data []byte) {
+	if id != 0 {
+		fmt.Fprintf(&s.text, "id: %d\n", id)
+	}
+	fmt.Fprintf(&s.text, "event: %s\ndata: ", name)
+	for _, end := range []byte("\n\r") {
+		if bytes.IndexByte(data, end) >= 0 { // never in JSON of our own: do not copy it
+			data = bytes.ReplaceAll(data, []byte{end}, []byte{' '})
+		}
+	}
+	s.text.Write(data)
+	s.text.WriteString("\n\n")
+}
+
+// comment sends a line that clients ignore, with what was added before it.
+func (s *eventStream) comment(text string) error {
+	fmt.Fprintf(&s.text, ":%s\n\n", text)
+	return s.flush()
+}
+
+// flush sends what was added. The error means that the client is gone, or does
+// not read.
+func (s *eventStream) flush() error {
+	defer s.text.Reset()
+	return send(s.w, s.text.Bytes())
 }

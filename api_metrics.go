@@ -17,23 +17,23 @@ type spawnResult string
 
 const (
 	spawnReady   spawnResult = "ready"
-	spawnFailed  spawnResult = "failed"  // it could not be started, or died before it was ready
+	spawnFailed  spawnResult = "failed"  // it could not be started, or crashed before it was ready
 	spawnTimeout spawnResult = "timeout" // it was not ready in time
-	spawnStopped spawnResult = "stopped" // it was not wanted any more
+	spawnStopped spawnResult = "stopped" // by an operator, or with the scheduler
 )
 
-// evictionReason is why a daemon that did nothing was ended.
+// evictionReason is why an idle daemon was ended.
 type evictionReason string
 
 const (
 	evictedIdle     evictionReason = "idle"     // for longer than --idle-timeout
-	evictedCapacity evictionReason = "capacity" // another needed its place
+	evictedCapacity evictionReason = "capacity" // another library needed its slot
 )
 
 // histogram counts durations up to each bound, in seconds.
 type histogram struct {
 	bounds []float64
-	counts []uint64 // one more than bounds: the last is for all above
+	counts []uint64 // one more than bounds: the last is for everything above
 	sum    float64
 }
 
@@ -43,7 +43,7 @@ func newHistogram(bounds ...float64) histogram {
 
 func (h *histogram) observe(d time.Duration) {
 	seconds := d.Seconds()
-	at, _ := slices.BinarySearch(h.bounds, seconds) // a bound counts what is equal to it
+	at, _ := slices.BinarySearch(h.bounds, seconds) // a bound includes its own value
 	h.counts[at]++
 	h.sum += seconds
 }
@@ -54,14 +54,14 @@ type poolMetrics struct {
 	mu         sync.Mutex // guards the fields below
 	spawns     map[spawnResult]uint64
 	evictions  map[evictionReason]uint64
-	deaths     uint64
+	crashes    uint64
 	clones     map[string]uint64
 	spawnTimes histogram
 	cloneTimes histogram
 }
 
-// newPoolMetrics begins every series at 0: one that is not there until its first
-// event hides that event from a rate.
+// newPoolMetrics begins every series at 0: Prometheus computes no rate for the
+// first event of a series that begins with it.
 func newPoolMetrics() *poolMetrics {
 	return &poolMetrics{
 		spawns:     map[spawnResult]uint64{spawnReady: 0, spawnFailed: 0, spawnTimeout: 0, spawnStopped: 0},
@@ -72,7 +72,7 @@ func newPoolMetrics() *poolMetrics {
 	}
 }
 
-// spawned counts the end of a start; took counts for those that got ready.
+// spawned counts a start by its result; took is how long a ready one needed.
 func (m *poolMetrics) spawned(result spawnResult, took time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -88,14 +88,14 @@ func (m *poolMetrics) evicted(reason evictionReason) {
 	m.evictions[reason]++
 }
 
-// died counts a daemon that ended unasked after it was ready.
-func (m *poolMetrics) died() {
+// crashed counts a daemon that ended unasked, or hung, after it was ready.
+func (m *poolMetrics) crashed() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.deaths++
+	m.crashes++
 }
 
-// cloned counts a clone of one of the daemons.
+// cloned counts a clone or update by one of the daemons.
 func (m *poolMetrics) cloned(ok bool, took time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -108,8 +108,8 @@ func (m *poolMetrics) cloned(ok bool, took time.Duration) {
 }
 
 // GET /metrics, in the Prometheus text format (Prometheus documentation,
-// "Exposition formats", version 0.0.4). Nothing that a caller chose is in a
-// label: there is one series for all libraries.
+// "Exposition formats", version 0.0.4). No label holds a text that a caller chose:
+// the number of series is fixed.
 func (a *api) getMetrics(w http.ResponseWriter, _ *http.Request) {
 	var page metricsPage
 	page.family("c4a_build_info", "gauge", "The version of the running program.")
@@ -145,7 +145,7 @@ func (a *api) getMetrics(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte(page.text.String())) // a client that is gone needs no answer
 }
 
-// write adds the pool's counts to a page.
+// write appends the pool's counts to a page.
 func (m *poolMetrics) write(page *metricsPage) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -158,7 +158,7 @@ func (m *poolMetrics) write(page *metricsPage) {
 		page.sample("c4a_daemon_evictions_total", float64(m.evictions[reason]), "reason", string(reason))
 	}
 	page.family("c4a_daemon_deaths_total", "counter", "Ready daemons that ended unasked, or hung.")
-	page.sample("c4a_daemon_deaths_total", float64(m.deaths))
+	page.sample("c4a_daemon_deaths_total", float64(m.crashes))
 	page.family("c4a_clones_total", "counter", "Clones and updates of the pool's daemons by how they ended.")
 	for _, result := range slices.Sorted(maps.Keys(m.clones)) {
 		page.sample("c4a_clones_total", float64(m.clones[result]), "result", result)
@@ -167,7 +167,7 @@ func (m *poolMetrics) write(page *metricsPage) {
 	page.histogram("c4a_clone_duration_seconds", "Of clones and updates that succeeded.", &m.cloneTimes)
 }
 
-// metricsPage is the text of GET /metrics in the making.
+// metricsPage is the text of GET /metrics.
 type metricsPage struct{ text strings.Builder }
 
 // family begins a metric; help is one line without a backslash.
@@ -175,7 +175,7 @@ func (p *metricsPage) family(name, kind, help string) {
 	fmt.Fprintf(&p.text, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
 }
 
-// sample is one line; labels are name, value, …, the values plain ASCII words.
+// sample appends one line; labels are name, value, …, with values in plain ASCII.
 func (p *metricsPage) sample(name string, value float64, labels ...string) {
 	p.text.WriteString(name)
 	for n := 0; n < len(labels); n += 2 {
@@ -207,5 +207,5 @@ func (p *metricsPage) histogram(name, help string, h *histogram) {
 	p.sample(name+"_count", float64(total))
 }
 
-// number is a value without an exponent where it is whole, for people.
+// number formats a value without an exponent.
 func number(value float64) string { return strconv.FormatFloat(value, 'f', -1, 64) }

@@ -32,27 +32,27 @@ func metricsOf(t *testing.T, text string) map[string]float64 {
 			var name string
 			name, kind, _ = strings.Cut(rest, " ")
 			if name != family {
-				t.Errorf("line %d: the type of %s behind the help of %s", n, name, family)
+				t.Errorf("line %d: got the type of %s, want that of %s, whose help it follows", n, name, family)
 			}
 			last = 0
 			continue
 		}
 		m := line.FindStringSubmatch(l)
 		if m == nil {
-			t.Fatalf("line %d is no sample: %q", n, l)
+			t.Fatalf("line %d: got %q, want a sample", n, l)
 		}
 		value, err := strconv.ParseFloat(m[3], 64)
 		if _, twice := samples[m[1]+m[2]]; err != nil || twice {
-			t.Errorf("line %d: %q: %v, there before: %v", n, l, err, twice)
+			t.Errorf("line %d: got %q (%v, there before: %v), want one number", n, l, err, twice)
 		}
 		samples[m[1]+m[2]] = value
 		suffix, ok := strings.CutPrefix(m[1], family)
 		switch {
 		case !ok || kind == "" || suffix != "" && kind != "histogram":
-			t.Errorf("line %d: %q in the family %s, a %s", n, l, family, kind)
+			t.Errorf("line %d: got %q in the family %s, a %s, want its own family", n, l, family, kind)
 		case suffix == "_bucket" || suffix == "_count":
 			if value < last {
-				t.Errorf("line %d: %q is less than the bucket before", n, l)
+				t.Errorf("line %d: got %q, want at least the bucket before", n, l)
 			}
 			last = value
 		}
@@ -67,8 +67,8 @@ func TestMetrics(t *testing.T) {
 	}
 	mustEnsure(t, a.pool, "first")
 	for _, id := range []string{"crash", "slow"} { // they die, or are not ready in time
-		if _, _, err := a.pool.ensure(t.Context(), id); err == nil {
-			t.Errorf("%s got ready", id)
+		if _, err := a.pool.ensure(t.Context(), id); err == nil {
+			t.Errorf("%s got ready, want an error", id)
 		}
 	}
 	awaitThat(t, "nothing but the first", func() bool { return a.pool.counts().Running == 1 })
@@ -76,10 +76,10 @@ func TestMetrics(t *testing.T) {
 	awaitThat(t, "the workspace's size", func() bool {
 		w := ask(a, "GET", "/metrics", "")
 		if w.Code != 200 || w.Header().Get("Content-Type") != "text/plain; version=0.0.4; charset=utf-8" {
-			t.Fatalf("%d %v", w.Code, w.Header())
+			t.Fatalf("got %d %v, want 200 in the text format", w.Code, w.Header())
 		}
 		if strings.Contains(w.Body.String(), "first") {
-			t.Fatalf("a lib_id is told:\n%s", w.Body)
+			t.Fatalf("got a lib_id in\n%s\nwant none", w.Body)
 		}
 		got = metricsOf(t, w.Body.String())
 		return got["c4a_workspace_bytes"] >= 1000
@@ -99,7 +99,7 @@ func TestMetrics(t *testing.T) {
 	}
 	for _, name := range []string{"process_start_time_seconds", `c4a_workspace_disk_bytes{kind="total"}`} {
 		if got[name] <= 0 {
-			t.Errorf("%s is %v", name, got[name])
+			t.Errorf("got %s %v, want more than 0", name, got[name])
 		}
 	}
 }
@@ -142,6 +142,6 @@ func TestHistogramBounds(t *testing.T) {
 		h.observe(time.Duration(seconds * float64(time.Second)))
 	}
 	if got := fmt.Sprint(h.counts, h.sum); got != "[2 2 1] 7" {
-		t.Error(got)
+		t.Errorf("got %s, want [2 2 1] 7", got)
 	}
 }

@@ -20,13 +20,13 @@ const (
 	maxBody = 1 << 20
 	// bodyLimit is how long a body may take to arrive.
 	bodyLimit = 10 * time.Second
-	// sendLimit is how long each sendPiece of an answer may take to leave: a client
-	// that does not read must not keep an answer in memory for ever.
+	// sendLimit bounds the time for each sendPiece of an answer: a client that does
+	// not read must not keep an answer in memory for ever.
 	sendLimit = 10 * time.Second
 	sendPiece = 64 << 10
 )
 
-// Codes of the HTTP API beside those that it shares with the wire.
+// Codes of the HTTP API, besides those that it shares with the link.
 const (
 	codeBadRequest       errorCode = "BAD_REQUEST"
 	codeInvalidLibID     errorCode = "INVALID_LIB_ID"
@@ -40,8 +40,8 @@ const (
 	codeInternalError    errorCode = "INTERNAL" // 500: the cause is in the log
 )
 
-// problem is an error of the HTTP API (RFC 9457, section 3). Its type is
-// about:blank, so title is the status in words; code is an extension.
+// problem is the body of an error (RFC 9457, section 3). Its type is about:blank,
+// so title is the status in words; code is an extension.
 type problem struct {
 	Title  string    `json:"title" doc:"the status in words"`
 	Status int       `json:"status"`
@@ -54,7 +54,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	writeBody(w, status, "application/json", v)
 }
 
-// writeProblem answers with an error. detail is one sentence for people and
+// writeProblem answers with an error. detail is one sentence for the caller and
 // holds no secret.
 func writeProblem(w http.ResponseWriter, status int, code errorCode, detail string) {
 	writeBody(w, status, "application/problem+json", problem{http.StatusText(status), status, detail, code})
@@ -62,22 +62,23 @@ func writeProblem(w http.ResponseWriter, status int, code errorCode, detail stri
 
 func writeBody(w http.ResponseWriter, status int, contentType string, v any) {
 	body, err := json.Marshal(v)
-	if err != nil { // only a value that no JSON can hold
+	if err != nil { // only for a value that JSON cannot hold
 		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = send(w, append(body, '\n')) // a client that is gone needs no answer
+	_ = send(w, append(body, '\n')) // the client may be gone
 }
 
-// send writes data to a client, piece by piece, and has it leave.
+// send writes data to a client in pieces and flushes it. The error means that the
+// client is gone, or does not read.
 func send(w http.ResponseWriter, data []byte) error {
 	control := http.NewResponseController(w)
 	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // the connection may serve another request
 	for {
-		_ = control.SetWriteDeadline(time.Now().Add(sendLimit)) // HTTP/2 and tests may have none
+		_ = control.SetWriteDeadline(time.Now().Add(sendLimit)) // fails in tests without a connection
 		piece := data[:min(len(data), sendPiece)]
 		if _, err := w.Write(piece); err != nil {
 			return err
@@ -92,15 +93,47 @@ func send(w http.ResponseWriter, data []byte) error {
 	return nil
 }
 
-// writeError answers with what err means. An error that is no *poolError is
-// not shown, for it may hold anything.
+// apiError is a refusal by the scheduler: an HTTP problem, or through rpc a
+// JSON-RPC error. Its message is one sentence for the caller and holds no secret.
+type apiError struct {
+	code       errorCode
+	status     int // of HTTP
+	message    string
+	retryAfter time.Duration // advice for the caller; 0 gives none
+	retryNow   bool          // the cause is over: another attempt may succeed at once
+}
+
+func (e *apiError) Error() string { return e.message }
+
+// rpc is the error as a JSON-RPC answer carries it. A code that only the HTTP
+// API has gets the number of a daemon that cannot be reached.
+func (e *apiError) rpc() *rpcError {
+	rpc := failure(e.code, "%s", e.message)
+	if rpc.Code == codeInternal {
+		rpc.Code = codeDaemonOffline.number()
+	}
+	return rpc
+}
+
+// setRetryAfter rounds up: a client that comes back early is refused again.
+func (e *apiError) setRetryAfter(header http.Header) {
+	if e.retryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
+	}
+}
+
+func isAPIError(err error) bool {
+	_, ok := errors.AsType[*apiError](err)
+	return ok
+}
+
+// writeError answers with an *apiError. The text of any other error is only for
+// the log: it may name a path or a secret.
 func writeError(w http.ResponseWriter, err error) {
-	refusal, ok := errors.AsType[*poolError](err)
+	refusal, ok := errors.AsType[*apiError](err)
 	switch {
 	case ok:
-		if refusal.retryAfter > 0 {
-			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(refusal.retryAfter.Seconds()))))
-		}
+		refusal.setRetryAfter(w.Header())
 		writeProblem(w, refusal.status, refusal.code, refusal.message)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		writeProblem(w, http.StatusServiceUnavailable, codeInternalError, "the request was given up; what it began goes on")
@@ -109,23 +142,23 @@ func writeError(w http.ResponseWriter, err error) {
 	}
 }
 
-func badRequest(message string) *poolError {
-	return &poolError{code: codeBadRequest, status: http.StatusBadRequest, message: message}
+func badRequest(message string) *apiError {
+	return &apiError{code: codeBadRequest, status: http.StatusBadRequest, message: message}
 }
 
 // readBody reads a request's body of at most maxBody within bodyLimit. The
-// error is a *poolError.
+// error is an *apiError.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyLimit)) // where there is no connection there is no slow client
+	_ = control.SetReadDeadline(time.Now().Add(bodyLimit)) // fails in tests without a connection
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err == nil {
-		_ = control.SetReadDeadline(time.Time{}) // else a long request would look cut off by its client
+		_ = control.SetReadDeadline(time.Time{}) // else a long request would end as if its client were gone
 		return body, nil
 	}
-	w.Header().Set("Connection", "close") // the rest of the body may still come
+	w.Header().Set("Connection", "close") // the rest of the body may still arrive
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, &poolError{code: codeBodyTooLarge, status: http.StatusRequestEntityTooLarge, message: "the body is over 1 MiB"}
+		return nil, &apiError{code: codeBodyTooLarge, status: http.StatusRequestEntityTooLarge, message: "the body is over 1 MiB"}
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		return nil, badRequest("the body did not arrive within " + bodyLimit.String())
@@ -134,7 +167,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 // readJSON reads a body that is one JSON object into v; keys that it does not
-// know are ignored. The error is a *poolError.
+// know are ignored. The error is an *apiError.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := readBody(w, r)
 	if err != nil {

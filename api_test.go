@@ -82,7 +82,7 @@ func checkProblem(t *testing.T, w *httptest.ResponseRecorder, status int, code e
 	t.Helper()
 	var p problem
 	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
-		t.Fatalf("%d %s: %v", w.Code, w.Body, err)
+		t.Fatalf("got %d %s (%v), want a problem", w.Code, w.Body, err)
 	}
 	if w.Code != status || p.Status != status || p.Code != code || p.Detail == "" || p.Title == "" || w.Header().Get("Content-Type") != "application/problem+json" {
 		t.Errorf("got %d %s %s, want %d %s", w.Code, w.Header(), w.Body, status, code)
@@ -94,33 +94,33 @@ func TestAPILife(t *testing.T) {
 	a := testAPI(t, nil)
 	var entry poolEntry
 	if w := ask(a, "POST", "/daemons", `{"lib_id":"x"}`); w.Code != 201 || json.Unmarshal(w.Body.Bytes(), &entry) != nil || entry.Status != statusReady {
-		t.Errorf("the first POST: %d %s", w.Code, w.Body)
+		t.Errorf("the first POST: got %d %s, want 201 and a ready entry", w.Code, w.Body)
 	}
 	if w := ask(a, "POST", "/daemons", `{"lib_id":"x"}`); w.Code != 200 {
-		t.Errorf("the second POST: %d %s", w.Code, w.Body)
+		t.Errorf("the second POST: got %d %s, want 200", w.Code, w.Body)
 	}
 	if w := ask(a, "PUT", "/daemons/y", ""); w.Code != 201 {
-		t.Errorf("PUT: %d %s", w.Code, w.Body)
+		t.Errorf("PUT: got %d %s, want 201", w.Code, w.Body)
 	}
 	if w := ask(a, "GET", "/daemons/x", ""); w.Code != 200 || !strings.Contains(w.Body.String(), `"machine_id":"cloud_x"`) {
-		t.Errorf("GET one: %d %s", w.Code, w.Body)
+		t.Errorf("GET one: got %d %s, want cloud_x", w.Code, w.Body)
 	}
 	var all struct {
 		Daemons []poolEntry
 		Max     int
 	}
 	if w := ask(a, "GET", "/daemons", ""); w.Code != 200 || json.Unmarshal(w.Body.Bytes(), &all) != nil || len(all.Daemons) != 2 || all.Max != 2 {
-		t.Errorf("GET all: %d %s", w.Code, w.Body)
+		t.Errorf("GET all: got %d %s, want 2 of 2", w.Code, w.Body)
 	}
 	if w := ask(a, "POST", "/stop", ""); w.Code != 204 || w.Body.Len() != 0 {
-		t.Errorf("stop: %d %s", w.Code, w.Body)
+		t.Errorf("POST /stop: got %d %s, want 204 without a body", w.Code, w.Body)
 	}
 	checkProblem(t, ask(a, "GET", "/daemons/x", ""), 404, codeNotFound)
 	if w := ask(a, "DELETE", "/daemons/x", ""); w.Code != 204 {
-		t.Errorf("DELETE: %d %s", w.Code, w.Body)
+		t.Errorf("DELETE: got %d %s, want 204", w.Code, w.Body)
 	}
 	if w := ask(a, "GET", "/daemons", ""); w.Body.String() != "{\"daemons\":[],\"max\":2}\n" {
-		t.Errorf("an empty list: %s", w.Body)
+		t.Errorf("got %s, want an empty list", w.Body)
 	}
 }
 
@@ -156,12 +156,12 @@ func TestAPIRefusals(t *testing.T) {
 			w := ask(a, test.method, test.target, test.body, "Last-Event-ID", "x")
 			checkProblem(t, w, test.status, test.code)
 			if test.status == 405 && w.Header().Get("Allow") == "" {
-				t.Error("no Allow")
+				t.Error("got 405 without Allow, want the header")
 			}
 		})
 	}
 	if w := ask(a, "GET", "/daemons/crash", ""); w.Code != 200 || !strings.Contains(w.Body.String(), `"status":"exited"`) || !strings.Contains(w.Body.String(), "its last line") {
-		t.Errorf("after a crash: %d %s", w.Code, w.Body)
+		t.Errorf("after a crash: got %d %s, want an exited entry with the last log line", w.Code, w.Body)
 	}
 }
 
@@ -172,7 +172,7 @@ func TestAPIFullPool(t *testing.T) {
 	checkProblem(t, w, 503, codeCapacity)
 	var seconds int
 	if _, err := fmt.Sscan(w.Header().Get("Retry-After"), &seconds); err != nil || seconds < 5 || seconds > 15 {
-		t.Errorf("Retry-After: %q", w.Header().Get("Retry-After"))
+		t.Errorf("got the Retry-After %q, want 5 to 15", w.Header().Get("Retry-After"))
 	}
 }
 
@@ -215,7 +215,7 @@ func TestAPIToken(t *testing.T) {
 			t.Errorf("%s %s with %q: %d %s, want %d", test.method, test.target, test.authorization, w.Code, w.Body, test.want)
 		}
 		if w.Code == 401 && w.Header().Get("WWW-Authenticate") == "" {
-			t.Error("401 without WWW-Authenticate")
+			t.Error("got 401 without WWW-Authenticate, want the header")
 		}
 	}
 }
@@ -255,7 +255,7 @@ func TestAPIForeignHostAndOrigin(t *testing.T) {
 			}
 			w := ask(a, "GET", target, "", test.header...)
 			if (w.Code != 403) != test.ok {
-				t.Errorf("%s with %q: %d", target, test.header, w.Code)
+				t.Errorf("%s with %q: got %d, want it let through: %v", target, test.header, w.Code, test.ok)
 			}
 			if w.Code == 403 {
 				checkProblem(t, w, 403, codeForbidden)
@@ -279,14 +279,14 @@ func TestAPIHealth(t *testing.T) {
 		t.Fatal(err)
 	}
 	if w.Code != 200 || health.Status != "ok" || health.Daemons != (poolCounts{Running: 1, Ready: 1, Max: 2}) || health.Version != "0.0.0" {
-		t.Errorf("%d %s", w.Code, w.Body)
+		t.Errorf("got %d %s, want 200 and one ready daemon", w.Code, w.Body)
 	}
 	if total, ok := health.Disk["total_bytes"].(float64); !ok || total <= 0 || health.Disk["path"] != a.pool.workspace {
-		t.Errorf("the disk: %v", health.Disk)
+		t.Errorf("got the disk %v, want its size and %s", health.Disk, a.pool.workspace)
 	}
 	a.minFreeDisk = 101 // no disk is that free
 	if w := ask(a, "GET", "/health", ""); w.Code != 503 || !strings.Contains(w.Body.String(), `"status":"degraded"`) {
-		t.Errorf("a full disk: %d %s", w.Code, w.Body)
+		t.Errorf("a full disk: got %d %s, want 503 degraded", w.Code, w.Body)
 	}
 	a.minFreeDisk = 0
 	// A directory in the way stands for a disk that takes no files.
@@ -295,7 +295,7 @@ func TestAPIHealth(t *testing.T) {
 	}
 	for _, target := range []string{"/health", "/readyz"} {
 		if w := ask(a, "GET", target, ""); w.Code != 503 || !strings.Contains(w.Body.String(), `"status":"degraded"`) {
-			t.Errorf("%s: a workspace that cannot be written: %d %s", target, w.Code, w.Body)
+			t.Errorf("%s: a workspace that cannot be written: got %d %s, want 503 degraded", target, w.Code, w.Body)
 		}
 	}
 	if err := a.pool.shutdown(context.Background()); err != nil {
@@ -303,7 +303,7 @@ func TestAPIHealth(t *testing.T) {
 	}
 	for target, want := range map[string]int{"/health": 503, "/readyz": 503, "/livez": 200} {
 		if w := ask(a, "GET", target, ""); w.Code != want || (want == 503 && !strings.Contains(w.Body.String(), `"stopping"`)) {
-			t.Errorf("%s after shutdown: %d %s", target, w.Code, w.Body)
+			t.Errorf("%s after shutdown: got %d %s, want %d", target, w.Code, w.Body, want)
 		}
 	}
 }
@@ -316,7 +316,7 @@ func TestDiskUsage(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	if empty := newDiskUsage("/x", 0, 0, 0, 0); empty.UsedPercent != 0 {
-		t.Errorf("a disk without blocks: %+v", empty)
+		t.Errorf("a disk without blocks: got %+v, want 0 percent", empty)
 	}
 }
 
@@ -339,7 +339,7 @@ func TestAPISlowBody(t *testing.T) {
 	_ = c.SetReadDeadline(time.Now().Add(2 * bodyLimit))
 	answer, err := io.ReadAll(c)
 	if err != nil || !strings.Contains(string(answer), "400") || time.Since(begin) < bodyLimit {
-		t.Errorf("%s, %v after %v", answer, err, time.Since(begin))
+		t.Errorf("got %s, %v after %v, want 400 after %v", answer, err, time.Since(begin), bodyLimit)
 	}
 }
 
@@ -361,11 +361,11 @@ func openStream(t *testing.T, url, lastID string) *bufio.Reader {
 	}
 	t.Cleanup(func() { cancel(); _ = answer.Body.Close(); client.CloseIdleConnections() })
 	if answer.StatusCode != 200 || answer.Header.Get("Content-Type") != "text/event-stream" {
-		t.Fatalf("%d %v", answer.StatusCode, answer.Header)
+		t.Fatalf("got %d %v, want 200 and a stream", answer.StatusCode, answer.Header)
 	}
 	lines := bufio.NewReader(answer.Body)
 	if line, err := lines.ReadString('\n'); err != nil || line != ": welcome\n" {
-		t.Fatalf("%q, %v", line, err)
+		t.Fatalf("got %q, %v, want the welcome", line, err)
 	}
 	return lines
 }
@@ -376,7 +376,7 @@ func nextEvent(t *testing.T, lines *bufio.Reader) (id, name, data string) {
 	for {
 		line, err := lines.ReadString('\n')
 		if err != nil {
-			t.Fatalf("the stream ended: %v", err)
+			t.Fatalf("got the end of the stream, %v, want an event", err)
 		}
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
 		switch key {
@@ -401,12 +401,12 @@ func TestEventsStreamAndResume(t *testing.T) {
 	a.events.publish("daemon/status", map[string]string{"text": "two\nlines"})
 	first, name, data := nextEvent(t, lines)
 	if name != "daemon/status" || data != `{"text":"two\nlines"}` {
-		t.Errorf("got %s %s", name, data)
+		t.Errorf("got %s %s, want the status in two lines", name, data)
 	}
 	mustEnsure(t, a.pool, "x")
 	second, name, data := nextEvent(t, lines)
 	if name != "pool/entry" || !strings.Contains(data, `"status":"starting"`) || second <= first {
-		t.Errorf("got %s %s %s after %s", second, name, data, first)
+		t.Errorf("got %s %s %s after %s, want a starting entry with a higher id", second, name, data, first)
 	}
 	if id, _, again := nextEvent(t, openStream(t, server.URL, first)); id != second || again != data {
 		t.Errorf("resumed with %s %s, want %s %s", id, again, second, data)
@@ -427,10 +427,10 @@ func TestEventsEndWithTheScheduler(t *testing.T) {
 	a.events.close()
 	a.events.publish("too late", nil)
 	if _, name, _ := nextEvent(t, lines); name != "last" {
-		t.Errorf("got %q", name)
+		t.Errorf("got %q, want last", name)
 	}
 	if rest, err := io.ReadAll(lines); err != nil || len(strings.TrimSpace(string(rest))) > 0 {
-		t.Errorf("the stream goes on: %q, %v", rest, err)
+		t.Errorf("got %q, %v, want the end of the stream", rest, err)
 	}
 	checkProblem(t, ask(a, "GET", "/events", ""), 503, codeCapacity)
 }
@@ -443,11 +443,11 @@ func TestEventsSlowSubscriberIsDropped(t *testing.T) {
 	for i := range eventRing + 1 {
 		s.publish("x", i)
 		if news, ok := s.after(quick); !ok || len(news) != 1 || string(news[0].data) != fmt.Sprint(i) {
-			t.Fatalf("event %d: %v, %v", i, news, ok)
+			t.Fatalf("event %d: got %v, %v, want it alone", i, news, ok)
 		}
 	}
 	if _, ok := s.after(slow); ok {
-		t.Error("it was not dropped")
+		t.Error("a subscriber that is too slow goes on, want it dropped")
 	}
 	late, _ := s.subscribe(1)
 	if news, ok := s.after(late); !ok || len(news) != eventRing {
@@ -460,14 +460,34 @@ func TestEventsTooManySubscribers(t *testing.T) {
 	s := newEvents(slog.New(slog.DiscardHandler))
 	for range maxSubscribers {
 		if _, ok := s.subscribe(0); !ok {
-			t.Fatal("refused too early")
+			t.Fatalf("got a refusal, want %d subscribers", maxSubscribers)
 		}
 	}
 	if _, ok := s.subscribe(0); ok {
-		t.Error("one too many")
+		t.Errorf("got one subscriber more than %d, want it refused", maxSubscribers)
 	}
 	s.publish("too big", strings.Repeat("x", maxEvent))
 	if s.kept != 0 {
-		t.Error("an event over the bound was kept")
+		t.Error("got an event over the bound, want it dropped")
+	}
+}
+
+// An event's data is one line, whatever line ends stand between its tokens.
+func TestEventStream(t *testing.T) {
+	t.Parallel()
+	w := httptest.NewRecorder()
+	s := newEventStream(w)
+	defer s.beat.Stop()
+	s.add(7, "a", []byte(`{"x":1}`))
+	s.add(0, "b", []byte("{\r\n\"y\":\n2}"))
+	if err := s.comment(" text"); err != nil {
+		t.Fatal(err)
+	}
+	const want = "id: 7\nevent: a\ndata: {\"x\":1}\n\nevent: b\ndata: {  \"y\": 2}\n\n: text\n\n"
+	if got := w.Body.String(); got != want {
+		t.Errorf("got the stream %q, want %q", got, want)
+	}
+	if err := s.flush(); err != nil || w.Body.String() != want {
+		t.Errorf("a flush without events: got %q, %v, want nothing more", w.Body, err)
 	}
 }

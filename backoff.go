@@ -6,9 +6,9 @@ import (
 )
 
 const (
-	// deathWindow is how close together two deaths of a child must be to look
+	// crashWindow is how close together two crashes of a child must be to look
 	// like a crash loop.
-	deathWindow = 60 * time.Second
+	crashWindow = 60 * time.Second
 	// respawnBase and respawnMost bound the delay before a respawn: a crash loop
 	// costs one start in 30 s, a child that recovers is back soon.
 	respawnBase = time.Second
@@ -27,13 +27,13 @@ func reconnectDelay(n int) time.Duration {
 	return base/2 + rand.N(base/2+1)
 }
 
-// respawnDelay is how long a respawn waits after the n-th death in a row,
+// respawnDelay is how long a respawn waits after the n-th crash in a row,
 // counted from 1: not at all after the first, then 1 s, 2 s, 4 s, up to 30 s.
-func respawnDelay(deaths int) time.Duration {
-	if deaths <= 1 {
+func respawnDelay(crashes int) time.Duration {
+	if crashes <= 1 {
 		return 0
 	}
-	return expDelay(respawnBase, respawnMost, deaths-2)
+	return expDelay(respawnBase, respawnMost, crashes-2)
 }
 
 // expDelay is base doubled n times, at most most.
@@ -48,24 +48,24 @@ func expDelay(base, most time.Duration, n int) time.Duration {
 	return min(delay, most)
 }
 
-// deaths is what is remembered of the children of one lib_id that died
-// unasked.
-type deaths struct {
-	inRow     int       // each within deathWindow of the one before
-	total     int       // since the last orderly end
+// crashHistory is what the pool remembers of the children of one lib_id that
+// ended unasked.
+type crashHistory struct {
+	inRow     int       // each within crashWindow of the one before
+	total     int       // since a child last ended in order
 	last      time.Time // of the latest
 	lastError string
 }
 
-// after is the record with one more death.
-func (d deaths) after(now time.Time, text string) deaths {
-	if d.inRow > 0 && now.Sub(d.last) > deathWindow {
-		d.inRow = 0
+// after returns the history with one more crash.
+func (h crashHistory) after(now time.Time, text string) crashHistory {
+	if h.inRow > 0 && now.Sub(h.last) > crashWindow {
+		h.inRow = 0
 	}
-	return deaths{inRow: d.inRow + 1, total: d.total + 1, last: now, lastError: text}
+	return crashHistory{inRow: h.inRow + 1, total: h.total + 1, last: now, lastError: text}
 }
 
-// wait is how long a respawn must still wait at now.
-func (d deaths) wait(now time.Time) time.Duration {
-	return max(0, respawnDelay(d.inRow)-now.Sub(d.last))
+// wait returns how long a respawn must still wait at now.
+func (h crashHistory) wait(now time.Time) time.Duration {
+	return max(0, respawnDelay(h.inRow)-now.Sub(h.last))
 }

@@ -11,25 +11,25 @@ import (
 	"time"
 )
 
-// This file is the talk between a scheduler and its daemon: JSON lines over
+// This file is the protocol between a scheduler and its daemon: JSON lines over
 // the daemon's standard input and output. The first line of the input is the
-// daemon's token (it may be empty), then come ops; the output carries events.
+// daemon's token, which may be empty; then come ops. The output carries events.
 // A daemon ends when its input does, so it never outlives its scheduler.
 
 const (
-	// maxControlLine bounds one line. The longest real one has some 200 bytes;
-	// the rest is room for later fields.
+	// maxControlLine bounds one line. The longest has about 200 bytes; the rest is
+	// room for fields of later versions.
 	maxControlLine = 8 << 10
-	// maxRubbishLogged is how many unreadable lines of one reader are logged: a
+	// maxUnreadableLogged is how many unreadable lines of one reader are logged: a
 	// program that prints without end must not fill the log.
-	maxRubbishLogged = 10
-	// maxTook bounds what a daemon may say that a clone took: no real one comes
-	// near.
+	maxUnreadableLogged = 10
+	// maxTook bounds the duration that a daemon may report for a clone. It only
+	// keeps an absurd number out of the metrics.
 	maxTook = 365 * 24 * time.Hour
 )
 
-// controlVariable tells a daemon that its standard input and output belong to
-// a scheduler.
+// controlVariable, set to controlStdio, puts a daemon's standard input and output
+// under the control of a scheduler.
 const (
 	controlVariable = "C4A_CONTROL"
 	controlStdio    = "stdio"
@@ -45,23 +45,23 @@ const (
 // Events, from the daemon up.
 const (
 	eventReady  = "ready"  // once, after the handshake was accepted
-	eventStatus = "status" // the answer to an op; unasked when the number of running requests changes
+	eventStatus = "status" // the answer to an op, and sent when the number of running requests changes
 	eventClone  = "clone"  // a vcs/clone has ended
 )
 
-// controlOp is one line down. IdleMS belongs to quiesce: the daemon agrees
-// only when nothing is in flight and its last request ended at least so many
-// milliseconds ago. Ask is the op's number, which its answer carries.
+// controlOp is one line from the scheduler. IdleMS belongs to quiesce: the daemon
+// agrees only when no request is running and its last one ended at least so many
+// milliseconds ago. Ask is the number of the op, which its answer repeats.
 type controlOp struct {
 	Op     string `json:"op"`
 	IdleMS int64  `json:"idle_ms,omitempty"`
 	Ask    int64  `json:"ask,omitempty"`
 }
 
-// controlEvent is one line up. PID and InstanceID belong to ready; Active, IdleMS,
-// Quiesced and Ask to status: requests in flight, milliseconds since the last
-// one ended, whether the daemon refuses requests, and the op that it answers,
-// 0 for one that nobody asked for; OK and TookMS to clone.
+// controlEvent is one line from the daemon. PID and InstanceID belong to ready.
+// Active, IdleMS, Quiesced and Ask belong to status: the running requests, the
+// milliseconds since the last one ended, whether the daemon refuses requests, and
+// the number of the op that it answers, 0 for none. OK and TookMS belong to clone.
 type controlEvent struct {
 	Event      string
 	PID        int
@@ -106,7 +106,8 @@ func (e controlEvent) MarshalJSON() ([]byte, error) {
 	return json.Marshal(statusLine{e.Event, e.Active, e.IdleMS, e.Quiesced, e.Ask})
 }
 
-// UnmarshalJSON reads either kind and refuses what no daemon would say.
+// UnmarshalJSON reads an event of any kind and refuses numbers that no daemon
+// sends.
 func (e *controlEvent) UnmarshalJSON(data []byte) error {
 	var line struct {
 		Event      string `json:"event"`
@@ -126,20 +127,20 @@ func (e *controlEvent) UnmarshalJSON(data []byte) error {
 		return errors.New("no event")
 	}
 	if line.Active < 0 || line.IdleMS < 0 || line.TookMS < 0 || line.TookMS > maxTook.Milliseconds() {
-		return errors.New("a count below zero")
+		return errors.New("a number is out of range")
 	}
 	*e = controlEvent(line)
 	return nil
 }
 
-// errControlLine tells of a line over maxControlLine.
+// errControlLine reports a line that is longer than maxControlLine.
 var errControlLine = errors.New("the line is too long")
 
-// controlReader cuts one side's words into lines. One goroutine uses it.
+// controlReader reads the lines of one side. One goroutine uses it.
 type controlReader struct {
-	r       *bufio.Reader
-	log     *slog.Logger
-	rubbish int // lines that could not be read
+	r          *bufio.Reader
+	log        *slog.Logger
+	unreadable int // lines
 }
 
 func newControlReader(r io.Reader, log *slog.Logger) *controlReader {
@@ -147,8 +148,8 @@ func newControlReader(r io.Reader, log *slog.Logger) *controlReader {
 }
 
 // line returns the next line without its end, valid until the next call. A line
-// that is too long is skipped and told by errControlLine; a last line without
-// an end counts.
+// that is too long is skipped with errControlLine. A last line without an end
+// counts.
 func (c *controlReader) line() ([]byte, error) {
 	line, cut, err := readUntil(c.r, '\n', maxControlLine)
 	switch {
@@ -169,8 +170,8 @@ func (c *controlReader) token() (secret, error) {
 	return secret(line), nil
 }
 
-// ops hands each op on until the input ends; then it returns nil, or what
-// else ended the reading. Unknown ops are handed on too.
+// ops calls each with every op, unknown ones too, until the input ends. The error
+// is that of the reading; the end of the input is none.
 func (c *controlReader) ops(each func(controlOp)) error {
 	return c.values(func(line []byte) error {
 		var op controlOp
@@ -185,8 +186,8 @@ func (c *controlReader) ops(each func(controlOp)) error {
 	})
 }
 
-// events hands each event on until the output ends; then it returns nil, or
-// what else ended the reading.
+// events calls each with every event until the output ends. The error is that of
+// the reading; the end of the output is none.
 func (c *controlReader) events(each func(controlEvent)) error {
 	return c.values(func(line []byte) error {
 		var event controlEvent
@@ -198,8 +199,9 @@ func (c *controlReader) events(each func(controlEvent)) error {
 	})
 }
 
-// values hands on each line. Rubbish is logged without its content, which may
-// be anything, and ignored.
+// values calls each with every line that is not empty. A line that is too long, or
+// that each refuses, is ignored and logged without its content: it may be
+// anything, a secret too.
 func (c *controlReader) values(each func([]byte) error) error {
 	for {
 		line, err := c.line()
@@ -217,14 +219,14 @@ func (c *controlReader) values(each func([]byte) error) error {
 		if err == nil {
 			continue // an empty line
 		}
-		c.rubbish++
-		if c.rubbish <= maxRubbishLogged {
-			c.log.Warn("ignoring an unreadable control line", "bytes", len(line), "error", controlFault(err), "last_logged", c.rubbish == maxRubbishLogged)
+		c.unreadable++
+		if c.unreadable <= maxUnreadableLogged {
+			c.log.Warn("an unreadable control line was ignored", "bytes", len(line), "error", controlFault(err), "last_logged", c.unreadable == maxUnreadableLogged)
 		}
 	}
 }
 
-// controlFault is the reason of a line's rejection without the line's content.
+// controlFault returns why a line was ignored, without its content.
 func controlFault(err error) string {
 	if errors.Is(err, errControlLine) {
 		return errControlLine.Error()

@@ -14,9 +14,9 @@ import (
 func TestControlLines(t *testing.T) {
 	long := `{"event":"status","x":"` + strings.Repeat("x", maxControlLine) + `"}`
 	for _, test := range []struct {
-		name, in string
-		want     []controlEvent
-		rubbish  int
+		name, in   string
+		want       []controlEvent
+		unreadable int
 	}{
 		{"ready", `{"event":"ready","pid":7,"instance_id":"a"}` + "\n", []controlEvent{{Event: "ready", PID: 7, InstanceID: "a"}}, 0},
 		{"status, later keys ignored", `{"event":"status","active":2,"idle_ms":5,"quiesced":true,"new":1}` + "\n",
@@ -37,8 +37,8 @@ func TestControlLines(t *testing.T) {
 			if err := r.events(func(e controlEvent) { got = append(got, e) }); err != nil {
 				t.Fatal(err)
 			}
-			if !slices.Equal(got, test.want) || r.rubbish != test.rubbish {
-				t.Errorf("got %v with %d of rubbish, want %v with %d", got, r.rubbish, test.want, test.rubbish)
+			if !slices.Equal(got, test.want) || r.unreadable != test.unreadable {
+				t.Errorf("got %v and %d unreadable lines, want %v and %d", got, r.unreadable, test.want, test.unreadable)
 			}
 		})
 	}
@@ -48,7 +48,7 @@ func TestControlTokenThenOps(t *testing.T) {
 	r := newControlReader(strings.NewReader("s3cret\n"+`{"op":"quiesce","idle_ms":10,"ask":3}`+"\n"+`{"op":"resume"}`+"\n"), slog.New(slog.DiscardHandler))
 	token, err := r.token()
 	if err != nil || string(token) != "s3cret" {
-		t.Fatalf("token %q, %v", string(token), err)
+		t.Fatalf("got the token %q, %v, want s3cret", string(token), err)
 	}
 	var got []controlOp
 	if err := r.ops(func(op controlOp) { got = append(got, op) }); err != nil {
@@ -83,11 +83,11 @@ func TestControlRubbishIsLoggedABoundedNumberOfTimes(t *testing.T) {
 	if err := r.events(func(controlEvent) {}); err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(out.String(), "\n"); n != maxRubbishLogged {
-		t.Errorf("%d lines logged, want %d", n, maxRubbishLogged)
+	if n := strings.Count(out.String(), "\n"); n != maxUnreadableLogged {
+		t.Errorf("%d lines logged, want %d", n, maxUnreadableLogged)
 	}
 	if strings.Contains(out.String(), "my secret") {
-		t.Error("the content was logged")
+		t.Error("got the content in the log, want it left out")
 	}
 }
 
@@ -100,7 +100,7 @@ func TestCloneEventBounds(t *testing.T) {
 	} {
 		var e controlEvent
 		if err := json.Unmarshal([]byte(text), &e); (err == nil) != ok || ok && (!e.OK || e.TookMS != 1500) {
-			t.Errorf("%s: %+v %v", text, e, err)
+			t.Errorf("%s: got %+v, %v, want it accepted: %v", text, e, err, ok)
 		}
 	}
 }
@@ -112,7 +112,7 @@ func FuzzControlEvents(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		err := newControlReader(bytes.NewReader(data), slog.New(slog.DiscardHandler)).events(func(e controlEvent) {
 			if e.Event == "" || e.Active < 0 || e.IdleMS < 0 {
-				t.Fatalf("let through: %+v", e)
+				t.Fatalf("got %+v, want an event without negative numbers", e)
 			}
 			line, err := json.Marshal(e)
 			if err != nil {
@@ -120,7 +120,7 @@ func FuzzControlEvents(f *testing.F) {
 			}
 			var again controlEvent
 			if err := json.Unmarshal(line, &again); err != nil {
-				t.Fatalf("cannot read what was written, %s: %v", line, err)
+				t.Fatalf("%s: got %v, want it read as it was written", line, err)
 			}
 		})
 		if err != nil {

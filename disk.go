@@ -10,16 +10,15 @@ import (
 	"time"
 )
 
-// diskUsage is how full a disk is. FreeBytes is what an ordinary
-// user may still write, UsedPercent is df's.
+// diskUsage is how full a disk is.
 type diskUsage struct {
 	Path        string  `json:"path" doc:"a directory on it"`
 	TotalBytes  uint64  `json:"total_bytes"`
-	FreeBytes   uint64  `json:"free_bytes" doc:"what an ordinary user may still write"`
-	UsedPercent float64 `json:"used_percent" doc:"as df's"`
+	FreeBytes   uint64  `json:"free_bytes" doc:"available to a user who is not root"`
+	UsedPercent float64 `json:"used_percent" doc:"as df shows it"`
 }
 
-// newDiskUsage computes it from a file system's counts of blocks.
+// newDiskUsage computes the usage from a file system's counts of blocks.
 func newDiskUsage(path string, blockSize, blocks, free, available uint64) diskUsage {
 	d := diskUsage{Path: path, TotalBytes: blocks * blockSize, FreeBytes: available * blockSize}
 	if used := blocks - free; used+available > 0 {
@@ -28,19 +27,19 @@ func newDiskUsage(path string, blockSize, blocks, free, available uint64) diskUs
 	return d
 }
 
-// freePercent is the part of the disk that an ordinary user may still write.
+// freePercent returns the part that is available to a user who is not root.
 func (d diskUsage) freePercent() float64 { return 100 - d.UsedPercent }
 
 const (
-	// usageAge is how long a measured size is told: a look at a million files
-	// takes seconds.
+	// usageAge is how long a measured size is used: looking at a million files takes
+	// seconds.
 	usageAge = 5 * time.Minute
 	// maxMeasured bounds the files looked at for one size.
 	maxMeasured = 10_000_000
 )
 
-// diskSize is how much the files below a directory take, measured in the
-// background when somebody asks and the last size is old.
+// diskSize is how much the files below a directory take. It is measured in the
+// background when it is asked for and the last size is old.
 type diskSize struct {
 	dir string
 	ctx context.Context // ends measurements
@@ -59,7 +58,7 @@ func newDiskSize(ctx context.Context, dir string, log *slog.Logger) *diskSize {
 	return &diskSize{dir: dir, ctx: ctx, log: log}
 }
 
-// bytes is the last size; ok is false as long as none is known.
+// bytes returns the last size; ok is false before the first.
 func (d *diskSize) bytes() (size int64, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -70,7 +69,7 @@ func (d *diskSize) bytes() (size int64, ok bool) {
 	return d.size, d.known
 }
 
-// close returns when nothing is measured any more; ctx must have ended.
+// close waits for the measurement; ctx must have ended.
 func (d *diskSize) close() {
 	d.mu.Lock()
 	d.closed = true
@@ -80,18 +79,23 @@ func (d *diskSize) close() {
 
 func (d *diskSize) measure() {
 	size, err := sizeOf(d.ctx, d.dir)
+	d.measured(size, err)
+	if err != nil {
+		d.log.Warn("measuring the workspace failed", "error", err)
+	}
+}
+
+func (d *diskSize) measured(size int64, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.measuring, d.at = false, time.Now()
-	if err != nil {
-		d.log.Warn("measuring the workspace", "error", err)
-		return
+	if err == nil {
+		d.size, d.known = size, true
 	}
-	d.size, d.known = size, true
 }
 
-// sizeOf adds up the files below dir, without following links. What vanishes
-// meanwhile does not count.
+// sizeOf adds up the files below dir, without following symlinks. Files that
+// vanish meanwhile do not count.
 func sizeOf(ctx context.Context, dir string) (size int64, err error) {
 	seen := 0
 	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {

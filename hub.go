@@ -18,49 +18,52 @@ import (
 const (
 	// defaultOfflineThreshold is the original's DAEMON_OFFLINE_THRESHOLD.
 	defaultOfflineThreshold = 60 * time.Second
-	// oldLinkTimeout is how long a connected daemon has to prove that it is alive
-	// when another claims its machine id.
+	// oldLinkTimeout is how long a connected daemon has to answer a ping when
+	// another daemon comes with its machine id.
 	oldLinkTimeout = 2 * time.Second
 	// returnTimeout is how long a call waits for a machine whose link was lost.
 	returnTimeout = 15 * time.Second
 	// maxResends bounds how often a call is sent again after a lost link.
 	maxResends = 2
-	// maxOffline bounds the machines that are remembered although they are gone;
-	// the longest ago connected go first.
+	// maxOffline bounds the machines that are remembered while they are offline;
+	// those that connected longest ago are forgotten first.
 	maxOffline = 1000
-	// maxHandshake bounds a handshake, which is kept and shown: room for a thousand
-	// allowed paths.
+	// maxHandshake bounds a handshake, which is kept and shown. A thousand allowed
+	// paths fit.
 	maxHandshake = 64 << 10
 )
 
-// hubConfig is what a hub needs of its surroundings.
+// hubConfig configures a hub.
 type hubConfig struct {
 	maxMessage        int
 	offlineThreshold  time.Duration
 	heartbeatInterval time.Duration
 	times             linkTimes
-	libraryOf         func(machineID string) string // for the handshake's lib_id
+	libraryOf         func(machineID string) string // for the handshake's lib_id; called under the hub's lock
+	methods           map[string]*method            // the built-in ones, for their time limits
 	publish           func(event string, params any)
 	log               *slog.Logger
 }
 
-// hub is the server's side of all links: who is here, and the way to ask them.
+// hub is the server's side of all links: it knows which daemons are connected,
+// and carries calls to them.
 type hub struct {
 	hubConfig
 	wg sync.WaitGroup // the links, and the watch for silence
 
 	mu       sync.Mutex // guards the fields below
 	closed   bool
-	conns    map[*hubConn]struct{} // all that are open, greeted or not
+	conns    map[*hubConn]struct{} // all open links, before the handshake too
 	machines map[string]*machine
 	progress map[string]map[*progressWatch]struct{} // by task id
 }
 
-// machine is what is known of one machine id.
+// machine holds what the hub knows about one machine id.
 type machine struct {
-	view    machineView
-	conn    *hubConn      // nil when offline
-	changed chan struct{} // closed, and replaced, when conn changes
+	view      machineView
+	conn      *hubConn      // nil when offline
+	changed   chan struct{} // closed, and replaced, when conn changes
+	announced chan struct{} // closed when the last change is published; nil before the first
 }
 
 // machineView is a machine as GET /machines shows it.
@@ -73,11 +76,11 @@ type machineView struct {
 	ActiveRequests  int        `json:"active_requests"`
 }
 
-// progressWatch gets the progress of a call; a full channel drops the older.
+// progressWatch receives the progress of a call. Only the newest is kept.
 type progressWatch struct {
 	call    *call
-	newest  chan json.RawMessage
-	percent int // the last one, under the hub's lock
+	newest  chan json.RawMessage // 1-buffered
+	percent int                  // of the newest; guarded by the hub's lock
 }
 
 func newHub(c hubConfig) *hub {
@@ -89,12 +92,12 @@ type hubConn struct {
 	hub     *hub
 	link    *link
 	peer    *peer
-	child   string // the machine id that its token is for; "" for a user's daemon
-	claimed string // the machine id of the upgrade's header; "" without one
+	child   string        // the machine id that its token is for; "" for a user's daemon
+	claimed string        // the machine id of the upgrade's header; "" without one
+	done    chan struct{} // closed when the link has ended
 
-	mu    sync.Mutex // guards the field below
-	hello *handshakeParams
-	done  chan struct{} // closed when the link has ended
+	mu     sync.Mutex       // guards the field below
+	params *handshakeParams // nil before the handshake
 }
 
 // serve runs a link from the upgrade to its end.
@@ -102,20 +105,13 @@ func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, child, claimed strin
 	l := newLink(conn, hooks, h.maxMessage, h.times, h.log)
 	c := &hubConn{hub: h, link: l, child: child, claimed: claimed, done: make(chan struct{})}
 	c.peer = newPeer(l, c, h.maxMessage, h.log)
-	h.mu.Lock()
-	closed := h.closed
-	if !closed {
-		h.conns[c] = struct{}{}
-		h.wg.Add(1)
-	}
-	h.mu.Unlock()
-	if closed {
+	if !h.add(c) {
 		l.close(websocket.StatusGoingAway, "the server stops")
 		return
 	}
 	defer h.wg.Done()
 	late := time.AfterFunc(handshakeTimeout, func() {
-		if c.greeted() == nil {
+		if c.handshake() == nil {
 			l.sendClose(websocket.StatusPolicyViolation, "no handshake")
 		}
 	})
@@ -126,48 +122,68 @@ func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, child, claimed strin
 	l.close(websocket.StatusNormalClosure, "")
 }
 
-func (c *hubConn) greeted() *handshakeParams {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.hello
+// add counts a link among those that close ends; false when the hub is closed.
+func (h *hub) add(c *hubConn) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return false
+	}
+	h.conns[c] = struct{}{}
+	h.wg.Add(1)
+	return true
 }
 
-// request takes the daemon's handshake; it asks nothing else.
+// handshake returns what the daemon said of itself, nil before it did.
+func (c *hubConn) handshake() *handshakeParams {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.params
+}
+
+// setHandshake keeps the first handshake and reports whether this is it.
+func (c *hubConn) setHandshake(p *handshakeParams) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.params != nil {
+		return false
+	}
+	c.params = p
+	return true
+}
+
+// request takes the daemon's handshake, the only request that a daemon makes.
 func (c *hubConn) request(r *incoming) {
 	if r.method != handshakeMethod {
 		r.answer(nil, &rpcError{Code: codeMethodNotFound, Message: fmt.Sprintf("method not found: %q", r.method)}, nil)
 		return
 	}
-	var hello handshakeParams
-	if err := decodeParams(r.params, &hello); err != nil {
+	var params handshakeParams
+	if err := decodeParams(r.params, &params); err != nil {
 		r.answer(nil, err, nil)
 		return
 	}
-	c.mu.Lock()
-	again := c.hello != nil
-	if !again {
-		c.hello = &hello
-	}
-	c.mu.Unlock()
-	if again {
+	if !c.setHandshake(&params) {
 		r.answer(nil, &rpcError{Code: codeInvalidRequest, Message: "invalid request: the handshake was made already"}, nil)
 		return
 	}
-	// It may have to ask an older link first. Ends within oldLinkTimeout.
-	c.hub.wg.Go(func() { c.greet(r, hello) })
+	// Not in the reader: it may have to ping an older link first. Ends within
+	// oldLinkTimeout.
+	c.hub.wg.Go(func() { c.answerHandshake(r, params) })
 }
 
-// greet answers the handshake. A refused link is closed with 1008.
-func (c *hubConn) greet(r *incoming, hello handshakeParams) {
-	reason := c.objection(hello)
+// answerHandshake accepts or refuses the daemon. A refused link is closed with
+// 1008.
+func (c *hubConn) answerHandshake(r *incoming, params handshakeParams) {
+	reason := c.objection(params)
 	if len(r.params) > maxHandshake {
 		reason = fmt.Sprintf("a handshake has at most %d bytes", maxHandshake)
 	}
 	if reason == "" {
-		reason = c.hub.register(c, hello)
+		reason = c.hub.register(c, params)
 	}
 	if reason != "" {
-		c.hub.log.Warn("a daemon was refused", "machine_id", hello.MachineID, "reason", reason)
+		c.hub.log.Warn("a daemon was refused", "machine_id", params.MachineID, "reason", reason)
 		r.answer(handshakeResult{Reason: reason}, nil, func() {
 			// Not here, in the link's writer. Ends within closeTimeout.
 			c.hub.wg.Go(func() { c.link.sendClose(websocket.StatusPolicyViolation, closeReason(reason)) })
@@ -175,7 +191,7 @@ func (c *hubConn) greet(r *incoming, hello handshakeParams) {
 		return
 	}
 	r.answer(handshakeResult{
-		Accepted: true, LibID: c.hub.libraryOf(hello.MachineID),
+		Accepted: true, LibID: c.hub.libraryOf(params.MachineID),
 		HeartbeatIntervalMS: c.hub.heartbeatInterval.Milliseconds(),
 	}, nil, nil)
 }
@@ -187,95 +203,119 @@ func closeReason(text string) string {
 	return strings.ToValidUTF8(text[:min(len(text), most)], "")
 }
 
-// objection is why a handshake cannot be accepted, whoever else is here.
-func (c *hubConn) objection(hello handshakeParams) string {
+// objection returns why a handshake can never be accepted, whatever else is
+// connected; "" when it can.
+func (c *hubConn) objection(params handshakeParams) string {
 	switch {
-	case hello.ProtocolVersion != protocolVersion:
-		return fmt.Sprintf("protocol_version %d is not spoken here, %d is", hello.ProtocolVersion, protocolVersion)
-	case checkMachineID(hello.MachineID) != nil:
-		return "machine_id: " + checkMachineID(hello.MachineID).Error()
-	case hello.InstanceID == "":
+	case params.ProtocolVersion != protocolVersion:
+		return fmt.Sprintf("protocol_version %d is not supported, %d is", params.ProtocolVersion, protocolVersion)
+	case checkMachineID(params.MachineID) != nil:
+		return "machine_id: " + checkMachineID(params.MachineID).Error()
+	case params.InstanceID == "":
 		return "instance_id is missing"
-	case c.claimed != "" && c.claimed != hello.MachineID:
+	case c.claimed != "" && c.claimed != params.MachineID:
 		return "machine_id differs from the header " + machineIDHeader
-	case c.child != "" && c.child != hello.MachineID:
+	case c.child != "" && c.child != params.MachineID:
 		return "the token is for another machine_id"
-	case c.child == "" && strings.HasPrefix(hello.MachineID, cloudPrefix):
+	case c.child == "" && strings.HasPrefix(params.MachineID, cloudPrefix):
 		return "machine ids that begin with " + cloudPrefix + " belong to the pool of this server"
 	}
 	return ""
 }
 
 // register makes c the link of its machine, before the answer tells the daemon
-// so. It returns a reason when another has the place: a user's daemon that is
-// alive keeps it.
-func (h *hub) register(c *hubConn, hello handshakeParams) string {
+// so. It returns a reason when another daemon keeps the machine id: a user's
+// daemon that is alive is not replaced.
+func (h *hub) register(c *hubConn, params handshakeParams) string {
 	for {
-		h.mu.Lock()
-		m := h.machines[hello.MachineID]
-		if m == nil {
-			m = &machine{changed: make(chan struct{})}
-			h.machines[hello.MachineID] = m
-			h.forgetLocked()
-		}
-		old := m.conn
-		stranger := old != nil && m.view.InstanceID != hello.InstanceID
-		if old == nil || !stranger || c.child != "" {
-			m.conn = c
-			m.view = machineView{
-				handshakeParams: hello, LibID: h.libraryOf(hello.MachineID), Status: "online", ConnectedAt: time.Now().UTC(),
-			}
-			close(m.changed)
-			m.changed = make(chan struct{})
-			h.tellLocked(m, "connected")
-			h.mu.Unlock()
+		old, stranger, announce := h.tryRegister(c, params)
+		switch {
+		case announce != nil:
+			announce()
 			if stranger {
 				h.wg.Go(func() { old.link.sendClose(closeReplaced, "replaced by another daemon of this machine id") }) // ends within closeTimeout
 			} else if old != nil {
-				_ = old.link.fail(errReplaced) // the same process came back; its old link is dead
+				_ = old.link.fail(errReplaced) // the same process came back: its old link is dead
 			}
 			return ""
-		}
-		h.mu.Unlock()
-		if old.link.ping(oldLinkTimeout) == nil {
-			return fmt.Sprintf("a daemon with the machine_id %q is connected already", hello.MachineID)
+		case old.link.ping(oldLinkTimeout) == nil:
+			return fmt.Sprintf("a daemon with the machine_id %q is connected already", params.MachineID)
 		}
 		_ = old.link.fail(errPingTimeout)
-		<-old.done // its place is free now
+		<-old.done // now the machine is free
 	}
 }
 
-// drop notes the end of a link, unless a newer one has its place.
+// tryRegister makes c the link of its machine unless a stranger, another daemon
+// of the same machine id, may still be there. It returns the link before, and
+// what announces the change; nil when there is none.
+func (h *hub) tryRegister(c *hubConn, params handshakeParams) (old *hubConn, stranger bool, announce func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m := h.machines[params.MachineID]
+	if m == nil {
+		m = &machine{changed: make(chan struct{})}
+		h.machines[params.MachineID] = m
+		h.forgetLocked()
+	}
+	old = m.conn
+	stranger = old != nil && m.view.InstanceID != params.InstanceID
+	if stranger && c.child == "" {
+		return old, stranger, nil
+	}
+	m.view = machineView{
+		handshakeParams: params, LibID: h.libraryOf(params.MachineID), Status: "online", ConnectedAt: time.Now().UTC(),
+	}
+	return old, stranger, h.setConnLocked(m, c, "connected")
+}
+
+// drop notes the end of a link, unless its machine has a newer one.
 func (h *hub) drop(c *hubConn, err error) {
+	if announce := h.dropConn(c, err); announce != nil {
+		announce()
+	}
+}
+
+func (h *hub) dropConn(c *hubConn, err error) (announce func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.conns, c)
-	hello := c.greeted()
-	if hello == nil {
-		return
+	params := c.handshake()
+	if params == nil {
+		return nil
 	}
-	m := h.machines[hello.MachineID]
+	m := h.machines[params.MachineID]
 	if m == nil || m.conn != c {
-		return
+		return nil
 	}
-	m.conn = nil
 	m.view.Status = "offline"
 	m.view.ActiveRequests = 0
+	return h.setConnLocked(m, nil, sessionError(err).Error())
+}
+
+// setConnLocked changes a machine's link. It returns what logs and publishes the
+// change, to be called without the lock. Announcements of one machine wait for
+// each other, so that subscribers see its changes in order.
+func (h *hub) setConnLocked(m *machine, c *hubConn, reason string) (announce func()) {
+	m.conn = c
 	close(m.changed)
 	m.changed = make(chan struct{})
-	h.tellLocked(m, sessionError(err).Error())
-}
-
-// tellLocked publishes a machine's status; under the lock, so that subscribers
-// hear of changes in their order.
-func (h *hub) tellLocked(m *machine, reason string) {
-	h.log.Info("machine "+m.view.Status, "machine_id", m.view.MachineID, "reason", reason)
-	h.publish(statusMethod, machineStatus{
+	before, announced := m.announced, make(chan struct{})
+	m.announced = announced
+	status := machineStatus{
 		MachineID: m.view.MachineID, LibID: m.view.LibID, Status: m.view.Status, Reason: reason, At: time.Now().UTC(),
-	})
+	}
+	return func() {
+		defer close(announced)
+		if before != nil {
+			<-before
+		}
+		h.log.Info("machine "+status.Status, "machine_id", status.MachineID, "reason", reason)
+		h.publish(statusMethod, status)
+	}
 }
 
-// forgetLocked keeps the number of remembered machines bounded.
+// forgetLocked bounds the number of machines that are remembered.
 func (h *hub) forgetLocked() {
 	var offline []*machine
 	for _, m := range h.machines {
@@ -302,29 +342,30 @@ func (c *hubConn) notify(method string, params json.RawMessage) {
 		}
 		c.hub.beat(c, beat)
 	case progressMethod:
-		if c.greeted() != nil {
+		if c.handshake() != nil {
 			c.hub.progressed(c, params)
 		}
 	}
 }
 
 func (h *hub) beat(c *hubConn, beat heartbeat) {
-	hello := c.greeted()
-	if hello == nil {
+	params := c.handshake()
+	if params == nil {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if m := h.machines[hello.MachineID]; m != nil && m.conn == c {
+	if m := h.machines[params.MachineID]; m != nil && m.conn == c {
 		now := time.Now().UTC()
 		m.view.LastHeartbeatAt = &now
 		m.view.ActiveRequests = beat.ActiveRequests
 	}
 }
 
-// progressed hands a daemon's progress to the calls that went to it by this link
-// and to the subscribers. Task ids are each daemon's own. What falls behind, from
-// the next daemon of a call that was sent again, is left out.
+// progressed passes a daemon's progress to the subscribers, and to the calls that
+// went out by this link: another daemon may use the same task id. A percent that
+// is lower than the last is left out: it comes from the next daemon of a call
+// that was sent again, and a caller never sees it fall.
 func (h *hub) progressed(c *hubConn, params json.RawMessage) {
 	var task struct {
 		TaskID  string `json:"task_id"`
@@ -342,14 +383,14 @@ func (h *hub) progressed(c *hubConn, params json.RawMessage) {
 		}
 		w.percent = task.Percent
 		select {
-		case <-w.newest: // nobody took the one before
+		case <-w.newest: // the one before was not taken
 		default:
 		}
 		w.newest <- params
 	}
 }
 
-// watch gives a call the progress of its task until stop is called.
+// watch starts to collect the progress of a call's task, until stop is called.
 func (h *hub) watch(c *call) (w *progressWatch, stop func()) {
 	w = &progressWatch{call: c, newest: make(chan json.RawMessage, 1)}
 	taskID := c.taskID
@@ -369,8 +410,8 @@ func (h *hub) watch(c *call) (w *progressWatch, stop func()) {
 	}
 }
 
-// sweep ends links that were silent for too long, until ctx ends. Pieces of a
-// message count as life, pongs do not.
+// sweep closes links that were silent for too long, until ctx ends. Pieces of a
+// message are signs of life, pongs are not: a daemon that hangs still sends them.
 func (h *hub) sweep(ctx context.Context) {
 	const most = 5 * time.Second
 	ticker := time.NewTicker(max(time.Millisecond, min(most, h.offlineThreshold/8)))
@@ -386,20 +427,24 @@ func (h *hub) sweep(ctx context.Context) {
 }
 
 func (h *hub) sweepOnce() {
+	for _, c := range h.silent() {
+		h.wg.Go(func() { c.link.closeWith(closeHeartbeat, fmt.Sprintf("no heartbeat within %v", h.offlineThreshold)) }) // ends within closeTimeout
+	}
+}
+
+// silent returns the links that were silent for offlineThreshold.
+func (h *hub) silent() (silent []*hubConn) {
 	h.mu.Lock()
-	var silent []*hubConn
+	defer h.mu.Unlock()
 	for _, m := range h.machines {
 		if m.conn != nil && m.conn.link.silence() >= h.offlineThreshold {
 			silent = append(silent, m.conn)
 		}
 	}
-	h.mu.Unlock()
-	for _, c := range silent {
-		h.wg.Go(func() { c.link.closeWith(closeHeartbeat, fmt.Sprintf("no heartbeat within %v", h.offlineThreshold)) }) // ends within closeTimeout
-	}
+	return silent
 }
 
-// views lists the machines by id.
+// views returns the machines, sorted by id.
 func (h *hub) views() []machineView {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -412,7 +457,7 @@ func (h *hub) views() []machineView {
 	return views
 }
 
-// view is one machine; false when it was never here.
+// view returns one machine; false when it was never connected.
 func (h *hub) view(machineID string) (machineView, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -423,7 +468,7 @@ func (h *hub) view(machineID string) (machineView, bool) {
 	return m.view, true
 }
 
-// bound updates the library that a machine is shown with.
+// bound sets the library that a machine is shown with.
 func (h *hub) bound(machineID, libID string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -432,16 +477,20 @@ func (h *hub) bound(machineID, libID string) {
 	}
 }
 
-// close ends all links with 1001 and waits for them.
+// close closes all links with 1001 and waits for them.
 func (h *hub) close() {
-	h.mu.Lock()
-	h.closed = true
-	all := maps.Clone(h.conns)
-	h.mu.Unlock()
-	for c := range all {
+	for c := range h.refuseLinks() {
 		h.wg.Go(func() { c.link.close(websocket.StatusGoingAway, "the server stops") })
 	}
 	h.wg.Wait()
+}
+
+// refuseLinks refuses new links and returns the open ones.
+func (h *hub) refuseLinks() map[*hubConn]struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	return maps.Clone(h.conns)
 }
 
 var (
@@ -449,21 +498,17 @@ var (
 	errOffline        = errors.New("the machine is not connected")
 )
 
-// connected is the link of a machine, awaited for at most wait and until gone
-// is closed (nil never is).
+// connected returns the link of a machine. It waits for one at most the given
+// time, and until gone is closed; a nil gone never is.
 func (h *hub) connected(ctx context.Context, machineID string, wait time.Duration, gone <-chan struct{}) (*hubConn, error) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
-		h.mu.Lock()
-		m := h.machines[machineID]
-		if m == nil {
-			h.mu.Unlock()
+		c, changed := h.connOf(machineID)
+		switch {
+		case changed == nil:
 			return nil, errUnknownMachine
-		}
-		c, changed := m.conn, m.changed
-		h.mu.Unlock()
-		if c != nil {
+		case c != nil:
 			return c, nil
 		}
 		select {
@@ -476,4 +521,16 @@ func (h *hub) connected(ctx context.Context, machineID string, wait time.Duratio
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// connOf returns the link of a machine, nil when it is offline, and a channel
+// that is closed when that changes, nil when the machine was never connected.
+func (h *hub) connOf(machineID string) (*hubConn, <-chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m := h.machines[machineID]
+	if m == nil {
+		return nil, nil
+	}
+	return m.conn, m.changed
 }

@@ -5,28 +5,20 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/coder/websocket"
 )
 
-// streamBeat keeps proxies from ending a stream that has nothing to say.
-const streamBeat = 15 * time.Second
-
 // hubAPI is the hub's part of the HTTP API.
 type hubAPI struct {
-	hub         *hub
-	pool        *pool
-	libraries   *libraries
+	callRouter
 	tokens      *childTokens
 	daemonToken secret
 	log         *slog.Logger
@@ -34,7 +26,7 @@ type hubAPI struct {
 
 // register adds the hub's routes (REFERENCE.md).
 func (h *hubAPI) register(a *api) {
-	a.handleOpen("GET "+linkPath, h.connect) // it has tokens of its own
+	a.handleOpen("GET "+linkPath, h.connect) // admit checks the daemons' tokens
 	a.handle("GET /machines", h.listMachines)
 	a.handle("GET /machines/{machine_id}", h.getMachine)
 	a.handle("POST /machines/{machine_id}/rpc", h.callMachine)
@@ -64,15 +56,15 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 		OnPingReceived:     hooks.ping, OnPongReceived: hooks.pong,
 	})
 	if err != nil {
-		h.log.Debug("no WebSocket", "err", err) // Accept has answered
+		h.log.Debug("a request could not become a WebSocket", "error", err) // Accept has answered
 		return
 	}
 	h.hub.serve(conn, hooks, child, claimed)
 }
 
-// admit tells whether the token opens the link, and for a child of the pool
-// which machine it is. Without a daemon token users' daemons come in from
-// this machine alone.
+// admit reports whether the request may open a link, and returns the machine id
+// that the token of a pool's child is for, "" for a user's daemon. Without a daemon
+// token users' daemons are admitted from this machine only.
 func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
 	if token := bearerOf(r); token != "" {
 		if child = h.tokens.machineFor(token); child != "" {
@@ -84,12 +76,12 @@ func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
 	}
 	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip"} {
 		if r.Header.Get(name) != "" {
-			return "", false // a proxy of this machine speaks for somebody elsewhere
+			return "", false // a proxy on this machine forwards for another machine
 		}
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
-		return "", true // a Unix socket: whoever may open the file
+		return "", true // a Unix socket: the permissions of the file decide
 	}
 	ip, err := netip.ParseAddr(host)
 	return "", err == nil && ip.Unmap().IsLoopback()
@@ -110,7 +102,7 @@ func (h *hubAPI) getMachine(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, view)
 }
 
-// binding is a library and the machine that serves it.
+// binding is a library and the machine that it is bound to.
 type binding struct {
 	LibID     string `json:"lib_id"`
 	MachineID string `json:"machine_id"`
@@ -140,7 +132,7 @@ func (h *hubAPI) bindLibrary(w http.ResponseWriter, r *http.Request) {
 	}
 	before, _ := h.libraries.get(libID)
 	if err := h.libraries.set(libID, body.MachineID); err != nil {
-		h.log.Error("binding a library", "lib_id", libID, "error", err)
+		h.log.Error("binding a library failed", "lib_id", libID, "error", err)
 		writeError(w, err)
 		return
 	}
@@ -169,7 +161,7 @@ func (h *hubAPI) freeLibrary(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := h.libraries.set(libID, ""); err != nil {
-		h.log.Error("freeing a library", "lib_id", libID, "error", err)
+		h.log.Error("freeing a library failed", "lib_id", libID, "error", err)
 		writeError(w, err)
 		return
 	}
@@ -189,58 +181,18 @@ func (h *hubAPI) callLibrary(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	if machineID, ok := h.libraries.get(libID); ok {
-		h.answer(w, r, h.hub.machineTarget(machineID))
-		return
-	}
-	h.answer(w, r, h.poolTarget(libID))
+	h.answer(w, r, h.libraryTarget(libID))
 }
 
-// poolTarget finds the daemon of a library that the pool serves, started if
-// need be.
-func (h *hubAPI) poolTarget(libID string) target {
-	var mine *entry // that the call went to last
-	return func(ctx context.Context, _ bool) (*hubConn, error) {
-		diedOnce := false
-		for begin := time.Now(); ; {
-			if mine != nil && h.pool.deleted(mine) {
-				return nil, errDeleted(libID) // and not brought back by the call
-			}
-			_, _, err := h.pool.ensure(ctx, libID)
-			if e, ok := errors.AsType[*poolError](err); ok && e.diedOnce && !diedOnce {
-				diedOnce = true // no request has reached it: the next may well serve this one
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
-			// Ready means that its handshake was accepted: the link is there, or it
-			// was lost since and comes back. Or the daemon has died and the pool is
-			// about to notice: then another is started.
-			var conn *hubConn
-			err = errOffline
-			if mine = h.pool.serving(libID); mine != nil {
-				conn, err = h.hub.connected(ctx, machineIDOf(libID), returnTimeout, mine.gone)
-			}
-			if errors.Is(err, errUnknownMachine) {
-				return nil, errOffline // it says that it is ready, and never came here
-			}
-			if !errors.Is(err, errOffline) || time.Since(begin) >= returnTimeout {
-				return conn, err
-			}
-		}
-	}
-}
-
-// answer routes one JSON-RPC request and writes what comes back, as JSON or as
-// a stream with progress.
+// answer carries one JSON-RPC request to a daemon and writes its answer, as JSON
+// or as a stream with progress.
 func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 	body, err := readBody(w, r)
 	if err != nil {
 		writeError(w, err)
 		return
 	}
-	c, err := parseCall(body)
+	c, err := parseCall(body, h.hub.methods)
 	if err != nil {
 		writeError(w, badRequest("no JSON-RPC request: "+err.Error()))
 		return
@@ -251,23 +203,21 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 	}
 	result, err := h.hub.perform(r.Context(), c, find)
 	status := http.StatusOK
-	if d, ok := errors.AsType[*deliveryError](err); ok {
-		status, err = d.status, d.rpc
-		if d.retryAfter > 0 {
-			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(d.retryAfter.Seconds()))))
-		}
+	if refusal, ok := errors.AsType[*apiError](err); ok {
+		status = refusal.status
+		refusal.setRetryAfter(w.Header())
 	}
 	body = callAnswer(c, result, err)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	h.write(w, body)
+	h.logWriteError(send(w, body))
 }
 
-// callAnswer is the JSON-RPC answer under the caller's id.
+// callAnswer returns the JSON-RPC answer with the caller's id.
 func callAnswer(c *call, result json.RawMessage, err error) []byte {
-	if d, ok := errors.AsType[*deliveryError](err); ok {
-		err = d.rpc
+	if refusal, ok := errors.AsType[*apiError](err); ok {
+		err = refusal.rpc()
 	}
 	var buf bytes.Buffer
 	writeAnswer(&buf, c.id, []byte(result), err)
@@ -275,7 +225,6 @@ func callAnswer(c *call, result json.RawMessage, err error) []byte {
 }
 
 // stream answers with Server-Sent Events: progress, then the result.
-// https://html.spec.whatwg.org/multipage/server-sent-events.html
 func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find target) {
 	watch, stop := h.hub.watch(c)
 	defer stop()
@@ -289,45 +238,35 @@ func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find ta
 		cancel()
 		<-done
 	}()
-	header := w.Header()
-	header.Set("Content-Type", "text/event-stream")
-	header.Set("Cache-Control", "no-store")
-	header.Set("X-Accel-Buffering", "no") // nginx would keep the events back
-	w.WriteHeader(http.StatusOK)
-	beat := time.NewTicker(streamBeat)
-	defer beat.Stop()
-	alive := h.write(w, nil) // the header
-	for alive {
+	events := newEventStream(w)
+	defer events.beat.Stop()
+	err := events.flush() // the header
+	for err == nil {
 		select {
 		case p := <-watch.newest:
-			alive = h.event(w, "progress", p)
+			events.add(0, "progress", p)
 		case answer := <-done:
 			done <- answer // for the deferred wait
 			select {
-			case p := <-watch.newest: // the last one overtook nothing
-				h.event(w, "progress", p)
+			case p := <-watch.newest: // it came before the answer
+				events.add(0, "progress", p)
 			default:
 			}
-			h.event(w, "result", answer)
+			events.add(0, "result", answer)
+			h.logWriteError(events.flush())
 			return
-		case <-beat.C:
-			alive = h.write(w, []byte(":\n\n"))
+		case <-events.beat.C:
+			err = events.comment("")
+			continue
 		}
+		err = events.flush()
 	}
+	h.logWriteError(err)
 }
 
-// event writes one event. A line feed in JSON is only space, but would end the
-// data.
-func (h *hubAPI) event(w http.ResponseWriter, name string, data []byte) bool {
-	data = bytes.ReplaceAll(bytes.ReplaceAll(data, []byte{'\n'}, []byte{' '}), []byte{'\r'}, []byte{' '})
-	return h.write(w, fmt.Appendf(nil, "event: %s\ndata: %s\n\n", name, data))
-}
-
-// write sends bytes to a client and tells whether it still takes them.
-func (h *hubAPI) write(w http.ResponseWriter, data []byte) bool {
-	err := send(w, data)
+// logWriteError notes a client that does not take its answer.
+func (h *hubAPI) logWriteError(err error) {
 	if err != nil {
-		h.log.Debug("answering a client", "err", err)
+		h.log.Debug("a client did not take its answer", "error", err)
 	}
-	return err == nil
 }

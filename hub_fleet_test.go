@@ -114,7 +114,7 @@ func TestHubRestartsUnderThousandDaemons(t *testing.T) {
 			select {
 			case <-connected:
 			case <-limit:
-				t.Fatalf("%d of %d are connected", n, all)
+				t.Fatalf("got %d connected, want %d", n, all)
 			}
 		}
 	}
@@ -151,10 +151,10 @@ func TestHubRestartsUnderThousandDaemons(t *testing.T) {
 		limit = gone + 9*time.Second // on a machine that is too busy to hang up on all in 3 s the third attempt may fail, too
 	}
 	if last.Sub(down) > limit {
-		t.Errorf("the last one dialled after %v", last.Sub(down))
+		t.Errorf("got the last dial after %v, want it within %v", last.Sub(down), limit)
 	}
 	if most := peak(dials); most > 100 || len(dials) < all*9/10 {
-		t.Errorf("%d of %d dials within 100 ms", most, len(dials))
+		t.Errorf("got %d of %d dials within 100 ms, want at most 100 of nearly %d", most, len(dials), all)
 	}
 }
 
@@ -173,7 +173,7 @@ func TestCompression(t *testing.T) {
 			p := start(t, daemonName, nil, append([]string{"--server", front, "--machine-id", "m", "--max-reconnect-attempts", "1"}, args...)...)
 			p.exit()
 			if offer := <-offers; strings.Contains(offer, "permessage-deflate") != compress || compress && !strings.Contains(offer, "no_context_takeover") {
-				t.Errorf("offered %q", offer)
+				t.Errorf("got the offer %q, want compression: %v", offer, compress)
 			}
 			// The accepting side, by hand: a compressed request and its answer.
 			header := "X-Y: z"
@@ -200,7 +200,7 @@ func TestCompression(t *testing.T) {
 				}
 			}
 			if compressed != compress || (size < 10_000) != compress {
-				t.Errorf("the answer has %d bytes, compressed %v", size, compressed)
+				t.Errorf("got an answer of %d bytes, compressed %v, want compressed %v", size, compressed, compress)
 			}
 		})
 	}
@@ -217,10 +217,10 @@ func TestCompression(t *testing.T) {
 		text := strings.Repeat("é", count/2)
 		result, err := b.hub.perform(t.Context(), newCall(t, "test/echo", `{"text":"`+text+`"}`), b.hub.machineTarget("m"))
 		if err != nil || string(result) != `{"text":"`+text+`","count":0}` {
-			t.Errorf("%d: %d bytes, %v", count, len(result), err)
+			t.Errorf("%d: got %d bytes, %v, want the echo", count, len(result), err)
 		}
 	}
 	if got := b.statuses("m"); !slices.Equal(got, []string{"online"}) {
-		t.Error(got)
+		t.Errorf("got %q, want online", got)
 	}
 }

@@ -17,23 +17,25 @@ import (
 const (
 	// maxLibraries bounds the bindings: the file is written whole each time.
 	maxLibraries = 100_000
-	// maxLibrariesFile bounds the file: so many bindings of usual names take a tenth.
+	// maxLibrariesFile bounds the file. maxLibraries bindings with names of a usual
+	// length take a tenth of it.
 	maxLibrariesFile = 64 << 20
 )
 
 // libraries binds libraries to the machines of users. A library without a
 // binding is served by the pool.
 type libraries struct {
-	path string
+	path    string
+	writing chan struct{} // holds a token while a binding is written to the file
 
-	mu      sync.Mutex // guards the field below, and the file
-	machine map[string]string
+	mu      sync.Mutex        // guards the field below
+	machine map[string]string // replaced, never changed
 }
 
-// openLibraries reads the bindings of a workspace. A file that cannot be read
-// is an error: to begin anew would lose it.
+// openLibraries reads the bindings of a workspace. A file that cannot be read is
+// an error: the next write would overwrite it.
 func openLibraries(workspace string) (*libraries, error) {
-	l := &libraries{path: filepath.Join(workspace, librariesFile), machine: map[string]string{}}
+	l := &libraries{path: filepath.Join(workspace, librariesFile), writing: make(chan struct{}, 1), machine: map[string]string{}}
 	f, err := os.OpenFile(l.path, os.O_RDONLY|openNonblock, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, nil
@@ -55,20 +57,29 @@ func openLibraries(workspace string) (*libraries, error) {
 	return l, nil
 }
 
-// get is the machine that a library is bound to.
-func (l *libraries) get(libID string) (machineID string, ok bool) {
+func (l *libraries) bindings() map[string]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	machineID, ok = l.machine[libID]
+	return l.machine
+}
+
+func (l *libraries) replace(next map[string]string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.machine = next
+}
+
+// get returns the machine that a library is bound to.
+func (l *libraries) get(libID string) (machineID string, ok bool) {
+	machineID, ok = l.bindings()[libID]
 	return machineID, ok
 }
 
-// of is a library that is bound to the machine, the first by name, else "".
+// of returns a library that is bound to the machine, the first by name; "" when
+// there is none.
 func (l *libraries) of(machineID string) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	first := ""
-	for lib, machine := range l.machine {
+	for lib, machine := range l.bindings() {
 		if machine == machineID && (first == "" || lib < first) {
 			first = lib
 		}
@@ -76,12 +87,13 @@ func (l *libraries) of(machineID string) string {
 	return first
 }
 
-// set binds a library, or frees it when machineID is "". The error is a
-// *poolError.
+// set binds a library, or frees it when machineID is "". The file is written
+// first, so that a binding that was answered for survives a crash. The error is
+// an *apiError.
 func (l *libraries) set(libID, machineID string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	next := maps.Clone(l.machine)
+	l.writing <- struct{}{} // a write ends with the disk's answer
+	defer func() { <-l.writing }()
+	next := maps.Clone(l.bindings())
 	if machineID == "" {
 		delete(next, libID)
 	} else {
@@ -92,25 +104,25 @@ func (l *libraries) set(libID, machineID string) error {
 	}
 	data, err := json.MarshalIndent(next, "", "  ")
 	if len(data) >= maxLibrariesFile {
-		return badRequest("the bindings take more room than is read of them: free one first")
+		return badRequest("the file of bindings would become too large: free a library first")
 	}
 	if err == nil {
 		err = writeFileAtomic(l.path, append(data, '\n'), 0o600)
 	}
-	if err != nil { // a full disk is for the caller to know
-		return &poolError{code: codeInternalError, status: http.StatusInternalServerError, message: "keeping the binding: " + err.Error()}
+	if err != nil { // the caller has to know of a full disk
+		return &apiError{code: codeInternalError, status: http.StatusInternalServerError, message: "keeping the binding: " + err.Error()}
 	}
-	l.machine = next
+	l.replace(next)
 	return nil
 }
 
-// childTokens knows which token belongs to which of the pool's daemons.
+// childTokens holds the tokens of the pool's daemons, as hashes.
 type childTokens struct {
 	mu        sync.Mutex // guards the field below
 	byMachine map[string][sha256.Size]byte
 }
 
-// issue makes a new token; an earlier one of the same machine is void.
+// issue makes a new token; an earlier one of the same machine is no longer valid.
 func (t *childTokens) issue(machineID string) secret {
 	token := randomHex(32)
 	t.mu.Lock()
@@ -122,14 +134,15 @@ func (t *childTokens) issue(machineID string) secret {
 	return secret(token)
 }
 
-// revoke makes the token of a daemon that ended worthless.
+// revoke invalidates the token of a daemon that has ended.
 func (t *childTokens) revoke(machineID string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.byMachine, machineID)
 }
 
-// machineFor is the machine whose token this is, "" for none.
+// machineFor returns the machine whose token this is, "" for none. It compares
+// with every token, so that its time says nothing about them.
 func (t *childTokens) machineFor(token string) string {
 	sum := sha256.Sum256([]byte(token))
 	t.mu.Lock()

@@ -12,13 +12,17 @@ import (
 	"unicode/utf8"
 )
 
-// callGrace is what the hub waits longer than the daemon, which knows the
-// limit too and answers with TIMEOUT itself.
-const callGrace = 5 * time.Second
+// This file is the way of a call to a daemon: find it, send, wait for the answer,
+// and send again where a link was lost.
 
-// drainPause is how long a daemon that drains is left before it is asked once
-// more: an answer takes a millisecond or so.
-const drainPause = 100 * time.Millisecond
+const (
+	// callGrace is how much longer than the daemon the hub waits: the daemon knows
+	// the limit too, and its own TIMEOUT says more.
+	callGrace = 5 * time.Second
+	// drainPause is how long the hub waits before it asks a draining daemon again:
+	// whether it ends or resumes is mostly known within milliseconds.
+	drainPause = 100 * time.Millisecond
+)
 
 // call is one request on its way from a caller to a daemon.
 type call struct {
@@ -30,14 +34,73 @@ type call struct {
 	via     atomic.Pointer[hubConn] // the link that it went out by last
 }
 
-// target finds the daemon for a call. again tells that the one before was lost
-// or drains.
+// target finds the daemon for a call. again reports that the one before was lost
+// or is draining.
 type target func(ctx context.Context, again bool) (*hubConn, error)
 
+// callRouter knows where the daemon of a library is.
+type callRouter struct {
+	hub       *hub
+	pool      *pool
+	libraries *libraries
+}
+
+// libraryTarget finds the daemon of a library: that of the machine it is bound
+// to, else the pool's, which is started if need be.
+func (r *callRouter) libraryTarget(libID string) target {
+	if machineID, ok := r.libraries.get(libID); ok {
+		return r.hub.machineTarget(machineID)
+	}
+	return r.poolTarget(libID)
+}
+
+func (r *callRouter) poolTarget(libID string) target {
+	var last *entry // that the call went to
+	return func(ctx context.Context, _ bool) (*hubConn, error) {
+		for begin, retried := time.Now(), false; ; {
+			if last != nil && r.pool.deleted(last) {
+				return nil, errDeleted(libID) // a call must not bring it back
+			}
+			daemon, err := r.pool.ensure(ctx, libID)
+			if e, ok := errors.AsType[*apiError](err); ok && e.retryNow && !retried {
+				retried = true // the request has reached no daemon: the next may well serve it
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			last = daemon.entry
+			// Ready means that the handshake was accepted: the link is there, or was lost
+			// since and comes back, or the daemon has died and the pool is about to notice.
+			conn, err := r.hub.connected(ctx, daemon.view.MachineID, returnTimeout, last.gone)
+			switch {
+			case errors.Is(err, errUnknownMachine):
+				return nil, errOffline // its program said that it is ready, and never dialled
+			case errors.Is(err, errOffline) && time.Since(begin) < returnTimeout:
+				// Another daemon is started in its place.
+			default:
+				return conn, err
+			}
+		}
+	}
+}
+
+// machineTarget finds the daemon of one machine. One that is not connected is
+// waited for only where the call has reached it before.
+func (h *hub) machineTarget(machineID string) target {
+	return func(ctx context.Context, again bool) (*hubConn, error) {
+		wait := time.Duration(0)
+		if again {
+			wait = returnTimeout
+		}
+		return h.connected(ctx, machineID, wait, nil)
+	}
+}
+
 // parseCall reads the body of an rpc request: one JSON-RPC request with an id.
-// The params get a task_id, so that a call sent again never runs twice in one
-// daemon.
-func parseCall(body []byte) (*call, error) {
+// The params get a task_id, so that a call that is sent again never runs twice
+// in one daemon. methods has the time limits.
+func parseCall(body []byte, methods map[string]*method) (*call, error) {
 	var m envelope
 	if !utf8.Valid(body) {
 		return nil, errors.New("the body is not UTF-8")
@@ -56,13 +119,10 @@ func parseCall(body []byte) (*call, error) {
 	if c.params == nil {
 		c.params = json.RawMessage("{}")
 	}
-	c.timeout = defaultMethodTimeout
-	if c.method == cloneMethod {
-		c.timeout = cloneMethodTimeout
-	}
+	c.timeout = methods[method].timeLimit()
 	var common commonParams
 	if decodeParams(c.params, &common) != nil {
-		return c, nil // the daemon says what is wrong
+		return c, nil // the daemon refuses it, and says why
 	}
 	if t := common.TimeoutMS; t != nil && *t > 0 && *t <= maxRequestTimeout.Milliseconds() {
 		c.timeout = time.Duration(*t) * time.Millisecond
@@ -82,19 +142,19 @@ func parseCall(body []byte) (*call, error) {
 	return c, nil
 }
 
-// perform sends the call and sends it again when a link is lost before the
-// answer, at most twice. A daemon that drains has not begun: its successor is
-// asked, or itself when it was told to go on, within returnTimeout. The result
-// is the daemon's raw one; the error is the daemon's *rpcError, or a
-// *deliveryError.
+// perform sends the call, and sends it again when a link is lost before the
+// answer, at most maxResends times. A daemon that is draining has not begun the
+// request: for returnTimeout its successor is asked, or the daemon itself, which
+// may have resumed. The result is the daemon's, as raw JSON; the error is the
+// daemon's *rpcError, or that of deliveryError.
 func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout+callGrace)
 	defer cancel()
-	var draining time.Time // the first no of a daemon that drains
+	var draining time.Time // when a daemon first refused because it drains
 	for resends := 0; ; {
 		conn, err := find(ctx, resends > 0 || !draining.IsZero())
 		if err != nil {
-			return nil, delivery(err)
+			return nil, deliveryError(err)
 		}
 		c.via.Store(conn)
 		result, err := conn.peer.call(ctx, c.method, c.params)
@@ -104,69 +164,39 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessag
 			if draining.IsZero() {
 				draining = time.Now()
 			}
-			// The link of a daemon that drains ends soon, and its successor has
-			// another. But it may have been told to stay.
+			// The link of a draining daemon ends soon, and its successor has another. But
+			// the daemon may also have been told to resume.
 			select {
 			case <-conn.done:
 			case <-time.After(drainPause):
 			case <-ctx.Done():
-				return nil, delivery(context.Cause(ctx))
+				return nil, deliveryError(context.Cause(ctx))
 			}
 		case err == nil, isAnswer:
 			return result, err
 		case errors.Is(err, errLinkLost) && resends < maxResends:
 			resends++
-			<-conn.done // else the lost link would be found again; the reader has ended, so this is at once
+			<-conn.done // at once, for its reader has ended; else the lost link would be found again
 			h.log.Info("the link was lost before the answer, sending the request again", "method", showName(c.method), "task_id", showName(c.taskID))
 		default:
-			return nil, delivery(err)
+			return nil, deliveryError(err)
 		}
 	}
 }
 
-// machineTarget finds the daemon of one machine.
-func (h *hub) machineTarget(machineID string) target {
-	return func(ctx context.Context, again bool) (*hubConn, error) {
-		wait := time.Duration(0)
-		if again {
-			wait = returnTimeout
-		}
-		return h.connected(ctx, machineID, wait, nil)
-	}
-}
-
-// deliveryError is what the hub could not deliver: an HTTP status and a
-// JSON-RPC error.
-type deliveryError struct {
-	status     int
-	retryAfter time.Duration // 0 for none
-	rpc        *rpcError
-}
-
-func (e *deliveryError) Error() string { return e.rpc.Message }
-
-// delivery turns the hub's own trouble into the caller's answer.
-func delivery(err error) error {
-	if _, ok := errors.AsType[*deliveryError](err); ok {
-		return err
-	}
-	if e, ok := errors.AsType[*poolError](err); ok {
-		rpc := failure(e.code, "%s", e.Error())
-		if rpc.Code == codeInternal { // a code that only the HTTP API has
-			rpc.Code = codeDaemonOffline.number()
-		}
-		return &deliveryError{status: e.status, retryAfter: e.retryAfter, rpc: rpc}
-	}
+// deliveryError turns the hub's own failure into the caller's answer: an
+// *apiError, a daemon's *rpcError, or the error of a client that went away.
+func deliveryError(err error) error {
+	_, isAnswer := errors.AsType[*rpcError](err)
 	switch {
+	case isAPIError(err), isAnswer:
+		return err
 	case errors.Is(err, errUnknownMachine):
-		return &deliveryError{status: http.StatusNotFound, rpc: failure(codeDaemonOffline, "no such machine was ever connected: GET /machines lists them")}
+		return &apiError{code: codeDaemonOffline, status: http.StatusNotFound, message: "no such machine was ever connected: GET /machines lists them"}
 	case errors.Is(err, context.DeadlineExceeded):
-		return &deliveryError{status: http.StatusGatewayTimeout, rpc: failure(codeTimeout, "the daemon did not answer in time")}
+		return &apiError{code: codeTimeout, status: http.StatusGatewayTimeout, message: "the daemon did not answer in time"}
 	case errors.Is(err, context.Canceled):
-		return err // the client went away: nobody reads the answer
+		return err // the client went away and reads no answer
 	}
-	if e, ok := errors.AsType[*rpcError](err); ok {
-		return e
-	}
-	return &deliveryError{status: http.StatusServiceUnavailable, rpc: failure(codeDaemonOffline, "the daemon is not connected: %v", err)}
+	return &apiError{code: codeDaemonOffline, status: http.StatusServiceUnavailable, message: fmt.Sprintf("the daemon is not connected: %v", err)}
 }

@@ -89,7 +89,7 @@ func newHubBenchOn(t *testing.T, listener net.Listener, configure func(*hubConfi
 	return b
 }
 
-// statuses are the machine's changes as they were told.
+// statuses are the machine's changes as they were published.
 func (b *hubBench) statuses(machineID string) (all []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -173,7 +173,7 @@ func (b *hubBench) online(machineID string) *hubConn {
 			return c
 		}
 	}
-	b.t.Fatal(machineID + " does not come")
+	b.t.Fatalf("%s is not online, want it connected", machineID)
 	return nil
 }
 
@@ -181,28 +181,28 @@ func TestHubKnowsMachines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newHubBench(t)
 		if _, ok := b.hub.view("m"); ok || len(b.hub.views()) != 0 {
-			t.Error("a machine was here before it came")
+			t.Error("got a machine before it connected, want none")
 		}
 		d := b.daemon("m", "i", "")
 		b.online("m")
 		time.Sleep(time.Minute + time.Second)
 		v, ok := b.hub.view("m")
 		if !ok || v.Status != "online" || v.LibID != "lib_of_m" || v.InstanceID != "i" || v.LastHeartbeatAt == nil || time.Since(*v.LastHeartbeatAt) > 2*time.Second {
-			t.Errorf("%+v", v)
+			t.Errorf("got %+v, want it online with a recent heartbeat", v)
 		}
 		d.stop()
 		_ = d.end()
 		synctest.Wait()
 		if v, ok := b.hub.view("m"); !ok || v.Status != "offline" {
-			t.Errorf("%+v", v)
+			t.Errorf("got %+v, want it offline", v)
 		}
 		if got := b.statuses("m"); !slices.Equal(got, []string{"online", "offline"}) {
-			t.Error(got)
+			t.Errorf("got %q, want online, offline", got)
 		}
 	})
 }
 
-// TestHandshakeRefusals: what cannot be accepted is told, and closed with 1008.
+// TestHandshakeRefusals: a refusal has its reason, and the link is closed with 1008.
 func TestHandshakeRefusals(t *testing.T) {
 	for _, test := range []struct{ name, token, claimed, params, reason string }{
 		{"version", "", "m", `{"machine_id":"m","instance_id":"i","protocol_version":2}`, "protocol_version 2"},
@@ -232,13 +232,13 @@ func TestHandshakeRefusals(t *testing.T) {
 				_, data, err := conn.Read(t.Context())
 				var m struct{ Result handshakeResult }
 				if err != nil || json.Unmarshal(data, &m) != nil || m.Result.Accepted || !strings.Contains(m.Result.Reason, test.reason) {
-					t.Errorf("%s %v", data, err)
+					t.Errorf("got %s, %v, want a refusal with %q", data, err, test.reason)
 				}
 				if _, _, err := conn.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusPolicyViolation {
 					t.Error(err)
 				}
 				if len(b.hub.views()) != 0 {
-					t.Error("it is listed")
+					t.Error("a refused machine is listed, want none")
 				}
 			})
 		})
@@ -257,7 +257,7 @@ func TestHandshakeLate(t *testing.T) {
 			t.Error(err)
 		}
 		if took := time.Since(start); took != handshakeTimeout {
-			t.Errorf("after %v", took)
+			t.Errorf("got the end after %v, want %v", took, handshakeTimeout)
 		}
 	})
 }
@@ -272,14 +272,14 @@ func TestDuplicateUserDaemon(t *testing.T) {
 		second := b.daemon("m", "second", "")
 		time.Sleep(10 * time.Second)
 		if v, _ := b.hub.view("m"); v.InstanceID != "first" || v.Status != "online" {
-			t.Fatalf("%+v", v)
+			t.Fatalf("got %+v, want the first daemon online", v)
 		}
 		// The first one's machine is gone without a word.
 		line.shut.Store(true)
 		first.stop()
 		time.Sleep(time.Minute)
 		if v, _ := b.hub.view("m"); v.InstanceID != "second" || v.Status != "online" {
-			t.Errorf("%+v", v)
+			t.Errorf("got %+v, want the second daemon online", v)
 		}
 		second.stop()
 	})
@@ -296,10 +296,10 @@ func TestSameInstanceReplacesItself(t *testing.T) {
 		start := time.Now()
 		<-old.done
 		if took := time.Since(start); took > time.Second {
-			t.Errorf("after %v", took)
+			t.Errorf("got the replacement after %v, want it at once", took)
 		}
 		if got := b.statuses("m"); !slices.Equal(got, []string{"online", "online"}) {
-			t.Errorf("%v: its return must not look like a loss", got)
+			t.Errorf("got %q, want online twice: its return must not look like a loss", got)
 		}
 		first.stop()
 	})
@@ -317,10 +317,10 @@ func TestCloudDaemonIsReplaced(t *testing.T) {
 		}
 		time.Sleep(5 * time.Minute)
 		if v, _ := b.hub.view("cloud_x"); v.InstanceID != "second" || v.Status != "online" {
-			t.Errorf("%+v", v)
+			t.Errorf("got %+v, want the second daemon online", v)
 		}
 		if got := b.statuses("cloud_x"); !slices.Equal(got, []string{"online", "online"}) {
-			t.Error(got)
+			t.Errorf("got %q, want online twice", got)
 		}
 	})
 }
@@ -352,266 +352,11 @@ func TestSilentDaemonGoesOffline(t *testing.T) {
 			t.Error(err)
 		}
 		if took := time.Since(start); took < 110*time.Second || took > 116*time.Second {
-			t.Errorf("after %v", took)
+			t.Errorf("got the end after %v, want 110 s to 116 s", took)
 		}
 		synctest.Wait()
 		if v, _ := b.hub.view("m"); v.Status != "offline" {
-			t.Errorf("%+v", v)
-		}
-	})
-}
-
-// newCall is a call as the HTTP API makes it.
-func newCall(t *testing.T, method, params string) *call {
-	t.Helper()
-	c, err := parseCall([]byte(`{"jsonrpc":"2.0","id":1,"method":"` + method + `","params":` + params + `}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// slowMethod takes a while and counts its runs.
-func slowMethod(took time.Duration, runs *int) *method {
-	return newMethod("test/slow", "", func(ctx context.Context, _ none) (int, error) {
-		*runs++
-		select {
-		case <-time.After(took):
-			return *runs, nil
-		case <-ctx.Done():
-			*runs += 100
-			return 0, ctx.Err()
-		}
-	})
-}
-
-// TestCallSurvivesLostLinks: a call whose link is cut is sent again, joins its
-// own run, and is answered once.
-func TestCallSurvivesLostLinks(t *testing.T) {
-	for cut := 100 * time.Millisecond; cut < 3*time.Second; cut += 100 * time.Millisecond {
-		synctest.Test(t, func(t *testing.T) {
-			b := newHubBench(t)
-			runs := 0
-			d := b.daemon("m", "i", "", slowMethod(3*time.Second, &runs))
-			b.online("m")
-			go func() {
-				time.Sleep(cut)
-				_ = (<-d.lines).Close()
-			}()
-			result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("m"))
-			if err != nil || string(result) != "1" || runs != 1 {
-				t.Errorf("cut at %v: %s, %v, %d runs", cut, result, err, runs)
-			}
-		})
-	}
-}
-
-// TestCallAnswerLost: the run is over, the answer was lost with the link; it
-// comes from memory.
-func TestCallAnswerLost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newHubBench(t)
-		runs := 0
-		d := b.daemon("m", "i", "", slowMethod(time.Second, &runs))
-		b.online("m")
-		line := <-d.lines
-		go func() {
-			time.Sleep(500 * time.Millisecond)
-			line.shut.Store(true) // nothing comes through any more, and nobody knows
-		}()
-		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("m"))
-		if err != nil || string(result) != "1" || runs != 1 {
-			t.Errorf("%s, %v, %d runs", result, err, runs)
-		}
-	})
-}
-
-func TestCallThatCannotBeDelivered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newHubBench(t)
-		runs := 0
-		d := b.daemon("m", "i", "", slowMethod(time.Hour, &runs))
-		b.online("m")
-		for _, test := range []struct {
-			machine, params string
-			status          int
-			code            errorCode
-			after           time.Duration
-		}{
-			{"unknown", "{}", 404, codeDaemonOffline, 0},
-			{"m", `{"timeout_ms":2000}`, 0, codeTimeout, 2 * time.Second}, // the daemon says so itself
-		} {
-			start := time.Now()
-			_, err := b.hub.perform(t.Context(), newCall(t, "test/slow", test.params), b.hub.machineTarget(test.machine))
-			status := 0
-			if e, ok := errors.AsType[*deliveryError](err); ok {
-				status, err = e.status, e.rpc
-			}
-			if e, ok := errors.AsType[*rpcError](err); !ok || e.name() != test.code || status != test.status || time.Since(start) != test.after {
-				t.Errorf("%+v: %d %v after %v", test, status, err, time.Since(start))
-			}
-		}
-		// The client goes away: the request is cancelled.
-		runs = 0
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		if _, err := b.hub.perform(ctx, newCall(t, "test/slow", "{}"), b.hub.machineTarget("m")); err == nil {
-			t.Error("an answer without one")
-		}
-		cancel()
-		time.Sleep(time.Millisecond)
-		synctest.Wait()
-		if runs != 101 {
-			t.Errorf("runs %d: it was not cancelled", runs)
-		}
-		d.stop()
-		_ = d.end()
-		synctest.Wait()
-		_, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("m"))
-		if e, ok := errors.AsType[*deliveryError](err); !ok || e.status != 503 || e.rpc.name() != codeDaemonOffline {
-			t.Error(err)
-		}
-	})
-}
-
-// TestCallToDrainingDaemon: its successor is asked.
-func TestCallToDrainingDaemon(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newHubBench(t)
-		runs := 0
-		first := b.daemon("cloud_x", "first", "child:cloud_x", slowMethod(time.Second, &runs))
-		b.online("cloud_x")
-		first.service.activity.drain()
-		go func() {
-			time.Sleep(time.Second)
-			first.stop() // as the pool does with one that agreed to quiesce
-			b.daemon("cloud_x", "second", "child:cloud_x", slowMethod(time.Second, &runs))
-		}()
-		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
-		if err != nil || string(result) != "1" || runs != 1 {
-			t.Errorf("%s, %v, %d runs", result, err, runs)
-		}
-	})
-}
-
-// TestCallToDaemonThatResumes: it was about to be evicted, and was then told to
-// stay.
-func TestCallToDaemonThatResumes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newHubBench(t)
-		runs := 0
-		d := b.daemon("cloud_x", "first", "child:cloud_x", slowMethod(time.Second, &runs))
-		b.online("cloud_x")
-		d.service.activity.quiesce(0)
-		time.AfterFunc(time.Second, d.service.activity.resume)
-		begin := time.Now()
-		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
-		if took := time.Since(begin); err != nil || string(result) != "1" || took > 2*time.Second+drainPause {
-			t.Errorf("%s, %v, after %v", result, err, took)
-		}
-		d.service.activity.drain() // and stays so
-		begin = time.Now()
-		_, err = b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
-		if took := time.Since(begin); asRPCError(err).name() != codeDraining || took > returnTimeout+drainPause {
-			t.Errorf("%v after %v", err, took)
-		}
-	})
-}
-
-// TestProgressReachesTheCall: by its task_id, the newest first.
-func TestProgressReachesTheCall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newHubBench(t)
-		work := newMethod("test/work", "", func(ctx context.Context, _ none) (none, error) {
-			for i := range 10 {
-				reportProgress(ctx, progress{Phase: "p", Percent: i * 10})
-				time.Sleep(time.Second)
-			}
-			return none{}, nil
-		})
-		b.daemon("m", "i", "", work)
-		b.online("m")
-		c := newCall(t, "test/work", `{"task_id":"T"}`)
-		mine, stop := b.hub.watch(c)
-		defer stop()
-		other, stopOther := b.hub.watch(newCall(t, "test/work", `{"task_id":"X"}`))
-		defer stopOther()
-		seen := make(chan []int)
-		done := make(chan struct{})
-		go func() {
-			var percents []int
-			for {
-				select {
-				case raw := <-mine.newest:
-					var p taskProgress
-					if err := json.Unmarshal(raw, &p); err != nil || p.TaskID != "T" {
-						t.Error(string(raw), err)
-					}
-					percents = append(percents, p.Percent)
-				case <-done:
-					seen <- percents
-					return
-				}
-			}
-		}()
-		if _, err := b.hub.perform(t.Context(), c, b.hub.machineTarget("m")); err != nil {
-			t.Error(err)
-		}
-		synctest.Wait()
-		close(done)
-		if percents := <-seen; len(percents) < 10 || !slices.IsSorted(percents) || percents[len(percents)-1] != 100 {
-			t.Error(percents)
-		}
-		if len(other.newest) != 0 {
-			t.Error("a call got the progress of another")
-		}
-	})
-}
-
-// Task ids are each daemon's own: the progress of another's task of the same name
-// is not the call's, and what falls behind is left out.
-func TestProgressOfAnotherDaemon(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newHubBench(t)
-		report := func(percents ...int) *method {
-			return newMethod("test/work", "", func(ctx context.Context, _ none) (none, error) {
-				for _, percent := range percents {
-					reportProgress(ctx, progress{Phase: "p", Percent: percent})
-					time.Sleep(time.Second)
-				}
-				return none{}, nil
-			})
-		}
-		b.daemon("m", "i", "", report(10, 20, 30))
-		b.daemon("other", "i", "", report(55, 56, 57))
-		b.online("m")
-		b.online("other")
-		c := newCall(t, "test/work", `{"task_id":"T"}`)
-		watch, stop := b.hub.watch(c)
-		defer stop()
-		var calls sync.WaitGroup
-		for machine, call := range map[string]*call{"m": c, "other": newCall(t, "test/work", `{"task_id":"T"}`)} {
-			calls.Go(func() {
-				if _, err := b.hub.perform(t.Context(), call, b.hub.machineTarget(machine)); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		var seen []int
-		for len(seen) == 0 || seen[len(seen)-1] != 100 {
-			var p taskProgress
-			if err := json.Unmarshal(<-watch.newest, &p); err != nil {
-				t.Fatal(err)
-			}
-			seen = append(seen, p.Percent)
-		}
-		calls.Wait()
-		if !slices.IsSorted(seen) || slices.ContainsFunc(seen, func(percent int) bool { return percent > 50 && percent < 60 }) {
-			t.Error(seen)
-		}
-		// Sent again to another daemon it begins anew.
-		b.hub.progressed(c.via.Load(), json.RawMessage(`{"task_id":"T","percent":5}`))
-		if len(watch.newest) != 0 {
-			t.Error("the percent fell")
+			t.Errorf("got %+v, want it offline", v)
 		}
 	})
 }
@@ -627,34 +372,7 @@ func TestHubForgets(t *testing.T) {
 	h.machines["here"] = &machine{conn: &hubConn{}, view: machineView{handshakeParams: handshakeParams{MachineID: "here"}}}
 	h.forgetLocked()
 	if len(h.machines) != maxOffline+1 || h.machines["here"] == nil || h.machines["m9"] != nil || h.machines["m10"] == nil {
-		t.Errorf("%d machines are remembered", len(h.machines))
-	}
-}
-
-func TestParseCall(t *testing.T) {
-	for _, test := range []struct {
-		body, method, id, task string
-		timeout                time.Duration
-	}{
-		{`{"jsonrpc":"2.0","id":1,"method":"a/b","params":{"task_id":"T","timeout_ms":5}}`, "a/b", "1", "T", 5 * time.Millisecond},
-		{`{"jsonrpc":"2.0","id":null,"method":"vcs/clone","params":{ "url":"x" }}`, "vcs/clone", "null", "", cloneMethodTimeout},
-		{`{"jsonrpc":"2.0","id":"x","method":"a/b"}`, "a/b", `"x"`, "", defaultMethodTimeout},
-		{`{"jsonrpc":"2.0","id":"x","method":"a/b","params":{ }}`, "a/b", `"x"`, "", defaultMethodTimeout},
-	} {
-		c, err := parseCall([]byte(test.body))
-		if err != nil || c.method != test.method || string(c.id) != test.id || c.timeout != test.timeout || (test.task != "" && c.taskID != test.task) || c.taskID == "" {
-			t.Errorf("%s: %+v %v", test.body, c, err)
-			continue
-		}
-		var common commonParams
-		if err := decodeParams(c.params, &common); err != nil || common.TaskID == nil || *common.TaskID != c.taskID {
-			t.Errorf("%s: params %s: %v", test.body, c.params, err)
-		}
-	}
-	for _, body := range []string{``, `x`, `[]`, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"a\",\"params\":{\"path\":\"\xff\"}}", `[{"jsonrpc":"2.0","id":1,"method":"a"}]`, `{}`, `{"jsonrpc":"2.0","method":"a"}`, `{"jsonrpc":"2.0","id":{},"method":"a"}`, `{"jsonrpc":"2.0","id":1}`, `{"jsonrpc":"2.0","id":1,"result":1}`} {
-		if c, err := parseCall([]byte(body)); err == nil {
-			t.Errorf("%s: %+v", body, c)
-		}
+		t.Errorf("got %d machines, want %d and the latest kept", len(h.machines), maxOffline+1)
 	}
 }
 
@@ -675,7 +393,26 @@ func TestAdmitWithoutAToken(t *testing.T) {
 			r.Header.Set(test.header, "10.0.0.1")
 		}
 		if child, ok := h.admit(r); ok != test.ok || child != "" {
-			t.Errorf("%s with %q: %v", test.from, test.header, ok)
+			t.Errorf("%s with %q: got %q, %v, want %v", test.from, test.header, child, ok, test.ok)
 		}
 	}
+}
+
+// A log handler and a subscriber are called without the hub's lock: either may
+// block, or ask the hub.
+func TestHubCallsOutWithoutItsLock(t *testing.T) {
+	t.Parallel()
+	probe := newLockProbe(t)
+	h := newHub(hubConfig{
+		libraryOf: func(string) string { return "" }, log: slog.New(probe),
+		publish: func(_ string, params any) { probe.look("event " + params.(machineStatus).Status) },
+	})
+	probe.watch(func() { h.views() })
+	params := handshakeParams{MachineID: "m", InstanceID: "i"}
+	c := &hubConn{hub: h, params: &params}
+	if reason := h.register(c, params); reason != "" {
+		t.Errorf("got the refusal %q, want none", reason)
+	}
+	h.drop(c, errLinkLost)
+	probe.wantSeen("machine online", "event online", "machine offline", "event offline")
 }

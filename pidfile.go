@@ -17,29 +17,29 @@ import (
 const (
 	pidFileName  = "daemon.pid"
 	lockFileName = ".scheduler.lock"
-	// maxPIDFile bounds what is read of a daemon.pid: a real one has about 100
-	// bytes.
+	// maxPIDFile bounds how much of a daemon.pid is read; it has about 100 bytes.
 	maxPIDFile = 4 << 10
 	// orphanGrace is how long an orphan may take to end after SIGTERM, and again
-	// after SIGKILL until it is given up.
+	// after SIGKILL.
 	orphanGrace = 2 * time.Second
-	// proofTries and proofPause bound how long a lack of descriptors may keep an
-	// orphan from being proven: without proof nothing is signalled.
+	// proofTries and proofPause bound how often the proof of an orphan is tried again
+	// while there are no free descriptors: without a proof nothing is signalled.
 	proofTries = 20
 	proofPause = 100 * time.Millisecond
 )
 
-// errNotSupported is the answer of a system on which no pool can run.
+// errNotSupported is the error on systems without a pool.
 var errNotSupported = errors.New("not supported on this system: the scheduler runs on Linux and macOS")
 
-// identity tells one process from every other, also from a later one with the
-// same pid.
+// identity distinguishes a process from every other, also from a later one with
+// the same pid.
 type identity struct {
 	start string // when it started, in the kernel's own unit
 	boot  string // which boot of the machine
 	group int    // its process group
-	// number is the kernel's for the process, which no other gets in this boot;
-	// "" where it has none. A start in units of 10 ms may be two processes'.
+	// number is the kernel's own number of the process, which it uses only once in a
+	// boot; "" on kernels without one. It is needed because Linux counts the start in
+	// units of 10 ms, in which two processes may have the same pid.
 	number string
 }
 
@@ -49,8 +49,8 @@ type pidRecord struct {
 	identity
 }
 
-// text is the file's content: line 1 the decimal pid, for people and their
-// scripts; line 2 what proves the process to be the one that was started.
+// text is the content of the file. The first line is the decimal pid, for people
+// and scripts; the second proves which process it was.
 func (r pidRecord) text() string {
 	text := fmt.Sprintf("%d\nstart=%s boot=%s pgid=%d", r.pid, r.start, r.boot, r.group)
 	if r.number != "" {
@@ -59,12 +59,12 @@ func (r pidRecord) text() string {
 	return text + "\n"
 }
 
-// parsePIDRecord reads a daemon.pid. The error says what is wrong with it; a
-// file with a pid alone is one of them, for it proves nothing.
+// parsePIDRecord reads a daemon.pid. A file with a pid alone is an error: it does
+// not prove which process it was.
 func parsePIDRecord(text string) (pidRecord, error) {
 	first, rest, _ := strings.Cut(text, "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(first))
-	// Pid 1 and the negative ones, which name groups, are never a daemon's.
+	// A daemon never has pid 1; a negative number would name a group.
 	if err != nil || pid <= 1 || pid > 1<<30 {
 		return pidRecord{}, errors.New("the first line is not a process id")
 	}
@@ -86,7 +86,7 @@ func parsePIDRecord(text string) (pidRecord, error) {
 		}
 	}
 	if r.start == "" || r.boot == "" || r.group != r.pid {
-		return pidRecord{}, errors.New("the second line does not tell which process it was")
+		return pidRecord{}, errors.New("the second line does not identify a process")
 	}
 	return r, nil
 }
@@ -101,8 +101,8 @@ func writePIDFile(dir string, pid int) error {
 	return writeFileAtomic(filepath.Join(dir, pidFileName), []byte(r.text()), 0o644)
 }
 
-// readPIDFile reads <libID>/daemon.pid under root. It never follows a link out
-// of root nor waits for a pipe.
+// readPIDFile reads <libID>/daemon.pid under root. It neither follows a symlink out
+// of root nor blocks on a pipe.
 func readPIDFile(root *os.Root, libID string) (pidRecord, error) {
 	name := filepath.Join(libID, pidFileName)
 	info, err := root.Lstat(name)
@@ -124,18 +124,18 @@ func readPIDFile(root *os.Root, libID string) (pidRecord, error) {
 	return parsePIDRecord(string(text))
 }
 
-// orphanFate is what became of a recorded process.
+// orphanFate is the outcome of endOrphan.
 type orphanFate string
 
 const (
 	orphanGone     orphanFate = "gone"     // no such process, or a zombie
-	orphanStranger orphanFate = "stranger" // the pid is another's now: not touched
+	orphanStranger orphanFate = "stranger" // the pid now belongs to another process: not signalled
 	orphanEnded    orphanFate = "ended"
 )
 
-// endOrphans ends what an earlier scheduler left running in the workspace, all
-// side by side, and removes the records. The caller holds the workspace lock.
-// The error names those that may still run.
+// endOrphans ends the daemons that an earlier scheduler left running in the
+// workspace, all at once, and removes their records. The caller holds the
+// workspace lock. The error names the processes that may still run.
 func endOrphans(root *os.Root, log *slog.Logger) error {
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
@@ -156,12 +156,12 @@ func endOrphans(root *os.Root, log *slog.Logger) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if lacksDescriptors(err) { // the record is the only proof, and stays
+		if lacksDescriptors(err) { // keep the record: it is the only proof
 			errs[i] = fmt.Errorf("reading the daemon.pid of %s: %w", libID, err)
 			continue
 		}
 		if err != nil {
-			log.Warn("ignoring an unreadable daemon.pid", "lib_id", libID, "error", err)
+			log.Warn("a daemon.pid that cannot be read was removed", "lib_id", libID, "error", err)
 			removePIDFile(root, libID, log)
 			continue
 		}
@@ -172,7 +172,7 @@ func endOrphans(root *os.Root, log *slog.Logger) error {
 				errs[i] = fmt.Errorf("ending process %d of %s: %w", record.pid, libID, err)
 				return
 			}
-			log.Info("an earlier scheduler's daemon", "lib_id", libID, "pid", record.pid, "fate", string(fate))
+			log.Info("found a daemon of an earlier scheduler", "lib_id", libID, "pid", record.pid, "fate", string(fate))
 			removePIDFile(root, libID, log)
 		})
 	}
@@ -180,7 +180,8 @@ func endOrphans(root *os.Root, log *slog.Logger) error {
 	return errors.Join(errs...)
 }
 
-// lacksDescriptors tells an error that passes.
+// lacksDescriptors reports whether err is a lack of file descriptors, which
+// passes.
 func lacksDescriptors(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
@@ -188,12 +189,12 @@ func lacksDescriptors(err error) bool {
 func removePIDFile(root *os.Root, libID string, log *slog.Logger) {
 	err := root.Remove(filepath.Join(libID, pidFileName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		log.Warn("removing daemon.pid", "lib_id", libID, "error", err)
+		log.Warn("removing a daemon.pid failed", "lib_id", libID, "error", err)
 	}
 }
 
-// lockWorkspace makes this process the workspace's only scheduler, until the
-// file is closed. The error names the pid of the holder.
+// lockWorkspace makes this process the only scheduler of the workspace until the
+// file is closed. The error names the pid of another.
 func lockWorkspace(root *os.Root) (*os.File, error) {
 	if _, err := identify(os.Getpid()); errors.Is(err, errNotSupported) {
 		return nil, err

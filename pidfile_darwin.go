@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// orphanPoll is how often the end of an orphan is looked for.
+// orphanPoll is how often to check whether an orphan has ended.
 const orphanPoll = 20 * time.Millisecond
 
 func kinfo(pid int) (*unix.KinfoProc, error) {
@@ -28,7 +28,7 @@ func startOf(k *unix.KinfoProc) string {
 
 func bootID() (string, error) { return unix.Sysctl("kern.bootsessionuuid") }
 
-// identify tells which process pid is.
+// identify returns the identity of the process that has pid now.
 func identify(pid int) (identity, error) {
 	k, err := kinfo(pid)
 	if err != nil {
@@ -41,8 +41,8 @@ func identify(pid int) (identity, error) {
 	return identity{start: startOf(k), boot: boot, group: int(k.Eproc.Pgid)}, nil
 }
 
-// isOrphan tells whether the record's process is alive and still that very
-// one.
+// isOrphan reports whether a process with the record's pid is alive, and whether
+// it is the recorded one.
 func isOrphan(r pidRecord) (alive, same bool) {
 	k, err := kinfo(r.pid)
 	if err != nil || k.Proc.P_stat == zombie {
@@ -53,9 +53,9 @@ func isOrphan(r pidRecord) (alive, same bool) {
 }
 
 // endOrphan ends the recorded process group and the processes of its session:
-// SIGTERM and SIGCONT, then SIGKILL, each only right after the proof that the
-// pid is still the recorded process's. macOS has no handle that would rule out
-// a reuse in between; its start times have microseconds.
+// SIGTERM and SIGCONT, then SIGKILL, each right after the proof that the pid still
+// belongs to the recorded process. macOS has no handle that would rule out a reuse
+// in between; its start times are in microseconds.
 func endOrphan(r pidRecord) (orphanFate, error) {
 	alive, same := isOrphan(r)
 	switch {
@@ -72,7 +72,7 @@ func endOrphan(r pidRecord) (orphanFate, error) {
 	}
 	if _, same := isOrphan(r); same {
 		killSession(r.pid)
-		_ = killGroup(r.group) // an error means that it is gone
+		_ = killGroup(r.group) // an error means that it has ended
 	}
 	if awaitOrphan(r) {
 		return orphanEnded, nil

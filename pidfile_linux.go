@@ -16,7 +16,7 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(id)), err
 }
 
-// identify tells which process pid is.
+// identify returns the identity of the process that has pid now.
 func identify(pid int) (identity, error) {
 	stat, err := readProcStat(pid)
 	if err != nil {
@@ -27,16 +27,16 @@ func identify(pid int) (identity, error) {
 		return identity{}, err
 	}
 	id := identity{start: stat.start, boot: boot, group: stat.group}
-	if fd, err := unix.PidfdOpen(pid, 0); err == nil { // where it fails the rest has to do
+	if fd, err := unix.PidfdOpen(pid, 0); err == nil { // on an old kernel the rest must do
 		id.number = processNumber(fd)
 		_ = unix.Close(fd)
 	}
 	return id, nil
 }
 
-// processNumber is the inode of a pidfd: since Linux 6.9 each process has one of
-// its own, which is never given away again. Before, all share one, so that it
-// tells nothing and does no harm either.
+// processNumber returns the inode of a pidfd. Since Linux 6.9 each process has an
+// inode of its own, which is never used again. Before, all share one: comparing
+// it proves nothing, and does no harm.
 func processNumber(pidfd int) string {
 	var stat unix.Stat_t
 	if unix.Fstat(pidfd, &stat) != nil {
@@ -45,8 +45,9 @@ func processNumber(pidfd int) string {
 	return strconv.FormatUint(stat.Ino, 10)
 }
 
-// openPIDFD takes hold of pid, patient with a lack of descriptors: a bare pid
-// is no substitute, it may be another's a moment later.
+// openPIDFD opens a handle of pid, and tries again while there are no free
+// descriptors: a bare pid is no substitute, because it may belong to another
+// process a moment later.
 func openPIDFD(pid int) (int, error) {
 	var err error
 	for range proofTries {
@@ -62,22 +63,21 @@ func openPIDFD(pid int) (int, error) {
 	return -1, err
 }
 
-// endOrphan ends the recorded process and all that its session holds: SIGTERM
-// and SIGCONT, then SIGKILL. The handle is opened before the proof, and only
-// through handles is anything signalled: a pid that was reused stays
-// untouched.
+// endOrphan ends the recorded process and everything in its session: SIGTERM and
+// SIGCONT, then SIGKILL. The handle is opened before the proof, and signals go
+// through handles only: a process that reuses the pid is never signalled.
 func endOrphan(r pidRecord) (orphanFate, error) {
 	fd, err := openPIDFD(r.pid)
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		return orphanGone, nil // the last two: the id of a thread
 	}
 	if err != nil {
-		return "", fmt.Errorf("taking hold of it: %w", err)
+		return "", fmt.Errorf("opening a handle of it: %w", err)
 	}
 	defer unix.Close(fd)
 	stat, err := proveOrphan(r, fd)
 	if err != nil {
-		return "", fmt.Errorf("proving what it is: %w", err)
+		return "", fmt.Errorf("proving which process it is: %w", err)
 	}
 	if stat == nil {
 		if exited(fd, 0) {
@@ -90,7 +90,7 @@ func endOrphan(r pidRecord) (orphanFate, error) {
 	}
 
 	members := sessionMembers(r.pid, fd)
-	_ = unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0) // an error means that it is gone
+	_ = unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0) // an error means that it has ended
 	_ = unix.PidfdSendSignal(fd, unix.SIGCONT, nil, 0)
 	ended := exited(fd, orphanGrace)
 	if !ended {
@@ -108,8 +108,8 @@ func endOrphan(r pidRecord) (orphanFate, error) {
 	return orphanEnded, nil
 }
 
-// proveOrphan compares the live process of the record's pid, which pidfd holds,
-// with the record; nil means that it is another one.
+// proveOrphan compares the process that has the record's pid now, and that pidfd
+// refers to, with the record. It returns nil when that is another process.
 func proveOrphan(r pidRecord, pidfd int) (*procStat, error) {
 	if number := processNumber(pidfd); r.number != "" && number != "" && r.number != number {
 		return nil, nil

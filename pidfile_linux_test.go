@@ -3,8 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -67,7 +70,7 @@ func TestOrphanWithoutADescriptorToProveIt(t *testing.T) {
 		cmd.Env = append(os.Environ(), "POOL_TEST_ORPHAN="+pidRecord{orphan.pid(), id}.text(), "POOL_TEST_FREED="+test.freed)
 		out, err := cmd.CombinedOutput()
 		if !strings.Contains(string(out), test.want) || alive(t, orphan.pid()) != test.lives {
-			t.Errorf("freed %q: %s, %v, the orphan lives: %v", test.freed, out, err, alive(t, orphan.pid()))
+			t.Errorf("freed %q: got %s, %v, the orphan lives %v, want %q, %v", test.freed, out, err, alive(t, orphan.pid()), test.want, test.lives)
 		}
 	}
 }
@@ -81,7 +84,7 @@ func TestOrphanRecordedWithoutANumber(t *testing.T) {
 	}
 	id.number = ""
 	if fate, err := endOrphan(pidRecord{orphan.pid(), id}); fate != orphanEnded || err != nil || !hasEnded(orphan) {
-		t.Errorf("fate %q, %v", fate, err)
+		t.Errorf("got the fate %q, %v, want %q", fate, err, orphanEnded)
 	}
 }
 
@@ -89,11 +92,11 @@ func TestParseProcStat(t *testing.T) {
 	line := "4711 (a) (b c) S 1 4711 4712 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 1 1\n"
 	got, err := parseProcStat([]byte(line))
 	if want := (procStat{state: 'S', group: 4711, session: 4712, start: "12345"}); err != nil || got != want {
-		t.Errorf("%+v, %v, want %+v", got, err, want)
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 	for _, text := range []string{"", "4711", "4711 (a) S 1", "4711 (a", strings.Replace(line, "4712", "x", 1)} {
 		if got, err := parseProcStat([]byte(text)); err == nil {
-			t.Errorf("%q: %+v", text, got)
+			t.Errorf("%q: got %+v, want an error", text, got)
 		}
 	}
 }
@@ -108,11 +111,74 @@ func FuzzParseProcStat(f *testing.F) {
 		}
 		// The name, which is the program's own choice, decides nothing.
 		if again, err := parseProcStat(append([]byte("2 (a) R 3 4 5 ("), data...)); err != nil || again != s {
-			t.Errorf("%q: %+v, with another name %+v, %v", data, s, again, err)
+			t.Errorf("%q: got %+v, %v with another name, want %+v", data, again, err, s)
 		}
 		line := fmt.Sprintf("1 (x) %s 0 %d %d%s %s", []byte{s.state}, s.group, s.session, strings.Repeat(" x", 15), s.start)
 		if again, err := parseProcStat([]byte(line)); err != nil || again != s {
-			t.Errorf("%q became %+v, %v, want %+v", line, again, err, s)
+			t.Errorf("%q: got %+v, %v, want %+v", line, again, err, s)
 		}
 	})
+}
+
+// A process that got the pid of a dead daemon within the 10 ms that are the
+// unit of its start is still a stranger.
+func TestFaultPIDReusedInTheSameTick(t *testing.T) {
+	t.Parallel()
+	last, err := os.OpenFile("/proc/sys/kernel/ns_last_pid", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip("choosing the next pid takes root: ", err)
+	}
+	defer last.Close()
+	sleeper := func() *process {
+		cmd := exec.Command("sleep", "1000")
+		setSession(cmd)
+		p, err := startProcess(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { p.kill(); <-p.done })
+		return p
+	}
+	const tries, triesForTheTick = 300, 200
+	for try := range tries {
+		first := sleeper()
+		record := pidRecord{pid: first.pid()}
+		if record.identity, err = identify(first.pid()); err != nil {
+			t.Fatal(err)
+		}
+		first.kill()
+		<-first.done
+		if _, err := last.WriteAt([]byte(strconv.Itoa(first.pid()-1)), 0); err != nil {
+			t.Skip("choosing the next pid: ", err)
+		}
+		second := sleeper()
+		id, err := identify(second.pid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		// On a busy machine others get the pid, or the tick is over.
+		if second.pid() != first.pid() || (id.start != record.start && try < triesForTheTick) {
+			second.kill()
+			<-second.done
+			continue
+		}
+		if id.number == record.number {
+			t.Skip("this kernel, before 6.9, has no number of its own for each process")
+		}
+		record.start = id.start // where no try was fast enough: what the next one might have been
+		workspace := t.TempDir()
+		path := filepath.Join(workspace, "x", pidFileName)
+		if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(record.text()), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		testPoolIn(t, workspace)
+		if !alive(t, second.pid()) {
+			t.Error("a stranger was killed, want it untouched")
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the record: got %v, want it removed", err)
+		}
+		return
+	}
+	t.Skip("others on this machine take every pid first")
 }

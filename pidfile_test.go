@@ -36,7 +36,7 @@ func TestParsePIDRecord(t *testing.T) {
 	} {
 		got, err := parsePIDRecord(test.text)
 		if (err == nil) != test.ok || (test.ok && got != good) {
-			t.Errorf("%q: %+v, %v", test.text, got, err)
+			t.Errorf("%q: got %+v, %v, want it accepted: %v", test.text, got, err, test.ok)
 		}
 	}
 }
@@ -52,10 +52,10 @@ func FuzzParsePIDRecord(f *testing.F) {
 			return
 		}
 		if r.pid <= 1 || r.group != r.pid || r.start == "" || r.boot == "" {
-			t.Fatalf("let through: %+v", r)
+			t.Fatalf("got %+v, want a record without a process of its own group refused", r)
 		}
 		if again, err := parsePIDRecord(r.text()); err != nil || again != r {
-			t.Fatalf("%+v came back as %+v, %v", r, again, err)
+			t.Fatalf("got %+v, %v, want %+v as it was written", again, err, r)
 		}
 	})
 }
@@ -83,7 +83,7 @@ func startOrphan(t *testing.T, workspace, libID, script string) *process {
 	}
 	t.Cleanup(func() { p.kill(); <-p.done })
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		t.Fatalf("the orphan is not ready: %v", err)
+		t.Fatalf("got %v, want the orphan ready", err)
 	}
 	if err := writePIDFile(dir, p.pid()); err != nil {
 		t.Fatal(err)
@@ -110,15 +110,15 @@ func TestOrphansOfAKilledSchedulerAreEnded(t *testing.T) {
 	begin := time.Now()
 	p := testPoolIn(t, workspace)
 	if took := time.Since(begin); took > 3*orphanGrace {
-		t.Errorf("it took %v: not side by side", took)
+		t.Errorf("the ends took %v, want them side by side within %v", took, 3*orphanGrace)
 	}
 	for _, orphan := range append(stubborn, polite) {
 		if !hasEnded(orphan) {
-			t.Fatalf("process %d lives", orphan.pid())
+			t.Fatalf("process %d lives, want it ended", orphan.pid())
 		}
 	}
 	if _, err := p.root.Lstat(filepath.Join("polite", pidFileName)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the record is still there: %v", err)
+		t.Errorf("the record: got %v, want it removed", err)
 	}
 }
 
@@ -144,10 +144,10 @@ func TestOrphanPIDReusedByAStranger(t *testing.T) {
 			}
 			testPoolIn(t, workspace)
 			if !alive(t, stranger.pid()) {
-				t.Error("a stranger was killed")
+				t.Error("a stranger was killed, want it untouched")
 			}
 			if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("the record is still there: %v", err)
+				t.Errorf("the record: got %v, want it removed", err)
 			}
 		})
 	}
@@ -186,7 +186,7 @@ func TestOrphanThatIsAZombie(t *testing.T) {
 	}
 	awaitExit(cmd.Process.Pid)
 	if fate, err := endOrphan(pidRecord{cmd.Process.Pid, id}); fate != orphanGone || err != nil {
-		t.Errorf("fate %q, %v", fate, err)
+		t.Errorf("got the fate %q, %v, want %q", fate, err, orphanGone)
 	}
 }
 
@@ -195,10 +195,10 @@ func TestTwoSchedulersOneWorkspace(t *testing.T) {
 	first := testPoolIn(t, workspace)
 	_, err := newPool(poolConfig{workspace: workspace, log: testLog(t)})
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("pid %d ", os.Getpid())) {
-		t.Errorf("the second one: %v", err)
+		t.Errorf("the second scheduler: got %v, want an error that names the first", err)
 	}
 	if first.stopping() {
-		t.Error("the first one was disturbed")
+		t.Error("the first scheduler stops, want it undisturbed")
 	}
 }
 
@@ -281,7 +281,7 @@ func killScheduler(t *testing.T, workspace, script string) []int {
 	for i := range 5 {
 		record, err := readPIDFile(root, fmt.Sprint("lib", i))
 		if err != nil {
-			t.Errorf("child %d: %v", i, err)
+			t.Errorf("child %d: got %v, want its record", i, err)
 			continue
 		}
 		pids = append(pids, record.pid)
@@ -304,7 +304,7 @@ func TestSchedulerKilledAndItsDaemonsDoNotCare(t *testing.T) {
 	pids := killScheduler(t, workspace, scriptSleeper(t)+scriptStubborn)
 	for _, pid := range pids {
 		if !alive(t, pid) {
-			t.Errorf("process %d is gone: this test is about those that stay", pid)
+			t.Errorf("process %d is gone, want it to outlive its scheduler: else the test sees nothing", pid)
 		}
 	}
 	var sleepers []int
@@ -320,13 +320,13 @@ func TestSchedulerKilledAndItsDaemonsDoNotCare(t *testing.T) {
 	testPoolIn(t, workspace)
 	for _, pid := range pids {
 		if alive(t, pid) {
-			t.Errorf("process %d lives", pid)
+			t.Errorf("process %d lives, want it ended", pid)
 		}
 	}
 	for _, pid := range sleepers {
 		awaitThat(t, "what a daemon had started ends with it", func() bool { return !alive(t, pid) })
 	}
 	if !alive(t, stranger.pid()) {
-		t.Error("a stranger was killed")
+		t.Error("a stranger was killed, want it untouched")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,14 +15,14 @@ import (
 	"time"
 )
 
-// maxGraves bounds how many lib_ids that died are remembered.
-const maxGraves = 1024
+// maxTombstones bounds how many lib_ids that crashed are remembered.
+const maxTombstones = 1024
 
-// poolConfig is what a pool is made with.
+// poolConfig configures a pool.
 type poolConfig struct {
 	workspace    string // made if absent
 	daemonBin    string
-	server       string // may come later by setServer
+	server       string // the URL that children dial; may come later, by setServer
 	maxDaemons   int
 	idleTimeout  time.Duration // 0: never
 	spawnTimeout time.Duration
@@ -31,62 +32,58 @@ type poolConfig struct {
 	environ      []string // the scheduler's own; C4A_ variables are left out
 	log          *slog.Logger
 	metrics      *poolMetrics // nil makes one
-	// onEvent hears of every change of an entry, in order. It is called under
-	// the pool's lock: it must neither block nor call the pool.
+	// onEvent gets every change of an entry, those of one lib_id in order. It is
+	// called without a lock, and from several goroutines.
 	onEvent func(poolEntry)
 	// start begins a child; nil for real processes.
 	start func(childSpec) (child, error)
-}
-
-// poolError is a refusal, for the HTTP API and for the hub alike. Its message
-// holds no secret.
-type poolError struct {
-	code       errorCode
-	status     int // of HTTP
-	message    string
-	retryAfter time.Duration // 0: not told
-	diedOnce   bool          // a child died on its way; the next ensure starts another at once
-}
-
-func (e *poolError) Error() string { return e.message }
-
-func isPoolError(err error) bool {
-	_, ok := errors.AsType[*poolError](err)
-	return ok
 }
 
 // pool keeps at most maxDaemons daemons, one for each lib_id, in a workspace
 // that is its own.
 type pool struct {
 	poolConfig
-	root  *os.Root      // the workspace
-	lock  *os.File      // the workspace lock
-	folds bool          // the file system cannot tell a from A
-	hurry chan struct{} // closed by killNow
+	root  *os.Root // the workspace
+	lock  *os.File // the workspace lock
+	folds bool     // the file system cannot tell a from A
 
+	force     chan struct{}  // closed by killNow
 	closing   chan struct{}  // closed by shutdown
 	wg        sync.WaitGroup // entries' owners and the sweeper
 	stopSweep context.CancelFunc
-	asking    chan struct{} // holds a token while somebody looks for one to evict
+	searching chan struct{} // holds a token while an ensure looks for a daemon to evict
 
-	mu      sync.Mutex
-	entries map[string]*entry
-	graves  map[string]*grave
-	places  int           // taken: starting, ready, and stopping until reaped
-	waiting int           // ensures that wait for a place that is being freed
-	freed   chan struct{} // closed, and made anew, when a place becomes free
-	closed  bool
-	hurried bool
+	mu    sync.Mutex
+	state poolState // accessed in update only
 }
 
-// grave remembers an entry whose child died and was not started again.
-type grave struct {
-	view poolEntry
-	deaths
+// poolState is everything that changes in a pool.
+type poolState struct {
+	server     string
+	entries    map[string]*entry
+	tombstones map[string]*tombstone
+	waiting    int           // ensures that wait for a slot that is about to be free
+	freed      chan struct{} // closed, and made anew, when a slot becomes free
+	closed     bool          // by shutdown
+	forced     bool          // by killNow
+	pending    []consequence // of the running update
 }
 
-// newPool opens the workspace, locks it, ends what an earlier scheduler left
-// running and starts to sweep.
+// consequence is something that an update has yet to do outside the lock.
+type consequence struct {
+	entry   *entry
+	effects effects
+	freed   chan struct{} // to close, for ensures that wait for a slot; nil for none
+}
+
+// tombstone remembers an entry whose child crashed and was not started again.
+type tombstone struct {
+	view    poolEntry
+	history crashHistory
+}
+
+// newPool opens and locks the workspace, ends the processes that an earlier
+// scheduler left running, and starts to sweep.
 func newPool(cfg poolConfig) (_ *pool, err error) {
 	if cfg.workspace, err = filepath.Abs(cfg.workspace); err != nil {
 		return nil, fmt.Errorf("opening the workspace: %w", err)
@@ -107,12 +104,15 @@ func newPool(cfg poolConfig) (_ *pool, err error) {
 	p := &pool{
 		poolConfig: cfg,
 		root:       root,
-		hurry:      make(chan struct{}),
+		force:      make(chan struct{}),
 		closing:    make(chan struct{}),
-		asking:     make(chan struct{}, 1),
-		entries:    map[string]*entry{},
-		graves:     map[string]*grave{},
-		freed:      make(chan struct{}),
+		searching:  make(chan struct{}, 1),
+		state: poolState{
+			server:     cfg.server,
+			entries:    map[string]*entry{},
+			tombstones: map[string]*tombstone{},
+			freed:      make(chan struct{}),
+		},
 	}
 	if p.start == nil {
 		p.start = startChild
@@ -139,8 +139,104 @@ func newPool(cfg poolConfig) (_ *pool, err error) {
 	return p, nil
 }
 
-// endOrphans ends what an earlier scheduler left: its daemons, and the git
-// processes of those that died before it did.
+// update is the only door to the pool's state. f runs under the lock: it must
+// neither block nor call anybody outside. What follows from the events that it
+// applied is carried out once the lock is released: a log handler may block, and
+// a subscriber may call the pool.
+func (p *pool) update(f func(*poolState)) {
+	for _, c := range p.locked(f) {
+		p.carryOut(c)
+	}
+}
+
+func (p *pool) locked(f func(*poolState)) []consequence {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f(&p.state)
+	pending := p.state.pending
+	p.state.pending = nil
+	return pending
+}
+
+// apply applies one event and returns the effects, for the orders to the owner.
+func (p *pool) apply(e *entry, event entryEvent) (fx effects) {
+	p.update(func(s *poolState) { fx = s.apply(e, event) })
+	return fx
+}
+
+// carryOut does what an event led to. It wakes waiters last, so that they find the
+// change logged, counted and published.
+func (p *pool) carryOut(c consequence) {
+	fx := &c.effects
+	if fx.log != nil {
+		p.log.Log(context.Background(), fx.log.level, fx.log.text, fx.log.args...)
+	}
+	if fx.count != nil {
+		fx.count(p.metrics)
+	}
+	if fx.publish != nil {
+		p.onEvent(*fx.publish)
+	}
+	if fx.answered != nil {
+		close(fx.answered.done)
+	}
+	if fx.resolved {
+		close(c.entry.readyOrFailed)
+	}
+	if fx.wake {
+		wake(c.entry.wake)
+	}
+	if c.freed != nil {
+		close(c.freed)
+	}
+}
+
+// apply applies an event within an update.
+func (s *poolState) apply(e *entry, event entryEvent) effects {
+	fx := e.apply(event)
+	c := consequence{entry: e, effects: fx}
+	if fx.freed {
+		c.freed, s.freed = s.freed, make(chan struct{})
+	}
+	switch {
+	case fx.crashed:
+		s.recordCrash(e)
+	case fx.forget:
+		delete(s.tombstones, e.libID)
+	}
+	s.pending = append(s.pending, c)
+	return fx
+}
+
+// recordCrash keeps what is shown of a crashed entry. The oldest tombstone goes
+// when there are too many.
+func (s *poolState) recordCrash(e *entry) {
+	s.tombstones[e.libID] = &tombstone{view: e.view(), history: e.state.history}
+	if len(s.tombstones) <= maxTombstones {
+		return
+	}
+	oldest := e.libID
+	for id, t := range s.tombstones {
+		if t.history.last.Before(s.tombstones[oldest].history.last) {
+			oldest = id
+		}
+	}
+	delete(s.tombstones, oldest)
+}
+
+// slots counts the daemons that exist or are about to: the starting, the ready,
+// and the stopping until they are reaped.
+func (s *poolState) slots() (taken int) {
+	for _, e := range s.entries {
+		if e.state.slot {
+			taken++
+		}
+	}
+	return taken
+}
+
+// endOrphans ends the daemons that an earlier scheduler left, and the git
+// processes of the daemons that died before it did.
 func (p *pool) endOrphans() error {
 	if err := endOrphans(p.root, p.log); err != nil {
 		return err
@@ -150,28 +246,29 @@ func (p *pool) endOrphans() error {
 		err = endGitOrphans(func(workDir string) bool { return filepath.Dir(workDir) == workspace })
 	}
 	if err != nil {
-		p.log.Warn("git processes of an earlier daemon may be left", "error", err)
+		p.log.Warn("git processes of an earlier daemon could not be looked for and may be left", "error", err)
 	}
 	return nil
 }
 
-// setServer tells the address that children dial. It is known only once the
-// scheduler listens.
+// setServer sets the URL that children dial. It is known only once the scheduler
+// listens.
 func (p *pool) setServer(url string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.server = url
+	p.update(func(s *poolState) { s.server = url })
 }
 
-func errShuttingDown() *poolError {
-	return &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "the scheduler is stopping"}
+func errShuttingDown() *apiError {
+	return &apiError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "the scheduler is stopping"}
 }
 
-// spec is how libID's child is started.
+func errDeleted(libID string) *apiError {
+	return &apiError{code: codeDeleted, status: http.StatusConflict, message: libID + " was deleted meanwhile"}
+}
+
+// spec returns how to start libID's child.
 func (p *pool) spec(libID string) childSpec {
-	p.mu.Lock()
-	server := p.server
-	p.mu.Unlock()
+	var server string
+	p.update(func(s *poolState) { server = s.server })
 	token := secret("")
 	if p.token != nil {
 		token = p.token(libID)
@@ -188,58 +285,48 @@ func (p *pool) spec(libID string) childSpec {
 	}
 }
 
-// get is libID's entry; a child that died shows as exited until the next one
-// is started.
-func (p *pool) get(libID string) (poolEntry, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if e := p.entries[libID]; e != nil {
-		return p.viewLocked(e), true
+// views are all entries by lib_id, and the crashed ones that were not started
+// again. An entry that is about to leave is not among them.
+func (s *poolState) views() map[string]poolEntry {
+	views := map[string]poolEntry{}
+	for id, t := range s.tombstones {
+		views[id] = t.view
 	}
-	if g := p.graves[libID]; g != nil {
-		return g.view, true
-	}
-	return poolEntry{}, false
-}
-
-// serving is the entry that libID has now, nil for none.
-func (p *pool) serving(libID string) *entry {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.entries[libID]
-}
-
-// deleted tells whether e was ended by a DELETE.
-func (p *pool) deleted(e *entry) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return e.remove
-}
-
-func errDeleted(libID string) *poolError {
-	return &poolError{code: codeDeleted, status: http.StatusConflict, message: libID + " was deleted meanwhile"}
-}
-
-// list is all entries by lib_id.
-func (p *pool) list() []poolEntry {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	views := []poolEntry{}
-	for _, e := range p.entries {
-		views = append(views, p.viewLocked(e))
-	}
-	for id, g := range p.graves {
-		if p.entries[id] == nil {
-			views = append(views, g.view)
+	for id, e := range s.entries {
+		if e.state.status != statusExited {
+			views[id] = e.view()
 		}
 	}
-	slices.SortFunc(views, func(a, b poolEntry) int { return strings.Compare(a.LibID, b.LibID) })
 	return views
 }
 
-// poolCounts is the pool in numbers: running are all that hold a place.
+// get returns libID's entry. A crashed one shows as exited until the next is
+// started.
+func (p *pool) get(libID string) (view poolEntry, found bool) {
+	p.update(func(s *poolState) {
+		if e := s.entries[libID]; e != nil && e.state.status != statusExited {
+			view, found = e.view(), true
+		} else if t := s.tombstones[libID]; t != nil {
+			view, found = t.view, true
+		}
+	})
+	return view, found
+}
+
+// list returns all entries, sorted by lib_id.
+func (p *pool) list() []poolEntry {
+	var views map[string]poolEntry
+	p.update(func(s *poolState) { views = s.views() })
+	sorted := make([]poolEntry, 0, len(views))
+	for _, id := range slices.Sorted(maps.Keys(views)) {
+		sorted = append(sorted, views[id])
+	}
+	return sorted
+}
+
+// poolCounts is the pool in numbers.
 type poolCounts struct {
-	Running  int `json:"running" doc:"all that hold a place"`
+	Running  int `json:"running" doc:"processes, those that start or stop included"`
 	Ready    int `json:"ready"`
 	Starting int `json:"starting"`
 	Busy     int `json:"busy"`
@@ -247,114 +334,91 @@ type poolCounts struct {
 }
 
 func (p *pool) counts() poolCounts {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := poolCounts{Running: p.places, Max: p.maxDaemons}
-	for _, e := range p.entries {
-		switch e.status {
-		case statusReady:
-			n.Ready++
-		case statusStarting:
-			n.Starting++
+	n := poolCounts{Max: p.maxDaemons}
+	p.update(func(s *poolState) {
+		n.Running = s.slots()
+		for _, e := range s.entries {
+			switch e.state.status {
+			case statusReady:
+				n.Ready++
+			case statusStarting:
+				n.Starting++
+			}
+			if e.state.active > 0 {
+				n.Busy++
+			}
 		}
-		if e.active > 0 {
-			n.Busy++
-		}
-	}
+	})
 	return n
 }
 
-func (p *pool) viewLocked(e *entry) poolEntry {
-	return poolEntry{
-		LibID:          e.libID,
-		MachineID:      machineIDOf(e.libID),
-		Status:         e.status,
-		PID:            e.pid,
-		WorkDir:        p.workDir(e.libID),
-		StartedAt:      e.started.UTC(),
-		LastUsedAt:     e.lastUsed.UTC(),
-		Busy:           e.active > 0,
-		ActiveRequests: e.active,
-		Restarts:       e.history.total,
-		LastError:      e.history.lastError,
-	}
-}
-
-func (p *pool) tellLocked(e *entry) { p.onEvent(p.viewLocked(e)) }
-
-// buryLocked remembers a death and returns what is shown of it; the oldest
-// memory goes when there are too many.
-func (p *pool) buryLocked(e *entry, how string) poolEntry {
-	now := time.Now()
-	e.history = e.history.after(now, how)
-	view := p.viewLocked(e)
-	view.Restarts = e.history.total - 1
-	p.graves[e.libID] = &grave{view: view, deaths: e.history}
-	if len(p.graves) <= maxGraves {
-		return view
-	}
-	oldest := e.libID
-	for id, g := range p.graves {
-		if g.last.Before(p.graves[oldest].last) {
-			oldest = id
-		}
-	}
-	delete(p.graves, oldest)
-	return view
+// deleted reports whether e was ended by a DELETE.
+func (p *pool) deleted(e *entry) (deleted bool) {
+	p.update(func(*poolState) { deleted = e.state.remove })
+	return deleted
 }
 
 // remove ends libID's child, busy or not, and deletes its directory. The error
-// is a *poolError (404 where there is neither), or ctx's; the removal goes on
-// when ctx ends.
+// is an *apiError, 404 where there is neither, or that of ctx; the removal goes
+// on when ctx ends.
 func (p *pool) remove(ctx context.Context, libID string) error {
 	if err := checkLibID(libID); err != nil {
 		return err
 	}
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		return errShuttingDown()
+	for {
+		e := p.beginRemoval(libID)
+		if e == nil {
+			return errShuttingDown()
+		}
+		if err := wait(ctx, e.gone); err != nil {
+			return err
+		}
+		// Nothing changes an entry that is gone: its state is read without the lock.
+		switch s := &e.state; {
+		case !s.remove: // it was about to leave when the DELETE came
+			continue
+		case errors.Is(s.removeErr, errRemoved) && s.started.IsZero():
+			return &apiError{code: codeNotFound, status: http.StatusNotFound, message: "there is no daemon and no directory for " + libID}
+		case s.removeErr != nil && !errors.Is(s.removeErr, errRemoved):
+			return &apiError{code: codeInternalError, status: http.StatusInternalServerError, message: s.removeErr.Error()}
+		}
+		return nil
 	}
-	e := p.entries[libID]
-	if e == nil {
-		// Nothing runs: an entry without a child keeps an ensure from using the
-		// directory while it goes.
-		e = newEntry(libID, statusStopping, time.Now())
-		e.isSettled = true
-		close(e.settled)
-		p.entries[libID] = e
-		e.remove = true
+}
+
+// beginRemoval returns the entry that removes libID's directory; nil when the
+// pool is shut down. Where nothing runs, an entry without a child keeps ensures
+// from using the directory meanwhile.
+func (p *pool) beginRemoval(libID string) (e *entry) {
+	p.update(func(s *poolState) {
+		if s.closed {
+			return
+		}
+		if e = s.entries[libID]; e != nil {
+			s.apply(e, stopRequested{why: errDeleted(libID), remove: true})
+			return
+		}
+		e = newEntry(libID, p.workDir(libID), entryState{status: statusStopping, onlyRemoves: true, remove: true})
+		s.entries[libID] = e
 		// Ends when the directory is gone.
-		p.wg.Go(func() { p.finish(e, "") })
-	}
-	e.remove = true
-	p.stopLocked(e, errDeleted(libID))
-	p.mu.Unlock()
-	if err := wait(ctx, e.gone); err != nil {
-		return err
-	}
-	switch {
-	case errors.Is(e.removeErr, errRemoved) && e.started.IsZero():
-		return &poolError{code: codeNotFound, status: http.StatusNotFound, message: "there is no daemon and no directory for " + libID}
-	case e.removeErr != nil && !errors.Is(e.removeErr, errRemoved):
-		return &poolError{code: codeInternalError, status: http.StatusInternalServerError, message: e.removeErr.Error()}
-	}
-	return nil
+		p.wg.Go(func() { p.finish(e, childEnded{}) })
+	})
+	return e
 }
 
 // stopAll ends every child and keeps the directories. The pool stays usable.
 func (p *pool) stopAll(ctx context.Context) error {
-	return p.endAll(ctx, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "all daemons were told to stop meanwhile"})
+	return p.endAll(ctx, &apiError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "all daemons were told to stop meanwhile"})
 }
 
-func (p *pool) endAll(ctx context.Context, why *poolError) error {
-	p.mu.Lock()
+func (p *pool) endAll(ctx context.Context, why *apiError) error {
 	var all []*entry
-	for _, e := range p.entries {
-		all = append(all, e)
-		p.stopLocked(e, why)
-	}
-	p.mu.Unlock()
+	p.update(func(s *poolState) {
+		for _, e := range s.entries {
+			all = append(all, e)
+			s.apply(e, stopRequested{why: why})
+		}
+	})
 	for _, e := range all {
 		if err := wait(ctx, e.gone); err != nil {
 			return err
@@ -363,35 +427,36 @@ func (p *pool) endAll(ctx context.Context, why *poolError) error {
 	return nil
 }
 
-// killNow makes every stop from now on a kill: what a second signal asks for.
+// killNow turns every stop from now on into a kill. A second signal calls it.
 func (p *pool) killNow() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.hurried {
-		p.hurried = true
-		close(p.hurry)
-	}
+	p.update(func(s *poolState) {
+		if !s.forced {
+			s.forced = true
+			close(p.force)
+		}
+	})
 }
 
-// stopping tells that shutdown has begun.
-func (p *pool) stopping() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.closed
+// stopping reports whether shutdown has begun.
+func (p *pool) stopping() (closed bool) {
+	p.update(func(s *poolState) { closed = s.closed })
+	return closed
 }
 
-// shutdown refuses new work, ends and reaps every child and unlocks the
-// workspace. When ctx ends first, the children are killed. Only the first call
-// does something.
+// shutdown refuses new work, ends and reaps every child, and unlocks the
+// workspace. When ctx ends first, the children are killed. Later calls do
+// nothing.
 func (p *pool) shutdown(ctx context.Context) error {
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
+	first := false
+	p.update(func(s *poolState) {
+		if first = !s.closed; first {
+			s.closed = true
+			close(p.closing)
+		}
+	})
+	if !first {
 		return nil
 	}
-	p.closed = true
-	close(p.closing)
-	p.mu.Unlock()
 	p.stopSweep()
 	err := p.endAll(ctx, errShuttingDown())
 	if err != nil {

@@ -20,18 +20,18 @@ const (
 	logFileName = "daemon.log"
 	// maxChildLog is the size at which a child's log is cut to its newest half.
 	maxChildLog = 1 << 20
-	// lastLogLines and maxLastLog bound what of a dead child's log goes into its
-	// error.
+	// lastLogLines and maxLastLog bound how much of a crashed child's log goes into
+	// the error.
 	lastLogLines = 20
 	maxLastLog   = 2 << 10
-	// controlWriteLimit bounds one write to a child: 64 KiB of unread ops fill
-	// the pipe of a child that does not listen.
+	// controlWriteLimit bounds one write to a child: when the child does not read,
+	// its pipe is full after 64 KiB.
 	controlWriteLimit = time.Second
-	// eventQueue lets a child say a few things before its owner looks.
+	// eventQueue lets a child send a few events while its owner is busy.
 	eventQueue = 16
 )
 
-// child is a started daemon as its owner in the pool sees it. Only the owner
+// child is a started daemon, as the owner of its entry uses it. Only the owner
 // calls its methods.
 type child interface {
 	pid() int
@@ -40,14 +40,14 @@ type child interface {
 	done() <-chan struct{}       // closed when the child is reaped
 	terminate()
 	kill()
-	trimLog() bool     // to be called every second or so; it tells whether there was something to trim
+	trimLog() bool     // to be called every second or so; reports whether the log was too long
 	lastLines() string // the end of its log, without secrets
-	// close gives back what the child held, after done. It returns how the
-	// child ended and its lastLines.
+	// close releases what belonged to the child, after done. It returns how the
+	// child ended, as a clause, and its lastLines.
 	close() (exit, lastLines string)
 }
 
-// childSpec is what a child is started with.
+// childSpec says how to start a child.
 type childSpec struct {
 	libID string
 	bin   string   // the program
@@ -66,21 +66,21 @@ type daemonProcess struct {
 	stdout *os.File // read end
 	logged *os.File // daemon.log, which is the child's standard error
 	since  int64    // where this child's lines begin in logged
-	heard  chan controlEvent
+	queue  chan controlEvent
 	quit   chan struct{} // closed by close
 	reader sync.WaitGroup
-	killed bool // by us: a SIGKILL that it ends by is no riddle
+	killed bool // by us; any other SIGKILL is probably for lack of memory
 }
 
 // startChild starts the program as a session leader in its work dir, records
 // it in daemon.pid and only then gives it its token.
 func startChild(spec childSpec) (_ child, err error) {
-	d := &daemonProcess{spec: spec, heard: make(chan controlEvent, eventQueue), quit: make(chan struct{})}
+	d := &daemonProcess{spec: spec, queue: make(chan controlEvent, eventQueue), quit: make(chan struct{})}
 	if d.logged, d.since, err = openChildLog(spec.dir); err != nil {
 		return nil, err
 	}
-	// Pipes by hand and not by os/exec: Wait would last as long as anything that
-	// inherited them.
+	// Not the pipes of os/exec: with them Wait lasts until everything that inherited
+	// them has ended, not only the child.
 	childIn, stdin, err := os.Pipe()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("making a pipe: %w", err), d.logged.Close())
@@ -112,14 +112,14 @@ func startChild(spec childSpec) (_ child, err error) {
 	}
 	_ = d.stdin.SetWriteDeadline(time.Now().Add(controlWriteLimit)) // pipes have deadlines
 	if _, err := d.stdin.Write([]byte(string(spec.token) + "\n")); err != nil {
-		// It has closed its input, or ended: its owner will see what comes of it.
-		spec.log.Warn("giving a daemon its token", "lib_id", spec.libID, "error", err)
+		// It has closed its input, or ended. Its owner sees to the rest.
+		spec.log.Warn("a daemon did not take its token", "lib_id", spec.libID, "error", err)
 	}
 	return d, nil
 }
 
-// endedItself tells whether err comes from a child that ended by itself before
-// it could be recorded: its end is then the better reason.
+// endedItself reports whether err comes from a child that ended by itself before
+// it could be recorded. Then its end is the better error.
 func (d *daemonProcess) endedItself(err error) bool {
 	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
 		return false
@@ -133,7 +133,7 @@ func (d *daemonProcess) endedItself(err error) bool {
 }
 
 // openChildLog opens daemon.log in dir for appending and returns its size. A
-// link out of dir is not followed.
+// symlink out of dir is not followed.
 func openChildLog(dir string) (*os.File, int64, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -154,21 +154,21 @@ func openChildLog(dir string) (*os.File, int64, error) {
 	return f, info.Size(), nil
 }
 
-// read hands on the child's events until its output ends.
+// read queues the child's events until its output ends.
 func (d *daemonProcess) read() {
-	defer close(d.heard)
+	defer close(d.queue)
 	err := newControlReader(d.stdout, d.spec.log.With("lib_id", d.spec.libID)).events(func(event controlEvent) {
 		select {
-		case d.heard <- event:
+		case d.queue <- event:
 		case <-d.quit:
 		}
 	})
 	if err != nil && !errors.Is(err, os.ErrClosed) {
-		d.spec.log.Warn("reading a daemon's output", "lib_id", d.spec.libID, "error", err)
+		d.spec.log.Warn("reading a daemon's output failed", "lib_id", d.spec.libID, "error", err)
 	}
 }
 
-func (d *daemonProcess) events() <-chan controlEvent { return d.heard }
+func (d *daemonProcess) events() <-chan controlEvent { return d.queue }
 func (d *daemonProcess) done() <-chan struct{}       { return d.process.done }
 
 func (d *daemonProcess) kill() {
@@ -181,16 +181,17 @@ func (d *daemonProcess) send(op controlOp) error {
 	return writeControl(d.stdin, op)
 }
 
-// trimLog cuts a log over maxChildLog to whole lines of its newest half. What
-// the child writes meanwhile goes, by O_APPEND, behind what is there.
+// trimLog cuts a log that is longer than maxChildLog to the whole lines of its
+// newest half. The child writes with O_APPEND, so its next line goes to the end
+// of what was kept.
 func (d *daemonProcess) trimLog() bool {
 	info, err := d.logged.Stat()
 	if err != nil || info.Size() <= maxChildLog {
 		return false
 	}
 	tail := tailOf(d.logged, info.Size(), maxChildLog/2)
-	// What came while that was read, up to a bound; what comes between here and
-	// the next line is lost.
+	// Take along what was written meanwhile, up to a bound. What is written between
+	// the last read and the truncation is lost.
 	buf := make([]byte, maxChildLog/8)
 	for at, more := info.Size(), true; more && at < info.Size()+64*maxChildLog; {
 		n, _ := d.logged.ReadAt(buf, at) // the end of the file gives less
@@ -204,14 +205,14 @@ func (d *daemonProcess) trimLog() bool {
 		_, err = d.logged.Write(tail)
 	}
 	if err != nil {
-		d.spec.log.Warn("trimming a daemon's log", "lib_id", d.spec.libID, "error", err)
+		d.spec.log.Warn("trimming a daemon's log failed", "lib_id", d.spec.libID, "error", err)
 	}
 	d.since = 0
 	return true
 }
 
-// tailOf reads the last at most most bytes of f, which has size bytes, from
-// the beginning of a line.
+// tailOf reads the whole lines within the last most bytes of f, which has size
+// bytes.
 func tailOf(f io.ReaderAt, size, most int64) []byte {
 	buf := make([]byte, min(size, most))
 	n, _ := f.ReadAt(buf, size-int64(len(buf))) // a shorter file gives what there is
@@ -228,20 +229,21 @@ func (d *daemonProcess) close() (exit, lastLines string) {
 	close(d.quit)
 	_, _ = d.stdin.Close(), d.stdout.Close() // nothing is buffered in them
 	d.reader.Wait()
-	// The record goes last: as long as anything of the child may live, it says
-	// so.
+	// The record goes last: the next scheduler must find it as long as anything of
+	// the child may live.
 	if err := os.Remove(filepath.Join(d.spec.dir, pidFileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.spec.log.Warn("removing daemon.pid", "lib_id", d.spec.libID, "error", err)
+		d.spec.log.Warn("removing a daemon.pid failed", "lib_id", d.spec.libID, "error", err)
 	}
 	lastLines = d.lastLines()
 	d.trimLog()
 	if err := d.logged.Close(); err != nil {
-		d.spec.log.Warn("closing a daemon's log", "lib_id", d.spec.libID, "error", err)
+		d.spec.log.Warn("closing a daemon's log failed", "lib_id", d.spec.libID, "error", err)
 	}
 	return exitText(d.process.err, d.cmd.ProcessState, d.killed), lastLines
 }
 
-// lastLines is the end of what this child logged.
+// lastLines returns the end of what this child logged, at most lastLogLines and
+// maxLastLog, without secrets and control characters.
 func (d *daemonProcess) lastLines() string {
 	info, err := d.logged.Stat()
 	if err != nil || info.Size() <= d.since {
@@ -260,8 +262,8 @@ func (d *daemonProcess) lastLines() string {
 	return strings.ToValidUTF8(text[max(0, len(text)-maxLastLog):], "")
 }
 
-// exitText tells how a process ended, with what the daemon's exit statuses mean.
-// killed says that the scheduler killed it.
+// exitText returns how a process ended, with the meaning of the daemon's exit
+// statuses. killed is set when the scheduler killed it.
 func exitText(err error, state *os.ProcessState, killed bool) string {
 	if state == nil {
 		return fmt.Sprintf("the daemon was lost: %v", err)
@@ -270,15 +272,15 @@ func exitText(err error, state *os.ProcessState, killed bool) string {
 		return "the daemon ended with " + state.String() + ", not by the scheduler: was the machine or the container out of memory?"
 	}
 	why := map[int]string{
-		2: " (wrong usage)",
+		2: " (usage error)",
 		3: " (it gave up reconnecting)",
 		4: " (the server refused it)",
-		5: " (replaced by another of its machine_id)",
+		5: " (replaced by another daemon of its machine_id)",
 	}[state.ExitCode()]
 	return "the daemon ended with " + state.String() + why
 }
 
-// indented is the last lines behind a sentence.
+// indented is the last lines as the end of a sentence.
 func indented(lines string) string {
 	if lines == "" {
 		return ""
@@ -286,11 +288,11 @@ func indented(lines string) string {
 	return "; its last log lines:\n" + lines
 }
 
-// childEnv is env without any variable of ours, but for the one that tells the
-// child who is at its standard input: a child is told the rest by its flags,
-// and no token of the scheduler's is inherited. What systemd tells the
-// scheduler (sd_notify(3), sd_listen_fds(3)) is not meant for a child either:
-// it would report its own end as the scheduler's.
+// childEnv is env without our own variables: a child is configured by its flags
+// and must not inherit the scheduler's tokens. Only the variable that puts its
+// standard input under a scheduler is set. The variables of systemd are left out
+// too (sd_notify(3), sd_listen_fds(3)): a child would report its own end as the
+// scheduler's.
 func childEnv(env []string) []string {
 	var kept []string
 	for _, pair := range env {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -9,139 +10,149 @@ import (
 )
 
 const (
-	// capacityRetryMin and capacityRetrySpread are when to come back to a full
-	// pool: at random, so that not all who were sent away come back together.
+	// capacityRetryMin and capacityRetrySpread bound the advice when to come back
+	// to a full pool. It is random, so that the refused do not come back together.
 	capacityRetryMin    = 5 * time.Second
 	capacityRetrySpread = 10 * time.Second
 )
 
-// ensure returns the ready daemon of libID. However many ask at once, one
-// child is started; started is true for the one that did so. A child belongs
-// to the pool: it goes on when ctx ends, only the waiting does not. What keeps
-// it from starting is waited for within spawnTimeout. The error is a
-// *poolError, or ctx's.
-func (p *pool) ensure(ctx context.Context, libID string) (view poolEntry, started bool, err error) {
-	if err := checkLibID(libID); err != nil {
-		return poolEntry{}, false, err
+// readyDaemon is what an ensure returns.
+type readyDaemon struct {
+	entry   *entry
+	view    poolEntry // in the moment of the ensure
+	started bool      // by this ensure
+}
+
+// ensure returns the ready daemon of libID. However many callers ask at once,
+// one child is started. A child belongs to the pool: when ctx ends only the
+// waiting does. What keeps a child from being started is waited for within
+// spawnTimeout. The error is an *apiError, or that of ctx.
+func (p *pool) ensure(ctx context.Context, libID string) (readyDaemon, error) {
+	if err := cmp.Or(checkLibID(libID), ctx.Err()); err != nil {
+		return readyDaemon{}, err
 	}
-	p.mu.Lock()
-	if e := p.entries[libID]; e != nil && e.status == statusReady && !p.closed { // nearly always
-		defer p.mu.Unlock()
-		return p.useLocked(e), false, nil
+	step := p.admit(libID)
+	if step.ready != nil { // nearly always
+		return readyDaemon{entry: step.ready, view: step.view}, nil
 	}
-	p.mu.Unlock()
 	var mine *entry // the one that this call started
-	search := &roomSearch{asked: map[*entry]bool{}}
+	search := &slotSearch{asked: map[*entry]bool{}}
 	begin := time.Now()
-	patience, cancel := context.WithTimeoutCause(ctx, p.spawnTimeout, &poolError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
+	patience, cancel := context.WithTimeoutCause(ctx, p.spawnTimeout, &apiError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
 		message: fmt.Sprintf("the daemon for %s could not be started within %v: the one before it is still stopping", libID, p.spawnTimeout)})
 	defer cancel()
-	for {
-		if err := ctx.Err(); err != nil {
-			return poolEntry{}, false, err
-		}
-		p.mu.Lock()
-		e := p.entries[libID]
+	for ; ; step = p.admit(libID) {
+		var err error
 		switch {
-		case p.closed:
-			p.mu.Unlock()
-			return poolEntry{}, false, errShuttingDown()
-		case e != nil && e.status == statusReady:
-			view = p.useLocked(e)
-			p.mu.Unlock()
-			return view, e == mine, nil
-		case e != nil && e.status == statusStarting:
-			p.mu.Unlock()
-			if err := p.awaitReady(ctx, e); err != nil {
-				return poolEntry{}, false, err
+		case step.refused != nil:
+			err = step.refused
+		case step.ready != nil:
+			return readyDaemon{entry: step.ready, view: step.view, started: step.ready == mine}, nil
+		case step.starting != nil:
+			if step.admitted {
+				mine = step.starting
 			}
-		case e != nil: // stopping: a fresh one takes its place
-			p.mu.Unlock()
-			if err := wait(patience, e.gone); err != nil {
-				return poolEntry{}, false, err
-			}
-		default:
-			e, err := p.admitLocked(patience, libID, begin, search)
-			if err == nil && e != nil {
-				mine = e
-				err = p.awaitReady(ctx, e)
-			}
-			if err != nil {
-				return poolEntry{}, false, err
-			}
+			err = p.awaitReady(ctx, step.starting)
+		case step.stopping != nil: // another takes its slot
+			err = wait(patience, step.stopping.gone)
+		case step.delay > 0:
+			err = p.awaitRespawn(patience, libID, step, begin)
+		case step.full:
+			err = p.makeRoom(patience, search)
+		}
+		if err = cmp.Or(err, ctx.Err()); err != nil { // a caller that is gone starts nothing
+			return readyDaemon{}, err
 		}
 	}
 }
 
-// useLocked counts an ensure as a use, which also keeps a child that is just
-// being asked whether it can go.
-func (p *pool) useLocked(e *entry) poolEntry {
-	e.lastUsed = time.Now()
-	if e.probe != nil {
-		e.probe.wanted = true
-	}
-	return p.viewLocked(e)
+// admission is what an ensure found, and so has to wait for next.
+type admission struct {
+	refused  *apiError
+	ready    *entry
+	view     poolEntry // of ready
+	starting *entry
+	admitted bool // starting was made by this call
+	stopping *entry
+	delay    time.Duration // until a respawn; 0 for none
+	history  crashHistory  // the reason for delay
+	full     bool          // all slots are taken
+}
+
+// admit looks for libID's entry, and makes one if nothing is in its way.
+func (p *pool) admit(libID string) (found admission) {
+	p.update(func(s *poolState) {
+		e, now := s.entries[libID], time.Now()
+		history := crashHistory{}
+		if t := s.tombstones[libID]; t != nil {
+			history = t.history
+		}
+		other := ""
+		if p.folds {
+			other = s.sameName(libID)
+		}
+		switch delay := history.wait(now); {
+		case s.closed:
+			found.refused = errShuttingDown()
+		case e != nil && e.state.status == statusReady:
+			s.apply(e, ensured{})
+			found.ready, found.view = e, e.view()
+		case e != nil && e.state.status == statusStarting:
+			found.starting = e
+		case e != nil:
+			found.stopping = e
+		case s.server == "":
+			found.refused = &apiError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "no server to dial is known yet"}
+		case delay > 0:
+			found.delay, found.history = delay, history
+		case s.slots() >= p.maxDaemons:
+			found.full = true
+		case other != "":
+			found.refused = errSameName(libID, other)
+		default:
+			e = newEntry(libID, p.workDir(libID), entryState{
+				status: statusStarting, slot: true, admitted: now, lastUsed: now,
+				history: history, restarts: history.total, changed: true,
+			})
+			s.entries[libID] = e
+			found.starting, found.admitted = e, true
+			// Ends when the child is reaped and cleared up; shutdown waits for it.
+			p.wg.Go(func() { p.run(e) })
+		}
+	})
+	return found
 }
 
 // awaitReady waits until e is ready, or returns why it never will be.
 func (p *pool) awaitReady(ctx context.Context, e *entry) error {
-	if err := wait(ctx, e.settled); err != nil {
+	if err := wait(ctx, e.readyOrFailed); err != nil {
 		return err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if e.failed != nil {
-		return e.failed
+	var failed *apiError
+	p.update(func(*poolState) { failed = e.state.failed })
+	if failed != nil {
+		return failed
 	}
 	return nil
 }
 
-// admitLocked starts libID's entry when it may: no crash loop, no other id of
-// the same name, a free place. Else it waits for what keeps it from starting,
-// and returns nil to be called again. It unlocks p.mu.
-func (p *pool) admitLocked(ctx context.Context, libID string, begin time.Time, search *roomSearch) (*entry, error) {
-	now := time.Now()
-	past := deaths{}
-	if g := p.graves[libID]; g != nil {
-		past = g.deaths
+// awaitRespawn waits until a child that crashed may be started again, or refuses
+// where that is later than this ensure waits. begin is when the ensure came.
+func (p *pool) awaitRespawn(ctx context.Context, libID string, a admission, begin time.Time) error {
+	if a.delay >= p.spawnTimeout-time.Since(begin) {
+		return &apiError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, retryAfter: a.delay,
+			message: fmt.Sprintf("the daemon for %s died %d times in a row and is started again in %v: %s",
+				libID, a.history.inRow, a.delay.Round(time.Second), a.history.lastError)}
 	}
-	delay, full, server := past.wait(now), p.places >= p.maxDaemons, p.server
-	if server == "" || delay > 0 || full {
-		p.mu.Unlock()
+	timer := time.NewTimer(a.delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-p.closing: // the next look refuses
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	switch {
-	case server == "":
-		return nil, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, message: "no server to dial is known yet"}
-	case delay > 0 && delay >= p.spawnTimeout-now.Sub(begin):
-		return nil, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable, retryAfter: delay,
-			message: fmt.Sprintf("the daemon for %s died %d times in a row and is started again in %v: %s", libID, past.inRow, delay.Round(time.Second), past.lastError)}
-	case delay > 0:
-		timer := time.NewTimer(delay)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			return nil, nil
-		case <-p.closing:
-			return nil, nil
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	case full:
-		return nil, p.makeRoom(ctx, search)
-	}
-	defer p.mu.Unlock()
-	if other := p.sameNameLocked(libID); other != "" {
-		return nil, &poolError{code: codeInvalidLibID, status: http.StatusBadRequest,
-			message: fmt.Sprintf("the file system cannot tell %s from %s, which is there already", libID, other)}
-	}
-	e := newEntry(libID, statusStarting, now)
-	e.place, e.history = true, past
-	p.places++
-	p.entries[libID] = e
-	p.tellLocked(e)
-	// Ends when the child is reaped and cleared away; shutdown waits for it.
-	p.wg.Go(func() { p.run(e) })
-	return e, nil
+	return nil
 }
 
 func wait(ctx context.Context, done <-chan struct{}) error {
@@ -153,9 +164,9 @@ func wait(ctx context.Context, done <-chan struct{}) error {
 	}
 }
 
-// capacityError sends somebody away from a full pool.
-func (p *pool) capacityError() *poolError {
-	return &poolError{code: codeCapacity, status: http.StatusServiceUnavailable,
+// capacityError refuses an ensure because the pool is full.
+func (p *pool) capacityError() *apiError {
+	return &apiError{code: codeCapacity, status: http.StatusServiceUnavailable,
 		retryAfter: capacityRetryMin + rand.N(capacityRetrySpread),
 		message:    fmt.Sprintf("all %d daemons are busy: come back later or raise --max-daemons", p.maxDaemons)}
 }

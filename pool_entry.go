@@ -1,11 +1,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"time"
 )
+
+// This file is the state machine of an entry of the pool. It only decides:
+// pool.carryOut and the owner in pool_owner.go act.
 
 type entryStatus string
 
@@ -20,6 +23,14 @@ func (entryStatus) values() []string {
 	return []string{string(statusStarting), string(statusReady), string(statusStopping), string(statusExited)}
 }
 
+const (
+	// silenceAsked is how long a child may send nothing before it is asked for its
+	// status, silenceEnded how long until it counts as hung. In between it has a
+	// minute to answer, as it has for a heartbeat.
+	silenceAsked = 30 * time.Second
+	silenceEnded = silenceAsked + time.Minute
+)
+
 // poolEntry is a daemon of the pool as the HTTP API shows it.
 type poolEntry struct {
 	LibID          string      `json:"lib_id"`
@@ -29,402 +40,399 @@ type poolEntry struct {
 	WorkDir        string      `json:"work_dir" doc:"absolute"`
 	StartedAt      time.Time   `json:"started_at,omitzero"`
 	LastUsedAt     time.Time   `json:"last_used_at,omitzero"`
-	Busy           bool        `json:"busy" doc:"it works on a request"`
+	Busy           bool        `json:"busy" doc:"whether it runs a request"`
 	ActiveRequests int         `json:"active_requests"`
-	Restarts       int         `json:"restarts" doc:"respawns after a death"`
-	LastError      string      `json:"last_error,omitempty" doc:"why it ended, where it did"`
+	Restarts       int         `json:"restarts" doc:"how often it was started again after a crash"`
+	LastError      string      `json:"last_error,omitempty" doc:"how the last crash happened"`
 }
 
-// entry is one lib_id with a child, or on the way to or from one. Its owner,
-// the goroutine in pool.run, alone starts, signals, reaps and clears; everybody
-// else writes a wish under the pool's lock and wakes it.
+// entry is one lib_id in the pool: its child, or the way to or from one. Its
+// owner, the goroutine in pool.run, alone starts, signals, reaps and clears up,
+// and alone publishes changes, so that subscribers see them in order. Others
+// apply an event, which wakes the owner.
 type entry struct {
-	libID   string
-	wake    chan struct{} // 1-buffered
-	settled chan struct{} // closed when ready, or when that will not be
-	gone    chan struct{} // closed when all is cleared and the entry has left the pool
+	libID         string
+	workDir       string
+	wake          chan struct{} // 1-buffered: the owner has something to do
+	readyOrFailed chan struct{} // closed when the child is ready, and when it never will be
+	gone          chan struct{} // closed when everything is cleared up and the entry has left the pool
 
-	// Guarded by pool.mu.
-	status    entryStatus
-	place     bool // holds one of the pool's places: until its process is reaped
-	pid       int
-	admitted  time.Time // when it was asked for
-	started   time.Time
-	lastUsed  time.Time // the last ensure, or the end of the last request
-	active    int
-	wasReady  bool
-	isSettled bool
-	died      bool       // ended unasked, or by the pool for a fault
-	fault     string     // that one: not ready in time, or hung
-	failed    *poolError // why those who wait for ready do not get it
-	remove    bool       // DELETE: the directory goes too
-	removeErr error
-	history   deaths
-	probe     *probe
-	mute      bool // its last probe went unanswered, and it has said nothing since
+	state entryState // changed by apply alone, under the pool's lock
 }
 
-// probe is one question to a child whether it can go.
-type probe struct {
-	idle   time.Duration
+// entryState is everything that changes in an entry.
+type entryState struct {
+	status      entryStatus
+	slot        bool // counts toward maxDaemons, until the process is reaped
+	onlyRemoves bool // there is no child: the entry keeps ensures away while its directory is removed
+	pid         int
+	admitted    time.Time // of the ensure that made the entry
+	started     time.Time // of the process; zero without one
+	lastUsed    time.Time // the last ensure, or the end of the last request
+	active      int       // running requests
+	restarts    int       // crashes before this child
+	history     crashHistory
+
+	wasReady   bool
+	resolved   bool      // readyOrFailed is closed, or about to be
+	failed     *apiError // the error of ensures that wait for a child that is never ready
+	died       bool      // ended unasked, or by the pool because of a fault
+	fault      string    // that fault: not ready in time, or hung
+	remove     bool      // by a DELETE: the directory is removed too
+	removeErr  error
+	terminated bool // the owner has terminated the child
+	changed    bool // by others than the owner, which has yet to publish it
+
+	quiesce      *quiesceRequest // under way; nil for none
+	asks         int64           // quiesce ops sent; the number of the last one
+	unresponsive bool            // the last quiesce was not answered, and nothing came since
+	silence      time.Duration   // since the child sent something
+	statusAsked  bool            // in this silence
+}
+
+// quiesceRequest is one question to a child whether it can go.
+type quiesceRequest struct {
+	idle   time.Duration // it must have been idle for so long
 	reason evictionReason
-	sent   bool
-	ask    int64         // the number of the op, once it is sent
-	wanted bool          // an ensure came meanwhile: the child stays
 	done   chan struct{} // closed with the answer
-	leaves bool          // the answer, written before done is closed
+
+	sent      bool
+	reclaimed bool // an ensure came while the child was asked: it stays
+	leaves    bool // the answer; set before done is closed
 }
 
-func newEntry(libID string, status entryStatus, now time.Time) *entry {
-	return &entry{
-		libID:    libID,
-		wake:     make(chan struct{}, 1),
-		settled:  make(chan struct{}),
-		gone:     make(chan struct{}),
-		status:   status,
-		admitted: now,
-		lastUsed: now,
-	}
-}
+// entryEvent is something that happens to an entry: one of the types below, or a
+// controlEvent of its child.
+type entryEvent any
 
-func (e *entry) notify() {
-	select {
-	case e.wake <- struct{}{}:
-	default: // the owner has not yet looked at the last one
+// Events that the owner applies.
+type (
+	ownerTurn       struct{}                  // the owner looks for what others want of it
+	childStarted    struct{ pid int }         // the process exists
+	quiesceTimedOut struct{}                  // the child did not answer within quiesceLimit
+	timePassed      struct{ d time.Duration } // of the housekeeping
+	dirRemoved      struct{ err error }       // as a DELETE wanted
+	startTimedOut   struct {                  // the child has had its time to become ready
+		limit     time.Duration
+		lastLines string
 	}
-}
-
-func (e *entry) settleLocked() {
-	if !e.isSettled {
-		e.isSettled = true
-		close(e.settled)
+	// childEnded says that the child is reaped, or could not be started.
+	childEnded struct {
+		how     string    // a clause for people
+		refused *apiError // the lib_id cannot have a child; nil for all others
 	}
-}
-
-// run owns e from its reserved place to the end. It ends when the child is
-// reaped and everything is cleared.
-func (p *pool) run(e *entry) {
-	c, err := p.launch(e)
-	if err != nil {
-		p.finish(e, err.Error())
-		return
-	}
-	p.supervise(e, c)
-	exit, lines := c.close()
-	p.finish(e, exit+indented(lines))
-}
-
-// launch makes the work dir and starts the child in it.
-func (p *pool) launch(e *entry) (child, error) {
-	p.mu.Lock()
-	unwanted := e.status == statusStopping
-	p.mu.Unlock()
-	if unwanted {
-		return nil, errUnwanted
-	}
-	if err := p.makeWorkDir(e.libID); err != nil {
-		return nil, err
-	}
-	c, err := p.start(p.spec(e.libID))
-	if err != nil {
-		return nil, err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	e.pid, e.started = c.pid(), time.Now()
-	p.tellLocked(e)
-	return c, nil
-}
-
-// finish clears what an ended child leaves and takes e out of the pool. how
-// tells its end, for the case that nobody asked for it.
-func (p *pool) finish(e *entry, how string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	had := e.place // not so when there was but a directory to delete
-	if e.place {
-		e.place = false
-		p.places--
-		close(p.freed)
-		p.freed = make(chan struct{})
-	}
-	if e.status == statusStarting || e.status == statusReady {
-		e.died = true
-	}
-	if e.fault != "" {
-		how = e.fault + ": " + how
-	}
-	if e.died {
-		p.log.Error("a daemon died", "lib_id", e.libID, "pid", e.pid, "ready", e.wasReady, "error", how)
-		if e.status == statusStarting {
-			e.failed = &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable,
-				message:  fmt.Sprintf("starting the daemon for %s: %s", e.libID, how),
-				diedOnce: respawnDelay(e.history.after(time.Now(), how).inRow) == 0}
-		}
-	} else if had {
-		p.log.Info("a daemon was stopped", "lib_id", e.libID, "pid", e.pid)
-	}
-	if had {
-		p.countEndLocked(e)
-	}
-	e.status, e.pid, e.active = statusStopping, 0, 0
-	p.endProbeLocked(e, false)
-	e.settleLocked()
-	removed := e.remove
-	if removed {
-		p.mu.Unlock()
-		err := p.removeWorkDir(e.libID)
-		p.mu.Lock()
-		e.removeErr = err
-	}
-	e.status = statusExited
-	delete(p.entries, e.libID)
-	view := p.viewLocked(e)
-	if e.died && !removed {
-		view = p.buryLocked(e, how)
-	} else {
-		delete(p.graves, e.libID)
-	}
-	if had {
-		p.onEvent(view)
-	}
-	close(e.gone)
-}
-
-// countEndLocked counts a start that came to nothing, or a death.
-func (p *pool) countEndLocked(e *entry) {
-	switch {
-	case e.wasReady && e.died:
-		p.metrics.died()
-	case e.wasReady:
-	case e.failed != nil && e.failed.code == codeSpawnTimeout:
-		p.metrics.spawned(spawnTimeout, 0)
-	case e.died:
-		p.metrics.spawned(spawnFailed, 0)
-	default:
-		p.metrics.spawned(spawnStopped, 0)
-	}
-}
-
-// errUnwanted ends an entry that was told to stop before it had a child.
-var errUnwanted = errors.New("stopped before it was started")
-
-const (
-	// probeLimit is how long a child may take to answer a quiesce.
-	probeLimit = time.Second
-	// housekeeping is how often an owner looks after its child, at most; it is
-	// sooner again, and then less and less often, after the log was too long: a
-	// child that logs without end writes hundreds of megabytes a second.
-	housekeeping      = time.Second
-	housekeepingLeast = 10 * time.Millisecond
-	// silenceAsked is how long a ready child may say nothing before it is asked for
-	// a word, silenceEnded how long until it is taken for hung: it had a minute for
-	// the answer, as it has for a heartbeat. The pauses of the housekeeping are
-	// added up, so that a scheduler that was itself stopped blames nobody.
-	silenceAsked = 30 * time.Second
-	silenceEnded = silenceAsked + time.Minute
 )
 
-// supervise carries wishes to the child and its words to the pool until it is
-// reaped.
-func (p *pool) supervise(e *entry, c child) {
-	spawnLimit := time.NewTimer(p.spawnTimeout)
-	defer spawnLimit.Stop()
-	pause := housekeepingLeast
-	chores := time.NewTimer(pause)
-	defer chores.Stop()
-	events := c.events()
-	var grace, answer <-chan time.Time
-	var hurry <-chan struct{}
-	stopping := false
-	asks := int64(0)
-	silence, asked := time.Duration(0), false // since its last word
-	resume := func() { p.say(e, c, controlOp{Op: opResume}) }
-	for {
-		p.mu.Lock()
-		stop, question := e.status == statusStopping, e.probe
-		ask := question != nil && !question.sent
-		if ask {
-			asks++
-			question.sent, question.ask = true, asks
+// Events that others apply.
+type (
+	ensured          struct{}                          // an ensure found the child ready: a use
+	quiesceRequested struct{ request *quiesceRequest } // see pool.requestQuiesce
+	// stopRequested ends the child. why is the error of ensures that wait for it to
+	// be ready; nil means an eviction.
+	stopRequested struct {
+		why    *apiError
+		remove bool // the directory too
+	}
+)
+
+// effects is what an event leads to outside the entry's state. pool.update
+// carries it out when the lock is released, but for the orders to the owner.
+type effects struct {
+	log      *logLine
+	count    func(*poolMetrics)
+	publish  *poolEntry      // for onEvent
+	resolved bool            // close readyOrFailed
+	answered *quiesceRequest // close its done
+	wake     bool            // wake the owner
+	freed    bool            // a slot is free
+	crashed  bool            // remember the crash
+	forget   bool            // the crashes before: the child ended in order
+
+	// Orders to the owner.
+	send      []controlOp
+	terminate bool
+	removeDir bool
+}
+
+// logLine is a line for the log.
+type logLine struct {
+	level slog.Level
+	text  string
+	args  []any
+}
+
+func newEntry(libID, workDir string, state entryState) *entry {
+	return &entry{
+		libID:         libID,
+		workDir:       workDir,
+		wake:          make(chan struct{}, 1),
+		readyOrFailed: make(chan struct{}),
+		gone:          make(chan struct{}),
+		state:         state,
+	}
+}
+
+// view is the entry as the HTTP API shows it.
+func (e *entry) view() poolEntry {
+	s := &e.state
+	return poolEntry{
+		LibID:          e.libID,
+		MachineID:      machineIDOf(e.libID),
+		Status:         s.status,
+		PID:            s.pid,
+		WorkDir:        e.workDir,
+		StartedAt:      s.started.UTC(),
+		LastUsedAt:     s.lastUsed.UTC(),
+		Busy:           s.active > 0,
+		ActiveRequests: s.active,
+		Restarts:       s.restarts,
+		LastError:      s.history.lastError,
+	}
+}
+
+// apply is the only function that changes an entry's state. It runs under the
+// pool's lock, does not block, and leaves everything outside the state to the
+// effects that it returns.
+func (e *entry) apply(event entryEvent) (fx effects) {
+	s, now := &e.state, time.Now()
+	switch event := event.(type) {
+	case ownerTurn:
+		if s.changed {
+			e.publish(&fx)
 		}
-		p.mu.Unlock()
 		switch {
-		case stop && !stopping:
-			stopping = true
-			c.terminate()
-			grace, hurry = time.After(p.stopTimeout), p.hurry
-		case ask && !stop:
-			answer = time.After(probeLimit)
-			p.say(e, c, controlOp{Op: opQuiesce, IdleMS: question.idle.Milliseconds(), Ask: asks})
+		case s.status == statusStopping && !s.terminated:
+			s.terminated, fx.terminate = true, true
+		case s.quiesce != nil && !s.quiesce.sent:
+			s.asks++
+			s.quiesce.sent = true
+			fx.send = []controlOp{{Op: opQuiesce, IdleMS: s.quiesce.idle.Milliseconds(), Ask: s.asks}}
 		}
 
-		select {
-		case <-c.done():
-			return
-		case <-e.wake:
-		case event, ok := <-events:
-			if !ok {
-				events = nil // the child may still be alive, but soon counts as hung
-				continue
-			}
-			silence, asked = 0, false
-			if p.heard(e, event) {
-				resume()
-			}
-		case <-spawnLimit.C:
-			p.endLate(e, c.lastLines)
-		case <-answer:
-			answer = nil
-			if p.unanswered(e) {
-				resume() // it may yet read the question, and this behind it
-			}
-		case <-grace:
-			p.log.Warn("a daemon did not stop in time and is killed", "lib_id", e.libID, "limit", p.stopTimeout)
-			grace = nil
-			c.kill()
-		case <-hurry:
-			hurry = nil
-			c.kill()
-		case <-chores.C:
-			silence += pause
-			pause = min(2*pause, housekeeping)
-			if c.trimLog() {
-				pause = housekeepingLeast
-			}
-			chores.Reset(pause)
-			switch {
-			case stopping:
-			case silence >= silenceEnded:
-				p.endHung(e)
-			case silence >= silenceAsked && !asked:
-				asked = true
-				p.say(e, c, controlOp{Op: opStatus})
-			}
+	case childStarted:
+		s.pid, s.started = event.pid, now
+		e.publish(&fx)
+
+	case controlEvent:
+		s.silence, s.statusAsked, s.unresponsive = 0, false, false
+		e.applyControl(event, now, &fx)
+
+	case startTimedOut:
+		if s.status == statusStarting {
+			s.died, s.fault = true, fmt.Sprintf("it was not ready within %v", event.limit)
+			e.stop(&apiError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
+				message: fmt.Sprintf("the daemon for %s was not ready within %v: see its %s%s", e.libID, event.limit, logFileName, indented(event.lastLines))}, &fx)
 		}
+
+	case quiesceTimedOut:
+		if s.quiesce != nil && s.quiesce.sent {
+			s.unresponsive = true
+			fx.log = &logLine{slog.LevelWarn, "a daemon did not answer whether it is idle", []any{"lib_id", e.libID, "limit_ms", quiesceLimit.Milliseconds()}}
+			e.answerQuiesce(false, &fx)
+			fx.send = []controlOp{{Op: opResume}} // it may yet read the question, and then this
+		}
+
+	case timePassed:
+		// The pauses of the housekeeping are added up, and not the clock's time: a
+		// scheduler that was itself stopped must not blame its children.
+		s.silence += event.d
+		switch {
+		case s.status == statusStopping:
+		case s.silence >= silenceEnded && s.status == statusReady:
+			s.died, s.fault = true, fmt.Sprintf("it said nothing for %v", silenceEnded)
+			e.stop(&apiError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable,
+				message: fmt.Sprintf("the daemon for %s hung: %s", e.libID, s.fault)}, &fx)
+		case s.silence >= silenceAsked && !s.statusAsked:
+			s.statusAsked = true
+			fx.send = []controlOp{{Op: opStatus}}
+		}
+
+	case childEnded:
+		e.end(event, now, &fx)
+
+	case dirRemoved:
+		s.removeErr = event.err
+		e.exit(&fx)
+
+	case ensured:
+		s.lastUsed = now
+		if s.quiesce != nil {
+			s.quiesce.reclaimed = true
+		}
+
+	case quiesceRequested:
+		if s.status == statusReady && s.quiesce == nil {
+			s.quiesce, fx.wake = event.request, true
+		}
+
+	case stopRequested:
+		if s.status != statusExited {
+			s.remove = s.remove || event.remove
+			e.stop(event.why, &fx)
+		}
+
+	default:
+		panic(fmt.Sprintf("an entry of the pool knows no event %T", event))
 	}
+	return fx
 }
 
-// endLate ends a child that is not ready in time.
-func (p *pool) endLate(e *entry, lastLines func() string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if e.status != statusStarting {
-		return
-	}
-	e.died, e.fault = true, fmt.Sprintf("it was not ready within %v", p.spawnTimeout)
-	p.stopLocked(e, &poolError{code: codeSpawnTimeout, status: http.StatusGatewayTimeout,
-		message: fmt.Sprintf("the daemon for %s was not ready within %v: see its %s%s", e.libID, p.spawnTimeout, logFileName, indented(lastLines()))})
-}
+// The methods below are parts of apply.
 
-// endHung ends a child that was ready and answers no more.
-func (p *pool) endHung(e *entry) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if e.status != statusReady {
-		return
-	}
-	e.died, e.fault = true, fmt.Sprintf("it said nothing for %v", silenceEnded)
-	p.stopLocked(e, &poolError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable,
-		message: fmt.Sprintf("the daemon for %s hung: %s", e.libID, e.fault)})
-}
-
-// unanswered ends a probe whose answer did not come in time. It tells whether
-// there was one.
-func (p *pool) unanswered(e *entry) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if e.probe == nil || !e.probe.sent {
-		return false
-	}
-	p.log.Warn("a daemon does not answer", "lib_id", e.libID, "limit", probeLimit)
-	e.mute = true
-	p.endProbeLocked(e, false)
-	return true
-}
-
-func (p *pool) say(e *entry, c child, op controlOp) {
-	if err := c.send(op); err != nil {
-		p.log.Warn("telling a daemon", "lib_id", e.libID, "op", op.Op, "error", err)
-	}
-}
-
-// heard takes in what the child said. It tells whether the child must be told
-// to resume: it refuses requests, and nobody wants that (any more).
-func (p *pool) heard(e *entry, event controlEvent) (resume bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	e.mute = false
+// applyControl applies an event of the child. A child that agreed to quiesce and is
+// in use again is told to resume: until then it refuses requests.
+func (e *entry) applyControl(event controlEvent, now time.Time, fx *effects) {
+	s := &e.state
 	switch event.Event {
 	case eventReady:
-		if e.status != statusStarting {
-			return false
+		if s.status != statusStarting {
+			return
 		}
-		e.status, e.wasReady, e.lastUsed = statusReady, true, now
-		e.settleLocked()
-		p.metrics.spawned(spawnReady, now.Sub(e.admitted))
-		p.log.Info("a daemon is ready", "lib_id", e.libID, "pid", e.pid, "after", now.Sub(e.started))
+		s.status, s.wasReady, s.lastUsed = statusReady, true, now
+		e.resolve(fx)
+		took := now.Sub(s.admitted)
+		fx.count = func(m *poolMetrics) { m.spawned(spawnReady, took) }
+		fx.log = &logLine{slog.LevelInfo, "a daemon is ready", []any{"lib_id", e.libID, "pid", s.pid, "start_ms", now.Sub(s.started).Milliseconds()}}
+		e.publish(fx)
 	case eventStatus:
-		was := e.active
-		e.active = event.Active
-		used := now
-		if event.Active == 0 {
-			// Bounded before it is a Duration, which a large number would overflow.
-			idle := min(event.IdleMS, now.Sub(e.started).Milliseconds())
-			used = now.Add(-time.Duration(idle) * time.Millisecond)
-		}
-		if used.After(e.lastUsed) {
-			e.lastUsed = used
-		}
-		if e.status != statusReady {
-			return false
-		}
-		// What it says by itself may be older than the question.
-		if e.probe != nil && e.probe.sent && event.Ask == e.probe.ask {
-			if event.Quiesced && !e.probe.wanted {
-				// From here on it refuses requests: nothing can be lost by ending it.
-				p.metrics.evicted(e.probe.reason)
-				p.stopLocked(e, nil)
-				return false
-			}
-			p.endProbeLocked(e, false)
-			resume = event.Quiesced // an ensure came meanwhile
-		}
-		if e.active == was {
-			return resume // nothing that a view would show
-		}
+		e.applyStatus(event, now, fx)
 	case eventClone:
-		p.metrics.cloned(event.OK, time.Duration(event.TookMS)*time.Millisecond)
-		return false
+		fx.count = func(m *poolMetrics) { m.cloned(event.OK, time.Duration(event.TookMS)*time.Millisecond) }
 	default:
-		return false // a later version's word
+		// An event of a later version: it only shows that the child is alive.
 	}
-	p.tellLocked(e)
-	return resume
 }
 
-// stopLocked asks the owner to end the child; why is what those get who wait
-// for it to be ready. A nil why is an eviction.
-func (p *pool) stopLocked(e *entry, why *poolError) {
-	if e.status == statusStopping || e.status == statusExited {
+func (e *entry) applyStatus(event controlEvent, now time.Time, fx *effects) {
+	s := &e.state
+	shown := s.active != event.Active
+	s.active = event.Active
+	used := now
+	if event.Active == 0 {
+		// Bounded before it is a Duration, which a large number would overflow.
+		idle := min(event.IdleMS, now.Sub(s.started).Milliseconds())
+		used = now.Add(-time.Duration(idle) * time.Millisecond)
+	}
+	if used.After(s.lastUsed) {
+		s.lastUsed = used
+	}
+	if s.status != statusReady {
 		return
 	}
-	e.status = statusStopping
-	if !e.wasReady {
-		e.failed = why
+	// A status that is no answer may be older than the question.
+	if q := s.quiesce; q != nil && q.sent && event.Ask == s.asks {
+		if event.Quiesced && !q.reclaimed {
+			// From here on it refuses requests: ending it can lose none.
+			fx.count = func(m *poolMetrics) { m.evicted(q.reason) }
+			e.stop(nil, fx)
+			return
+		}
+		e.answerQuiesce(false, fx)
+		if event.Quiesced {
+			fx.send = []controlOp{{Op: opResume}}
+		}
 	}
-	e.settleLocked()
-	p.endProbeLocked(e, why == nil)
-	p.tellLocked(e)
-	e.notify()
+	if shown {
+		e.publish(fx)
+	}
 }
 
-func (p *pool) endProbeLocked(e *entry, leaves bool) {
-	if e.probe == nil {
+// stop has the owner end the child; it does nothing where that has begun.
+func (e *entry) stop(why *apiError, fx *effects) {
+	s := &e.state
+	if s.status == statusStopping || s.status == statusExited {
 		return
 	}
-	e.probe.leaves = leaves
-	close(e.probe.done)
-	e.probe = nil
+	s.status = statusStopping
+	if !s.wasReady {
+		s.failed = why
+	}
+	e.resolve(fx)
+	e.answerQuiesce(why == nil, fx)
+	s.changed, fx.wake = true, true
+}
+
+// end takes in that there is no process any more.
+func (e *entry) end(event childEnded, now time.Time, fx *effects) {
+	s, how := &e.state, event.how
+	hadChild := !s.onlyRemoves && event.refused == nil
+	if event.refused != nil {
+		s.status, s.failed = statusStopping, event.refused
+	}
+	s.died = s.died || s.status == statusStarting || s.status == statusReady
+	if s.fault != "" {
+		how = s.fault + ": " + how
+	}
+	crashes := s.history.after(now, how)
+	if s.died && s.status == statusStarting {
+		s.failed = &apiError{code: codeAutoStartFailed, status: http.StatusServiceUnavailable,
+			message:  fmt.Sprintf("starting the daemon for %s: %s", e.libID, how),
+			retryNow: respawnDelay(crashes.inRow) == 0}
+	}
+	switch {
+	case s.died:
+		fx.log = &logLine{slog.LevelError, "a daemon died", []any{"lib_id", e.libID, "pid", s.pid, "ready", s.wasReady, "error", how}}
+	case hadChild:
+		fx.log = &logLine{slog.LevelInfo, "a daemon was stopped", []any{"lib_id", e.libID, "pid", s.pid}}
+	}
+	if hadChild {
+		fx.count = e.countEnd()
+	}
+	fx.freed = s.slot
+	s.slot, s.pid, s.active, s.status = false, 0, 0, statusStopping
+	e.answerQuiesce(false, fx)
+	e.resolve(fx)
+	if s.remove {
+		fx.removeDir = true
+		return
+	}
+	if s.died {
+		s.history = crashes
+	}
+	e.exit(fx)
+}
+
+// exit is the last change of the state.
+func (e *entry) exit(fx *effects) {
+	s := &e.state
+	s.status = statusExited
+	fx.crashed = s.died && !s.remove
+	fx.forget = !fx.crashed
+	if !s.onlyRemoves {
+		e.publish(fx)
+	}
+}
+
+// countEnd counts a start that came to nothing, or a crash.
+func (e *entry) countEnd() func(*poolMetrics) {
+	s := &e.state
+	result := spawnStopped
+	switch {
+	case s.wasReady && s.died:
+		return (*poolMetrics).crashed
+	case s.wasReady:
+		return nil
+	case s.failed != nil && s.failed.code == codeSpawnTimeout:
+		result = spawnTimeout
+	case s.died:
+		result = spawnFailed
+	}
+	return func(m *poolMetrics) { m.spawned(result, 0) }
+}
+
+func (e *entry) publish(fx *effects) {
+	view := e.view()
+	fx.publish, e.state.changed = &view, false
+}
+
+func (e *entry) resolve(fx *effects) {
+	fx.resolved = !e.state.resolved
+	e.state.resolved = true
+}
+
+func (e *entry) answerQuiesce(leaves bool, fx *effects) {
+	if q := e.state.quiesce; q != nil {
+		q.leaves = leaves
+		fx.answered, e.state.quiesce = q, nil
+	}
 }

@@ -20,69 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A process that got the pid of a dead daemon within the 10 ms that are the
-// unit of its start is still a stranger.
-func TestFaultPIDReusedInTheSameTick(t *testing.T) {
-	t.Parallel()
-	last, err := os.OpenFile("/proc/sys/kernel/ns_last_pid", os.O_WRONLY, 0)
-	if err != nil {
-		t.Skip("choosing the next pid takes root: ", err)
-	}
-	defer last.Close()
-	sleeper := func() *process {
-		cmd := exec.Command("sleep", "1000")
-		setSession(cmd)
-		p, err := startProcess(cmd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { p.kill(); <-p.done })
-		return p
-	}
-	const tries, triesForTheTick = 300, 200
-	for try := range tries {
-		first := sleeper()
-		record := pidRecord{pid: first.pid()}
-		if record.identity, err = identify(first.pid()); err != nil {
-			t.Fatal(err)
-		}
-		first.kill()
-		<-first.done
-		if _, err := last.WriteAt([]byte(strconv.Itoa(first.pid()-1)), 0); err != nil {
-			t.Skip("choosing the next pid: ", err)
-		}
-		second := sleeper()
-		id, err := identify(second.pid())
-		if err != nil {
-			t.Fatal(err)
-		}
-		// On a busy machine others get the pid, or the tick is over.
-		if second.pid() != first.pid() || (id.start != record.start && try < triesForTheTick) {
-			second.kill()
-			<-second.done
-			continue
-		}
-		if id.number == record.number {
-			t.Skip("this kernel, before 6.9, has no number of its own for each process")
-		}
-		record.start = id.start // where no try was fast enough: what the next one might have been
-		workspace := t.TempDir()
-		path := filepath.Join(workspace, "x", pidFileName)
-		if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(record.text()), 0o600)); err != nil {
-			t.Fatal(err)
-		}
-		testPoolIn(t, workspace)
-		if !alive(t, second.pid()) {
-			t.Error("a stranger was killed")
-		}
-		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("the record is still there: %v", err)
-		}
-		return
-	}
-	t.Skip("others on this machine take every pid first")
-}
-
 // TestFaultTracerHelper is no test: it kills the process it traces in the moment
 // in which that has forked, before parent or child do anything else.
 func TestFaultTracerHelper(t *testing.T) {
@@ -189,18 +126,18 @@ func TestFaultSchedulerKilledRightAfterTheFork(t *testing.T) {
 		for lines.Scan() {
 			said += "\n" + lines.Text()
 		}
-		t.Fatalf("the tracer said %s", said)
+		t.Fatalf("got %s, want the tracer to kill the scheduler", said)
 	}
 	if code := h.exit(); code != -1 {
-		t.Errorf("the scheduler ended with status %d, not by the signal", code)
+		t.Errorf("got exit %d, want an end by the signal", code)
 	}
 	if _, err := os.Stat(filepath.Join(h.workspace, "x", pidFileName)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("daemon.pid was written already: %v", err)
+		t.Errorf("daemon.pid: got %v, want it not written yet", err)
 	}
 	log := filepath.Join(h.workspace, "x", logFileName)
 	awaitThat(t, "the child ends with its input", func() bool { return len(h.processes()) == 0 })
 	if text, err := os.ReadFile(log); err != nil || !strings.Contains(string(text), "reading the token from the scheduler: EOF") {
-		t.Errorf("the child did not run: %q, %v", text, err)
+		t.Errorf("the child's log: got %q, %v, want the end of its input", text, err)
 	}
 	next := openHouse(t, dir) // it removes the record of the first
 	next.ensure("x")
@@ -257,19 +194,19 @@ func TestFaultDiskFullInAClone(t *testing.T) {
 	wantAnswer(t, h.askLater(http.MethodPost, "/libraries/x/rpc", cloneCall(git.address("small.git"))))
 	_, a := callRPC(t, h.url+"/libraries/x", "vcs/clone", `{"url":"`+git.address("big.git")+`"}`)
 	if a.Error == nil || a.Error.name() != codeGitFailed || a.Error.Data["reason"] != string(gitDiskFull) || !strings.Contains(a.Error.Message, "No space left on device") {
-		t.Errorf("%+v", a.Error)
+		t.Errorf("got %+v, want %s with the reason %s", a.Error, codeGitFailed, gitDiskFull)
 	}
 	entries, err := os.ReadDir(filepath.Join(h.workspace, "x", reposDirName))
 	if err != nil || len(entries) != 1 || entries[0].Name() != "small" {
-		t.Errorf("in the directory of clones: %v, %v", entries, err)
+		t.Errorf("in the directory of clones: got %v, %v, want small alone", entries, err)
 	}
 	if h.ensure("x") != pid {
-		t.Error("the daemon did not live through it")
+		t.Error("the daemon has another pid, want it to live on")
 	}
 	// The other clone is whole, and an update of it has room.
 	small.commit("more", map[string]string{"a": "2"})
 	if body := wantAnswer(t, h.askLater(http.MethodPost, "/libraries/x/rpc", cloneCall(git.address("small.git")))); !strings.Contains(body, small.head()) {
-		t.Error(body)
+		t.Errorf("got %s, want the commit %s", body, small.head())
 	}
 	h.wantNothingLeft()
 }
@@ -303,31 +240,31 @@ func TestFaultDiskFullOnSmallFiles(t *testing.T) {
 	kept := map[string]string{}
 	for _, path := range []string{filepath.Join(h.workspace, librariesFile), filepath.Join(h.workspace, "x", credentialsFileName)} {
 		if kept[path] = contentAndMode(t, path); !strings.HasPrefix(kept[path], "-rw------- ") {
-			t.Errorf("%s: %s", path, kept[path])
+			t.Errorf("%s: got %s, want the mode 0600", path, kept[path])
 		}
 	}
 	free := fillDisk(t, h.dir)
 	if err := setAuth("the-new-token"); err == nil {
-		t.Error("a token was stored on a full disk")
+		t.Error("a token was stored on a full disk, want an error")
 	} else if !strings.Contains(err.Message, "disk is full") || strings.Contains(err.Message, "token") {
-		t.Errorf("%+v", err)
+		t.Errorf("got %+v, want that the disk is full, without the token", err)
 	}
 	h.want(http.StatusInternalServerError, http.MethodPut, "/libraries/more", `{"machine_id":"laptop"}`, "no space left on device")
 	h.want(http.StatusNotFound, http.MethodGet, "/libraries/more", "")
 	h.want(http.StatusServiceUnavailable, http.MethodPut, "/daemons/y", "", string(codeAutoStartFailed), "no space left on device")
 	if n := strings.Count(strings.Join(h.processes(), "\n"), "--machine-id cloud_y"); n > 0 {
-		t.Errorf("%d daemons that could not be recorded live", n)
+		t.Errorf("got %d daemons that are not recorded, want none", n)
 	}
 	h.want(http.StatusServiceUnavailable, http.MethodGet, "/health", "", `"status":"degraded"`)
 	if _, a := callRPC(t, h.url+"/libraries/x", "config/get", "{}"); a.Error != nil || h.ensure("x") != pid {
-		t.Errorf("the daemon that was there: %v", a.Error)
+		t.Errorf("the daemon that was there: got %v, want it untouched", a.Error)
 	}
 	for path, want := range kept {
 		if got := contentAndMode(t, path); got != want {
-			t.Errorf("%s is %s, was %s", path, got, want)
+			t.Errorf("%s: got %s, want %s as before", path, got, want)
 		}
 		if names, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".*.tmp-*")); err != nil || len(names) > 0 {
-			t.Errorf("left: %v, %v", names, err)
+			t.Errorf("got the temporary files %v, %v, want none left", names, err)
 		}
 	}
 	free()
@@ -340,7 +277,8 @@ func TestFaultDiskFullOnSmallFiles(t *testing.T) {
 	h.wantNothingLeft()
 }
 
-// A scheduler without descriptors refuses, ends nobody and serves again.
+// A scheduler without free descriptors refuses new daemons, ends none, and serves
+// again once there are some.
 func TestFaultNoDescriptors(t *testing.T) {
 	t.Parallel()
 	h := openHouse(t, realTempDir(t))
@@ -382,12 +320,12 @@ func TestFaultNoDescriptors(t *testing.T) {
 		}
 		r := ask(http.MethodPut, fmt.Sprint("/daemons/new", extra))
 		if r.StatusCode != http.StatusServiceUnavailable {
-			t.Errorf("with %d descriptors left: %s", extra, r.Status)
+			t.Errorf("with %d descriptors left: got %s, want 503", extra, r.Status)
 		}
 		buf := make([]byte, 4096)
 		n, _ := r.Body.Read(buf) // a short body comes at once
 		if !strings.Contains(string(buf[:n]), "too many open files") {
-			t.Errorf("with %d descriptors left: %s", extra, buf[:n])
+			t.Errorf("with %d descriptors left: got %s, want the reason", extra, buf[:n])
 		}
 		closeBody(r)
 	}
@@ -407,7 +345,7 @@ func TestFaultNoDescriptors(t *testing.T) {
 	}
 	r := ask(http.MethodGet, "/daemons/there")
 	if r.StatusCode != http.StatusOK || !alive(t, pid) {
-		t.Errorf("the daemon that was there: %s, alive %v", r.Status, alive(t, pid))
+		t.Errorf("the daemon that was there: got %s, alive %v, want 200 and alive", r.Status, alive(t, pid))
 	}
 	closeBody(r)
 	if err := unix.Prlimit(h.cmd.Process.Pid, unix.RLIMIT_NOFILE, &old, nil); err != nil {
@@ -415,7 +353,7 @@ func TestFaultNoDescriptors(t *testing.T) {
 	}
 	_ = waiting.SetReadDeadline(time.Now().Add(patience))
 	if r, err := http.ReadResponse(bufio.NewReader(waiting), nil); err != nil || r.StatusCode != http.StatusOK {
-		t.Errorf("who waited meanwhile: %v, %v", r, err)
+		t.Errorf("the client that waited: got %v, %v, want 200", r, err)
 	} else {
 		closeBody(r)
 	}
@@ -423,7 +361,7 @@ func TestFaultNoDescriptors(t *testing.T) {
 	_ = conn.Close()
 	h.ensure("new0")
 	if h.ensure("there") != pid {
-		t.Error("the daemon that was there was ended")
+		t.Error("the daemon that was there was ended, want it untouched")
 	}
 	h.wantNothingLeft()
 }
@@ -456,7 +394,7 @@ func memoryGroup(t *testing.T) (procs string) {
 	return ""
 }
 
-// A daemon is killed for its memory, or by somebody who can: the error says so
+// A daemon is killed for its memory, or by another process: the error says so
 // and the next ensure works.
 func TestFaultOutOfMemory(t *testing.T) {
 	hungry := "read -r token\necho '{\"event\":\"ready\",\"pid\":'$$',\"instance_id\":\"i\"}'\nread -r op"
@@ -478,10 +416,10 @@ func TestFaultOutOfMemory(t *testing.T) {
 	awaitThat(t, "the daemon is killed", func() bool { return h.status("hungry") == string(statusExited) })
 	h.want(http.StatusOK, http.MethodGet, "/daemons/hungry", "", "ended with signal: killed", "out of memory?")
 	if !strings.Contains(h.stderr.String(), "out of memory?") {
-		t.Error("the log does not say it")
+		t.Errorf("got the log %s, want the question about memory in it", h.stderr)
 	}
 	if again := h.ensure("hungry"); again == pid || h.ensure("good") != good {
-		t.Errorf("the next one is %d after %d", again, pid)
+		t.Errorf("got pid %d after %d, want another, and the daemon beside it untouched", again, pid)
 	}
 	h.wantNothingLeft()
 }

@@ -84,14 +84,14 @@ func testPool(t *testing.T, script string, change func(*poolConfig)) *pool {
 
 func mustEnsure(t *testing.T, p *pool, libID string) poolEntry {
 	t.Helper()
-	view, _, err := p.ensure(t.Context(), libID)
+	d, err := p.ensure(t.Context(), libID)
 	if err != nil {
-		t.Fatalf("ensure %s: %v", libID, err)
+		t.Fatalf("ensure %s: got %v, want a ready daemon", libID, err)
 	}
-	return view
+	return d.view
 }
 
-// alive tells whether pid runs; a zombie does not.
+// alive reports whether pid runs; a zombie does not.
 func alive(t *testing.T, pid int) bool {
 	t.Helper()
 	if syscall.Kill(pid, 0) != nil {
@@ -101,19 +101,19 @@ func alive(t *testing.T, pid int) bool {
 	return err == nil && !strings.HasPrefix(strings.TrimSpace(string(out)), "Z")
 }
 
-// awaitThat looks again and again: other processes tell nobody when they
-// change.
+// awaitThat polls a condition that depends on other processes: nothing announces
+// their changes.
 func awaitThat(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(eventually); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for: %s", eventually, what)
+			t.Fatalf("waited %v, want within that: %s", eventually, what)
 		}
 	}
 }
 
 func poolCode(err error) errorCode {
-	if e, ok := errors.AsType[*poolError](err); ok {
+	if e, ok := errors.AsType[*apiError](err); ok {
 		return e.code
 	}
 	return ""
@@ -129,47 +129,47 @@ func TestPoolStartsStopsAndDeletes(t *testing.T) {
 	view := mustEnsure(t, p, "lib_1")
 	dir := filepath.Join(p.workspace, "lib_1")
 	if view.Status != statusReady || view.PID == 0 || view.MachineID != "cloud_lib_1" || view.WorkDir != dir {
-		t.Errorf("the entry: %+v", view)
+		t.Errorf("got %+v, want a ready cloud_lib_1 with a pid in %s", view, dir)
 	}
 	info, err := os.Stat(dir)
 	if err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("the work dir: %v, %v", info, err)
+		t.Errorf("the work dir: got %v, %v, want the mode 0700", info, err)
 	}
 	record, err := readPIDFile(p.root, "lib_1")
 	if err != nil || record.pid != view.PID || record.group != view.PID {
 		t.Errorf("daemon.pid: %+v, %v, want pid %d", record, err, view.PID)
 	}
 	if text, err := os.ReadFile(filepath.Join(dir, "token")); err != nil || string(text) != "t0ken\n" {
-		t.Errorf("the child's token: %q, %v", text, err)
+		t.Errorf("the child's token: got %q, %v, want t0ken", text, err)
 	}
 	env, err := os.ReadFile(filepath.Join(dir, "env"))
 	if err != nil || strings.Contains(strings.ToUpper(strings.ReplaceAll(string(env), controlVariable+"="+controlStdio, "")), "C4A_") || strings.Contains(string(env), "NOTIFY_SOCKET") {
-		t.Errorf("the child inherits our variables: %s, %v", env, err)
+		t.Errorf("got the environment %s, %v, want none of our variables or systemd's", env, err)
 	}
-	if again, started, err := p.ensure(t.Context(), "lib_1"); err != nil || started || again.PID != view.PID {
-		t.Errorf("asked again: %+v, started %v, %v", again, started, err)
+	if again, err := p.ensure(t.Context(), "lib_1"); err != nil || again.started || again.view.PID != view.PID {
+		t.Errorf("asked again: got pid %d, started %v, %v, want pid %d, not started", again.view.PID, again.started, err, view.PID)
 	}
 	if err := p.stopAll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if alive(t, view.PID) {
-		t.Error("it lives after stopAll")
+		t.Error("the child lives after stopAll, want it ended")
 	}
 	if _, err := os.Stat(filepath.Join(dir, pidFileName)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("daemon.pid after the end: %v", err)
+		t.Errorf("daemon.pid after the end: got %v, want it removed", err)
 	}
 	if _, found := p.get("lib_1"); found {
-		t.Error("a stopped entry is still told of")
+		t.Error("got an entry after stopAll, want none")
 	}
 	next := mustEnsure(t, p, "lib_1")
 	if err := p.remove(t.Context(), "lib_1"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) || alive(t, next.PID) {
-		t.Errorf("after DELETE: %v, alive %v", err, alive(t, next.PID))
+		t.Errorf("after DELETE: got %v and the child alive %v, want no directory and no child", err, alive(t, next.PID))
 	}
 	if err := p.remove(t.Context(), "lib_1"); poolCode(err) != codeNotFound {
-		t.Errorf("DELETE of nothing: %v", err)
+		t.Errorf("DELETE of nothing: got %v, want %s", err, codeNotFound)
 	}
 }
 
@@ -181,7 +181,7 @@ func TestPoolKillsAChildThatIgnoresSIGTERM(t *testing.T) {
 		t.Fatal(err)
 	}
 	if alive(t, view.PID) || time.Since(begin) < p.stopTimeout {
-		t.Errorf("alive %v after %v", alive(t, view.PID), time.Since(begin))
+		t.Errorf("got the child alive %v after %v, want it killed after %v", alive(t, view.PID), time.Since(begin), p.stopTimeout)
 	}
 }
 
@@ -194,52 +194,52 @@ func TestPoolEndsAStoppedChild(t *testing.T) {
 	}
 	begin := time.Now()
 	if err := p.stopAll(t.Context()); err != nil || time.Since(begin) > eventually/2 {
-		t.Errorf("a stopped child: %v after %v: SIGCONT is missing", err, time.Since(begin))
+		t.Errorf("a stopped child: got %v after %v, want it ended by SIGTERM and SIGCONT", err, time.Since(begin))
 	}
 }
 
-func TestPoolCrashBeforeReadyTellsTheLastLogLines(t *testing.T) {
+func TestPoolCrashBeforeReadyShowsTheLastLogLines(t *testing.T) {
 	p := testPool(t, `read -r token; echo "boom, and my token is $token" >&2; exit 4`, nil)
-	_, _, err := p.ensure(t.Context(), "x")
+	_, err := p.ensure(t.Context(), "x")
 	if poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), "boom") || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("the error: %v", err)
+		t.Errorf("got %v, want %s with the last log line and the exit status", err, codeAutoStartFailed)
 	}
 	if strings.Contains(err.Error(), "t0ken") {
-		t.Error("the error holds the token")
+		t.Errorf("got the token in %q, want it redacted", err)
 	}
 	view, found := p.get("x")
 	if !found || view.Status != statusExited || !strings.Contains(view.LastError, "boom") || view.PID != 0 {
-		t.Errorf("the entry: %+v, %v", view, found)
+		t.Errorf("got %+v, %v, want an exited entry with the last log line", view, found)
 	}
 	if n := p.counts(); n.Running != 0 {
-		t.Errorf("%d places are still taken", n.Running)
+		t.Errorf("got %d running, want 0", n.Running)
 	}
 }
 
 func TestPoolChildThatIsNeverReady(t *testing.T) {
 	p := testPool(t, `trap '' TERM; while :; do sleep 1000; done`, func(c *poolConfig) { c.spawnTimeout = 300 * time.Millisecond })
-	_, _, err := p.ensure(t.Context(), "x")
-	if e, ok := errors.AsType[*poolError](err); !ok || e.code != codeSpawnTimeout || e.status != http.StatusGatewayTimeout {
-		t.Errorf("the error: %v", err)
+	_, err := p.ensure(t.Context(), "x")
+	if e, ok := errors.AsType[*apiError](err); !ok || e.code != codeSpawnTimeout || e.status != http.StatusGatewayTimeout {
+		t.Errorf("got %v, want %s and 504", err, codeSpawnTimeout)
 	}
 	awaitThat(t, "the child is reaped", func() bool { return p.counts().Running == 0 })
 }
 
 func TestPoolProgramMissing(t *testing.T) {
 	p := testPool(t, "", func(c *poolConfig) { c.daemonBin = "/nonexistent/daemon" })
-	_, _, err := p.ensure(t.Context(), "x")
+	_, err := p.ensure(t.Context(), "x")
 	if poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), "no such file") {
-		t.Errorf("the error: %v", err)
+		t.Errorf("got %v, want %s with the reason", err, codeAutoStartFailed)
 	}
 	if n := p.counts(); n.Running != 0 {
-		t.Errorf("%d places are taken", n.Running)
+		t.Errorf("got %d running, want 0", n.Running)
 	}
 }
 
 func TestPoolRubbishOnStandardOutput(t *testing.T) {
 	p := testPool(t, "echo hello; head -c 200000 /dev/zero | tr '\\0' x; echo; echo '{}'\n"+scriptGood, nil)
 	if view := mustEnsure(t, p, "x"); view.Status != statusReady {
-		t.Errorf("the entry: %+v", view)
+		t.Errorf("got %+v, want a ready entry", view)
 	}
 }
 
@@ -252,11 +252,11 @@ func TestPoolCrashWhileReadyStartsAnew(t *testing.T) {
 	awaitThat(t, "the crash is seen", func() bool { view, _ := p.get("x"); return view.Status == statusExited })
 	view, _ := p.get("x")
 	if !strings.Contains(view.LastError, "killed") {
-		t.Errorf("last_error: %q", view.LastError)
+		t.Errorf("got the last_error %q, want the signal in it", view.LastError)
 	}
 	second := mustEnsure(t, p, "x")
 	if second.PID == first.PID || second.Restarts != 1 {
-		t.Errorf("the next one: %+v", second)
+		t.Errorf("got %+v, want another pid and 1 restart", second)
 	}
 }
 
@@ -281,10 +281,10 @@ func TestPoolEmptiesTheTrash(t *testing.T) {
 	writeFiles(t, workspace, map[string]string{trashPrefix + "x/repos/lib/f": "1", "y/repos/lib/f": "1"})
 	testPoolIn(t, workspace)
 	if _, err := os.Stat(filepath.Join(workspace, trashPrefix+"x")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the trash: %v", err)
+		t.Errorf("the trash: got %v, want it removed", err)
 	}
 	if _, err := os.Stat(filepath.Join(workspace, "y", "repos", "lib", "f")); err != nil {
-		t.Error(err)
+		t.Errorf("a work dir beside the trash: got %v, want it kept", err)
 	}
 }
 
@@ -327,7 +327,7 @@ func TestPoolCrashTakesTheSessionAlong(t *testing.T) {
 	}
 	awaitThat(t, "the crash is seen", func() bool { view, _ := p.get("x"); return view.Status == statusExited })
 	if alive(t, sleeper) {
-		t.Error("what the daemon had started outlives it")
+		t.Error("what the daemon had started lives, want it ended with the daemon")
 	}
 }
 
@@ -336,23 +336,23 @@ func TestPoolEvictsTheIdleForTheNext(t *testing.T) {
 	first := mustEnsure(t, p, "a")
 	second := mustEnsure(t, p, "b")
 	if alive(t, first.PID) || second.Status != statusReady {
-		t.Errorf("first alive %v, second %+v", alive(t, first.PID), second)
+		t.Errorf("got the first alive %v and the second %+v, want the second in its slot", alive(t, first.PID), second)
 	}
 	if _, err := os.Stat(first.WorkDir); err != nil {
-		t.Errorf("eviction must keep the directory: %v", err)
+		t.Errorf("the directory of an evicted daemon: got %v, want it kept", err)
 	}
 }
 
 func TestPoolFullOfBusyDaemons(t *testing.T) {
 	p := testPool(t, scriptBusy, func(c *poolConfig) { c.maxDaemons = 1 })
 	first := mustEnsure(t, p, "a")
-	_, _, err := p.ensure(t.Context(), "b")
-	e, ok := errors.AsType[*poolError](err)
+	_, err := p.ensure(t.Context(), "b")
+	e, ok := errors.AsType[*apiError](err)
 	if !ok || e.code != codeCapacity || e.retryAfter < capacityRetryMin || e.retryAfter > capacityRetryMin+capacityRetrySpread {
-		t.Errorf("the error: %+v", err)
+		t.Errorf("got %+v, want %s with a Retry-After of %v to %v", err, codeCapacity, capacityRetryMin, capacityRetryMin+capacityRetrySpread)
 	}
 	if !alive(t, first.PID) {
-		t.Error("a busy daemon was killed")
+		t.Error("a busy daemon was killed, want it kept")
 	}
 }
 
@@ -378,17 +378,17 @@ func TestPoolWorkDirThatIsALink(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(p.workspace, "x")); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), "not a directory") {
-		t.Errorf("ensure: %v", err)
+	if _, err := p.ensure(t.Context(), "x"); poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), "not a directory") {
+		t.Errorf("ensure: got %v, want %s: not a directory", err, codeAutoStartFailed)
 	}
 	if err := p.remove(t.Context(), "x"); err != nil {
-		t.Errorf("remove: %v", err)
+		t.Errorf("remove: got %v, want no error", err)
 	}
 	if _, err := os.Stat(filepath.Join(outside, "precious")); err != nil {
-		t.Errorf("DELETE went through the link: %v", err)
+		t.Errorf("the target of the symlink: got %v, want it untouched by DELETE", err)
 	}
 	if _, err := os.Lstat(filepath.Join(p.workspace, "x")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the link is still there: %v", err)
+		t.Errorf("the symlink: got %v, want it removed", err)
 	}
 }
 
@@ -397,12 +397,12 @@ func TestPoolPIDFileThatCannotBeWritten(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(p.workspace, "x", pidFileName, "in the way"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err := p.ensure(t.Context(), "x")
+	_, err := p.ensure(t.Context(), "x")
 	if poolCode(err) != codeAutoStartFailed || !strings.Contains(err.Error(), pidFileName) {
-		t.Errorf("the error: %v", err)
+		t.Errorf("got %v, want %s that names %s", err, codeAutoStartFailed, pidFileName)
 	}
 	if n := p.counts(); n.Running != 0 {
-		t.Errorf("%d places are taken", n.Running)
+		t.Errorf("got %d running, want 0", n.Running)
 	}
 }
 
@@ -412,6 +412,6 @@ func TestPoolShutdownKillsAtOnceOnASecondSignal(t *testing.T) {
 	p.killNow()
 	begin := time.Now()
 	if err := p.stopAll(t.Context()); err != nil || alive(t, view.PID) || time.Since(begin) > eventually {
-		t.Errorf("%v, alive %v after %v", err, alive(t, view.PID), time.Since(begin))
+		t.Errorf("got %v, alive %v after %v, want it killed at once", err, alive(t, view.PID), time.Since(begin))
 	}
 }

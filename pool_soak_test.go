@@ -59,7 +59,7 @@ func TestSoakKills(t *testing.T) {
 		kills = kills[1:]
 		// Each round adds a commit of a small file to each library.
 		if size, most := s.size(), 2*first+int64(s.serial*len(s.libs))*(64<<10); size > most {
-			t.Errorf("the workspace takes %d bytes after %d rounds, at first it took %d", size, s.serial, first)
+			t.Errorf("the workspace: got %d bytes after round %d, want at most %d (at first it took %d)", size, s.serial, most, first)
 		}
 	}
 	t.Logf("%d kills", s.serial)
@@ -88,7 +88,7 @@ func (s *soak) round(kill func()) {
 	if s.rnd.IntN(3) == 0 { // this one from nothing
 		status, body := s.house.ask(http.MethodDelete, "/daemons/"+s.libs[s.rnd.IntN(len(s.libs))], "")
 		if status != http.StatusNoContent && status != http.StatusNotFound {
-			s.t.Errorf("DELETE: %d %s", status, body)
+			s.t.Errorf("DELETE: got %d %s, want 204 or 404", status, body)
 		}
 	}
 	if s.rnd.IntN(3) == 0 { // each cloned afresh, in the place of what is there
@@ -120,7 +120,7 @@ func (s *soak) killDaemon(lib string) {
 	}
 	var entry poolEntry
 	if err := json.Unmarshal([]byte(body), &entry); err != nil {
-		s.t.Errorf("%v: %s", err, body)
+		s.t.Errorf("got %s, %v, want an entry", body, err)
 	}
 	if entry.PID > 0 { // else it has no process yet
 		_ = syscall.Kill(entry.PID, syscall.SIGKILL) // it may just have ended
@@ -157,7 +157,7 @@ func (s *soak) clones() {
 		clones.Go(func() {
 			status, body := s.house.ask(http.MethodPost, "/libraries/"+lib+"/rpc", cloneCall(s.url))
 			if status != http.StatusOK || !strings.Contains(body, `"commit":"`+s.remote.head()+`"`) {
-				s.t.Errorf("the clone of %s after round %d: %d %s", lib, s.serial, status, body)
+				s.t.Errorf("the clone of %s after round %d: got %d %s, want the commit %s", lib, s.serial, status, body, s.remote.head())
 			}
 		})
 	}
@@ -166,10 +166,10 @@ func (s *soak) clones() {
 	for _, lib := range s.libs {
 		repo := &testRepo{t: s.t, dir: filepath.Join(s.house.workspace, lib, reposDirName, "lib")}
 		if _, err := repo.tryGit("", "fsck", "--full", "--no-dangling"); err != nil {
-			s.t.Errorf("round %d: %v", s.serial, err)
+			s.t.Errorf("round %d: git fsck: got %v, want no error", s.serial, err)
 		}
 		if status := repo.git("status", "--porcelain"); status != "" {
-			s.t.Errorf("round %d: the files of %s differ: %s", s.serial, lib, status)
+			s.t.Errorf("round %d: the files of %s: got the changes %s, want none", s.serial, lib, status)
 		}
 	}
 	awaitThat(s.t, "only the daemons run", func() bool { return len(s.house.processes()) == len(s.libs) })
@@ -189,7 +189,7 @@ func (s *soak) wantWhole(lib string) {
 			return
 		}
 	}
-	s.t.Errorf("round %d: %s: %v", s.serial, lib, err)
+	s.t.Errorf("round %d: %s: got %v, want no error", s.serial, lib, err)
 }
 
 // wantNothingTemporary looks for what a killed git, clone or deletion leaves.
@@ -202,7 +202,7 @@ func (s *soak) wantNothingTemporary() {
 			return err
 		case strings.HasPrefix(name, tempPrefix), strings.HasPrefix(name, oldPrefix), strings.HasPrefix(name, trashPrefix),
 			inGit && (strings.HasSuffix(name, ".lock") || strings.HasPrefix(name, "tmp_")):
-			s.t.Errorf("round %d left %s", s.serial, path)
+			s.t.Errorf("round %d left %s, want it removed", s.serial, path)
 		}
 		return nil
 	})

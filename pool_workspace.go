@@ -10,28 +10,27 @@ import (
 	"strings"
 )
 
-// This file is the workspace on the disk: one directory for each lib_id, held
-// by an os.Root, so that no link in it leads a deletion elsewhere.
+// This file is the workspace on the disk: one directory for each lib_id. All of
+// it is reached through an os.Root, so that a symlink in it cannot lead a
+// deletion elsewhere.
 
 const (
 	// maxLibID leaves room, in a file name's 255 bytes, for trashPrefix.
 	maxLibID = 128
-	// librariesFile is where the bindings of libraries are kept, beside the work
-	// dirs.
+	// librariesFile holds the bindings of libraries, beside the work dirs.
 	librariesFile = "libraries.json"
-	// trashPrefix begins the names of directories on their way out: no lib_id
+	// trashPrefix begins the names of directories that are being deleted: no lib_id
 	// begins with a dot.
 	trashPrefix = ".deleted-"
-	// writableFile is written and removed to see whether the workspace takes
-	// files.
+	// writableFile is written and removed to check that the workspace takes files.
 	writableFile = ".writable"
 )
 
-// errRemoved is a directory that is not there.
+// errRemoved reports a directory that does not exist.
 var errRemoved = errors.New("there is no such directory")
 
-// validLibID tells a lib_id that can be a directory's name everywhere and is
-// none of ours.
+// validLibID reports whether id can be the name of a directory on every system
+// and is not one of our own.
 func validLibID(id string) bool {
 	if id == "" || len(id) > maxLibID || id[0] == '.' || id[0] == '-' || id == librariesFile {
 		return false
@@ -45,18 +44,18 @@ func validLibID(id string) bool {
 	return true
 }
 
-// machineIDOf is the machine_id of a library's daemon.
-func machineIDOf(libID string) string { return "cloud_" + libID }
+// machineIDOf returns the machine_id of a library's daemon in the pool.
+func machineIDOf(libID string) string { return cloudPrefix + libID }
 
 func checkLibID(id string) error {
 	if validLibID(id) {
 		return nil
 	}
-	return &poolError{code: codeInvalidLibID, status: http.StatusBadRequest,
+	return &apiError{code: codeInvalidLibID, status: http.StatusBadRequest,
 		message: fmt.Sprintf("a lib_id is 1 to %d of A-Z a-z 0-9 . _ -, does not start with . or - and is not %s", maxLibID, librariesFile)}
 }
 
-// foldsCase tells whether root's file system finds a file by its name in
+// foldsCase reports whether root's file system finds a file by its name in
 // another case.
 func foldsCase(root *os.Root) bool {
 	a, err1 := root.Lstat(lockFileName)
@@ -64,31 +63,48 @@ func foldsCase(root *os.Root) bool {
 	return err1 == nil && err2 == nil && os.SameFile(a, b)
 }
 
-// sameNameLocked is another lib_id that the file system takes for libID.
-func (p *pool) sameNameLocked(libID string) string {
-	if !p.folds {
-		return ""
-	}
-	for other := range p.entries {
+// errSameName refuses libID where the file system takes it for other.
+func errSameName(libID, other string) *apiError {
+	return &apiError{code: codeInvalidLibID, status: http.StatusBadRequest,
+		message: fmt.Sprintf("the file system cannot tell %s from %s, which is there already", libID, other)}
+}
+
+// sameName returns another entry's lib_id that differs from libID only in case.
+func (s *poolState) sameName(libID string) string {
+	for other := range s.entries {
 		if other != libID && strings.EqualFold(other, libID) {
 			return other
-		}
-	}
-	names, err := fs.ReadDir(p.root.FS(), ".")
-	if err != nil {
-		return ""
-	}
-	for _, name := range names {
-		if name.Name() != libID && strings.EqualFold(name.Name(), libID) {
-			return name.Name()
 		}
 	}
 	return ""
 }
 
-// makeWorkDir makes libID's directory, or takes the one that is there. A link
-// or a file of that name is refused, and so is a directory of another user.
+// checkSameName refuses libID beside a directory whose name differs only in
+// case: its daemon would work in there. It needs no lock: as long as libID has
+// an entry, no such directory is made.
+func (p *pool) checkSameName(libID string) error {
+	if !p.folds {
+		return nil
+	}
+	names, err := fs.ReadDir(p.root.FS(), ".")
+	if err != nil {
+		return fmt.Errorf("reading the workspace: %w", err)
+	}
+	for _, name := range names {
+		if name.Name() != libID && strings.EqualFold(name.Name(), libID) {
+			return errSameName(libID, name.Name())
+		}
+	}
+	return nil
+}
+
+// makeWorkDir makes libID's directory, or takes the one that is there. A link or
+// a file of that name is refused. The error is an *apiError where the file
+// system cannot tell libID from another.
 func (p *pool) makeWorkDir(libID string) error {
+	if err := p.checkSameName(libID); err != nil {
+		return err
+	}
 	err := p.root.Mkdir(libID, 0o700)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("making the work dir: %w", err)
@@ -110,9 +126,9 @@ func (p *pool) makeWorkDir(libID string) error {
 
 func (p *pool) workDir(libID string) string { return filepath.Join(p.workspace, libID) }
 
-// removeWorkDir deletes libID's directory. It is renamed first, so that a
-// scheduler that is killed meanwhile leaves no half of it; a link is removed,
-// not followed.
+// removeWorkDir deletes libID's directory. It is renamed first: a scheduler that
+// is killed meanwhile leaves no half of it to the next daemon. A symlink is
+// removed, not followed.
 func (p *pool) removeWorkDir(libID string) error {
 	trash := trashPrefix + libID
 	if err := p.root.RemoveAll(trash); err != nil {
@@ -131,7 +147,7 @@ func (p *pool) removeWorkDir(libID string) error {
 	return nil
 }
 
-// emptyTrash deletes what a killed scheduler was about to.
+// emptyTrash deletes the directories that a killed scheduler was deleting.
 func (p *pool) emptyTrash() {
 	names, err := fs.ReadDir(p.root.FS(), ".")
 	for _, name := range names {
@@ -140,22 +156,22 @@ func (p *pool) emptyTrash() {
 		}
 	}
 	if err != nil {
-		p.log.Warn("emptying the trash", "error", err)
+		p.log.Warn("deleting the remains of deleted work dirs failed", "error", err)
 	}
 }
 
-// writable tells why the workspace takes no files, nil if it does.
+// writable returns why the workspace takes no files, nil if it does.
 func (p *pool) writable() error {
 	named, err := os.Stat(p.workspace)
 	if err != nil {
-		return fmt.Errorf("looking at the workspace: %w", err)
+		return fmt.Errorf("checking the workspace: %w", err)
 	}
 	own, err := p.root.Stat(".")
 	if err != nil {
-		return fmt.Errorf("looking at the workspace: %w", err)
+		return fmt.Errorf("checking the workspace: %w", err)
 	}
 	if !os.SameFile(own, named) {
-		return fmt.Errorf("another directory has taken the place of the workspace %s: start the scheduler anew", p.workspace)
+		return fmt.Errorf("another directory has taken the place of the workspace %s: restart the scheduler", p.workspace)
 	}
 	f, err := p.root.OpenFile(writableFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -164,7 +180,7 @@ func (p *pool) writable() error {
 	_, err = f.WriteString("x") // a full disk still makes empty files
 	err = errors.Join(err, f.Close())
 	if removeErr := p.root.Remove(writableFile); !errors.Is(removeErr, fs.ErrNotExist) {
-		err = errors.Join(err, removeErr) // gone is fine: two may look at once
+		err = errors.Join(err, removeErr) // another check may have removed it
 	}
 	if err != nil {
 		return fmt.Errorf("writing to the workspace: %w", err)

@@ -172,7 +172,7 @@ link cancels what it had asked for, except clones and requests with a ` + "`task
 A request that takes longer than a second, and every clone, tells of its progress by the notification ` + "`task/progress`" + `:
 
 `)
-	r.fields("task/progress", jsonFields(reflect.TypeFor[taskProgress]()), false)
+	r.fields(progressMethod, jsonFields(reflect.TypeFor[taskProgress]()), false)
 	r.say(`| close code | |
 |---|---|
 | 1001 | either side stops |

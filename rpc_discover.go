@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -95,7 +94,7 @@ func (m *method) describe(types *schemas) openrpcMethod {
 		value := types.field(f)
 		value.Description = "" // the parameter has it
 		if f.name == "timeout_ms" {
-			value.Default = cmp.Or(m.timeout, defaultMethodTimeout).Milliseconds()
+			value.Default = m.timeLimit().Milliseconds()
 		}
 		d.Params = append(d.Params, openrpcValue{Name: f.name, Description: f.doc, Required: !f.optional, Schema: value})
 	}

@@ -101,10 +101,7 @@ func (d *dispatcher) admit(r *incoming) (*job, error) {
 	if err := decodeParams(r.params, &common); err != nil {
 		return nil, err
 	}
-	j := &job{incoming: r, method: m, timeout: m.timeout}
-	if j.timeout == 0 {
-		j.timeout = defaultMethodTimeout
-	}
+	j := &job{incoming: r, method: m, timeout: m.timeLimit()}
 	if t := common.TimeoutMS; t != nil {
 		if *t < 1 || *t > maxRequestTimeout.Milliseconds() {
 			return nil, invalidParam("timeout_ms", "must be 1 to %d", maxRequestTimeout.Milliseconds())

@@ -32,6 +32,23 @@ type method struct {
 	call    func(ctx context.Context, params json.RawMessage) (any, error)
 }
 
+// timeLimit is the time limit of a request that gives none. A method that is not
+// in the table has the default: to a hub, those that a handler adds.
+func (m *method) timeLimit() time.Duration {
+	if m == nil || m.timeout == 0 {
+		return defaultMethodTimeout
+	}
+	return m.timeout
+}
+
+func methodsByName(table []*method) map[string]*method {
+	methods := map[string]*method{}
+	for _, m := range table {
+		methods[m.name] = m
+	}
+	return methods
+}
+
 // commonParams are what every method takes.
 type commonParams struct {
 	TaskID    *string `json:"task_id,omitempty" doc:"a name that the caller makes up: progress carries it, and a request asked again with it joins the first; at most 256 bytes"`

@@ -129,7 +129,7 @@ func (s *progressSender) sendIfDueLocked() {
 func (s *progressSender) sendLocked() {
 	s.fresh, s.lastSent = false, time.Now()
 	s.sending.Store(true)
-	s.peer.notify("task/progress", taskProgress{TaskID: s.taskID, Method: s.method, progress: s.latest}, s.sent)
+	s.peer.notify(progressMethod, taskProgress{TaskID: s.taskID, Method: s.method, progress: s.latest}, s.sent)
 }
 
 // sent is called when a notification is written or lost, perhaps inside
@@ -150,5 +150,5 @@ func (s *progressSender) finish(success bool) {
 		return
 	}
 	s.latest.Percent = 100
-	s.peer.notify("task/progress", taskProgress{TaskID: s.taskID, Method: s.method, progress: s.latest}, nil)
+	s.peer.notify(progressMethod, taskProgress{TaskID: s.taskID, Method: s.method, progress: s.latest}, nil)
 }

@@ -3,28 +3,28 @@ package main
 import (
 	"cmp"
 	"context"
-	"slices"
 	"sync"
 	"time"
 )
 
-// This file decides who goes next. Requests reach a daemon without passing the
-// pool, so the pool's own knowledge is only a guess: whoever looks idle is
-// asked, and only one that agrees, refusing requests from then on, is ended.
+// This file decides which daemon is ended to save memory or to make room.
+// Requests reach a daemon without passing the pool, so the pool only guesses
+// which is idle: it asks the daemon, and ends it only if the daemon agrees and
+// from then on refuses requests.
 
 // Bounds of the time between two sweeps: a quarter of the idle timeout is
-// precise enough, more than once a second is of no use.
+// precise enough, and more than one a second would be of no use.
 const (
 	sweepMost  = 30 * time.Second
 	sweepLeast = time.Second
 )
 
 const (
-	// maxRoomAsk bounds how long one ensure asks the others to make room.
-	maxRoomAsk = 2 * time.Second
+	// maxSlotSearch bounds how long one ensure asks other daemons to go.
+	maxSlotSearch = 2 * time.Second
 	// capacityPause is how long an ensure waits before it asks busy daemons once
-	// more: most requests are short, and whoever has an answer may come here
-	// before the daemon counts itself idle.
+	// more: most requests are short, and a client that has its answer may come
+	// here before the daemon counts itself idle.
 	capacityPause = 100 * time.Millisecond
 )
 
@@ -49,85 +49,82 @@ func (p *pool) sweep(ctx context.Context) {
 	}
 }
 
-// sweepOnce asks every daemon that seems idle for long enough to go, side by
-// side, so that one that does not answer holds up no other.
+// sweepOnce asks every daemon that seems idle for long enough to go. It asks them
+// all at once, so that one that does not answer delays no other.
 func (p *pool) sweepOnce() {
 	var wg sync.WaitGroup
 	for _, e := range p.idleSince(time.Now().Add(-p.idleTimeout)) {
-		// Ends with the answer, or after probeLimit.
-		wg.Go(func() { p.ask(e, p.idleTimeout, evictedIdle) })
+		// Ends with the answer, or after quiesceLimit.
+		wg.Go(func() { p.requestQuiesce(e, p.idleTimeout, evictedIdle) })
 	}
 	wg.Wait()
 }
 
-// idleSince is the ready ones that have done nothing since t.
-func (p *pool) idleSince(t time.Time) []*entry {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var idle []*entry
-	for _, e := range p.entries {
-		if e.status == statusReady && e.active == 0 && !e.lastUsed.After(t) {
-			idle = append(idle, e)
+// idleSince returns the ready daemons that have done nothing since t.
+func (p *pool) idleSince(t time.Time) (idle []*entry) {
+	p.update(func(s *poolState) {
+		for _, e := range s.entries {
+			if e.state.status == statusReady && e.state.active == 0 && !e.state.lastUsed.After(t) {
+				idle = append(idle, e)
+			}
 		}
-	}
+	})
 	return idle
 }
 
-// ask has e's child quiesce if it has been idle for so long; reason is why it is
-// to go. It tells whether the child goes, within probeLimit of the question.
-func (p *pool) ask(e *entry, idle time.Duration, reason evictionReason) bool {
+// requestQuiesce asks e's child to quiesce if it has been idle for so long, and
+// reports whether the child goes; reason is for the metrics. It returns within
+// quiesceLimit of the question. Only one question at a time is under way: when
+// another's ends with a child that stays, this one's is asked.
+func (p *pool) requestQuiesce(e *entry, idle time.Duration, reason evictionReason) bool {
+	mine := &quiesceRequest{idle: idle, reason: reason, done: make(chan struct{})}
 	for {
-		p.mu.Lock()
-		if e.status != statusReady {
-			p.mu.Unlock()
+		var asked *quiesceRequest
+		p.update(func(s *poolState) {
+			s.apply(e, quiesceRequested{mine})
+			asked = e.state.quiesce
+		})
+		if asked == nil { // it is not ready
 			return false
 		}
-		question, mine := e.probe, e.probe == nil
-		if mine {
-			question = &probe{idle: idle, reason: reason, done: make(chan struct{})}
-			e.probe = question
-			e.notify()
-		}
-		p.mu.Unlock()
-		<-question.done // the owner answers every question, at the latest when it ends
-		if mine || question.leaves {
-			return question.leaves
+		<-asked.done // the owner answers every request, at the latest when it ends
+		if asked == mine || asked.leaves {
+			return asked.leaves
 		}
 	}
 }
 
-// roomSearch is one ensure's search for a place.
-type roomSearch struct {
+// slotSearch is one ensure's search for a slot.
+type slotSearch struct {
 	asked    map[*entry]bool // in this round
-	again    bool            // the round before found nobody who would go, and nobody starting
-	starting bool            // at the end of the round some were just starting
+	again    bool            // no daemon left in the round before, and none was starting
+	starting bool            // at the end of the round some were starting
 }
 
-// makeRoom returns when a place may have become free: the least recently used
-// daemon that agrees goes. When nobody agrees they are asked once more after
-// capacityPause, and before that as long as some are just starting. The error
-// is CAPACITY, or that of the request's end.
-func (p *pool) makeRoom(ctx context.Context, s *roomSearch) error {
+// makeRoom returns when a slot may have become free: the least recently used
+// daemon that agrees goes. When none agrees they are asked once more after
+// capacityPause, and again and again as long as one is starting: it may soon
+// have nothing to do. The error is CAPACITY, or that of the request's end.
+func (p *pool) makeRoom(ctx context.Context, search *slotSearch) error {
 	for {
-		freed, err := p.askForRoom(ctx, s)
+		freed, err := p.searchSlot(ctx, search)
 		if err == nil && freed != nil {
 			err = wait(ctx, freed)
-			p.mu.Lock()
-			p.waiting--
-			p.mu.Unlock()
+			p.update(func(s *poolState) { s.waiting-- })
 		}
 		switch cause := context.Cause(ctx); {
 		case err == nil:
 			return nil
-		case ctx.Err() != nil && isPoolError(cause): // the patience has ended, not the request
+		case ctx.Err() != nil && isAPIError(cause): // this ensure's time is over, the request's is not
 			return p.capacityError()
 		case ctx.Err() != nil:
 			return cause
-		case s.again && !s.starting:
+		case search.again && !search.starting:
 			return err
 		}
-		s.again = !s.starting // who has just started is wanted, and asked again later
-		clear(s.asked)
+		// A daemon that just became ready is probably in use; retry it later.
+		search.again = !search.starting
+		clear(search.asked)
 		select {
 		case <-time.After(capacityPause):
 		case <-ctx.Done():
@@ -135,61 +132,75 @@ func (p *pool) makeRoom(ctx context.Context, s *roomSearch) error {
 	}
 }
 
-// askForRoom is findRoom for one ensure at a time: two that need a place would
+// searchSlot is findSlot for one ensure at a time: two that need a slot would
 // ask the same daemon.
-func (p *pool) askForRoom(ctx context.Context, s *roomSearch) (<-chan struct{}, error) {
+func (p *pool) searchSlot(ctx context.Context, search *slotSearch) (<-chan struct{}, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	select {
-	case p.asking <- struct{}{}:
+	case p.searching <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	defer func() { <-p.asking }()
-	return p.findRoom(s)
+	defer func() { <-p.searching }()
+	return p.findSlot(search)
 }
 
-// findRoom returns nil when there is a place, else what to wait for, counted
-// in p.waiting.
-func (p *pool) findRoom(s *roomSearch) (<-chan struct{}, error) {
+// findSlot asks one daemon after the other to go. It returns nil when a slot is
+// free, else a channel that is closed when the next one is; then the ensure is
+// counted in poolState.waiting.
+func (p *pool) findSlot(search *slotSearch) (<-chan struct{}, error) {
 	for begin := time.Now(); ; {
-		p.mu.Lock()
-		if p.closed || p.places < p.maxDaemons {
-			p.mu.Unlock()
-			return nil, nil
-		}
-		leaving := 0
-		s.starting = false
-		var stay []*entry
-		for _, e := range p.entries {
-			switch {
-			case e.place && e.status == statusStopping:
-				leaving++
-			case e.status == statusStarting:
-				s.starting = true
-			case e.status == statusReady && !s.asked[e]:
-				stay = append(stay, e)
-			}
-		}
-		if leaving > p.waiting {
-			p.waiting++
-			freed := p.freed
-			p.mu.Unlock()
+		free, freed, next := p.nextToAsk(search)
+		switch {
+		case free, freed != nil:
 			return freed, nil
-		}
-		// Those known to be busy come late: what is known may be a moment old. Those
-		// that do not answer come last.
-		slices.SortFunc(stay, func(a, b *entry) int {
-			return cmp.Or(compareBool(a.mute, b.mute), compareBool(a.active > 0, b.active > 0), a.lastUsed.Compare(b.lastUsed))
-		})
-		p.mu.Unlock()
-		if len(stay) == 0 || time.Since(begin) > maxRoomAsk {
+		case next == nil || time.Since(begin) > maxSlotSearch:
 			return nil, p.capacityError()
 		}
-		s.asked[stay[0]] = true
-		p.ask(stay[0], 0, evictedCapacity)
+		search.asked[next] = true
+		p.requestQuiesce(next, 0, evictedCapacity)
 	}
+}
+
+// nextToAsk reports whether a slot is free. If none is, it returns what tells
+// of the next one, when more daemons are stopping than ensures wait, else the
+// daemon to ask, nil for none.
+func (p *pool) nextToAsk(search *slotSearch) (free bool, freed <-chan struct{}, next *entry) {
+	p.update(func(s *poolState) {
+		if free = s.closed || s.slots() < p.maxDaemons; free {
+			return
+		}
+		search.starting = false
+		stopping := 0
+		for _, e := range s.entries {
+			switch {
+			case e.state.slot && e.state.status == statusStopping:
+				stopping++
+			case e.state.status == statusStarting:
+				search.starting = true
+			case e.state.status == statusReady && !search.asked[e] && (next == nil || compareEviction(e, next) < 0):
+				next = e
+			}
+		}
+		if stopping > s.waiting {
+			s.waiting++
+			freed = s.freed
+		}
+	})
+	return free, freed, next
+}
+
+// compareEviction orders daemons: the smallest is asked first to go. Those known to
+// be busy come late, because what is known may be a moment old; those that did not
+// answer come last.
+func compareEviction(a, b *entry) int {
+	return cmp.Or(
+		compareBool(a.state.unresponsive, b.state.unresponsive),
+		compareBool(a.state.active > 0, b.state.active > 0),
+		a.state.lastUsed.Compare(b.state.lastUsed),
+	)
 }
 
 // compareBool orders false before true.

@@ -90,11 +90,11 @@ func TestFaultForeignWorkspace(t *testing.T) {
 		cmd, stderr := run(workspace)
 		_ = cmd.Wait() // the status is looked at
 		if text := stderr.String(); cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(text, "permission denied") || !strings.Contains(text, workspace) || strings.Count(text, "\n") != 1 {
-			t.Errorf("%s: %v %s", workspace, cmd.ProcessState, text)
+			t.Errorf("%s: got %v %s, want exit 1 and one line that names it", workspace, cmd.ProcessState, text)
 		}
 	}
 	if names, err := os.ReadDir(foreign); err != nil || len(names) > 0 {
-		t.Errorf("in the foreign directory: %v, %v", names, err)
+		t.Errorf("in the foreign directory: got %v, %v, want nothing", names, err)
 	}
 	// One library's directory is somebody else's: the others have theirs.
 	if err := os.Mkdir(filepath.Join(own, "foreign"), 0o700); err != nil {
@@ -119,6 +119,6 @@ func TestFaultForeignWorkspace(t *testing.T) {
 	select {
 	case <-p.done:
 	case <-time.After(patience):
-		t.Error("the scheduler does not end")
+		t.Error("the scheduler runs, want it ended")
 	}
 }

@@ -1,0 +1,295 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// newCall is a call as the HTTP API makes it.
+func newCall(t *testing.T, method, params string) *call {
+	t.Helper()
+	c, err := parseCall([]byte(`{"jsonrpc":"2.0","id":1,"method":"`+method+`","params":`+params+`}`), methodsByName(builtinMethods()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// slowMethod takes a while and counts its runs.
+func slowMethod(took time.Duration, runs *int) *method {
+	return newMethod("test/slow", "", func(ctx context.Context, _ none) (int, error) {
+		*runs++
+		select {
+		case <-time.After(took):
+			return *runs, nil
+		case <-ctx.Done():
+			*runs += 100
+			return 0, ctx.Err()
+		}
+	})
+}
+
+// TestCallSurvivesLostLinks: a call whose link is cut is sent again, joins its
+// own run, and is answered once.
+func TestCallSurvivesLostLinks(t *testing.T) {
+	for cut := 100 * time.Millisecond; cut < 3*time.Second; cut += 100 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			b := newHubBench(t)
+			runs := 0
+			d := b.daemon("m", "i", "", slowMethod(3*time.Second, &runs))
+			b.online("m")
+			go func() {
+				time.Sleep(cut)
+				_ = (<-d.lines).Close()
+			}()
+			result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("m"))
+			if err != nil || string(result) != "1" || runs != 1 {
+				t.Errorf("cut at %v: got %s, %v, %d runs, want 1, no error, 1 run", cut, result, err, runs)
+			}
+		})
+	}
+}
+
+// TestCallAnswerLost: the run is over, the answer was lost with the link; it
+// comes from memory.
+func TestCallAnswerLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		runs := 0
+		d := b.daemon("m", "i", "", slowMethod(time.Second, &runs))
+		b.online("m")
+		line := <-d.lines
+		go func() {
+			time.Sleep(500 * time.Millisecond)
+			line.shut.Store(true) // nothing comes through any more, and nobody knows
+		}()
+		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("m"))
+		if err != nil || string(result) != "1" || runs != 1 {
+			t.Errorf("got %s, %v, %d runs, want 1, no error, 1 run", result, err, runs)
+		}
+	})
+}
+
+func TestCallThatCannotBeDelivered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		runs := 0
+		d := b.daemon("m", "i", "", slowMethod(time.Hour, &runs))
+		b.online("m")
+		for _, test := range []struct {
+			machine, params string
+			status          int
+			code            errorCode
+			after           time.Duration
+		}{
+			{"unknown", "{}", 404, codeDaemonOffline, 0},
+			{"m", `{"timeout_ms":2000}`, 0, codeTimeout, 2 * time.Second}, // the daemon says so itself
+		} {
+			start := time.Now()
+			_, err := b.hub.perform(t.Context(), newCall(t, "test/slow", test.params), b.hub.machineTarget(test.machine))
+			status := 0
+			if e, ok := errors.AsType[*apiError](err); ok {
+				status, err = e.status, e.rpc()
+			}
+			if e, ok := errors.AsType[*rpcError](err); !ok || e.name() != test.code || status != test.status || time.Since(start) != test.after {
+				t.Errorf("got %d %v after %v, want %+v", status, err, time.Since(start), test)
+			}
+		}
+		// The client goes away: the request is cancelled.
+		runs = 0
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		if _, err := b.hub.perform(ctx, newCall(t, "test/slow", "{}"), b.hub.machineTarget("m")); err == nil {
+			t.Error("got a result, want the end of the context")
+		}
+		cancel()
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if runs != 101 {
+			t.Errorf("got runs %d, want 101: cancelled", runs)
+		}
+		d.stop()
+		_ = d.end()
+		synctest.Wait()
+		_, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("m"))
+		if e, ok := errors.AsType[*apiError](err); !ok || e.status != 503 || e.code != codeDaemonOffline {
+			t.Error(err)
+		}
+	})
+}
+
+// TestCallToDrainingDaemon: its successor is asked.
+func TestCallToDrainingDaemon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		runs := 0
+		first := b.daemon("cloud_x", "first", "child:cloud_x", slowMethod(time.Second, &runs))
+		b.online("cloud_x")
+		first.service.activity.drain()
+		go func() {
+			time.Sleep(time.Second)
+			first.stop() // as the pool does with one that agreed to quiesce
+			b.daemon("cloud_x", "second", "child:cloud_x", slowMethod(time.Second, &runs))
+		}()
+		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
+		if err != nil || string(result) != "1" || runs != 1 {
+			t.Errorf("got %s, %v, %d runs, want 1, no error, 1 run", result, err, runs)
+		}
+	})
+}
+
+// TestCallToDaemonThatResumes: it was about to be evicted, and was then told to
+// stay.
+func TestCallToDaemonThatResumes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		runs := 0
+		d := b.daemon("cloud_x", "first", "child:cloud_x", slowMethod(time.Second, &runs))
+		b.online("cloud_x")
+		d.service.activity.quiesce(0)
+		time.AfterFunc(time.Second, d.service.activity.resume)
+		begin := time.Now()
+		result, err := b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
+		if took := time.Since(begin); err != nil || string(result) != "1" || took > 2*time.Second+drainPause {
+			t.Errorf("got %s, %v, after %v, want 1 once it has resumed", result, err, took)
+		}
+		d.service.activity.drain() // and stays so
+		begin = time.Now()
+		_, err = b.hub.perform(t.Context(), newCall(t, "test/slow", "{}"), b.hub.machineTarget("cloud_x"))
+		if took := time.Since(begin); asRPCError(err).name() != codeDraining || took > returnTimeout+drainPause {
+			t.Errorf("got %v after %v, want %s within %v", err, took, codeDraining, returnTimeout+drainPause)
+		}
+	})
+}
+
+// TestProgressReachesTheCall: by its task_id, the newest first.
+func TestProgressReachesTheCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		work := newMethod("test/work", "", func(ctx context.Context, _ none) (none, error) {
+			for i := range 10 {
+				reportProgress(ctx, progress{Phase: "p", Percent: i * 10})
+				time.Sleep(time.Second)
+			}
+			return none{}, nil
+		})
+		b.daemon("m", "i", "", work)
+		b.online("m")
+		c := newCall(t, "test/work", `{"task_id":"T"}`)
+		mine, stop := b.hub.watch(c)
+		defer stop()
+		other, stopOther := b.hub.watch(newCall(t, "test/work", `{"task_id":"X"}`))
+		defer stopOther()
+		seen := make(chan []int)
+		done := make(chan struct{})
+		go func() {
+			var percents []int
+			for {
+				select {
+				case raw := <-mine.newest:
+					var p taskProgress
+					if err := json.Unmarshal(raw, &p); err != nil || p.TaskID != "T" {
+						t.Errorf("got %s, %v, want progress of T", raw, err)
+					}
+					percents = append(percents, p.Percent)
+				case <-done:
+					seen <- percents
+					return
+				}
+			}
+		}()
+		if _, err := b.hub.perform(t.Context(), c, b.hub.machineTarget("m")); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		close(done)
+		if percents := <-seen; len(percents) < 10 || !slices.IsSorted(percents) || percents[len(percents)-1] != 100 {
+			t.Errorf("got the percents %v, want at least 10 that rise to 100", percents)
+		}
+		if len(other.newest) != 0 {
+			t.Error("a call got the progress of another, want none")
+		}
+	})
+}
+
+// Task ids are each daemon's own: the progress of another's task of the same name
+// is not the call's, and what falls behind is left out.
+func TestProgressOfAnotherDaemon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		report := func(percents ...int) *method {
+			return newMethod("test/work", "", func(ctx context.Context, _ none) (none, error) {
+				for _, percent := range percents {
+					reportProgress(ctx, progress{Phase: "p", Percent: percent})
+					time.Sleep(time.Second)
+				}
+				return none{}, nil
+			})
+		}
+		b.daemon("m", "i", "", report(10, 20, 30))
+		b.daemon("other", "i", "", report(55, 56, 57))
+		b.online("m")
+		b.online("other")
+		c := newCall(t, "test/work", `{"task_id":"T"}`)
+		watch, stop := b.hub.watch(c)
+		defer stop()
+		var calls sync.WaitGroup
+		for machine, call := range map[string]*call{"m": c, "other": newCall(t, "test/work", `{"task_id":"T"}`)} {
+			calls.Go(func() {
+				if _, err := b.hub.perform(t.Context(), call, b.hub.machineTarget(machine)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		var seen []int
+		for len(seen) == 0 || seen[len(seen)-1] != 100 {
+			var p taskProgress
+			if err := json.Unmarshal(<-watch.newest, &p); err != nil {
+				t.Fatal(err)
+			}
+			seen = append(seen, p.Percent)
+		}
+		calls.Wait()
+		if !slices.IsSorted(seen) || slices.ContainsFunc(seen, func(percent int) bool { return percent > 50 && percent < 60 }) {
+			t.Errorf("got the percents %v, want rising ones of its own daemon", seen)
+		}
+		// Sent again to another daemon it begins anew.
+		b.hub.progressed(c.via.Load(), json.RawMessage(`{"task_id":"T","percent":5}`))
+		if len(watch.newest) != 0 {
+			t.Error("got a percent that fell, want it left out")
+		}
+	})
+}
+
+func TestParseCall(t *testing.T) {
+	methods := methodsByName(builtinMethods())
+	for _, test := range []struct {
+		body, method, id, task string
+		timeout                time.Duration
+	}{
+		{`{"jsonrpc":"2.0","id":1,"method":"a/b","params":{"task_id":"T","timeout_ms":5}}`, "a/b", "1", "T", 5 * time.Millisecond},
+		{`{"jsonrpc":"2.0","id":null,"method":"vcs/clone","params":{ "url":"x" }}`, "vcs/clone", "null", "", cloneMethodTimeout},
+		{`{"jsonrpc":"2.0","id":"x","method":"a/b"}`, "a/b", `"x"`, "", defaultMethodTimeout},
+		{`{"jsonrpc":"2.0","id":"x","method":"a/b","params":{ }}`, "a/b", `"x"`, "", defaultMethodTimeout},
+	} {
+		c, err := parseCall([]byte(test.body), methods)
+		if err != nil || c.method != test.method || string(c.id) != test.id || c.timeout != test.timeout || (test.task != "" && c.taskID != test.task) || c.taskID == "" {
+			t.Errorf("%s: got %+v, %v, want %+v", test.body, c, err, test)
+			continue
+		}
+		var common commonParams
+		if err := decodeParams(c.params, &common); err != nil || common.TaskID == nil || *common.TaskID != c.taskID {
+			t.Errorf("%s: got the params %s, %v, want the task_id %s in them", test.body, c.params, err, c.taskID)
+		}
+	}
+	for _, body := range []string{``, `x`, `[]`, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"a\",\"params\":{\"path\":\"\xff\"}}", `[{"jsonrpc":"2.0","id":1,"method":"a"}]`, `{}`, `{"jsonrpc":"2.0","method":"a"}`, `{"jsonrpc":"2.0","id":{},"method":"a"}`, `{"jsonrpc":"2.0","id":1}`, `{"jsonrpc":"2.0","id":1,"result":1}`} {
+		if c, err := parseCall([]byte(body), methods); err == nil {
+			t.Errorf("%s: got %+v, want an error", body, c)
+		}
+	}
+}
