@@ -12,63 +12,60 @@ import (
 )
 
 // newOddRepo is a repository with every kind of entry that git knows and names
-// that need care; it returns its two commits. Names that not every file system
-// takes go into the index alone.
+// that need care; it returns its two commits. One git fast-import writes it, for
+// a process for each of its files would take seconds.
 func newOddRepo(t testing.TB, dir string, initArgs ...string) (r *testRepo, first, second string) {
 	t.Helper()
 	r = newTestRepoAt(t, dir, nil, initArgs...)
-	add := func(mode, name, content string) {
-		oid := strings.TrimSpace(r.output(content, "hash-object", "-w", "--stdin"))
-		r.output(mode+" "+oid+"\t"+name+"\x00", "update-index", "-z", "--index-info")
-	}
 	long := strings.Repeat("a line of text that is long enough to be found again\n", 40)
-	add("100644", "README.md", "# odd\n")
-	add("100755", "bin/run me", "#!/bin/sh\n")
-	add("120000", "link", "README.md")
-	add("100644", `quo"te's`, "q")
-	add("100644", "new\nline", "nl")
-	add("100644", "dir\nx/return\r", "cr")
-	add("100644", "tab\there", "t")
-	add("100644", "not utf-8 \xff\xfe", "u")
-	add("100644", "日本/über.txt", "ü")
-	add("100644", "--output=x", "option")
-	add("100644", ":(icase)readme", "magic")
-	add("100644", "empty", "")
-	add("100644", "binary", "a\x00b")
-	add("100644", "latin1", "\xe9t\xe9")
-	add("100644", "sub/deep/old name", long)
-	add("100644", "sub/deep/stays", "s")
-	add("100644", "sub/gone", "g")
+	files := []streamFile{
+		{"100644", "README.md", "# odd\n"},
+		{"100755", "bin/run me", "#!/bin/sh\n"},
+		{"120000", "link", "README.md"},
+		{"100644", `quo"te's`, "q"},
+		{"100644", "new\nline", "nl"},
+		{"100644", "dir\nx/return\r", "cr"},
+		{"100644", "tab\there", "t"},
+		{"100644", "not utf-8 \xff\xfe", "u"},
+		{"100644", "日本/über.txt", "ü"},
+		{"100644", "--output=x", "option"},
+		{"100644", ":(icase)readme", "magic"},
+		{"100644", "empty", ""},
+		{"100644", "binary", "a\x00b"},
+		{"100644", "latin1", "\xe9t\xe9"},
+		{"100644", "sub/deep/old name", long},
+		{"100644", "sub/deep/stays", "s"},
+		{"100644", "sub/gone", "g"},
+	}
 	for n := range 120 {
-		add("100644", fmt.Sprintf("many/%d/f%03d", n%7, n), strconv.Itoa(n))
+		files = append(files, streamFile{"100644", fmt.Sprintf("many/%d/f%03d", n%7, n), strconv.Itoa(n)})
 	}
 	id := strings.Repeat("12", 20)
 	if slices.Contains(initArgs, "--object-format=sha256") {
 		id = strings.Repeat("12", 32)
 	}
-	r.output("160000 "+id+"\tmodule\x00", "update-index", "-z", "--index-info")
-	r.git("commit", "-q", "-m", "first")
-	first = r.git("rev-parse", "HEAD")
-
-	r.git("checkout", "-q", "-f", "-b", "side")
-	r.git("commit", "-q", "--allow-empty", "-m", "side")
+	var stream importStream
+	stream.commit("refs/heads/main", ":1", "first", "", "", append(files, streamFile{modeSubmodule, "module", id}))
+	stream.commit("refs/heads/side", ":2", "side", ":1", "", nil)
+	stream.commit("refs/heads/main", ":3", "second\n\nbody\n\nmore", ":1", "", []streamFile{
+		{"", "sub/gone", ""},
+		{"", "sub/deep/old name", ""},
+		{"100644", "sub/new\nname", long + "and one more\n"},
+		{"120000", "empty", "now a link"},
+		{"100755", "README.md", "# odd\n"},
+		{"100644", "added", "a"},
+	})
+	stream.commit("refs/heads/main", ":4", "merge", ":3", ":2", nil)
+	r.output(stream.String(), "fast-import", "--quiet")
 	r.git("checkout", "-q", "-f", "main")
-	gone := strings.Repeat("0", len(id))
-	r.output("0 "+gone+"\tsub/gone\x00"+"0 "+gone+"\tsub/deep/old name\x00"+"0 "+gone+"\tempty\x00", "update-index", "-z", "--index-info")
-	add("100644", "sub/new\nname", long+"and one more\n")
-	add("120000", "empty", "now a link")
-	add("100755", "README.md", "# odd\n")
-	add("100644", "added", "a")
-	r.git("commit", "-q", "-m", "second\n\nbody\n\nmore")
-	r.git("merge", "-q", "--no-ff", "-m", "merge", "side")
-	second = r.git("rev-parse", "HEAD")
+	ids := strings.Fields(r.git("rev-parse", "HEAD~2", "HEAD"))
 	r.git("tag", "light")
 	r.git("tag", "-m", "a tag", "annotated")
 	r.git("tag", "-m", "a tag of a tag", "nested", "annotated")
 	r.git("tag", "-m", "of a blob", "blob-tag", "HEAD:README.md")
 	r.git("symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/main")
 	r.git("update-ref", "refs/remotes/origin/main", "HEAD")
-	return r, first, second
+	return r, ids[0], ids[1]
 }
 
 // exactName returns the original of a name that is not valid UTF-8.
