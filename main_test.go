@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/pprof"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,9 +24,9 @@ const quickRace = "atexit_sleep_ms=0"
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) { // a path, where the test started it by a link
 	case daemonName:
-		os.Exit(runAsInit(runDaemon))
+		os.Exit(runAsInit(atTestClock(runDaemon)))
 	case schedulerName:
-		os.Exit(runAsInit(runScheduler))
+		os.Exit(runAsInit(atTestClock(runScheduler)))
 	}
 	// Here and not in variables: no test needs them but the one that looks one up.
 	flag.Duration("soak", 0, "how long TestSoakKills goes on, in place of a short time")
@@ -35,6 +37,11 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	flag.Parse()
+	if err := overlapWaits(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	descriptors := openDescriptors()
 	code := m.Run()
 	if left := leftovers(descriptors); code == 0 && left != "" {
@@ -42,6 +49,39 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// overlapWaits raises -parallel above the number of processors, unless it was
+// given: most parallel tests wait for processes and clocks, not for a processor.
+func overlapWaits() error {
+	const waiting = 4 // tests for each processor
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if given {
+		return nil
+	}
+	return flag.Set("test.parallel", strconv.Itoa(waiting*runtime.GOMAXPROCS(0)))
+}
+
+// testClockVariable holds a number by which the clocks of the link are divided in
+// a program that a test starts.
+const testClockVariable = "TEST_LINK_CLOCK"
+
+// atTestClock is a program with faster clocks of the link, where the test that
+// started it asked for them.
+func atTestClock(run func(*program) int) func(*program) int {
+	return func(p *program) int {
+		if scale, err := strconv.Atoi(p.getenv(testClockVariable)); err == nil {
+			p.times = p.times.dividedBy(scale)
+		}
+		return run(p)
+	}
+}
+
+// dividedBy makes the clocks of a link run faster.
+func (t linkTimes) dividedBy(scale int) linkTimes {
+	divisor := time.Duration(scale)
+	return linkTimes{ping: t.ping / divisor, pong: t.pong / divisor, piece: t.piece / divisor, wall: t.wall}
 }
 
 // leftovers waits for what is about to end and describes the rest.

@@ -33,7 +33,7 @@ func newDaemonBench(t testing.TB, cfg *daemonConfig) *daemonBench {
 	cfg.maxConcurrent, cfg.maxMessage = defaultMaxConcurrent, max(cfg.maxMessage, defaultMaxMessage)
 	cfg.maxCloneFiles, cfg.maxCloneBytes = defaultMaxCloneFiles, defaultMaxCloneBytes
 	base, end := context.WithCancel(context.Background())
-	d, err := newDaemon(base, cfg, &program{getenv: os.Getenv, environ: os.Environ})
+	d, err := newDaemon(base, cfg, &program{getenv: os.Getenv, environ: os.Environ, times: defaultLinkTimes()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,13 +101,14 @@ func TestDaemonIsStopped(t *testing.T) {
 
 // TestHubIsStoppedDuringBigResult: the hub's process stands still in the middle
 // of a result of almost 16 MiB. The daemon gives the link up when a piece was
-// not taken for 10 s, and comes back when the hub goes on; the result comes from
-// memory, of the one run.
+// not taken for 10 s (2 s by its faster clock), and comes back when the hub goes
+// on; the result comes from memory, of the one run.
 func TestHubIsStoppedDuringBigResult(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes as long as a piece may: 10 s")
+		t.Skip("waits 2 s for the limit of a piece; TestHubThatStopsReading does it without processes")
 	}
 	t.Parallel()
+	const scale = 5
 	const size = defaultMaxMessage - 1000
 	dir := realTempDir(t)
 	script := filepath.Join(dir, "big.sh")
@@ -117,7 +118,7 @@ func TestHubIsStoppedDuringBigResult(t *testing.T) {
 	hub, address := startSchedulerProcess(t, nil)
 	proxy := newFaultProxy(t, address)
 	proxy.up.set(toxics{rate: 8 << 20}) // slow enough to stop it in the middle
-	d := startUserDaemon(t, proxy.address, "m", nil, "--handler", "test/big=sh '"+script+"'")
+	d := startUserDaemon(t, proxy.address, "m", []string{fmt.Sprintf("%s=%d", testClockVariable, scale)}, "--handler", "test/big=sh '"+script+"'")
 	type answer struct {
 		bytes int64
 		err   error
@@ -140,7 +141,7 @@ func TestHubIsStoppedDuringBigResult(t *testing.T) {
 	}
 	stopped := time.Now()
 	line := d.says("trying again")
-	if !strings.Contains(line, errWriteTimeout.Error()) || time.Since(stopped) < 9*time.Second {
+	if !strings.Contains(line, errWriteTimeout.Error()) || time.Since(stopped) < 9*time.Second/scale {
 		t.Errorf("after %v: %s", time.Since(stopped), line)
 	}
 	t.Logf("the link was given up after %v", time.Since(stopped))
