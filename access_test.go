@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -257,6 +258,31 @@ func TestAccessSwapRace(t *testing.T) {
 		}
 	}
 	t.Logf("%d reads went well meanwhile", read)
+}
+
+// A path has at most 256 names and is followed through at most 40 symbolic links:
+// the work of looking one up grows with the square.
+func TestAccessBounds(t *testing.T) {
+	dir := realTempDir(t)
+	a := accessOn(t, false, dir)
+	for names, accepted := range map[int]bool{256: true, 257: false} {
+		_, err := a.resolvePath(dir + strings.Repeat("/d", names))
+		if accepted && err != nil && asRPCError(err).name() != codeSourceNotFound {
+			t.Errorf("a path of %d names: %v, want it to be looked up", names, err)
+		}
+		if !accepted {
+			wantInvalid(t, err, "path")
+		}
+	}
+	writeFiles(t, dir, map[string]string{"link0": "the end"})
+	for n := range 41 {
+		symlinks(t, map[string]string{fmt.Sprintf("%s/link%d", dir, n+1): fmt.Sprintf("link%d", n)})
+	}
+	for links, accepted := range map[int]bool{40: true, 41: false} {
+		if _, err := a.resolvePath(fmt.Sprintf("%s/link%d", dir, links)); (err == nil) != accepted {
+			t.Errorf("a path through %d links: %v, want it to be found: %v", links, err, accepted)
+		}
+	}
 }
 
 // swap tries to exchange two names with three renames.

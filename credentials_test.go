@@ -157,6 +157,29 @@ func TestCredentialsInURL(t *testing.T) {
 	}
 }
 
+// A token in the user's place of a URL is hidden, however short a token may be,
+// where the server repeats it.
+func TestCredentialsLoneTokenIsHidden(t *testing.T) {
+	t.Parallel()
+	const token = "s3cretT0ken1" // of minLoneToken bytes
+	if len(token) != minLoneToken {
+		t.Fatalf("minLoneToken is %d, want %d", minLoneToken, len(token))
+	}
+	w := newCloneWorld(t)
+	w.server.repo("lib", map[string]string{"a": "1"})
+	w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+		rw.Header().Set("WWW-Authenticate", `Basic realm="git"`)
+		user, _, _ := r.BasicAuth()
+		http.Error(rw, "no access for <"+user+">", http.StatusUnauthorized)
+		return true
+	})
+	_, err := w.try(cloneParams{URL: w.server.addressAs(token, "lib")})
+	wantGitFailure(t, err, gitAuth)
+	if said := fmt.Sprint(err, asRPCError(err).Data); strings.Contains(said, token) || !strings.Contains(said, "<"+redacted+">") {
+		t.Errorf("the error is %s, want %s in place of the token", said, redacted)
+	}
+}
+
 // A server that answers 401 once, to a repository that needs no token.
 func TestCredentialsFlaky401(t *testing.T) {
 	t.Parallel()
@@ -341,6 +364,18 @@ func TestCredentialsHardLink(t *testing.T) {
 	}
 	if _, _, err := a.openFile(p); asRPCError(err).name() != codeAccessDenied {
 		t.Errorf("the living file: %v", err)
+	}
+	// The list of known hosts may be the user's own, and ssh writes it later.
+	knownHosts, knownLink := filepath.Join(work, knownHostsFileName), filepath.Join(work, "known-hosts-link")
+	writeFiles(t, work, map[string]string{knownHostsFileName: "h ssh-ed25519 AAAA"})
+	if err := os.Link(knownHosts, knownLink); err != nil {
+		t.Fatal(err)
+	}
+	if p, err = a.resolvePath(knownLink); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.openFile(p); asRPCError(err).name() != codeAccessDenied {
+		t.Errorf("opening a hard link to the known hosts: %v, want %s", err, codeAccessDenied)
 	}
 	set("second-s3cret")
 	if data, err := os.ReadFile(link); err != nil || len(data) != 0 {

@@ -107,3 +107,29 @@ func TestCursorOfEveryPagedMethod(t *testing.T) {
 		t.Errorf("a spoilt cursor led to %q", next)
 	}
 }
+
+// A cursor of another version of the daemon is refused, for its fields may mean
+// something else.
+func TestCursorOfAnotherVersion(t *testing.T) {
+	for version, accepted := range map[int]bool{cursorVersion - 1: false, cursorVersion: true, cursorVersion + 1: false} {
+		given := pageCursor{Version: version, Request: "q", State: "s", At: 1}.text()
+		_, err := readCursor(given, "q")
+		if accepted && err != nil {
+			t.Errorf("a cursor of version %d: %v, want no error", version, err)
+		}
+		if !accepted {
+			wantInvalid(t, err, "cursor")
+		}
+	}
+}
+
+// Lists of strings differ where their parts do, whatever their text together is.
+func TestFingerprintKeepsPartsApart(t *testing.T) {
+	for _, lists := range [][2][]string{
+		{{"ab", "c"}, {"a", "bc"}}, {{"a", ""}, {"", "a"}}, {{"a"}, {"a", ""}}, {{}, {""}},
+	} {
+		if got := fingerprint(lists[0]...); got == fingerprint(lists[1]...) {
+			t.Errorf("fingerprint(%q) = fingerprint(%q) = %s, want two values", lists[0], lists[1], got)
+		}
+	}
+}

@@ -221,6 +221,23 @@ func TestReplacedEnds(t *testing.T) {
 	})
 }
 
+// TestReplacedDuringHandshake: close code 4001 ends a daemon before the handshake
+// is answered, too; else two daemons of one machine id would replace each other
+// for ever.
+func TestReplacedDuringHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newSessionBench(t, func(n int, w http.ResponseWriter, r *http.Request) {
+			conn := greet(t, w, r, "")
+			ended := discard(conn)
+			_ = conn.Close(closeReplaced, "replaced")
+			<-ended
+		})
+		if err := b.run(t.Context()); !errors.Is(err, errReplaced) || len(b.dials) != 1 {
+			t.Errorf("run ended with %v after %d dials, want %v after 1", err, len(b.dials), errReplaced)
+		}
+	})
+}
+
 func TestHeartbeats(t *testing.T) {
 	for _, test := range []struct {
 		answer string
@@ -229,6 +246,7 @@ func TestHeartbeats(t *testing.T) {
 		{`{"accepted":true,"lib_id":"lib"}`, defaultHeartbeatInterval},
 		{`{"accepted":true,"lib_id":"lib","heartbeat_interval_ms":2000}`, 2 * time.Second},
 		{`{"accepted":true,"lib_id":"lib","heartbeat_interval_ms":1}`, minHeartbeat},
+		{`{"accepted":true,"lib_id":"lib","heartbeat_interval_ms":-1}`, defaultHeartbeatInterval},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, stop := context.WithCancel(t.Context())

@@ -247,3 +247,69 @@ func TestLongFrameOverSlowLink(t *testing.T) {
 		t.Error("the message did not come")
 	})
 }
+
+// TestUnsentBytesStopReading: a peer that asks for large answers and takes none
+// is not read any more once maxUnsentBytes wait for it.
+func TestUnsentBytesStopReading(t *testing.T) {
+	if maxUnsentBytes != 64<<20 {
+		t.Errorf("maxUnsentBytes is %d, want 64 MiB", maxUnsentBytes)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		times := defaultLinkTimes()
+		times.piece = time.Hour // the link itself must live
+		client, server := linkPair(t, nil, times)
+		answer := make([]byte, 1<<20)
+		const all = maxUnsentBytes>>20 + 1 // one of which the connection takes
+		for range all {
+			server.send(answer, nil)
+		}
+		messages, _ := drain(server)
+		client.send([]byte(`{"a":1}`), nil)
+		time.Sleep(time.Second)
+		if len(messages) != 0 {
+			t.Errorf("a link with %d MiB of unread answers was read, want reading to pause", all)
+		}
+		answers, _ := drain(client)
+		for range all {
+			<-answers
+		}
+		<-messages // and to go on
+	})
+}
+
+// TestPingsDuringLongMessage: while a long message comes in, the receiver pings
+// at half the usual interval, for the sender's own pings wait behind its message.
+func TestPingsDuringLongMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		times := defaultLinkTimes()
+		var pings atomic.Int64
+		client, server := linkPair(t, func(c net.Conn) net.Conn { return pingsReceived{slowly{c}, &pings} }, times)
+		messages, serverEnded := drain(server)
+		_, clientEnded := drain(client)
+		client.send(make([]byte, 1<<20), nil) // 16 s
+		select {
+		case <-messages:
+		case err := <-clientEnded:
+			t.Fatal(err)
+		case err := <-serverEnded:
+			t.Fatal(err)
+		}
+		if n := pings.Load(); n != 1 {
+			t.Errorf("%d pings reached the sender during the 16 s of its message, want 1 after %v", n, times.ping/2)
+		}
+	})
+}
+
+// pingsReceived counts the pings that come to a client's connection.
+type pingsReceived struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (c pingsReceived) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 && p[0] == frameFin|framePing {
+		c.n.Add(1)
+	}
+	return n, err
+}
