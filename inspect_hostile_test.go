@@ -73,9 +73,7 @@ func newHostileRepo(t *testing.T) *hostileRepo {
 // input.
 func (h *hostileRepo) attack() string {
 	script := filepath.Join(h.allowed, "attack.sh")
-	if err := os.WriteFile(script, []byte("#!/bin/sh\ntouch '"+h.marker+"'\ncat\n"), 0o755); err != nil {
-		h.t.Fatal(err)
-	}
+	writeProgram(h.t, script, "touch '"+h.marker+"'\ncat\n")
 	return script
 }
 

@@ -88,10 +88,7 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 	}
 	// It leaves its session, so that the daemon does not end it with the
 	// script. The script waits until it has left.
-	text := "#!/bin/sh\nsetsid sh -c 'echo > " + begun + "; read line < " + end + "' >/dev/null 2>&1 </dev/null &\nread line < " + begun + "\necho 1\n"
-	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, script, "setsid sh -c 'echo > "+begun+"; read line < "+end+"' >/dev/null 2>&1 </dev/null &\nread line < "+begun+"\necho 1\n")
 	p, pid := startAsProcess1(t, daemonName, "--server", b.server.String(), "--allow", dir, "--machine-id", "m", "--handler", "test/orphan="+script)
 	p.says("msg=connected")
 	if _, err := b.hub.perform(t.Context(), newCall(t, "test/orphan", "{}"), b.hub.machineTarget("m")); err != nil {

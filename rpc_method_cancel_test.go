@@ -38,10 +38,7 @@ func newHeldGit(t testing.TB, real string) *heldGit {
 		*file = f
 	}
 	h.program = filepath.Join(dir, "git")
-	script := "#!/bin/sh\necho $$ >" + shellQuote(h.begun.Name()) + "\nread -r _ <" + shellQuote(h.gate.Name()) + "\nexec " + shellQuote(real) + " \"$@\"\n"
-	if err := os.WriteFile(h.program, []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, h.program, "echo $$ >"+shellQuote(h.begun.Name())+"\nread -r _ <"+shellQuote(h.gate.Name())+"\nexec "+shellQuote(real)+" \"$@\"\n")
 	return h
 }
 
@@ -55,7 +52,7 @@ func (h *heldGit) waitBegun() (pid int) {
 	for len(line) == 0 || line[len(line)-1] != '\n' {
 		n, err := h.begun.Read(line[len(line) : len(line)+1]) // one byte: the next line is another run's
 		if err != nil {
-			h.t.Fatal("no git has begun: ", err)
+			h.t.Fatalf("waiting for git to begin: %v, want the process id of a run within %v", err, patience)
 		}
 		line = line[:len(line)+n]
 	}
