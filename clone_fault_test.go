@@ -18,6 +18,7 @@ import (
 
 // Every part of a repository that can be lost or damaged makes a fresh clone.
 func TestCloneCorruptRepository(t *testing.T) {
+	skipShort(t, "clones a dozen times, for 2 s")
 	t.Parallel()
 	for name, damage := range map[string]func(git string) error{
 		"HEAD gone":     func(git string) error { return os.Remove(git + "/HEAD") },

@@ -138,6 +138,7 @@ func TestCloneLogsAndProgressHideTokens(t *testing.T) {
 
 // Trees that git itself would check out, or refuse only while it does.
 func TestCloneEvilTreesOfOtherKinds(t *testing.T) {
+	skipShort(t, "clones a dozen times, for a second")
 	t.Parallel()
 	w := newCloneWorld(t)
 	literally := func(remote *testRepo, kind, content string) string {

@@ -168,6 +168,7 @@ func TestCloneThenUpdate(t *testing.T) {
 }
 
 func TestCloneRefKinds(t *testing.T) {
+	skipShort(t, "clones a dozen times, for 2 s")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -501,6 +502,7 @@ func TestCloneLostShallow(t *testing.T) {
 // Who reads the refs while another branch is checked out finds the old ones or
 // the new ones, never none.
 func TestCloneRefsAreNeverGone(t *testing.T) {
+	skipShort(t, "clones and reads refs for 2 s")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -539,6 +541,7 @@ func TestCloneRefsAreNeverGone(t *testing.T) {
 // git follows a link in .git and would write where it leads: such a repository
 // is cloned afresh, and nothing outside is touched.
 func TestCloneLinksInItsGitDirectory(t *testing.T) {
+	skipShort(t, "clones a dozen times, for 2 s")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})

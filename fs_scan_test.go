@@ -165,6 +165,7 @@ func TestRepoScanHostileConfig(t *testing.T) {
 }
 
 func TestRepoScanCancelled(t *testing.T) {
+	skipShort(t, "makes a large tree, for 2 s")
 	dir := realTempDir(t)
 	for i := range 3000 {
 		if err := os.MkdirAll(fmt.Sprintf("%s/%d/%d", dir, i%50, i), 0o755); err != nil {

@@ -137,6 +137,7 @@ func TestHandlerProgress(t *testing.T) {
 // TestHandlerCancelled: a program that hangs, also one that ignores SIGTERM,
 // and its children end before the response.
 func TestHandlerCancelled(t *testing.T) {
+	skipShort(t, "waits a second for a program that ignores SIGTERM")
 	for _, trap := range []string{"", "trap '' TERM\n"} {
 		pids := filepath.Join(t.TempDir(), "pids")
 		if err := syscall.Mkfifo(pids, 0o600); err != nil {

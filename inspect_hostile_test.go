@@ -85,6 +85,7 @@ func (h *hostileRepo) wasAttacked() bool {
 // No method runs a program that a repository can make git run. As a control,
 // git itself must run it, in the cases where it does.
 func TestHostileConfigurationRunsNothing(t *testing.T) {
+	skipShort(t, "runs every method on a dozen hostile repositories, for 2 s")
 	t.Parallel()
 	attacks := map[string]struct {
 		set     func(h *hostileRepo, attack string)

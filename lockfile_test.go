@@ -70,6 +70,7 @@ func startDialing(t *testing.T, workDir string, l net.Listener) (pid int, end fu
 // A second daemon in a work dir fails with an error and removes nothing there.
 // After the first one has ended, even by SIGKILL, the next one starts.
 func TestTwoDaemonsInOneWorkDir(t *testing.T) {
+	skipShort(t, "waits 2 s for a lock")
 	t.Parallel()
 	workDir := filepath.Join(realTempDir(t), "work")
 	l, err := net.Listen("tcp", "127.0.0.1:0")

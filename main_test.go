@@ -84,6 +84,15 @@ func (t linkTimes) dividedBy(scale int) linkTimes {
 	return linkTimes{ping: t.ping / divisor, pong: t.pong / divisor, piece: t.piece / divisor, wall: t.wall}
 }
 
+// skipShort skips a test that needs seconds where -short asks for a quick run; why
+// says what takes them, and which quick test has the same subject.
+func skipShort(t testing.TB, why string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("not with -short: " + why)
+	}
+}
+
 // leftovers waits for what is about to end and describes the rest.
 func leftovers(descriptors int) string {
 	const patience = 10 * time.Second

@@ -167,6 +167,7 @@ func TestHardLinkToATokenOfEveryMethod(t *testing.T) {
 // Inside the allowed directories a path that is missing, or in no repository,
 // is told apart from a denied one, alike by every method.
 func TestAllowedPathsOfEveryMethod(t *testing.T) {
+	skipShort(t, "runs every method on many paths, for a second")
 	t.Parallel()
 	w := newPathWorld(t)
 	if err := errors.Join(os.Symlink("repo", w.allowed+"/in"), os.Symlink(w.allowed+"/repo", w.allowed+"/in-abs")); err != nil {

@@ -221,6 +221,7 @@ func TestClientGoesAway(t *testing.T) {
 // TestSchedulerIsKilled: its daemons end by themselves, the next one finds a
 // clean house.
 func TestSchedulerIsKilled(t *testing.T) {
+	skipShort(t, "waits for a reconnect of processes, for seconds")
 	t.Parallel()
 	workspace := filepath.Join(realTempDir(t), "ws")
 	p := start(t, schedulerName, nil, "--port", "0", "--workspace", workspace)

@@ -109,6 +109,7 @@ func bigMethod(name string) *method {
 // TestBlackHole: packets vanish both ways, or one way, and no FIN and no RST
 // tells of it. Both ends know within ping and pong, and find together again.
 func TestBlackHole(t *testing.T) {
+	skipShort(t, "waits 4 s until links are given up; TestPacketsDroppedBothWays does it in memory")
 	for _, test := range []struct {
 		name     string
 		up, down bool
@@ -150,6 +151,7 @@ func TestBlackHole(t *testing.T) {
 // for what was said before it is never acknowledged, and the other side, which
 // still hears, would take the link for a living one until its own ping is due.
 func TestDeadPeerIsReset(t *testing.T) {
+	skipShort(t, "waits 3 s for the limit of a ping; TestPacketsDroppedBothWays does it in memory")
 	t.Parallel()
 	b := newSocketBench(t, nil)
 	ended := make(chan error, 100)
@@ -406,6 +408,7 @@ func TestSlowLinkWithBigAnswer(t *testing.T) {
 // TestSlowSocketWithBigAnswer is the same over real sockets, with what systems
 // hold of it in their buffers; an eighth of it, and the clocks run eight times as fast.
 func TestSlowSocketWithBigAnswer(t *testing.T) {
+	skipShort(t, "takes 8 s; TestSlowLinkWithBigAnswer does it in memory")
 	t.Parallel()
 	const scale, rate = 8, 256 << 10
 	const size = defaultMaxMessage/scale - 100
@@ -471,6 +474,7 @@ func TestLinkInSlices(t *testing.T) {
 // for 20 s (scaled). The link is given up after 10 s; the answer comes after
 // the reconnect, from memory.
 func TestHubThatStopsReading(t *testing.T) {
+	skipShort(t, "waits 2 s for the limits of a link; TestPeerThatTakesNothing does it in memory")
 	t.Parallel()
 	// No ping is due: only the piece that is not taken can end the link.
 	const size = 4 << 20 // more than any buffer on the way
@@ -566,6 +570,7 @@ func TestHalfOpenLinkIsReplaced(t *testing.T) {
 // SERVER_BUSY, over one and the same link; slow as it is, it is not given up. While
 // they run and wait the heartbeats go on, and tell how many there are.
 func TestRequestsAtOnce(t *testing.T) {
+	skipShort(t, "sends 2,000 large requests")
 	const beat = 200 * time.Millisecond
 	b := newSocketBench(t, func(c *hubConfig) {
 		c.times, c.heartbeatInterval = defaultLinkTimes(), beat // a busy machine may take a second for all

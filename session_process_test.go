@@ -60,6 +60,7 @@ func logTime(t *testing.T, line string) time.Time {
 // TestHubIsKilled: kill -9, and a new one on the same port; the daemon comes
 // back by itself.
 func TestHubIsKilled(t *testing.T) {
+	skipShort(t, "waits for a reconnect of processes, for seconds")
 	t.Parallel()
 	first, address := startSchedulerProcess(t, nil)
 	d := startUserDaemon(t, address, "m", nil)
@@ -78,6 +79,7 @@ func TestHubIsKilled(t *testing.T) {
 // TestDaemonIsStopped: a daemon that sleeps is offline after the threshold, and
 // back when it wakes.
 func TestDaemonIsStopped(t *testing.T) {
+	skipShort(t, "waits for a threshold of 3 s; TestSilentDaemonGoesOffline does it in memory")
 	t.Parallel()
 	const threshold = 3 * time.Second // and half of it between two heartbeats
 	hub, address := startSchedulerProcess(t, nil, "--offline-threshold", threshold.String())
@@ -104,9 +106,7 @@ func TestDaemonIsStopped(t *testing.T) {
 // not taken for 10 s (2 s by its faster clock), and comes back when the hub goes
 // on; the result comes from memory, of the one run.
 func TestHubIsStoppedDuringBigResult(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits 2 s for the limit of a piece; TestHubThatStopsReading does it without processes")
-	}
+	skipShort(t, "waits 2 s for the limit of a piece; TestHubThatStopsReading does it without processes")
 	t.Parallel()
 	const scale = 5
 	const size = defaultMaxMessage - 1000
@@ -227,6 +227,7 @@ func slowClone(t *testing.T, git *gitServer, address string) (asked chan struct{
 // TestLinkIsCutDuringClone: twice, by RST. There is one git, and its result is
 // delivered.
 func TestLinkIsCutDuringClone(t *testing.T) {
+	skipShort(t, "waits for two reconnects, for seconds; TestCutAfterEachByte cuts links in memory")
 	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"a": "1"})
@@ -353,6 +354,7 @@ func TestReplacedDaemonExits(t *testing.T) {
 // TestOversizedMessageMemory: a message over the limit, by a byte or by far,
 // costs the daemon no memory for what is too much, and one reconnect.
 func TestOversizedMessageMemory(t *testing.T) {
+	skipShort(t, "sends 200 MiB to a process; TestOversizedMessageClosesWith1009 does it in memory")
 	t.Parallel()
 	address, connected := serveOneDaemon(t)
 	p := start(t, daemonName, nil, "--server", address, "--machine-id", "m")

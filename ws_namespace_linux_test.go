@@ -198,9 +198,7 @@ func (n *namespace) subscription(t *testing.T, address, token string) (statuses 
 // hub's subscribers are told; when the router forwards again all come back by
 // themselves. The clocks of the links run five times as fast.
 func TestPacketsDroppedByRouter(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits until links are given up, for some 8 s; TestPacketsDroppedBothWays does it in memory")
-	}
+	skipShort(t, "waits until links are given up, for some 8 s; TestPacketsDroppedBothWays does it in memory")
 	t.Parallel()
 	const scale = 5
 	clock := fmt.Sprintf("%s=%d", testClockVariable, scale)
