@@ -65,24 +65,24 @@ func TestCursorOfEveryPagedMethod(t *testing.T) {
 	for n, request := range requests {
 		var err error
 		if cursors[n], err = ask(request.method, request.params, ""); err != nil || cursors[n] == "" {
-			t.Fatalf("%s: a page of one has the cursor %q, %v", request.method, cursors[n], err)
+			t.Fatalf("%s: a page of one has the cursor %q, %v, want a cursor", request.method, cursors[n], err)
 		}
 	}
 	for n, request := range requests {
 		if _, err := ask(request.method, request.params, cursors[n]); err != nil {
-			t.Errorf("%s: %v", request.method, err)
+			t.Errorf("%s with its own cursor: %v, want no error", request.method, err)
 		}
 		for m, foreign := range cursors {
 			if m == n {
 				continue
 			}
 			if _, err := ask(request.method, request.params, foreign); fsCode(err) != "param cursor" {
-				t.Errorf("%s with the cursor of %s: %v", request.method, requests[m].method, err)
+				t.Errorf("%s with the cursor of %s: %v, want invalid params for cursor", request.method, requests[m].method, err)
 			}
 		}
 		_, err := ask(request.method, request.other, cursors[n])
 		if code := fsCode(err); code != "param cursor" && (request.method != "fs/listDir" || code != string(codeConflict)) {
-			t.Errorf("%s asked for something else: %v", request.method, err)
+			t.Errorf("%s asked for something else: %v, want invalid params for cursor", request.method, err)
 		}
 	}
 	r.commit("third", map[string]string{"a": "3", "d": "3"})
@@ -90,7 +90,7 @@ func TestCursorOfEveryPagedMethod(t *testing.T) {
 	for n, request := range requests {
 		_, err := ask(request.method, request.params, cursors[n])
 		if err == nil || asRPCError(err).name() != codeConflict {
-			t.Errorf("%s after a change: %v", request.method, err)
+			t.Errorf("%s after a change: %v, want %s", request.method, err, codeConflict)
 		}
 	}
 	for _, m := range builtinMethods() {
@@ -100,11 +100,11 @@ func TestCursorOfEveryPagedMethod(t *testing.T) {
 			asked = asked || request.method == m.name
 		}
 		if paged != asked {
-			t.Errorf("%s: takes a cursor %v, is asked here %v", m.name, paged, asked)
+			t.Errorf("%s: takes a cursor: %v, is in this test: %v, want both or neither", m.name, paged, asked)
 		}
 	}
 	if next, err := ask("fs/listDir", path, strings.ToUpper(cursors[0])); err == nil {
-		t.Errorf("a spoilt cursor led to %q", next)
+		t.Errorf("a spoilt cursor led to %q, want an error", next)
 	}
 }
 

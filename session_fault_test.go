@@ -81,7 +81,7 @@ func await(t *testing.T, states <-chan string, begin string) {
 				return
 			}
 		case <-limit:
-			t.Fatalf("the daemon is not %q", begin)
+			t.Fatalf("the daemon did not get into the state wanted within %v: want one that begins with %q", patience, begin)
 		}
 	}
 }
@@ -129,18 +129,18 @@ func TestBlackHole(t *testing.T) {
 			select {
 			case <-old.done:
 			case <-time.After(patience):
-				t.Fatal("the hub does not notice")
+				t.Fatalf("the hub has not dropped the dead link after %v, want it dropped within 30 s by its clocks", patience)
 			}
 			hubKnew := time.Since(start)
 			// 30 s at the clocks' scale, and some for a slow machine.
 			if limit := 30*time.Second/clockScale + time.Second; daemonKnew > limit || hubKnew > limit {
-				t.Errorf("the daemon noticed after %v, the hub after %v", daemonKnew, hubKnew)
+				t.Errorf("the daemon noticed after %v, the hub after %v, want at most %v", daemonKnew, hubKnew, limit)
 			}
 			proxy.up.set(toxics{})
 			proxy.down.set(toxics{})
 			await(t, states, "connected")
 			if got := b.statuses("m"); !slices.Equal(got, []string{"online", "offline", "online"}) {
-				t.Error(got)
+				t.Errorf("the machine was %q, want online, offline, online", got)
 			}
 		})
 	}
@@ -170,10 +170,10 @@ func TestDeadPeerIsReset(t *testing.T) {
 		select {
 		case err := <-ended:
 			if !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("the connection ended with %v", err)
+				t.Errorf("the connection ended with %v, want %v", err, syscall.ECONNRESET)
 			}
 		case <-time.After(patience):
-			t.Fatal("the connection does not end")
+			t.Fatalf("the connection is open after %v, want a reset", patience)
 		}
 	}
 }
@@ -240,13 +240,13 @@ func TestMessageToDaemonCutShort(t *testing.T) {
 				await(t, states, "reconnecting") // it came again, and was cut again
 				d.stop()
 				if n := runs.Load(); n != 0 {
-					t.Errorf("the request ran %d times", n)
+					t.Errorf("the cut request ran %d times, want 0", n)
 				}
 				for !reset && len(heard) > 0 {
 					// A daemon's messages are masked with a key that stands before them.
 					for _, m := range clientMessages(t, <-heard) {
 						if !strings.Contains(m, `"method":"daemon/`) {
-							t.Errorf("it answered %s", m)
+							t.Errorf("the daemon answered a cut request with %s, want only its own messages", m)
 						}
 					}
 				}
@@ -351,7 +351,7 @@ func TestCutAfterEachByte(t *testing.T) {
 				}
 				result, err := b.hub.perform(t.Context(), newCall(t, "test/work", "{}"), b.hub.machineTarget("m"))
 				if err != nil || string(result) != "1" || runs.Load() != 1 {
-					t.Errorf("cut after %d bytes, up %v: %s, %v, %d runs", n, up, result, err, runs.Load())
+					t.Errorf("cut after %d bytes, up %v: got %s, %v of %d runs, want the result 1 of 1 run", n, up, result, err, runs.Load())
 				}
 			})
 		}
@@ -390,17 +390,17 @@ func TestSlowLinkWithBigAnswer(t *testing.T) {
 		start := time.Now()
 		result, err := b.hub.perform(t.Context(), newCall(t, "test/big", fmt.Sprintf(`{"count":%d,"timeout_ms":120000}`, size)), b.hub.machineTarget("m"))
 		if err != nil || len(result) != size+2 {
-			t.Errorf("%d bytes, %v", len(result), err)
+			t.Errorf("got %d bytes, %v, want %d", len(result), err, size+2)
 		}
 		if took := time.Since(start); took < size/rate*time.Second {
-			t.Errorf("after %v: the link was not slow", took)
+			t.Errorf("the answer took %v, want at least %v over the slow link", took, size/rate*time.Second)
 		}
 		time.Sleep(time.Second)
 		if v, _ := b.hub.view("m"); v.LastHeartbeatAt == nil || time.Since(*v.LastHeartbeatAt) > time.Second {
-			t.Errorf("a second after the answer: the last heartbeat was at %v, now it is %v", v.LastHeartbeatAt, time.Now())
+			t.Errorf("a second after the answer, at %v: the last heartbeat was at %v, want one within that second", time.Now(), v.LastHeartbeatAt)
 		}
 		if got := b.statuses("m"); !slices.Equal(got, []string{"online"}) || b.online("m") != link {
-			t.Error(got)
+			t.Errorf("the machine was %q, the link is the same: %v, want online and the same", got, b.online("m") == link)
 		}
 	})
 }
@@ -423,10 +423,10 @@ func TestSlowSocketWithBigAnswer(t *testing.T) {
 	proxy.up.set(toxics{rate: rate})
 	result, err := b.hub.perform(t.Context(), newCall(t, "test/big", fmt.Sprintf(`{"count":%d}`, size)), b.hub.machineTarget("m"))
 	if err != nil || len(result) != size+2 {
-		t.Errorf("%d bytes, %v", len(result), err)
+		t.Errorf("got %d bytes, %v, want %d", len(result), err, size+2)
 	}
 	if got := b.statuses("m"); !slices.Equal(got, []string{"online"}) || b.online("m") != link {
-		t.Error(got)
+		t.Errorf("the machine was %q, the link is the same: %v, want online and the same", got, b.online("m") == link)
 	}
 }
 
@@ -448,13 +448,13 @@ func TestLinkInSlices(t *testing.T) {
 	go func() {
 		result, err := b.hub.perform(t.Context(), newCall(t, "test/echo", `{"text":"`+text+`"}`), b.hub.machineTarget("sliced"))
 		if err == nil && string(result) != `{"text":"`+text+`","count":0}` {
-			err = fmt.Errorf("%.100s", result)
+			err = fmt.Errorf("got %.100s, want the text back", result)
 		}
 		answered <- err
 	}()
 	for pending := true; pending; {
 		if err := neighbour.link.ping(5 * time.Second); err != nil {
-			t.Error("the neighbour's ping:", err)
+			t.Errorf("the neighbour's ping: %v, want an answer", err)
 		}
 		select {
 		case err := <-answered:
@@ -466,7 +466,7 @@ func TestLinkInSlices(t *testing.T) {
 		}
 	}
 	if err := sliced.link.ping(5 * time.Second); err != nil || b.online("sliced") != sliced {
-		t.Error("the link is not the same:", err)
+		t.Errorf("a ping of the sliced link: %v, the same link: %v, want an answer over the same", err, b.online("sliced") == sliced)
 	}
 }
 
@@ -500,16 +500,16 @@ func TestHubThatStopsReading(t *testing.T) {
 	}()
 	await(t, states, "reconnecting")
 	if took := time.Since(start); took < 10*time.Second/clockScale {
-		t.Errorf("the link was given up after %v", took)
+		t.Errorf("the link was given up after %v, want at least %v", took, 10*time.Second/clockScale)
 	}
 	proxy.up.set(toxics{})
 	select {
 	case a := <-answered:
 		if a.err != nil || len(a.result) != size+2 || runs.Load() != 1 {
-			t.Errorf("%d bytes, %v, %d runs", len(a.result), a.err, runs.Load())
+			t.Errorf("got %d bytes, %v of %d runs, want %d of 1 run", len(a.result), a.err, runs.Load(), size+2)
 		}
 	case <-time.After(patience):
-		t.Error("no answer")
+		t.Errorf("the call got no answer within %v, want one after the reconnect", patience)
 	}
 }
 
@@ -551,16 +551,16 @@ func TestHalfOpenLinkIsReplaced(t *testing.T) {
 				<-old.done
 			}
 			if took := time.Since(start); took < test.atLeast {
-				t.Errorf("decided after %v, the old link cannot have been asked", took)
+				t.Errorf("the hub decided after %v, want at least %v: it has to ask the old link", took, test.atLeast)
 			}
 			old.link.mu.Lock()
 			why := old.link.err
 			old.link.mu.Unlock()
 			if why != test.why || (b.online("m") == old) == test.got {
-				t.Errorf("the old link: %v", why)
+				t.Errorf("the old link ended with %v and was replaced: %v, want %v and %v", why, b.online("m") != old, test.why, test.got)
 			}
 			if got := b.statuses("m"); !slices.Equal(got, test.statuses) {
-				t.Error(got)
+				t.Errorf("the machine was %q, want %q", got, test.statuses)
 			}
 		})
 	}
@@ -597,7 +597,7 @@ func TestRequestsAtOnce(t *testing.T) {
 		go func() {
 			result, err := b.hub.perform(t.Context(), newCall(t, "test/work", `{"text":"`+text+`"}`), b.hub.machineTarget("m"))
 			if err == nil && string(result) != fmt.Sprint(size) {
-				err = fmt.Errorf("answer %s", result)
+				err = fmt.Errorf("got the answer %s, want %d", result, size)
 			}
 			outcomes <- err
 		}()
@@ -627,13 +627,13 @@ func TestRequestsAtOnce(t *testing.T) {
 				close(release)
 			}
 		case <-limit:
-			t.Fatalf("%d served, %d busy, no more", served, busy)
+			t.Fatalf("%d requests were served and %d refused within %v, want %d in all", served, busy, patience, all)
 		}
 	}
 	if served != defaultMaxConcurrent+maxQueue || ran.Load() != int64(served) {
-		t.Errorf("%d served by %d runs, %d busy", served, ran.Load(), busy)
+		t.Errorf("%d requests were served by %d runs and %d refused, want %d served by as many", served, ran.Load(), busy, defaultMaxConcurrent+maxQueue)
 	}
 	if b.online("m") != link || proxy.dialled() != 1 {
-		t.Error("the link is not the same")
+		t.Errorf("the daemon dialled %d times, want the same link all the time", proxy.dialled())
 	}
 }

@@ -52,7 +52,7 @@ func logTime(t *testing.T, line string) time.Time {
 	text, _, _ := strings.Cut(rest, " ")
 	at, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil {
-		t.Fatalf("%s: %v", line, err)
+		t.Fatalf("the log line %q has no time (%v), want time=… in RFC 3339", line, err)
 	}
 	return at
 }
@@ -72,7 +72,7 @@ func TestHubIsKilled(t *testing.T) {
 	second := start(t, schedulerName, nil, "--port", port(t, address), "--workspace", filepath.Join(realTempDir(t), "ws"))
 	second.says("machine online")
 	if status, a := callRPC(t, address+"/machines/m", "config/get", "{}"); status != 200 || a.Error != nil {
-		t.Error(status, a.Error)
+		t.Errorf("config/get over the second hub: status %d, %v, want 200", status, a.Error)
 	}
 }
 
@@ -90,14 +90,14 @@ func TestDaemonIsStopped(t *testing.T) {
 	start := time.Now()
 	line := hub.says(`msg="machine offline"`)
 	if took := logTime(t, line).Sub(start); took < threshold/3 || took > threshold+5*time.Second || !strings.Contains(line, "no heartbeat") {
-		t.Errorf("offline after %v: %s", took, line)
+		t.Errorf("offline after %v by %q, want after %v for want of heartbeats", took, line, threshold)
 	}
 	if err := d.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	awaitThat(t, "the daemon to be back", func() bool { return strings.Count(d.stderr.String(), "msg=connected") > 1 })
 	if status, a := callRPC(t, address+"/machines/m", "config/get", "{}"); status != 200 || a.Error != nil {
-		t.Error(status, a.Error)
+		t.Errorf("config/get after the daemon woke: status %d, %v, want 200", status, a.Error)
 	}
 }
 
@@ -142,7 +142,7 @@ func TestHubIsStoppedDuringBigResult(t *testing.T) {
 	stopped := time.Now()
 	line := d.says("trying again")
 	if !strings.Contains(line, errWriteTimeout.Error()) || time.Since(stopped) < 9*time.Second/scale {
-		t.Errorf("after %v: %s", time.Since(stopped), line)
+		t.Errorf("the link was given up after %v with %q, want %v at the earliest and %q", time.Since(stopped), line, 9*time.Second/scale, errWriteTimeout)
 	}
 	t.Logf("the link was given up after %v", time.Since(stopped))
 	proxy.up.set(toxics{})
@@ -152,14 +152,14 @@ func TestHubIsStoppedDuringBigResult(t *testing.T) {
 	select {
 	case a := <-answered:
 		if a.err != nil || a.bytes < size {
-			t.Errorf("%d bytes, %v", a.bytes, a.err)
+			t.Errorf("the call got %d bytes, %v, want at least %d", a.bytes, a.err, size)
 		}
 	case <-time.After(3 * patience):
-		t.Fatal("no answer")
+		t.Fatalf("the call got no answer within %v, want the result after the reconnect", 3*patience)
 	}
 	hub.says("sending the request again")
 	if runs, err := os.ReadFile(filepath.Join(dir, "runs")); err != nil || len(runs) != 1 {
-		t.Errorf("%d runs, %v", len(runs), err)
+		t.Errorf("the program ran %d times (%v), want once", len(runs), err)
 	}
 }
 
@@ -175,23 +175,23 @@ func TestIPv6(t *testing.T) {
 	repo := git.repo("lib.git", map[string]string{"a": "1"})
 	_, address := startSchedulerProcess(t, nil, "--host", "::1")
 	if !strings.HasPrefix(address, "http://[::1]:") {
-		t.Fatal("the scheduler is at", address)
+		t.Fatalf("the scheduler is at %q, want http://[::1]:PORT", address)
 	}
 	startUserDaemon(t, strings.TrimPrefix(address, "http://"), "m", nil, "--work-dir", filepath.Join(realTempDir(t), "w"))
 	for _, target := range []string{"/machines/m", "/libraries/demo"} {
 		_, a := callRPC(t, address+target, "vcs/clone", `{"url":"`+git.address("lib.git")+`"}`)
 		if a.Error != nil || field[string](t, a.Result, "commit") != repo.head() {
-			t.Errorf("%s: %+v %s", target, a.Error, a.Result)
+			t.Errorf("cloning by %s: got %s, %v, want the commit %s", target, a.Result, a.Error, repo.head())
 		}
 	}
 	for _, id := range []string{"m", "cloud_demo"} {
 		if _, body := askHTTP(t, http.MethodGet, address+"/machines/"+id, ""); field[string](t, []byte(body), "status") != "online" {
-			t.Error(body)
+			t.Errorf("machine %s is %s, want it online", id, body)
 		}
 	}
 	p := start(t, schedulerName, nil, "call", "--url", address, "demo", "config/get")
 	if code := p.exit(); code != 0 || !strings.Contains(p.stdout.String(), "cloud_demo") {
-		t.Errorf("exit %d: %s", code, p.stdout)
+		t.Errorf("call over ::1: exit %d and %q, want 0 and the configuration of cloud_demo", code, p.stdout)
 	}
 }
 
@@ -219,7 +219,7 @@ func slowClone(t *testing.T, git *gitServer, address string) (asked chan struct{
 	select {
 	case <-asked:
 	case <-time.After(patience):
-		t.Fatal("git does not ask")
+		t.Fatalf("the git server got no request within %v, want the clone's", patience)
 	}
 	return asked, release, answered
 }
@@ -240,16 +240,16 @@ func TestLinkIsCutDuringClone(t *testing.T) {
 		awaitThat(t, "the daemon to be back", func() bool { return strings.Count(d.stderr.String(), "msg=connected") == cuts+1 })
 	}
 	if got := git.requests(); len(got) != 1 {
-		t.Errorf("git ran more than once: %q", got)
+		t.Errorf("the git server got %q, want one request for all three links", got)
 	}
 	release()
 	a := <-answered
 	if a.Error != nil || field[string](t, a.Result, "commit") != repo.head() || field[string](t, a.Result, "action") != "cloned" {
-		t.Errorf("%+v %s", a.Error, a.Result)
+		t.Errorf("the clone got %s, %v, want action cloned and the commit %s", a.Result, a.Error, repo.head())
 	}
 	fetches := slices.DeleteFunc(git.requests(), func(r string) bool { return !strings.HasPrefix(r, "GET ") })
 	if len(fetches) != 2 { // ls-remote and clone
-		t.Errorf("git ran more than once: %q", fetches)
+		t.Errorf("the git server got %q, want 2 requests: one to list refs, one to clone", fetches)
 	}
 }
 
@@ -269,7 +269,7 @@ func TestDaemonIsKilledDuringClone(t *testing.T) {
 	release()
 	startUserDaemon(t, address, "m", nil, "--work-dir", workDir)
 	if a := <-answered; a.Error != nil || field[string](t, a.Result, "commit") != repo.head() {
-		t.Errorf("%+v %s", a.Error, a.Result)
+		t.Errorf("the clone got %s, %v, want the commit %s from the next daemon", a.Result, a.Error, repo.head())
 	}
 }
 
@@ -287,11 +287,11 @@ func TestTwoCloudDaemons(t *testing.T) {
 	older := cloud()
 	newer := cloud()
 	if code := older.exit(); code != exitReplaced {
-		t.Errorf("the older one: exit %d: %s", code, older.stderr)
+		t.Errorf("the older daemon: exit %d, want %d: %s", code, exitReplaced, older.stderr)
 	}
 	v, _ := b.hub.view("cloud_x")
 	if got := b.statuses("cloud_x"); v.PID != newer.cmd.Process.Pid || v.Status != "online" || !slices.Equal(got, []string{"online", "online"}) || proxy.dialled() != 2 {
-		t.Errorf("%v, %d connections, now pid %d, %s", got, proxy.dialled(), v.PID, v.Status)
+		t.Errorf("the machine was %q over %d connections and is pid %d, %s; want online twice over 2 and pid %d, online", got, proxy.dialled(), v.PID, v.Status, newer.cmd.Process.Pid)
 	}
 }
 
@@ -330,10 +330,10 @@ func TestDaemonIsKilledDuringRead(t *testing.T) {
 	select {
 	case a := <-answered:
 		if a.Error != nil || string(a.Result) != `"again"` {
-			t.Errorf("%+v %s", a.Error, a.Result)
+			t.Errorf("the call got %s, %v, want the second run's \"again\"", a.Result, a.Error)
 		}
 	case <-time.After(patience):
-		t.Fatal("no answer")
+		t.Fatalf("the call got no answer within %v, want the second run's", patience)
 	}
 }
 
@@ -347,7 +347,7 @@ func TestReplacedDaemonExits(t *testing.T) {
 		t.Error(err)
 	}
 	if code := p.exit(); code != exitReplaced || !strings.Contains(p.stderr.String(), errReplaced.Error()) {
-		t.Errorf("exit %d: %s", code, p.stderr)
+		t.Errorf("exit %d, want %d and %q: %s", code, exitReplaced, errReplaced, p.stderr)
 	}
 }
 
@@ -377,12 +377,12 @@ func TestOversizedMessageMemory(t *testing.T) {
 			err = w.Close()
 		}
 		if size > defaultMaxMessage && err == nil {
-			t.Error("200 MiB were taken")
+			t.Error("the daemon took 200 MiB in a message, want the link closed")
 		}
 		select {
 		case s = <-connected:
 		case <-time.After(patience):
-			t.Fatal("the daemon does not come back")
+			t.Fatalf("the daemon did not connect again within %v, want a reconnect after a message over the limit", patience)
 		}
 		p.says("message too big")
 	}
@@ -505,7 +505,7 @@ func TestTLSThroughProxy(t *testing.T) {
 		}
 		_, data, err := conn.Read(context.Background())
 		if err != nil || !strings.Contains(string(data), handshakeMethod) {
-			t.Errorf("%s %v", data, err)
+			t.Errorf("the first message is %s, %v, want the handshake", data, err)
 			return
 		}
 		_ = conn.Write(context.Background(), websocket.MessageText, []byte(`{"jsonrpc":"2.0","id":1,"result":{"accepted":true}}`))
@@ -526,14 +526,14 @@ func TestTLSThroughProxy(t *testing.T) {
 	select {
 	case conn = <-connected:
 	case <-time.After(patience):
-		t.Fatal("the daemon does not come")
+		t.Fatalf("no daemon connected within %v, want one through the proxy", patience)
 	}
 	if header := <-upgrades; header.Get("Proxy-Authorization") != "" {
-		t.Error("the server was told the proxy's password")
+		t.Error("the server got the header Proxy-Authorization, want it at the proxy alone")
 	}
 	const basic = " Basic dXNlcjpwcm94eS1zM2NyZXQ="
 	if got := asked(); !slices.Equal(got, []string{"CONNECT " + host + basic}) {
-		t.Errorf("the proxy was asked for %q", got)
+		t.Errorf("the proxy was asked for %q, want CONNECT to the server with the password", got)
 	}
 	if err := conn.Write(t.Context(), websocket.MessageText, []byte(`{"jsonrpc":"2.0","id":1,"method":"vcs/clone","params":{"url":"https://`+host+`/lib.git"}}`)); err != nil {
 		t.Fatal(err)
@@ -546,15 +546,15 @@ func TestTLSThroughProxy(t *testing.T) {
 			t.Fatal(err)
 		}
 		if answer = string(data); strings.Contains(answer, `"id":1`) && !strings.Contains(answer, repo.head()) {
-			t.Errorf("the clone: %s", answer)
+			t.Errorf("the clone was answered by %s, want the commit %s", answer, repo.head())
 		}
 	}
 	if got := asked(); len(got) < 2 || got[len(got)-1] != "CONNECT "+host+basic {
-		t.Errorf("git did not go through the proxy: %q", got)
+		t.Errorf("the proxy was asked for %q, want git's CONNECT as the last", got)
 	}
 	_ = conn.Close(websocket.StatusGoingAway, "")
 	if code := p.exit(); code != exitGaveUp || strings.Contains(p.stderr.String(), "s3cret") {
-		t.Errorf("exit %d: %s", code, p.stderr)
+		t.Errorf("exit %d, want %d and no password in the log: %s", code, exitGaveUp, p.stderr)
 	}
 
 	// NO_PROXY leads past it.
@@ -564,28 +564,28 @@ func TestTLSThroughProxy(t *testing.T) {
 	select {
 	case conn = <-connected:
 	case <-time.After(patience):
-		t.Fatal("the daemon does not come")
+		t.Fatalf("no daemon connected within %v, want one past the proxy", patience)
 	}
 	_ = conn.Close(websocket.StatusGoingAway, "")
 	p.exit()
 	p = run(host, "HTTPS_PROXY="+proxy, "NO_PROXY=.test")
 	if code := p.exit(); code != exitGaveUp { // nobody knows the name but the proxy
-		t.Errorf("exit %d", code)
+		t.Errorf("exit %d for a host in NO_PROXY that only the proxy knows, want %d", code, exitGaveUp)
 	}
 	if got := asked(); len(got) != before {
-		t.Errorf("the proxy was asked in spite of NO_PROXY: %q", got[before:])
+		t.Errorf("the proxy was asked for %q, want nothing for a host in NO_PROXY", got[before:])
 	}
 
 	// Without the authority, and with an unusable proxy, it says so and shows no
 	// password.
 	p = start(t, daemonName, []string{"HTTPS_PROXY=" + withPassword}, "--server", "wss://"+host, "--max-reconnect-attempts", "1")
 	if code := p.exit(); code != exitGaveUp || !strings.Contains(p.stderr.String(), "certificate signed by unknown authority") || strings.Contains(p.stderr.String(), "s3cret") {
-		t.Errorf("exit %d: %s", code, p.stderr)
+		t.Errorf("exit %d, want %d, an unknown authority and no password: %s", code, exitGaveUp, p.stderr)
 	}
 	for _, broken := range []string{"http://user:proxy-s3cret@host:port", "http://user:proxy-s3cret@127.0.0.1:1", "ftp://user:proxy-s3cret@127.0.0.1:1"} {
 		p = run(host, "HTTPS_PROXY="+broken)
 		if code := p.exit(); code != exitGaveUp || strings.Contains(p.stderr.String(), "s3cret") {
-			t.Errorf("%s: exit %d: %s", broken, code, p.stderr)
+			t.Errorf("proxy %s: exit %d, want %d and no password: %s", broken, code, exitGaveUp, p.stderr)
 		}
 	}
 }
@@ -609,6 +609,6 @@ func TestCallCommandWithTLS(t *testing.T) {
 		if strings.Contains(p.stderr.String(), "asking the scheduler at") || strings.Contains(p.stderr.String(), "a scheduler listens at") {
 			t.Skip("something listens on the scheduler's default port of this machine: " + p.stderr.String())
 		}
-		t.Error(code, p.stderr)
+		t.Errorf("exit %d, want success: %s", code, p.stderr)
 	}
 }

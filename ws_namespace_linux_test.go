@@ -96,7 +96,7 @@ func (n *namespace) run(args ...string) {
 	n.t.Helper()
 	n.do(func() {
 		if out, err := exec.Command(n.ip, args...).CombinedOutput(); err != nil {
-			n.t.Fatalf("ip %s: %v: %s", args, err, out)
+			n.t.Fatalf("ip %s: %v: %s, want success", args, err, out)
 		}
 	})
 }
@@ -131,7 +131,7 @@ func (r *router) host(addresses int) (n *namespace, all []string) {
 	if err != nil && strings.Contains(string(out), "not supported") {
 		r.t.Skipf("this kernel has no virtual cables: %s", out)
 	} else if err != nil {
-		r.t.Fatalf("%v: %s", err, out)
+		r.t.Fatalf("making a virtual cable: %v: %s, want success", err, out)
 	}
 	for i := range addresses {
 		address := fmt.Sprintf("10.99.%d.%d", r.nets, 10+i)
@@ -167,7 +167,7 @@ func (n *namespace) subscription(t *testing.T, address, token string) (statuses 
 	request.Header.Set("Authorization", "Bearer "+token)
 	response, err := (&http.Client{Transport: transport}).Do(request)
 	if err != nil || response.StatusCode != http.StatusOK {
-		t.Fatal(response, err)
+		t.Fatalf("GET /events: %v, %v, want status 200", response, err)
 	}
 	statuses = make(chan machineStatus, 1000)
 	ended := make(chan struct{})
@@ -230,11 +230,11 @@ func TestPacketsDroppedByRouter(t *testing.T) {
 			select {
 			case s := <-statuses:
 				if s.Status != status {
-					t.Fatalf("%+v", s)
+					t.Fatalf("got the status %+v, want %s", s, status)
 				}
 				all[s.MachineID] = s
 			case <-limit:
-				t.Fatalf("%s are only: %v", status, all)
+				t.Fatalf("%s are only %v, want %d machines", status, all, faults)
 			}
 		}
 		return all
@@ -264,14 +264,14 @@ func TestPacketsDroppedByRouter(t *testing.T) {
 		hubKnew := offline[v.machineID].At.Sub(start)
 		t.Logf("%s: the daemon knew after %v, the hub after %v: %s", v.machineID, daemonKnew, hubKnew, offline[v.machineID].Reason)
 		if daemonKnew > limit || hubKnew > limit {
-			t.Errorf("%s: the daemon knew after %v, the hub after %v", v.machineID, daemonKnew, hubKnew)
+			t.Errorf("%s: the daemon knew after %v, the hub after %v, want at most %v", v.machineID, daemonKnew, hubKnew, limit)
 		}
 		// Whom nothing reaches has only the ping that is not answered.
 		if v.down && !strings.Contains(line, errPingTimeout.Error()) {
-			t.Errorf("%s: the daemon gave up for another reason: %s", v.machineID, line)
+			t.Errorf("%s: the daemon gave up with %s, want %q", v.machineID, line, errPingTimeout)
 		}
 		if v.up && !strings.Contains(offline[v.machineID].Reason, errPingTimeout.Error()) {
-			t.Errorf("%s: the hub gave up for another reason: %s", v.machineID, offline[v.machineID].Reason)
+			t.Errorf("%s: the hub gave up with %s, want %q", v.machineID, offline[v.machineID].Reason, errPingTimeout)
 		}
 	}
 	for _, v := range victims {

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -45,7 +44,7 @@ func TestLinkLostWhileTasksWait(t *testing.T) {
 		<-b.ended
 		synctest.Wait()
 		if n := runs.Load(); n != 2 {
-			t.Errorf("%d tasks run, there are 2 places", n)
+			t.Errorf("%d tasks ran before their link was lost, want 2: there are 2 places", n)
 		}
 		second := &rpcBench{wire: newWire(), t: t, service: b.service, ended: make(chan struct{})}
 		second.peer = newPeer(second.wire, b.service.newDispatcher(), 1000, b.service.log)
@@ -55,11 +54,11 @@ func TestLinkLostWhileTasksWait(t *testing.T) {
 		close(release)
 		for range all {
 			if got := second.get(); !strings.Contains(got, `"result":`) {
-				t.Error(got)
+				t.Errorf("a task on the second link got %s, want a result", got)
 			}
 		}
 		if n := runs.Load(); n != all {
-			t.Errorf("%d runs of %d tasks", n, all)
+			t.Errorf("%d runs, want one of each of %d tasks", n, all)
 		}
 	})
 }
@@ -86,7 +85,7 @@ func TestBothSidesCrowded(t *testing.T) {
 			}
 		}
 		if b.online("m") != link {
-			t.Error("the link is not the same")
+			t.Error("the daemon has another link, want the same all the time")
 		}
 	})
 }
@@ -107,16 +106,16 @@ func TestCallCancelledBeforeItIsWritten(t *testing.T) {
 		}
 		synctest.Wait()
 		if client.overloaded() {
-			t.Error("the calls fill the link's queue")
+			t.Errorf("%d calls fill the link's queue, want at most %d in it", all, maxUnsentCalls)
 		}
 		cancel()
 		for range all {
 			if err := <-ended; err != context.Canceled {
-				t.Error(err)
+				t.Errorf("a cancelled call returned %v, want %v", err, context.Canceled)
 			}
 		}
 		if len(p.calls) != 0 {
-			t.Errorf("%d calls are left", len(p.calls))
+			t.Errorf("%d calls are left, want 0", len(p.calls))
 		}
 	})
 }
@@ -136,7 +135,7 @@ func TestCloseCodeBehindBrokenWrite(t *testing.T) {
 		_ = c.SetLinger(0)
 		_ = c.Close()
 		if err := s.end(t); websocket.CloseStatus(err) != closeReplaced {
-			t.Fatalf("the link ended with: %v", err)
+			t.Fatalf("the link ended with %v, want close code %d", err, closeReplaced)
 		}
 	}
 }
@@ -164,14 +163,14 @@ func TestWallClockJumpOfLivingLink(t *testing.T) {
 			before := pings.Load()
 			time.Sleep(wallCheck + time.Second)
 			if n := pings.Load() - before; n < 1 || n > 4 { // both sides ask and answer, none is due otherwise
-				t.Errorf("%d control frames after a jump of %v", n, jump)
+				t.Errorf("%d control frames after a jump of %v, want 1 to 4", n, jump)
 			}
 			time.Sleep(time.Hour)
 			select {
 			case err := <-clientEnded:
-				t.Error(err)
+				t.Errorf("the link ended with %v, want it to live", err)
 			case err := <-serverEnded:
-				t.Error(err)
+				t.Errorf("the link ended with %v, want it to live", err)
 			default:
 			}
 		})
@@ -194,7 +193,7 @@ func TestWallClockJumpOfMachine(t *testing.T) {
 			offset.Store(int64(jump))
 			time.Sleep(2 * defaultOfflineThreshold)
 			if got := b.statuses("m"); !slices.Equal(got, []string{"online"}) || b.online("m") != first {
-				t.Fatalf("after a jump of %v: %v", jump, got)
+				t.Fatalf("after a jump of %v the machine was %q, want online over the same link", jump, got)
 			}
 		}
 	})
@@ -231,7 +230,7 @@ func TestLongFrameOverSlowLink(t *testing.T) {
 			select {
 			case m := <-messages:
 				if len(m) != len(message) {
-					t.Errorf("%d bytes", len(m))
+					t.Errorf("the message has %d bytes, want %d", len(m), len(message))
 				}
 				return
 			case err := <-clientEnded:
@@ -240,11 +239,11 @@ func TestLongFrameOverSlowLink(t *testing.T) {
 				t.Fatal(err)
 			case <-time.After(time.Second):
 				if quiet := server.silence(); quiet > 2*time.Second {
-					t.Fatal(fmt.Errorf("after %d s: %v without a piece", step, quiet))
+					t.Fatalf("after %d s: %v without a piece, want at most 2 s", step, quiet)
 				}
 			}
 		}
-		t.Error("the message did not come")
+		t.Error("the message did not come within 10 s, want it after 8")
 	})
 }
 

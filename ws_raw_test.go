@@ -75,7 +75,7 @@ func (s *linkServer) end(t *testing.T) error {
 	case err := <-s.ended:
 		return err
 	case <-time.After(patience):
-		t.Fatal("the link does not end")
+		t.Fatalf("the link has not ended after %v, want its end", patience)
 		return nil
 	}
 }
@@ -118,7 +118,7 @@ func dialRaw(t *testing.T, address string, header ...string) *rawClient {
 	c.put([]byte(strings.Join(lines, "\r\n") + "\r\n\r\n"))
 	response, err := http.ReadResponse(c.r, nil)
 	if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatal(response, err)
+		t.Fatalf("the upgrade was answered by %v, %v, want status 101", response, err)
 	}
 	return c
 }
@@ -189,7 +189,7 @@ func (c *rawClient) closes(code websocket.StatusCode) {
 	for {
 		first, payload, err := c.next()
 		if err != nil {
-			c.t.Errorf("no close frame: %v", err)
+			c.t.Errorf("reading ended with %v, want a close frame", err)
 			return
 		}
 		if first == frameFin|frameClose {
@@ -256,14 +256,14 @@ func TestMessageCutShort(t *testing.T) {
 					t.Fatal(err)
 				}
 				if err := s.end(t); err == nil {
-					t.Error("the link ended without a reason")
+					t.Error("the link ended without a reason, want an error")
 				}
 				if n := s.runs.Load(); n != 0 {
-					t.Errorf("the request ran %d times", n)
+					t.Errorf("the cut request ran %d times, want 0", n)
 				}
 				if !reset {
 					if first, payload, err := c.next(); err == nil {
-						t.Errorf("it was answered: %#x %s", first, payload)
+						t.Errorf("the cut request was answered by %#x %s, want nothing", first, payload)
 					}
 				}
 			})
@@ -312,7 +312,7 @@ func TestStrangeFrames(t *testing.T) {
 			neighbour.put(whole(frameFin|frameText, `{"jsonrpc":"2.0","id":9,"method":"test/echo"}`))
 			neighbour.says(`{"jsonrpc":"2.0","id":9,"result":`)
 			if took := time.Since(start); took > 5*time.Second {
-				t.Errorf("its neighbour was answered after %v", took)
+				t.Errorf("the neighbour was answered after %v, want at most 5 s", took)
 			}
 			for _, text := range test.says {
 				c.says(text)
@@ -331,7 +331,7 @@ func TestStrangeFrames(t *testing.T) {
 			}
 			if first == frameFin|frameText {
 				if !bytes.HasPrefix(payload, []byte(`{"jsonrpc":"2.0","id":1,"result":`)) {
-					t.Errorf("%s", payload)
+					t.Errorf("got the message %s, want the result of request 1", payload)
 				}
 				return
 			}
@@ -379,7 +379,7 @@ func TestForbiddenFrames(t *testing.T) {
 			_ = c.Close()
 			<-written
 			if err := s.end(t); err == nil {
-				t.Error("the link ended without a reason")
+				t.Error("the link ended without a reason, want an error")
 			}
 		})
 	}

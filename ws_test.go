@@ -170,7 +170,7 @@ func TestLinkCarriesMessages(t *testing.T) {
 				written := make(chan error, 1)
 				ends[0].send([]byte(want), func(err error) { written <- err })
 				if got := <-messages; string(got) != want {
-					t.Errorf("%d bytes came as %d", n, len(got))
+					t.Errorf("a message of %d bytes came with %d", n, len(got))
 				}
 				if err := <-written; err != nil {
 					t.Error(err)
@@ -219,19 +219,19 @@ func TestPacketsDroppedBothWays(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-clientEnded:
-			t.Fatal("an idle link was given up:", err)
+			t.Fatalf("an idle link ended with %v, want it to live by its pings", err)
 		case err := <-serverEnded:
-			t.Fatal("an idle link was given up:", err)
+			t.Fatalf("an idle link ended with %v, want it to live by its pings", err)
 		default:
 		}
 		wall.shut.Store(true)
 		start := time.Now()
 		for _, ended := range []chan error{clientEnded, serverEnded} {
 			if err := <-ended; !errors.Is(err, errPingTimeout) && !errors.Is(err, errHungUp) {
-				t.Error(err)
+				t.Errorf("the link ended with %v, want %v or %v", err, errPingTimeout, errHungUp)
 			}
 			if took := time.Since(start); took > 30*time.Second {
-				t.Errorf("noticed after %v", took)
+				t.Errorf("noticed after %v, want at most 30 s", took)
 			}
 		}
 	})
@@ -250,19 +250,19 @@ func TestPeerThatTakesNothing(t *testing.T) {
 		client.send([]byte("{}"), func(err error) { lost <- err })
 		for range 2 {
 			if err := <-lost; !errors.Is(err, errWriteTimeout) {
-				t.Error(err)
+				t.Errorf("a message that waits was told %v, want %v", err, errWriteTimeout)
 			}
 		}
 		if err := <-ended; !errors.Is(err, errWriteTimeout) {
-			t.Error(err)
+			t.Errorf("the link ended with %v, want %v", err, errWriteTimeout)
 		}
 		if took := time.Since(start); took != 10*time.Second {
-			t.Errorf("after %v", took)
+			t.Errorf("the link was given up after %v, want 10 s", took)
 		}
 		after := make(chan error, 1)
 		client.send([]byte("{}"), func(err error) { after <- err })
 		if err := <-after; !errors.Is(err, errWriteTimeout) {
-			t.Error("a message to a dead link:", err)
+			t.Errorf("a message to a dead link was told %v, want %v", err, errWriteTimeout)
 		}
 	})
 }
@@ -308,7 +308,7 @@ func TestSlowLink(t *testing.T) {
 				t.Fatal(err)
 			}
 			if quiet := server.silence(); quiet > time.Second {
-				t.Errorf("pieces came and the silence is %v", quiet)
+				t.Errorf("silence() = %v while pieces come, want at most a second", quiet)
 			}
 		}
 	})
@@ -327,7 +327,7 @@ func TestCrowdedLinkStopsReading(t *testing.T) {
 		go client.send([]byte(`{"a":1}`), nil)
 		time.Sleep(time.Second)
 		if len(messages) != 0 {
-			t.Error("a crowded link was read")
+			t.Errorf("%d messages were read from a crowded link, want 0", len(messages))
 		}
 		answers, _ := drain(client)
 		for range all {
@@ -346,10 +346,10 @@ func TestBinaryMessageClosesWith1003(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := <-clientEnded; websocket.CloseStatus(err) != websocket.StatusUnsupportedData {
-			t.Error(err)
+			t.Errorf("the sender's link ended with %v, want close code %d", err, websocket.StatusUnsupportedData)
 		}
 		if err := <-serverEnded; !errors.Is(err, errBinary) {
-			t.Error(err)
+			t.Errorf("the receiver's link ended with %v, want %v", err, errBinary)
 		}
 	})
 }
@@ -361,10 +361,10 @@ func TestOversizedMessageClosesWith1009(t *testing.T) {
 		_, clientEnded := drain(client)
 		client.send(make([]byte, 1<<20+1), nil)
 		if err := <-serverEnded; !errors.Is(err, websocket.ErrMessageTooBig) {
-			t.Error(err)
+			t.Errorf("the receiver's link ended with %v, want %v", err, websocket.ErrMessageTooBig)
 		}
 		if err := <-clientEnded; websocket.CloseStatus(err) != websocket.StatusMessageTooBig {
-			t.Error(err)
+			t.Errorf("the sender's link ended with %v, want close code %d", err, websocket.StatusMessageTooBig)
 		}
 	})
 }
@@ -393,10 +393,10 @@ func TestWallClockJump(t *testing.T) {
 		offset.Store(int64(-time.Hour))
 		start := time.Now()
 		if err := <-ended; !errors.Is(err, errPingTimeout) && !errors.Is(err, errHungUp) { // the other end noticed too
-			t.Error(err)
+			t.Errorf("the link ended with %v, want %v or %v", err, errPingTimeout, errHungUp)
 		}
 		if took := time.Since(start); took > wallCheck+times.pong {
-			t.Errorf("noticed after %v", took)
+			t.Errorf("noticed after %v, want at most %v", took, wallCheck+times.pong)
 		}
 		<-serverEnded
 	})
