@@ -209,6 +209,7 @@ func TestCloneRefKinds(t *testing.T) {
 }
 
 func TestCloneDepth(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -242,6 +243,7 @@ func TestCloneDepth(t *testing.T) {
 }
 
 func TestCloneUpstreamChanges(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -294,6 +296,7 @@ func TestCloneEmptyRepository(t *testing.T) {
 }
 
 func TestCloneSHA256(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"}, "--object-format=sha256")
@@ -303,6 +306,7 @@ func TestCloneSHA256(t *testing.T) {
 }
 
 func TestCloneOtherRemote(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	one := w.server.repo("one", map[string]string{"a": "1"})
@@ -343,6 +347,7 @@ func TestCloneNames(t *testing.T) {
 
 // The server's first command: the URL is the working directory.
 func TestCloneLocalWorkTree(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	dir := filepath.Join(realTempDir(t), "we ird's \"q\" 100% é")
 	remote := newTestRepoAt(t, dir, map[string]string{"a": "1"})
@@ -476,6 +481,7 @@ func TestCloneNeedsWorkDir(t *testing.T) {
 // A shallow clone that lost the file that says so is no full clone: it is cloned
 // afresh.
 func TestCloneLostShallow(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})

@@ -132,6 +132,7 @@ func TestPathspecMagicIsLiteral(t *testing.T) {
 // Inside a repository git's own rules apply: tracked files are listed even if
 // they are ignored, and info/exclude is respected.
 func TestGlobRepository(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	top := dir + "/r"
 	fsRepo(t, top, map[string]string{"tracked.log": "", "sub/a.go": "", "gone.go": ""})
@@ -169,6 +170,7 @@ func TestGlobRepository(t *testing.T) {
 
 // Split, sparse and SHA-256 indexes, linked work trees and submodules are read.
 func TestGlobIndexKinds(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	tree := map[string]string{"a/f": "", "b/c/f": "", "top": "", ".gitignore": "*.log", "a/x.log": ""}
 	want := ".gitignore a/f b/c/f top"
@@ -255,6 +257,7 @@ func TestGlobStaleCursor(t *testing.T) {
 // The walk reads .gitignore files as git does.
 func TestGlobIgnoresAsGit(t *testing.T) {
 	skipShort(t, "compares with git many times, for 2 s; TestGlobRepository does it once")
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(3, 4))
 	names := []string{"a", "b", "c.log", "d.go", "a b", "logs", "x!y", "#h"}
 	patterns := []string{"a", "*.log", "!c.log", "/b", "logs/", "a/b", "**/b", "a/**", "!a/", "!logs", "/logs", "*", "!*/", "!d.go", "x\\!y", "\\#h", "#h", "\\!z", "a b  ", "a\\ b", "[a-c]", "[!a]", "**", "a/**/b", "/*/a", "b/*", "?", "", " ", "/", "!", "!/a", "*/", "[", "a\\"}
@@ -304,6 +307,7 @@ func TestGlobIgnoresAsGit(t *testing.T) {
 }
 
 func TestGlobCancelled(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	for i := range 2000 {
 		writeFiles(t, dir, map[string]string{fmt.Sprintf("%d/%d", i%40, i): ""})

@@ -114,6 +114,7 @@ func TestReadFilePages(t *testing.T) {
 
 // The escaped form of any part fits a message of 16 MiB.
 func TestReadFileEscaping(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"controls": strings.Repeat("\x01", maxReadLength), "ff": strings.Repeat("\xff", maxReadLength), "sep": strings.Repeat("\u2028", maxReadLength/3)})
 	f := fsOn(t, dir)

@@ -29,6 +29,7 @@ func showRepo(r repoFacts) string {
 }
 
 func TestRepoScan(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	const at = "2024-05-06T05:08:10Z"
 	head := fsRepo(t, dir+"/a/work", map[string]string{"f": "x"})
@@ -106,6 +107,7 @@ func TestRepoScan(t *testing.T) {
 
 // Objects borrowed from outside the allowed directories are not read.
 func TestRepoScanAlternatesOutside(t *testing.T) {
+	t.Parallel()
 	dir, outside := realTempDir(t), realTempDir(t)
 	fsRepo(t, outside+"/r", nil)
 	gitIn(t, dir, "clone", "-q", "--shared", outside+"/r", "r")
@@ -120,6 +122,7 @@ func TestRepoScanAlternatesOutside(t *testing.T) {
 
 // A corrupt object in one repository does not affect the others.
 func TestRepoScanCorrupt(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	for i := range 7 {
 		head := fsRepo(t, fmt.Sprintf("%s/r%d", dir, i), map[string]string{"f": fmt.Sprint(i)})
@@ -166,6 +169,7 @@ func TestRepoScanHostileConfig(t *testing.T) {
 
 func TestRepoScanCancelled(t *testing.T) {
 	skipShort(t, "makes a large tree, for 2 s")
+	t.Parallel()
 	dir := realTempDir(t)
 	for i := range 3000 {
 		if err := os.MkdirAll(fmt.Sprintf("%s/%d/%d", dir, i%50, i), 0o755); err != nil {
@@ -264,6 +268,7 @@ func FuzzCommitTime(f *testing.F) {
 // A broken repository is listed, globbed and searched as far as possible. One
 // that leads outside the allowed directories is treated as a plain directory.
 func TestRepositoriesThatAreNotWhole(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name     string
 		spoil    func(top, outside string) error

@@ -184,6 +184,7 @@ func TestSearchCancelled(t *testing.T) {
 // If a directory is swapped for a symlink while git runs, git may read files
 // outside, but the caller does not see them.
 func TestSearchSwapRace(t *testing.T) {
+	skipShort(t, "swaps files for seconds; TestAccessSwapRace does it for every reader")
 	t.Parallel()
 	dir, out := realTempDir(t), realTempDir(t)
 	writeFiles(t, out, map[string]string{"f": "foo OUTSIDE"})

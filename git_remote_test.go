@@ -71,6 +71,7 @@ func TestSSHKnownHosts(t *testing.T) {
 // ssh to a server that takes the connection and says nothing ends with the
 // stall limit, and leaves no process.
 func TestCloneSSHHangs(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	w.remotes.stall = 500 * time.Millisecond
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -86,6 +87,7 @@ func TestCloneSSHHangs(t *testing.T) {
 }
 
 func TestCloneAllowedHosts(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	w.remotes.allowHosts = []string{"*.example.org"}

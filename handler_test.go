@@ -73,6 +73,7 @@ func TestHandlerAnswers(t *testing.T) {
 }
 
 func TestHandlerHugeStderr(t *testing.T) {
+	t.Parallel()
 	b := handlerBench(t, script(t, "my/tool", `i=0; while [ $i -lt 2000 ]; do printf '%01000d\n' $i >&2; i=$((i+1)); done; printf '%02000d' 7 >&2; exit 1`))
 	got := b.call("my/tool", `{}`)
 	if want := "exit status 1: " + strings.Repeat("0", maxHandlerText) + `","data"`; !strings.Contains(got, want) {
@@ -93,6 +94,7 @@ func TestHandlerWritesWithoutEnd(t *testing.T) {
 // TestHandlerResultOverAMessage: the JSON alone fits a message, but the whole
 // response does not.
 func TestHandlerResultOverAMessage(t *testing.T) {
+	t.Parallel()
 	b := handlerBench(t, script(t, "my/tool", fmt.Sprintf(`printf '"'; head -c %d /dev/zero | tr '\0' a; printf '"'`, defaultMaxMessage-2)))
 	if got := b.call("my/tool", `{}`); !strings.Contains(got, `"RESULT_TOO_LARGE"`) {
 		t.Errorf("%.1000s", got)
@@ -100,6 +102,7 @@ func TestHandlerResultOverAMessage(t *testing.T) {
 }
 
 func TestHandlerProgress(t *testing.T) {
+	t.Parallel()
 	gate := filepath.Join(t.TempDir(), "gate")
 	if err := syscall.Mkfifo(gate, 0o600); err != nil {
 		t.Fatal(err)
@@ -138,6 +141,7 @@ func TestHandlerProgress(t *testing.T) {
 // and its children end before the response.
 func TestHandlerCancelled(t *testing.T) {
 	skipShort(t, "waits a second for a program that ignores SIGTERM")
+	t.Parallel()
 	for _, trap := range []string{"", "trap '' TERM\n"} {
 		pids := filepath.Join(t.TempDir(), "pids")
 		if err := syscall.Mkfifo(pids, 0o600); err != nil {

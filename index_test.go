@@ -81,9 +81,14 @@ func exactName(t testing.TB, name, name64 string) string {
 	return string(raw)
 }
 
-// everyFormat runs a test on SHA-1 and SHA-256 repositories.
+// everyFormat runs a test on SHA-1 and SHA-256 repositories; with -short on SHA-1
+// alone.
 func everyFormat(t *testing.T, test func(t *testing.T, dir string, initArgs ...string)) {
-	for _, format := range []string{"sha1", "sha256"} {
+	formats := []string{"sha1", "sha256"}
+	if testing.Short() {
+		formats = formats[:1]
+	}
+	for _, format := range formats {
 		t.Run(format, func(t *testing.T) { test(t, realTempDir(t), "--object-format="+format) })
 	}
 }

@@ -36,6 +36,7 @@ func asJSON(t testing.TB, v any) string {
 }
 
 func TestInfoOfAnEditedRepository(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	origin := newTestRepoAt(t, filepath.Join(dir, "origin"), nil)
 	origin.write("a.txt", "a\n")

@@ -13,6 +13,7 @@ import (
 // lists names; the answer is JSON, and the exact name leads back to what it
 // names.
 func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
+	t.Parallel()
 	const odd, shown = "caf\xe9", "caf\uFFFD"
 	top := realTempDir(t)
 	dir := filepath.Join(top, odd)

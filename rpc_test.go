@@ -377,6 +377,7 @@ func TestTasks(t *testing.T) {
 // TestLargestTaskIsRemembered: --max-message allows a result that is larger than
 // what is remembered by default; it is not run again either.
 func TestLargestTaskIsRemembered(t *testing.T) {
+	t.Parallel()
 	const size = maxTaskKept + 1
 	b := newDaemonBench(t, &daemonConfig{allow: []string{t.TempDir()}, maxMessage: 2 * size})
 	var runs atomic.Int64

@@ -326,6 +326,7 @@ func (c *cutter) Write(p []byte) (int, error) {
 // TestCutAfterEachByte: the link breaks after each byte of a request and of an
 // answer. The call is answered, by one run.
 func TestCutAfterEachByte(t *testing.T) {
+	t.Parallel()
 	const enough = 1 << 20
 	// A request has about 120 bytes, progress and an answer about 200.
 	for n := range 400 {
@@ -380,6 +381,7 @@ func (c throttled) Write(p []byte) (n int, err error) {
 // They are delivered; the machine is never offline; the heartbeat that fell due
 // meanwhile follows at once.
 func TestSlowLinkWithBigAnswer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const rate, size = 256 << 10, defaultMaxMessage - 100
 		network := newPipeNet()
@@ -571,6 +573,7 @@ func TestHalfOpenLinkIsReplaced(t *testing.T) {
 // they run and wait the heartbeats go on, and tell how many there are.
 func TestRequestsAtOnce(t *testing.T) {
 	skipShort(t, "sends 2,000 large requests")
+	t.Parallel()
 	const beat = 200 * time.Millisecond
 	b := newSocketBench(t, func(c *hubConfig) {
 		c.times, c.heartbeatInterval = defaultLinkTimes(), beat // a busy machine may take a second for all

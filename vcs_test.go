@@ -112,6 +112,7 @@ func TestLogFilters(t *testing.T) {
 // Long messages are cut, so that a page fits a result whatever the messages
 // are, and the next page continues after it.
 func TestLogOfLargeMessages(t *testing.T) {
+	skipShort(t, "writes 60 MiB of messages")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, dir, nil)

@@ -351,6 +351,7 @@ func slicesOf(n int) []byte {
 // TestForbiddenFrames: the link is closed with the code that says why, even
 // while the other side is still sending.
 func TestForbiddenFrames(t *testing.T) {
+	t.Parallel()
 	s := newLinkServer(t)
 	large := make([]byte, 64<<20)
 	for _, test := range []struct {
