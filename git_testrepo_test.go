@@ -104,7 +104,7 @@ func (r *testRepo) tryGit(stdin string, args ...string) (string, error) {
 func (r *testRepo) mayFail(args ...string) {
 	r.t.Helper()
 	if _, err := r.tryGit("", args...); err == nil {
-		r.t.Fatalf("git %q went well", args)
+		r.t.Fatalf("git %q went well, want it to fail", args)
 	}
 }
 

@@ -111,7 +111,7 @@ func allPages(t *testing.T, g *gitReader, p manifestParams) []string {
 		}
 		if p.Cursor = got.NextCursor; p.Cursor == nil {
 			if got.Total != int64(len(lines)) {
-				t.Errorf("total %d of %d files", got.Total, len(lines))
+				t.Errorf("total %d of %d files, want them equal", got.Total, len(lines))
 			}
 			return lines
 		}
@@ -171,7 +171,7 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 	}
 	odd := filepath.Join(dir, "dir\nx")
 	if got := allPages(t, g, manifestParams{pathParam: at(odd)}); len(got) != 1 || !strings.HasSuffix(got[0], "return\r") {
-		t.Errorf("directory with a line break: %q", got)
+		t.Errorf("directory with a line break: %q, want one file", got)
 	}
 	for _, c := range []struct{ include, exclude []string }{
 		{[]string{"**/*.txt"}, nil}, {nil, []string{"many"}}, {[]string{"many/**", "sub"}, []string{"many/[0-4]/*", "**/f00?"}}, {[]string{"*"}, nil}, {[]string{":(icase)readme"}, nil},
@@ -196,7 +196,7 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := allPages(t, g, manifestParams{pathParam: at(filepath.Join(dir, "untracked"))}); len(got) != 0 {
-		t.Errorf("untracked directory: %q", got)
+		t.Errorf("untracked directory: %q, want no file", got)
 	}
 	_, err := g.manifest(t.Context(), manifestParams{pathParam: at(filepath.Join(dir, "README.md"))})
 	wantInvalid(t, err, "path")
@@ -228,7 +228,7 @@ func TestManifestCursorOfAChangedRepository(t *testing.T) {
 	_, err = g.manifest(t.Context(), p)
 	wantFailure(t, err, codeConflict)
 	if _, err = g.manifest(t.Context(), fixed); err != nil {
-		t.Errorf("the commit that the cursor lists has not changed: %v", err)
+		t.Errorf("the commit that the cursor lists has not changed: %v, want no error", err)
 	}
 	other := fixed
 	other.Include = []string{"*"}
@@ -271,14 +271,14 @@ func TestReadBlobsEqualsCatFile(t *testing.T) {
 				}
 				for _, b := range page.Blobs {
 					if b.Error != nil {
-						t.Fatalf("%s: %v", b.Path, b.Error)
+						t.Fatalf("%s: %v, want no error", b.Path, b.Error)
 					}
 					content := *b.Content
 					if b.Encoding == "base64" {
 						content = exactName(t, "", content)
 					}
 					if int64(len(content)) != *b.Size || *b.OID != oids[len(got)] || p.Files != nil && b.Path != p.Files[0] {
-						t.Errorf("blob %d: %s", len(got), asJSON(t, b))
+						t.Errorf("blob %d: %s, want the size, and the id %s", len(got), asJSON(t, b), oids[len(got)])
 					}
 					if p.Files != nil {
 						p.Files = p.Files[1:]
@@ -289,7 +289,7 @@ func TestReadBlobsEqualsCatFile(t *testing.T) {
 					break
 				}
 				if *page.NextIndex != len(page.Blobs) || *page.NextIndex == 0 {
-					t.Fatalf("next_index %d of %d blobs", *page.NextIndex, len(page.Blobs))
+					t.Fatalf("next_index %d of %d blobs, want it to be the number of blobs", *page.NextIndex, len(page.Blobs))
 				}
 			}
 			if !slices.Equal(got, want) {
@@ -319,13 +319,13 @@ func TestReadBlobsTellsOfEachThatCannotBeRead(t *testing.T) {
 	r.git("checkout", "-q", "-f", "main")
 	got, err = g.readBlobs(t.Context(), blobsParams{pathParam: at(filepath.Join(dir, "sub")), Files: []string{"deep/stays"}})
 	if err != nil || *got.Blobs[0].Content != "s" {
-		t.Errorf("%s, %v", asJSON(t, got), err)
+		t.Errorf("%s, %v, want the content s", asJSON(t, got), err)
 	}
 	missing := strings.Repeat("ab", 20)
 	commit := r.git("rev-parse", "HEAD")
 	got, err = g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), OIDs: []string{missing, commit}})
 	if err != nil || got.Blobs[0].Error.name() != codeSourceNotFound || got.Blobs[1].Error.name() != codeSourceNotFound || *got.Blobs[0].OID != missing {
-		t.Errorf("%s, %v", asJSON(t, got), err)
+		t.Errorf("%s, %v, want %s for both", asJSON(t, got), err, codeSourceNotFound)
 	}
 	for param, p := range map[string]blobsParams{
 		"oids":      {OIDs: []string{"abcd"}},
@@ -383,7 +383,7 @@ func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
 		if err != nil || !slices.ContainsFunc(renamed.Changes, func(c diffChange) bool {
 			return c.Status == "R" && c.OldPath == "sub/deep/old name" && c.Path == "sub/new\nname" && *c.Score > 90
 		}) {
-			t.Errorf("no rename in %s, %v", asJSON(t, renamed), err)
+			t.Errorf("no rename in %s, %v, want one of sub/deep/old name", asJSON(t, renamed), err)
 		}
 	})
 }
@@ -393,7 +393,7 @@ func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
 func rawChange(t *testing.T, r *testRepo, want []string, at int, c diffChange) []string {
 	t.Helper()
 	if at >= len(want) || len(want[at]) < 8 {
-		t.Fatalf("more changes than git has: %s", asJSON(t, c))
+		t.Fatalf("more changes than git has: %s, want as many", asJSON(t, c))
 	}
 	zero := strings.Repeat("0", 40)
 	if strings.Count(want[at], " ") == 4 && len(strings.Fields(want[at])[2]) == 64 {
@@ -447,11 +447,11 @@ func TestNamesOfTheDaemonsFilesAreNotListed(t *testing.T) {
 	r.commit("second", nil)
 	g := newTestGitReader(t, dir)
 	if got := allPages(t, g, manifestParams{pathParam: at(dir), Limit: new(1)}); len(got) != 2 {
-		t.Errorf("manifest: %q", got)
+		t.Errorf("manifest: %q, want two files", got)
 	}
 	got, err := g.diff(t.Context(), diffParams{pathParam: at(dir), From: "HEAD~1"})
 	if err != nil || len(got.Changes) != 1 || got.Changes[0].Path != ".gitignore" {
-		t.Errorf("diff: %s, %v", asJSON(t, got), err)
+		t.Errorf("diff: %s, %v, want .gitignore alone", asJSON(t, got), err)
 	}
 	_, err = g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{"x/.git-daemon.credentials"}})
 	wantFailure(t, err, codeAccessDenied)

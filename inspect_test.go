@@ -76,7 +76,7 @@ func TestInfoOfAnEditedRepository(t *testing.T) {
 		}
 	}
 	if strings.Contains(asJSON(t, must(g.info(context.Background(), infoParams{at(clone.dir)}))), "s3cret") {
-		t.Error("the answer has the remote's token")
+		t.Error("the answer has the remote's token, want none")
 	}
 }
 

@@ -44,7 +44,7 @@ func onlyChildOf(t *testing.T, pid int) int {
 	t.Helper()
 	children := childrenOf(t, pid)
 	if len(children) != 1 {
-		t.Fatalf("process %d has the children %v", pid, children)
+		t.Fatalf("process %d has the children %v, want one child", pid, children)
 	}
 	return children[0]
 }
@@ -55,7 +55,7 @@ func childrenOf(t *testing.T, pid int) []int {
 	t.Helper()
 	lists, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
 	if err != nil || len(lists) == 0 {
-		t.Fatalf("process %d has no threads: %v", pid, err)
+		t.Fatalf("process %d has no threads: %v, want at least one", pid, err)
 	}
 	var text strings.Builder
 	for _, list := range lists {
@@ -105,7 +105,7 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code := p.exit(); code != exitStopped {
-		t.Errorf("exit %d after SIGTERM to process 1", code)
+		t.Errorf("exit %d after SIGTERM to process 1, want %d", code, exitStopped)
 	}
 }
 
@@ -115,7 +115,7 @@ func TestProcess1HandsOnStatusAndSignals(t *testing.T) {
 	t.Parallel()
 	p, _ := startAsProcess1(t, daemonName, "--no-such-flag")
 	if code := p.exit(); code != exitUsage {
-		t.Errorf("exit %d of wrong use", code)
+		t.Errorf("exit %d of wrong use, want %d", code, exitUsage)
 	}
 	p, pid := startAsProcess1(t, schedulerName, "--port", "0", "--workspace", filepath.Join(realTempDir(t), "w"))
 	p.says("msg=listening")
@@ -123,9 +123,9 @@ func TestProcess1HandsOnStatusAndSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code := p.exit(); code != exitStopped {
-		t.Errorf("exit %d after SIGINT", code)
+		t.Errorf("exit %d after SIGINT, want %d", code, exitStopped)
 	}
 	if text := p.stderr.String(); !strings.Contains(text, "msg=stopping") {
-		t.Errorf("it did not stop by itself: %s", text)
+		t.Errorf("it did not stop by itself: %s, want msg=stopping", text)
 	}
 }

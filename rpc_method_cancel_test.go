@@ -119,20 +119,20 @@ func TestProgressOfEveryMethod(t *testing.T) {
 				switch {
 				case m.Method == "task/progress":
 					if m.Params.Method != name || m.Params.TaskID != "7" || m.Params.Percent < last || m.Params.Percent > 100 {
-						t.Errorf("after %d percent: %+v", last, m.Params)
+						t.Errorf("after %d percent: %+v, want no less, of the method and of task 7", last, m.Params)
 					}
 					if last < 0 {
 						h.open(100) // more than any of them runs
 					}
 					last = m.Params.Percent
 				case m.Error != nil || m.Result == nil:
-					t.Fatalf("answered with %v", m.Error)
+					t.Fatalf("answered with %v, want a result", m.Error)
 				default:
 					ended = true
 				}
 			}
 			if last != 100 {
-				t.Errorf("it ended at %d percent", last)
+				t.Errorf("it ended at %d percent, want 100", last)
 			}
 		})
 	}
@@ -155,13 +155,13 @@ func TestCancelOfEveryMethod(t *testing.T) {
 				continue // the machine is slow
 			}
 			if !strings.Contains(answer, `"id":"`+name+`","error":{"code":-32800`) {
-				t.Errorf("%s: %s", name, answer)
+				t.Errorf("%s: %s, want -32800", name, answer)
 			}
 			break
 		}
 		for _, pid := range pids {
 			if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-				t.Errorf("%s: its git %d is still there: %v", name, pid, err)
+				t.Errorf("%s: its git %d is still there: %v, want it gone", name, pid, err)
 			}
 		}
 	}

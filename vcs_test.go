@@ -45,7 +45,7 @@ func TestLogEqualsGitLogOverAllPages(t *testing.T) {
 			t.Errorf("parents %q, want %q", parents, want)
 		}
 		if c := all[0]; c.Subject != "  odd subject \u2603" && c.Subject != "odd subject \u2603" || c.Body != "line 1\nline 2\n\ttab" || c.Author != (commitPerson{"Zo\u00eb \"Q\" B", "zoe@example.org", "2000-01-01T04:59:59Z"}) {
-			t.Errorf("first: %s", asJSON(t, c))
+			t.Errorf("first: %s, want the odd subject, body and author as git shows them", asJSON(t, c))
 		}
 	})
 }
@@ -136,7 +136,7 @@ func TestLogOfLargeMessages(t *testing.T) {
 		}
 		data, err := json.Marshal(page)
 		if err != nil || len(data) > 12<<20 || len(page.Commits) == 0 {
-			t.Fatalf("a page of %d commits has %d bytes, %v", len(page.Commits), len(data), err)
+			t.Fatalf("a page of %d commits has %d bytes, %v, want 1 commit or more in at most 12 MiB", len(page.Commits), len(data), err)
 		}
 		for _, c := range page.Commits {
 			if next--; c.Subject != fmt.Sprint("subject ", next) || len(c.Body) > maxCommitField || len(c.Body) < maxCommitField-100 {
@@ -148,7 +148,7 @@ func TestLogOfLargeMessages(t *testing.T) {
 		}
 	}
 	if next != 0 {
-		t.Errorf("%d commits are missing", next)
+		t.Errorf("%d commits are missing, want 0", next)
 	}
 }
 
@@ -171,7 +171,7 @@ func TestRefsEqualShowRefOverAllPages(t *testing.T) {
 					t.Fatal(err)
 				}
 				if *page.Head.Ref != "refs/heads/main" || *page.Head.OID != r.git("rev-parse", "HEAD") {
-					t.Errorf("head %s", asJSON(t, page.Head))
+					t.Errorf("head %s, want main and its commit", asJSON(t, page.Head))
 				}
 				for _, ref := range page.Refs {
 					got = append(got, ref.OID+" "+ref.Name)
@@ -179,7 +179,7 @@ func TestRefsEqualShowRefOverAllPages(t *testing.T) {
 						got = append(got, *ref.PeeledOID+" "+ref.Name+"^{}")
 					}
 					if kind := strings.Split(ref.Name, "/")[1]; ref.Type != map[string]string{"heads": "branch", "tags": "tag", "remotes": "remote", "odd": "other"}[kind] {
-						t.Errorf("%s is a %s", ref.Name, ref.Type)
+						t.Errorf("%s is a %s, want the type of its directory", ref.Name, ref.Type)
 					}
 				}
 				if p.Cursor = page.NextCursor; p.Cursor == nil {
@@ -209,7 +209,7 @@ func TestRepositoryWithoutCommits(t *testing.T) {
 	g := newTestGitReader(t, dir)
 	info, err := g.info(t.Context(), infoParams{at(dir)})
 	if err != nil || info.Head != nil || *info.Branch != "main" || info.LastCommit != nil || info.Dirty.Untracked != 1 {
-		t.Errorf("info %s, %v", asJSON(t, info), err)
+		t.Errorf("info %s, %v, want the branch main without commits and one new file", asJSON(t, info), err)
 	}
 	if page, err := g.history(t.Context(), logParams{pathParam: at(dir)}); err != nil || len(page.Commits) != 0 || page.Commits == nil {
 		t.Errorf("log %s, %v", asJSON(t, page), err)
