@@ -48,6 +48,7 @@ func TestAccessUnreadableAsRoot(t *testing.T) {
 // In a tree 3,000 levels deep, paths that are too deep are refused or skipped,
 // and no method fails.
 func TestAccessDeep(t *testing.T) {
+	skipShort(t, "makes and walks a tree of 3,000 levels")
 	t.Parallel()
 	dir := realTempDir(t)
 	root, err := os.OpenRoot(dir)

@@ -170,6 +170,7 @@ func TestGlobRepository(t *testing.T) {
 
 // Split, sparse and SHA-256 indexes, linked work trees and submodules are read.
 func TestGlobIndexKinds(t *testing.T) {
+	skipShort(t, "makes an index of every kind; TestGlobRepository has the usual one")
 	t.Parallel()
 	dir := realTempDir(t)
 	tree := map[string]string{"a/f": "", "b/c/f": "", "top": "", ".gitignore": "*.log", "a/x.log": ""}
@@ -307,6 +308,7 @@ func TestGlobIgnoresAsGit(t *testing.T) {
 }
 
 func TestGlobCancelled(t *testing.T) {
+	skipShort(t, "makes a tree that takes long to walk")
 	t.Parallel()
 	dir := realTempDir(t)
 	for i := range 2000 {

@@ -268,6 +268,7 @@ func FuzzCommitTime(f *testing.F) {
 // A broken repository is listed, globbed and searched as far as possible. One
 // that leads outside the allowed directories is treated as a plain directory.
 func TestRepositoriesThatAreNotWhole(t *testing.T) {
+	skipShort(t, "scans dozens of broken repositories")
 	t.Parallel()
 	for _, test := range []struct {
 		name     string

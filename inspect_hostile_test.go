@@ -486,6 +486,7 @@ func TestRepositoryOfAnotherUser(t *testing.T) {
 // Values from a caller are never taken for an option, a second command or the
 // file of another repository.
 func TestHostileParams(t *testing.T) {
+	skipShort(t, "asks git for dozens of odd revisions, authors and files")
 	t.Parallel()
 	h := newHostileRepo(t)
 	g := newTestGitReader(t, h.allowed)

@@ -255,6 +255,7 @@ func TestLinkIsCutDuringClone(t *testing.T) {
 
 // TestDaemonIsKilledDuringClone: the next one of the machine is asked.
 func TestDaemonIsKilledDuringClone(t *testing.T) {
+	skipShort(t, "waits for a reconnect of processes; TestLinkLostWhileTasksWait does it in memory")
 	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"a": "1"})

@@ -231,6 +231,7 @@ func TestRepositoryWithoutCommits(t *testing.T) {
 }
 
 func TestRevisionsOfAllKinds(t *testing.T) {
+	skipShort(t, "asks git for dozens of revisions")
 	t.Parallel()
 	dir := realTempDir(t)
 	r, first, second := newOddRepo(t, dir)
@@ -262,6 +263,7 @@ func TestRevisionsOfAllKinds(t *testing.T) {
 }
 
 func TestShallowRepository(t *testing.T) {
+	skipShort(t, "runs every method of git on a shallow clone")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "full"), nil)
@@ -290,6 +292,7 @@ func TestShallowRepository(t *testing.T) {
 }
 
 func TestPathsAndRepositories(t *testing.T) {
+	skipShort(t, "runs every method of git on many paths")
 	t.Parallel()
 	dir := realTempDir(t)
 	r, _, _ := newOddRepo(t, filepath.Join(dir, "repo"))
@@ -335,6 +338,7 @@ func TestPathsAndRepositories(t *testing.T) {
 }
 
 func TestInfoOfAConflictAndSparseCheckout(t *testing.T) {
+	skipShort(t, "makes several repositories; TestInfoOfAnEditedRepository has the usual case")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), nil)
@@ -391,6 +395,7 @@ func TestURLsAreShownWithoutCredentials(t *testing.T) {
 // A layout that cannot be read is reported, and not taken for an empty
 // repository.
 func TestRepositoriesThatCannotBeRead(t *testing.T) {
+	skipShort(t, "runs every method of git on broken repositories")
 	t.Parallel()
 	for name, spoil := range map[string]func(r *testRepo){
 		"reftable":      func(r *testRepo) { r.git("config", "extensions.refStorage", "reftable") },

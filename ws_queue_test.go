@@ -66,6 +66,7 @@ func TestLinkLostWhileTasksWait(t *testing.T) {
 // TestBothSidesCrowded: the hub asks more than the daemon may answer while the
 // daemon waits for its answers to be taken. Neither waits for the other.
 func TestBothSidesCrowded(t *testing.T) {
+	skipShort(t, "makes 5,000 calls")
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newHubBench(t)
