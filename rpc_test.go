@@ -16,7 +16,7 @@ import (
 	"unicode/utf8"
 )
 
-// wire is a transport in memory: what is put in is read, what is sent is kept.
+// wire is a transport in memory: in holds the messages to read, out those sent.
 type wire struct {
 	in   chan []byte
 	out  chan []byte
@@ -57,7 +57,7 @@ type echoParams struct {
 }
 
 // newRPCBench serves test/echo, test/wait (until it is cancelled or released),
-// test/panic, test/fail, test/big and what more is given.
+// test/panic, test/fail, test/big and the methods in more.
 func newRPCBench(t *testing.T, release <-chan struct{}, more ...*method) *rpcBench {
 	t.Helper()
 	base, end := context.WithCancel(t.Context())
@@ -316,7 +316,8 @@ func TestDraining(t *testing.T) {
 	}
 }
 
-// TestTasks: a task_id is run once, whoever asks how often, on whatever link.
+// TestTasks: a task runs once, however many callers on however many links request
+// it.
 func TestTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -374,8 +375,8 @@ func TestTasks(t *testing.T) {
 	})
 }
 
-// TestLargestTaskIsRemembered: --max-message allows a result that is larger than
-// what is remembered by default; it is not run again either.
+// TestLargestTaskIsRemembered: a result that only --max-message allows, larger than
+// the default limit of remembered results, is remembered too.
 func TestLargestTaskIsRemembered(t *testing.T) {
 	t.Parallel()
 	const size = maxTaskKept + 1
@@ -393,7 +394,8 @@ func TestLargestTaskIsRemembered(t *testing.T) {
 	}
 }
 
-// TestTaskCancelledByLastAsker: a task that others wait for goes on.
+// TestTaskCancelledByLastAsker: a task stops when its last caller cancels, not
+// before.
 func TestTaskCancelledByLastAsker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newRPCBench(t, nil)
@@ -415,7 +417,7 @@ func TestTaskCancelledByLastAsker(t *testing.T) {
 	})
 }
 
-// TestLostLinkCancels: what belongs to the link ends with it.
+// TestLostLinkCancels: the requests of a lost link are cancelled.
 func TestLostLinkCancels(t *testing.T) {
 	b := newRPCBench(t, nil)
 	b.put(`{"jsonrpc":"2.0","id":1,"method":"test/wait"}`)
@@ -558,8 +560,7 @@ func TestCall(t *testing.T) {
 	<-ended
 }
 
-// FuzzReceive: whatever comes, what is said is JSON-RPC, and every id gets at
-// most one answer.
+// FuzzReceive: for any message the answer is JSON-RPC, and there is at most one.
 func FuzzReceive(f *testing.F) {
 	for _, seed := range []string{
 		`{"jsonrpc":"2.0","id":1,"method":"test/echo","params":{"text":"x"}}`, `[{"jsonrpc":"2.0","id":1,"method":"test/echo"},1]`,

@@ -32,8 +32,8 @@ func startUserDaemon(t *testing.T, url, machineID string, env []string, args ...
 	return p
 }
 
-// TestUserDaemon: a user's machine, its library, and what happens when it
-// leaves.
+// TestUserDaemon: a user's machine is bound to a library, serves calls and goes
+// offline.
 func TestUserDaemon(t *testing.T) {
 	t.Parallel()
 	repo := newTestRepo(t, map[string]string{"README.md": "hello\n"})
@@ -99,7 +99,8 @@ func TestUserDaemon(t *testing.T) {
 	}
 }
 
-// TestBindingsOutliveTheScheduler: libraries.json is read again.
+// TestBindingsOutliveTheScheduler: a restarted scheduler reads libraries.json, and
+// a broken file ends it.
 func TestBindingsOutliveTheScheduler(t *testing.T) {
 	t.Parallel()
 	workspace := filepath.Join(realTempDir(t), "ws")
@@ -131,7 +132,7 @@ func TestBindingsOutliveTheScheduler(t *testing.T) {
 	}
 }
 
-// TestTokens: who may do what with which token.
+// TestTokens: each token opens the routes and links that it is for, and no others.
 func TestTokens(t *testing.T) {
 	t.Parallel()
 	_, url := startSchedulerProcess(t, []string{"C4A_API_TOKEN=api-s3cret", "C4A_DAEMON_TOKEN=daemon-s3cret"})
@@ -177,7 +178,8 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// TestClientGoesAway: its request is cancelled, the daemon stays.
+// TestClientGoesAway: when an HTTP client disconnects, its request is cancelled and
+// the daemon stays.
 func TestClientGoesAway(t *testing.T) {
 	t.Parallel()
 	git, _, asked := newStalledGitServer(t)
@@ -218,8 +220,8 @@ func TestClientGoesAway(t *testing.T) {
 	}
 }
 
-// TestSchedulerIsKilled: its daemons end by themselves, the next one finds a
-// clean house.
+// TestSchedulerIsKilled: the daemons of a killed scheduler end, and the next
+// scheduler can use the workspace.
 func TestSchedulerIsKilled(t *testing.T) {
 	skipShort(t, "waits for a reconnect of processes, for seconds")
 	t.Parallel()
@@ -256,8 +258,8 @@ func TestSchedulerIsKilled(t *testing.T) {
 	}
 }
 
-// TestUnixSocketScheduler: a program that embeds it talks over a socket file;
-// the daemons still find it.
+// TestUnixSocketScheduler: the API is served on a Unix socket, and the pool's
+// daemons still connect.
 func TestUnixSocketScheduler(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -278,8 +280,8 @@ func TestUnixSocketScheduler(t *testing.T) {
 		if err != nil || a.Error != nil || field[string](t, a.Result, "machine_id") != "cloud_demo" {
 			t.Errorf("config/get: got %s, %v, %v, want the machine cloud_demo", a.Result, a.Error, err)
 		}
-		// Nobody comes in beside the socket, whose mode tells who may: the port of the
-		// pool's daemons is theirs.
+		// The mode of the socket says which users may connect, so the TCP port for the
+		// pool's daemons must admit nobody else.
 		if response, err = client.Get("http://localhost/daemons/demo"); err != nil {
 			t.Fatal(err)
 		}
@@ -321,8 +323,8 @@ func TestUnixSocketScheduler(t *testing.T) {
 	}
 }
 
-// TestExternalServer: with --server the children dial there, with the token of
-// that server, and the hub's routes are not here.
+// TestExternalServer: with --server the pool's daemons dial that server with its
+// token, and the hub's routes are missing.
 func TestExternalServer(t *testing.T) {
 	t.Parallel()
 	tokens := make(chan string, 10)
@@ -383,7 +385,7 @@ func mustJSON(t *testing.T, v any) []byte {
 	return data
 }
 
-// TestSignals: the first lets a running request end, the second does not wait.
+// TestSignals: the first signal lets a running request end, the second cancels it.
 func TestSignals(t *testing.T) {
 	t.Parallel()
 	git := newGitServer(t)
@@ -436,7 +438,7 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// TestSystemdNotify: READY=1 only once a handshake was accepted.
+// TestSystemdNotify: a daemon reports READY=1 only after an accepted handshake.
 func TestSystemdNotify(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(realTempDir(t), "n")
@@ -477,7 +479,7 @@ func TestSystemdNotify(t *testing.T) {
 	}
 }
 
-// TestDaemonDiesInACall: the pool brings another, which gives the answer.
+// TestDaemonDiesInACall: the pool starts another daemon, which answers the call.
 func TestDaemonDiesInACall(t *testing.T) {
 	t.Parallel()
 	git, repo, asked := newStalledGitServer(t)
@@ -503,8 +505,8 @@ func TestDaemonDiesInACall(t *testing.T) {
 	}
 }
 
-// TestBrokenStandardError: who reads the log may go; the daemon works on and
-// ends as it should.
+// TestBrokenStandardError: a daemon works on and stops normally after the reader of
+// its log has gone.
 func TestBrokenStandardError(t *testing.T) {
 	t.Parallel()
 	address, connected := serveOneDaemon(t)
@@ -539,8 +541,8 @@ func TestBrokenStandardError(t *testing.T) {
 	}
 }
 
-// TestSlowBody: half a body on any route, with or without a right to it, ends
-// when the limit of a body is over, and with the connection.
+// TestSlowBody: a request that sends half of its body ends after bodyLimit, with
+// its connection, on every route.
 func TestSlowBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := newPipeNet()

@@ -22,8 +22,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// This file runs the programs as a user does: real processes of this test
-// binary, real sockets, real git over real HTTP.
+// The tests of this file run the programs as a user does: processes of this test
+// binary, real sockets, git over HTTP.
 
 // startedProgram is a running program; its output is kept.
 type startedProgram struct {
@@ -34,7 +34,7 @@ type startedProgram struct {
 	stderr *syncBuffer
 }
 
-// syncBuffer is a buffer that is written and read at once.
+// syncBuffer is a buffer for concurrent writers and readers.
 type syncBuffer struct {
 	mu   sync.Mutex
 	data bytes.Buffer
@@ -68,8 +68,8 @@ func start(t testing.TB, name string, env []string, args ...string) *startedProg
 	return startCommand(t, name, cmd, env)
 }
 
-// startCommand runs one of the programs by a command that is ready but for its
-// surroundings.
+// startCommand runs one of the programs by a command that lacks its environment,
+// directory and output.
 func startCommand(t testing.TB, name string, cmd *exec.Cmd, env []string) *startedProgram {
 	t.Helper()
 	p := &startedProgram{t: t, cmd: cmd, done: make(chan struct{}), stdout: newSyncBuffer(), stderr: newSyncBuffer()}
@@ -135,7 +135,7 @@ func (p *startedProgram) says(text string) string {
 func startSchedulerProcess(t *testing.T, env []string, args ...string) (*startedProgram, string) {
 	t.Helper()
 	workspace := filepath.Join(realTempDir(t), "workspace")
-	// However full the disk of the machine is that runs the tests.
+	// The tests must pass on a machine with a full disk.
 	p := start(t, schedulerName, env, append([]string{"--port", "0", "--workspace", workspace, "--min-free-disk", "0"}, args...)...)
 	return p, p.url()
 }
@@ -198,7 +198,7 @@ func callRPC(t *testing.T, url, method, params string) (int, rpcAnswer) {
 	return status, a
 }
 
-// field is one value of a JSON object.
+// field returns one value of a JSON object.
 func field[T any](t testing.TB, data []byte, name string) (value T) {
 	t.Helper()
 	var object map[string]json.RawMessage
@@ -268,8 +268,8 @@ func TestMainJob(t *testing.T) {
 	}
 }
 
-// TestDiskBelowTheFloorOfTheScheduler: its daemons know the floor, and whoever
-// watches it is told.
+// TestDiskBelowTheFloorOfTheScheduler: below --min-free-disk the pool's daemons
+// refuse clones, and /health is degraded.
 func TestDiskBelowTheFloorOfTheScheduler(t *testing.T) {
 	t.Parallel()
 	server := newGitServer(t)
@@ -332,8 +332,8 @@ func TestStreamedCall(t *testing.T) {
 func TestCallCommand(t *testing.T) {
 	t.Parallel()
 	repo := newTestRepo(t, map[string]string{"README.md": "hello\n"})
-	// No scheduler listens at a port that was free a moment ago; the default one
-	// may be somebody's.
+	// No scheduler listens at a port that was free a moment ago; another scheduler
+	// may use the default port.
 	p := start(t, schedulerName, nil, "call", "--allow", repo.dir, "demo", "vcs/clone", "url="+repo.dir)
 	if code := p.exit(); code != 0 {
 		if strings.Contains(p.stderr.String(), "a scheduler listens at") || strings.Contains(p.stderr.String(), "is no c4a-daemon-scheduler") {
@@ -407,7 +407,7 @@ type handWritten struct {
 	got  chan map[string]json.RawMessage
 }
 
-// serveOneDaemon takes the first daemon that dials and shakes hands with it.
+// serveOneDaemon accepts each daemon that dials and its handshake.
 func serveOneDaemon(t *testing.T) (address string, connected chan *handWritten) {
 	t.Helper()
 	connected = make(chan *handWritten, 1)
@@ -447,7 +447,8 @@ func (s *handWritten) say(message string) {
 	}
 }
 
-// answer waits for the answer to an id and returns what was told before.
+// answer waits for the answer to an id and returns it with the messages before
+// it.
 func (s *handWritten) answer(id string) (answer rpcAnswer, told []map[string]json.RawMessage) {
 	s.t.Helper()
 	limit := time.After(patience)
@@ -486,7 +487,8 @@ func newHTTPServer(t *testing.T, h http.Handler) (address string) {
 	return server.URL
 }
 
-// TestDaemonAgainstHandWrittenServer: the daemon alone does the main job.
+// TestDaemonAgainstHandWrittenServer: the daemon does the main job for a server
+// that shares no code with it.
 func TestDaemonAgainstHandWrittenServer(t *testing.T) {
 	t.Parallel()
 	git := newGitServer(t)
@@ -565,7 +567,7 @@ func TestDaemonAgainstHandWrittenServer(t *testing.T) {
 	}
 }
 
-// TestExitStatus: each reason to end has its status.
+// TestExitStatus: each way to end has its documented exit status.
 func TestExitStatus(t *testing.T) {
 	t.Parallel()
 	refusing := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusUnauthorized) }))

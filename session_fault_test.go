@@ -24,12 +24,13 @@ import (
 	"time"
 )
 
-// This file puts a faultProxy between real daemons and a real hub. The clocks
-// of the link run at a tenth; the delay before a reconnect is the real one.
+// The tests of this file put a faultProxy between real daemons and a real hub.
+// The clocks of the link run ten times as fast; the delay before a reconnect is
+// the real one.
 
 const clockScale = 10
 
-// newSocketBench is a hub on a real port with scaled clocks.
+// newSocketBench serves a hub on a real port with faster clocks.
 func newSocketBench(t *testing.T, configure func(*hubConfig)) *hubBench {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -45,14 +46,15 @@ func newSocketBench(t *testing.T, configure func(*hubConfig)) *hubBench {
 	})
 }
 
-// socketDaemon starts a daemon that dials address; states gets what its link
-// does.
+// socketDaemon starts a daemon that dials address; states receives the states of
+// its link in words.
 func (b *hubBench) socketDaemon(address, machineID string, methods ...*method) (d *benchDaemon, states chan string) {
 	b.t.Helper()
 	return b.socketInstance(address, machineID, "instance of "+machineID, methods...)
 }
 
-// socketInstance is socketDaemon as one process of several of that machine id.
+// socketInstance is socketDaemon with an instance id, for a machine id that
+// several processes claim.
 func (b *hubBench) socketInstance(address, machineID, instanceID string, methods ...*method) (d *benchDaemon, states chan string) {
 	b.t.Helper()
 	client, err := newLinkClient("")
@@ -70,7 +72,7 @@ func (b *hubBench) socketInstance(address, machineID, instanceID string, methods
 	return d, states
 }
 
-// await wants a state that begins so.
+// await waits for a state that begins with begin.
 func await(t *testing.T, states <-chan string, begin string) {
 	t.Helper()
 	limit := time.After(patience)
@@ -86,8 +88,8 @@ func await(t *testing.T, states <-chan string, begin string) {
 	}
 }
 
-// workMethod takes a while, answers with the number of its run and stops when
-// it is cancelled.
+// workMethod returns a method that runs for took, returns the number of its run
+// and stops when it is cancelled.
 func workMethod(took time.Duration, runs *atomic.Int64) *method {
 	return newMethod("test/work", "", func(ctx context.Context, _ none) (int64, error) {
 		n := runs.Add(1)
@@ -101,13 +103,14 @@ func workMethod(took time.Duration, runs *atomic.Int64) *method {
 	})
 }
 
-// bigMethod answers with as many bytes as it is asked for.
+// bigMethod returns a method whose result has as many bytes as its param count
+// says.
 func bigMethod(name string) *method {
 	return newMethod(name, "", func(_ context.Context, p echoParams) (string, error) { return strings.Repeat("x", p.Count), nil })
 }
 
-// TestBlackHole: packets vanish both ways, or one way, and no FIN and no RST
-// tells of it. Both ends know within ping and pong, and find together again.
+// TestBlackHole: packets are lost in both directions or in one, without a FIN or
+// RST. Both ends notice within the times of ping and pong, and connect again.
 func TestBlackHole(t *testing.T) {
 	skipShort(t, "waits 4 s until links are given up; TestPacketsDroppedBothWays does it in memory")
 	for _, test := range []struct {
@@ -146,10 +149,10 @@ func TestBlackHole(t *testing.T) {
 	}
 }
 
-// TestDeadPeerIsReset: who does not answer pings is hung up on with RST, by the
-// hub and by a daemon. Where packets are lost one way a FIN would not be sent,
-// for what was said before it is never acknowledged, and the other side, which
-// still hears, would take the link for a living one until its own ping is due.
+// TestDeadPeerIsReset: the hub and a daemon close a link with RST when its peer
+// does not answer pings. Where packets are lost in one direction, a FIN would
+// never be sent, because the data before it is never acknowledged; the peer, which
+// still receives, would keep the link until its own ping is due.
 func TestDeadPeerIsReset(t *testing.T) {
 	skipShort(t, "waits 3 s for the limit of a ping; TestPacketsDroppedBothWays does it in memory")
 	t.Parallel()
@@ -178,8 +181,8 @@ func TestDeadPeerIsReset(t *testing.T) {
 	}
 }
 
-// newAcceptingServer is a server by hand: it upgrades each connection, accepts
-// the daemon without reading a word, and leaves the rest to then.
+// newAcceptingServer serves without the hub: it upgrades each connection, accepts
+// the handshake without reading it, and calls then.
 func newAcceptingServer(t *testing.T, then func(conn net.Conn, r io.Reader)) (address string) {
 	t.Helper()
 	return strings.TrimPrefix(newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -196,7 +199,7 @@ func newAcceptingServer(t *testing.T, then func(conn net.Conn, r io.Reader)) (ad
 	})), "http://")
 }
 
-// unmasked is a client's frame as a server sends it.
+// unmasked turns a client's frame into a server's, which has no mask.
 func unmasked(frame []byte) []byte {
 	head := 2
 	switch frame[1] & 0x7f {
@@ -209,9 +212,9 @@ func unmasked(frame []byte) []byte {
 	return append(sent, frame[head+4:]...)
 }
 
-// TestMessageToDaemonCutShort: the hub's end of the link goes within a message
-// whose first part is a request by itself. For the daemon it is a lost link;
-// nothing runs, nothing is answered, and it comes again.
+// TestMessageToDaemonCutShort: the hub's end of the link closes within a message
+// whose first part would be a request by itself. The daemon treats the link as
+// lost: it runs nothing, answers nothing and connects again.
 func TestMessageToDaemonCutShort(t *testing.T) {
 	const request = `{"jsonrpc":"2.0","id":"cut","method":"test/mark"}`
 	for _, reset := range []bool{false, true} {
@@ -237,7 +240,7 @@ func TestMessageToDaemonCutShort(t *testing.T) {
 				var runs atomic.Int64
 				d, states := b.socketDaemon(address, "m", newMethod("test/mark", "", func(context.Context, none) (int64, error) { return runs.Add(1), nil }))
 				await(t, states, "reconnecting")
-				await(t, states, "reconnecting") // it came again, and was cut again
+				await(t, states, "reconnecting") // it connected again and was cut again
 				d.stop()
 				if n := runs.Load(); n != 0 {
 					t.Errorf("the cut request ran %d times, want 0", n)
@@ -255,7 +258,7 @@ func TestMessageToDaemonCutShort(t *testing.T) {
 	}
 }
 
-// clientMessages are the texts of a client's short frames.
+// clientMessages returns the texts of a client's short frames.
 func clientMessages(t *testing.T, data []byte) (all []string) {
 	t.Helper()
 	for len(data) >= 6 {
@@ -278,7 +281,7 @@ func clientMessages(t *testing.T, data []byte) (all []string) {
 	return all
 }
 
-// cutter is a connection that breaks once so many more bytes have gone one way.
+// cutter is a connection that breaks after a number of bytes in one direction.
 type cutter struct {
 	net.Conn
 	mu          sync.Mutex // guards the fields below
@@ -292,7 +295,7 @@ func (c *cutter) arm(read, write int) {
 	c.armed, c.read, c.write = true, read, write
 }
 
-// take counts n bytes of one direction; it tells how many of them pass.
+// take counts n bytes of one direction and returns how many of them may pass.
 func (c *cutter) take(left *int, n int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -323,8 +326,8 @@ func (c *cutter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// TestCutAfterEachByte: the link breaks after each byte of a request and of an
-// answer. The call is answered, by one run.
+// TestCutAfterEachByte: wherever the link breaks within a request or an answer,
+// the call is answered and the method runs once.
 func TestCutAfterEachByte(t *testing.T) {
 	t.Parallel()
 	const enough = 1 << 20
@@ -359,7 +362,7 @@ func TestCutAfterEachByte(t *testing.T) {
 	}
 }
 
-// throttled is a connection that writes so many bytes a second.
+// throttled is a connection that writes rate bytes a second.
 type throttled struct {
 	net.Conn
 	rate int
@@ -377,9 +380,9 @@ func (c throttled) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// TestSlowLinkWithBigAnswer: 16 MiB over 256 KiB/s, with the clocks as they are.
-// They are delivered; the machine is never offline; the heartbeat that fell due
-// meanwhile follows at once.
+// TestSlowLinkWithBigAnswer: an answer of 16 MiB over 256 KiB/s, with the real
+// limits, is delivered. The machine is never offline, and the heartbeat that was
+// due meanwhile follows at once.
 func TestSlowLinkWithBigAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -407,8 +410,9 @@ func TestSlowLinkWithBigAnswer(t *testing.T) {
 	})
 }
 
-// TestSlowSocketWithBigAnswer is the same over real sockets, with what systems
-// hold of it in their buffers; an eighth of it, and the clocks run eight times as fast.
+// TestSlowSocketWithBigAnswer is TestSlowLinkWithBigAnswer over real sockets, whose
+// buffers hold a part of the answer. It has an eighth of the size, and the clocks
+// run eight times as fast.
 func TestSlowSocketWithBigAnswer(t *testing.T) {
 	skipShort(t, "takes 8 s; TestSlowLinkWithBigAnswer does it in memory")
 	t.Parallel()
@@ -432,8 +436,8 @@ func TestSlowSocketWithBigAnswer(t *testing.T) {
 	}
 }
 
-// TestLinkInSlices: a network that hands over every byte by itself carries
-// requests, answers and pings all the same, and its neighbour is not slower.
+// TestLinkInSlices: requests, answers and pings pass over a network that delivers
+// every byte separately, and another daemon's link is not slower for it.
 func TestLinkInSlices(t *testing.T) {
 	t.Parallel()
 	b := newSocketBench(t, func(c *hubConfig) { c.times = defaultLinkTimes() })
@@ -472,9 +476,9 @@ func TestLinkInSlices(t *testing.T) {
 	}
 }
 
-// TestHubThatStopsReading: in the middle of a big answer the hub takes nothing
-// for 20 s (scaled). The link is given up after 10 s; the answer comes after
-// the reconnect, from memory.
+// TestHubThatStopsReading: the hub stops reading in the middle of a big answer.
+// The daemon gives the link up after 10 s (1 s by its faster clock) and delivers
+// the remembered answer after the reconnect.
 func TestHubThatStopsReading(t *testing.T) {
 	skipShort(t, "waits 2 s for the limits of a link; TestPeerThatTakesNothing does it in memory")
 	t.Parallel()
@@ -515,9 +519,9 @@ func TestHubThatStopsReading(t *testing.T) {
 	}
 }
 
-// TestHalfOpenLinkIsReplaced: a machine id is claimed whose link the hub still
-// has. The same process gets it at once; another one must wait for the pong of
-// the old link, and gets it where none comes.
+// TestHalfOpenLinkIsReplaced: a daemon claims a machine id while the hub still has
+// its old link. The same process gets the machine id at once; another process gets
+// it only if the old link does not answer a ping.
 func TestHalfOpenLinkIsReplaced(t *testing.T) {
 	// Pings are not scaled: only the claim can make the hub ask.
 	unscaled := func(c *hubConfig) { c.times, c.offlineThreshold = defaultLinkTimes(), defaultOfflineThreshold }
@@ -568,9 +572,9 @@ func TestHalfOpenLinkIsReplaced(t *testing.T) {
 	}
 }
 
-// TestRequestsAtOnce: each of 2,000 large requests gets one answer, some
-// SERVER_BUSY, over one and the same link; slow as it is, it is not given up. While
-// they run and wait the heartbeats go on, and tell how many there are.
+// TestRequestsAtOnce: each of 2,000 large requests gets one answer, some of them
+// SERVER_BUSY, over one link that is never given up. While they run and wait, the
+// heartbeats go on and report their number.
 func TestRequestsAtOnce(t *testing.T) {
 	skipShort(t, "sends 2,000 large requests")
 	t.Parallel()

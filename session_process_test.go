@@ -32,10 +32,10 @@ import (
 	"github.com/coder/websocket"
 )
 
-// This file has the link's faults that need real processes: kills, stops,
-// proxies and certificates.
+// The tests of this file need real processes: they kill and stop them, and put
+// proxies and certificates between them.
 
-// port is the port of a URL.
+// port returns the port of a URL.
 func port(t *testing.T, address string) string {
 	t.Helper()
 	u, err := url.Parse(address)
@@ -45,7 +45,7 @@ func port(t *testing.T, address string) string {
 	return u.Port()
 }
 
-// logTime is when a line was logged.
+// logTime returns the time of a log line.
 func logTime(t *testing.T, line string) time.Time {
 	t.Helper()
 	_, rest, _ := strings.Cut(line, "time=")
@@ -57,8 +57,8 @@ func logTime(t *testing.T, line string) time.Time {
 	return at
 }
 
-// TestHubIsKilled: kill -9, and a new one on the same port; the daemon comes
-// back by itself.
+// TestHubIsKilled: the hub is killed (SIGKILL) and a new one starts on the same
+// port; the daemon connects to it.
 func TestHubIsKilled(t *testing.T) {
 	skipShort(t, "waits for a reconnect of processes, for seconds")
 	t.Parallel()
@@ -76,8 +76,8 @@ func TestHubIsKilled(t *testing.T) {
 	}
 }
 
-// TestDaemonIsStopped: a daemon that sleeps is offline after the threshold, and
-// back when it wakes.
+// TestDaemonIsStopped: a daemon that is stopped (SIGSTOP) is offline after the
+// threshold and online again after SIGCONT.
 func TestDaemonIsStopped(t *testing.T) {
 	skipShort(t, "waits for a threshold of 3 s; TestSilentDaemonGoesOffline does it in memory")
 	t.Parallel()
@@ -101,10 +101,10 @@ func TestDaemonIsStopped(t *testing.T) {
 	}
 }
 
-// TestHubIsStoppedDuringBigResult: the hub's process stands still in the middle
-// of a result of almost 16 MiB. The daemon gives the link up when a piece was
-// not taken for 10 s (2 s by its faster clock), and comes back when the hub goes
-// on; the result comes from memory, of the one run.
+// TestHubIsStoppedDuringBigResult: the hub's process is stopped (SIGSTOP) in the
+// middle of a result of almost 16 MiB. The daemon gives the link up after 10 s
+// without a write (2 s by its faster clock) and connects again when the hub goes
+// on; it delivers the remembered result of the one run.
 func TestHubIsStoppedDuringBigResult(t *testing.T) {
 	skipShort(t, "waits 2 s for the limit of a piece; TestHubThatStopsReading does it without processes")
 	t.Parallel()
@@ -163,7 +163,7 @@ func TestHubIsStoppedDuringBigResult(t *testing.T) {
 	}
 }
 
-// TestIPv6: a whole round over ::1, of a user's daemon and of one of the pool.
+// TestIPv6: a user's daemon and one of the pool clone over ::1.
 func TestIPv6(t *testing.T) {
 	t.Parallel()
 	if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
@@ -195,8 +195,8 @@ func TestIPv6(t *testing.T) {
 	}
 }
 
-// slowClone calls vcs/clone over the hub, of a repository whose server waits
-// until release; the channels tell when git asks and what the answer is.
+// slowClone calls vcs/clone over the hub for a repository whose server waits for
+// release. asked receives a value for each request of git, answered the answer.
 func slowClone(t *testing.T, git *gitServer, address string) (asked chan struct{}, release func(), answered chan rpcAnswer) {
 	t.Helper()
 	asked, answered = make(chan struct{}, 100), make(chan rpcAnswer, 1)
@@ -224,8 +224,8 @@ func slowClone(t *testing.T, git *gitServer, address string) (asked chan struct{
 	return asked, release, answered
 }
 
-// TestLinkIsCutDuringClone: twice, by RST. There is one git, and its result is
-// delivered.
+// TestLinkIsCutDuringClone: the link is reset twice during a clone. Git runs once,
+// and its result is delivered.
 func TestLinkIsCutDuringClone(t *testing.T) {
 	skipShort(t, "waits for two reconnects, for seconds; TestCutAfterEachByte cuts links in memory")
 	t.Parallel()
@@ -253,7 +253,8 @@ func TestLinkIsCutDuringClone(t *testing.T) {
 	}
 }
 
-// TestDaemonIsKilledDuringClone: the next one of the machine is asked.
+// TestDaemonIsKilledDuringClone: the hub sends the request again to the machine's
+// next daemon.
 func TestDaemonIsKilledDuringClone(t *testing.T) {
 	skipShort(t, "waits for a reconnect of processes; TestLinkLostWhileTasksWait does it in memory")
 	t.Parallel()
@@ -274,8 +275,8 @@ func TestDaemonIsKilledDuringClone(t *testing.T) {
 	}
 }
 
-// TestTwoCloudDaemons: two processes of one cloud machine id. The newer has the
-// place and keeps it; the older exits with status 5 and does not come again.
+// TestTwoCloudDaemons: of two processes with one cloud machine id the newer stays
+// connected; the older exits with status 5 and does not connect again.
 func TestTwoCloudDaemons(t *testing.T) {
 	t.Parallel()
 	b := newSocketBench(t, func(c *hubConfig) { c.times, c.offlineThreshold = defaultLinkTimes(), defaultOfflineThreshold })
@@ -296,8 +297,8 @@ func TestTwoCloudDaemons(t *testing.T) {
 	}
 }
 
-// TestDaemonIsKilledDuringRead: a request that only reads runs again in the next
-// daemon of the machine.
+// TestDaemonIsKilledDuringRead: a request that only reads runs again in the
+// machine's next daemon.
 func TestDaemonIsKilledDuringRead(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -338,7 +339,7 @@ func TestDaemonIsKilledDuringRead(t *testing.T) {
 	}
 }
 
-// TestReplacedDaemonExits: 4001 ends the process with status 5.
+// TestReplacedDaemonExits: close code 4001 ends the process with status 5.
 func TestReplacedDaemonExits(t *testing.T) {
 	t.Parallel()
 	address, connected := serveOneDaemon(t)
@@ -352,8 +353,8 @@ func TestReplacedDaemonExits(t *testing.T) {
 	}
 }
 
-// TestOversizedMessageMemory: a message over the limit, by a byte or by far,
-// costs the daemon no memory for what is too much, and one reconnect.
+// TestOversizedMessageMemory: a message over the limit, by a byte or by far, makes
+// the daemon connect again; it does not keep what exceeds the limit in memory.
 func TestOversizedMessageMemory(t *testing.T) {
 	skipShort(t, "sends 200 MiB to a process; TestOversizedMessageClosesWith1009 does it in memory")
 	t.Parallel()
@@ -401,7 +402,8 @@ func TestOversizedMessageMemory(t *testing.T) {
 	}
 }
 
-// authority is a private CA and a server's certificate of it.
+// authority makes a private certificate authority and a server certificate that
+// it signed.
 func authority(t *testing.T) (caFile string, server tls.Certificate) {
 	t.Helper()
 	issue := func(template, parent *x509.Certificate, signer *ecdsa.PrivateKey) ([]byte, *ecdsa.PrivateKey) {
@@ -437,8 +439,8 @@ func authority(t *testing.T) (caFile string, server tls.Certificate) {
 	return caFile, tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: leafKey}
 }
 
-// connectProxy is an HTTP proxy that knows CONNECT alone and leads every host
-// to 127.0.0.1. asked gets the hosts, with the proxy's credentials before them.
+// connectProxy serves an HTTP proxy that only supports CONNECT and connects every
+// host to 127.0.0.1. asked returns the hosts with the credentials for the proxy.
 func connectProxy(t *testing.T) (address string, asked func() []string) {
 	t.Helper()
 	var mu sync.Mutex
@@ -484,8 +486,8 @@ func connectProxy(t *testing.T) (address string, asked func() []string) {
 	}
 }
 
-// TestTLSThroughProxy: wss through an HTTP CONNECT proxy to a server whose
-// certificate is of a private authority, and git's https the same way.
+// TestTLSThroughProxy: a daemon and its git connect through an HTTP CONNECT proxy
+// to a server with a certificate of a private authority.
 func TestTLSThroughProxy(t *testing.T) {
 	t.Parallel()
 	caFile, certificate := authority(t)
@@ -558,7 +560,7 @@ func TestTLSThroughProxy(t *testing.T) {
 		t.Errorf("exit %d, want %d and no password in the log: %s", code, exitGaveUp, p.stderr)
 	}
 
-	// NO_PROXY leads past it.
+	// NO_PROXY excludes the host.
 	before := len(asked())
 	direct := "127.0.0.1:" + port(t, server.URL) // Go never uses a proxy for it, git does: NO_PROXY names it
 	p = run(direct, "HTTPS_PROXY="+proxy, "NO_PROXY=127.0.0.1")
@@ -577,8 +579,7 @@ func TestTLSThroughProxy(t *testing.T) {
 		t.Errorf("the proxy was asked for %q, want nothing for a host in NO_PROXY", got[before:])
 	}
 
-	// Without the authority, and with an unusable proxy, it says so and shows no
-	// password.
+	// The errors for an unknown authority and an unusable proxy show no password.
 	p = start(t, daemonName, []string{"HTTPS_PROXY=" + withPassword}, "--server", "wss://"+host, "--max-reconnect-attempts", "1")
 	if code := p.exit(); code != exitGaveUp || !strings.Contains(p.stderr.String(), "certificate signed by unknown authority") || strings.Contains(p.stderr.String(), "s3cret") {
 		t.Errorf("exit %d, want %d, an unknown authority and no password: %s", code, exitGaveUp, p.stderr)
@@ -591,7 +592,8 @@ func TestTLSThroughProxy(t *testing.T) {
 	}
 }
 
-// A scheduler that runs for one call has the flags of one, TLS among them.
+// A scheduler that is started for one call accepts the scheduler's flags, such as
+// those of TLS.
 func TestCallCommandWithTLS(t *testing.T) {
 	t.Parallel()
 	_, server := authority(t)

@@ -62,7 +62,7 @@ func newSessionBench(t *testing.T, answer func(n int, w http.ResponseWriter, r *
 // run runs the connector to its end.
 func (b *sessionBench) run(ctx context.Context) error { return b.connector.run(ctx, ctx) }
 
-// greet takes the upgrade and the handshake, and answers it.
+// greet accepts the upgrade, reads the handshake and answers it.
 func greet(t *testing.T, w http.ResponseWriter, r *http.Request, answer string) *websocket.Conn {
 	conn, err := websocket.Accept(w, r, nil)
 	if err != nil {
@@ -131,7 +131,7 @@ func TestRefusedTokenIsFinal(t *testing.T) {
 				http.Error(w, "no", status)
 			})
 			err := b.run(t.Context())
-			// A 403 may have many reasons; the server tells which.
+			// A 403 may have many reasons; only a 401 is about the token.
 			aboutToken := strings.Contains(err.Error(), "--token-file")
 			if !errors.Is(err, errRefused) || len(b.dials) != 1 || strings.Contains(err.Error(), "t0ken") || aboutToken != (status == http.StatusUnauthorized) {
 				t.Errorf("status %d: run ended with %v after %d dials, want %v after 1, without the token", status, err, len(b.dials), errRefused)
@@ -152,8 +152,8 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	})
 }
 
-// TestAcceptAndHangUp: a server that accepts and hangs up does not make the
-// count of failed attempts start anew; one that keeps the link for 10 s does.
+// TestAcceptAndHangUp: a session that ends at once does not reset the count of
+// failed attempts; one that lives for 10 s does.
 func TestAcceptAndHangUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newSessionBench(t, func(n int, w http.ResponseWriter, r *http.Request) {

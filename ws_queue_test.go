@@ -16,9 +16,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// TestLinkLostWhileTasksWait: tasks that have not begun when their link is lost
-// do not all begin then. They are asked for again on the next link and run
-// there, each once.
+// TestLinkLostWhileTasksWait: tasks that wait for a place when their link is lost
+// do not start. The next link requests them again, and each runs once.
 func TestLinkLostWhileTasksWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const all = 50
@@ -63,8 +62,9 @@ func TestLinkLostWhileTasksWait(t *testing.T) {
 	})
 }
 
-// TestBothSidesCrowded: the hub asks more than the daemon may answer while the
-// daemon waits for its answers to be taken. Neither waits for the other.
+// TestBothSidesCrowded: the hub sends more requests than the daemon has room for,
+// while the daemon waits for the hub to read its answers. They do not block each
+// other for ever.
 func TestBothSidesCrowded(t *testing.T) {
 	skipShort(t, "makes 5,000 calls")
 	t.Parallel()
@@ -92,7 +92,8 @@ func TestBothSidesCrowded(t *testing.T) {
 	})
 }
 
-// TestCallCancelledBeforeItIsWritten: it leaves nothing behind.
+// TestCallCancelledBeforeItIsWritten: a call that is cancelled before its request
+// is written returns at once and leaves no entry in the table of calls.
 func TestCallCancelledBeforeItIsWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, _ := linkPair(t, nil, defaultLinkTimes()) // nobody reads the other end
@@ -122,9 +123,8 @@ func TestCallCancelledBeforeItIsWritten(t *testing.T) {
 	})
 }
 
-// TestCloseCodeBehindBrokenWrite: a daemon that is replaced while it writes a
-// long answer, to a server that hangs up at once, still knows that it was
-// replaced.
+// TestCloseCodeBehindBrokenWrite: a daemon reads close code 4001 even when the
+// server closes the connection while the daemon writes a long answer.
 func TestCloseCodeBehindBrokenWrite(t *testing.T) {
 	s := newLinkServer(t, bigMethod("test/big"))
 	for range 10 {
@@ -142,8 +142,8 @@ func TestCloseCodeBehindBrokenWrite(t *testing.T) {
 	}
 }
 
-// TestWallClockJumpOfLivingLink: an hour forth or back costs one ping, and no
-// link.
+// TestWallClockJumpOfLivingLink: when the wall clock jumps by an hour, the link
+// sends one ping and lives.
 func TestWallClockJumpOfLivingLink(t *testing.T) {
 	for _, jump := range []time.Duration{time.Hour, -time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
@@ -179,8 +179,8 @@ func TestWallClockJumpOfLivingLink(t *testing.T) {
 	}
 }
 
-// TestWallClockJumpOfMachine: the clocks of a daemon and its hub go an hour forth
-// and back. The machine is never offline for it, whatever the threshold.
+// TestWallClockJumpOfMachine: the clocks of a daemon and its hub jump an hour
+// forward and back, and the machine is never offline.
 func TestWallClockJumpOfMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var offset atomic.Int64
@@ -214,8 +214,8 @@ func (c pingCounter) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// TestLongFrameOverSlowLink: a peer that sends a long message in one frame,
-// against the protocol but allowed by RFC 6455, is alive as long as it comes.
+// TestLongFrameOverSlowLink: a long message in one frame, which RFC 6455 allows and
+// this protocol does not, keeps the link alive while it comes in.
 func TestLongFrameOverSlowLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		times := defaultLinkTimes()

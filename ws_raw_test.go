@@ -21,8 +21,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// This file speaks WebSocket by hand, over real sockets: what no library would
-// send.
+// The tests of this file write WebSocket frames themselves, over real sockets, to
+// send what no library would.
 
 // linkServer answers requests on each connection, as a daemon does on its own.
 type linkServer struct {
@@ -174,7 +174,7 @@ func (c *rawClient) next() (first byte, payload []byte, err error) {
 	return head[0], payload, err
 }
 
-// says wants the next message to begin with text.
+// says checks that the next message begins with text.
 func (c *rawClient) says(text string) {
 	c.t.Helper()
 	first, payload, err := c.next()
@@ -183,7 +183,7 @@ func (c *rawClient) says(text string) {
 	}
 }
 
-// closes wants a close frame with the code, after whatever else.
+// closes skips messages up to a close frame and checks its code.
 func (c *rawClient) closes(code websocket.StatusCode) {
 	c.t.Helper()
 	for {
@@ -223,9 +223,8 @@ const (
 	deflate     = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover"
 )
 
-// TestMessageCutShort: the connection ends within a message whose first part
-// is a request by itself. It is a lost link; nothing runs and nothing is
-// answered.
+// TestMessageCutShort: the connection ends within a message whose first part would
+// be a request by itself. The link is lost; no method runs and no answer is sent.
 func TestMessageCutShort(t *testing.T) {
 	padded := len(markRequest) + 10
 	for _, test := range []struct {
@@ -271,8 +270,8 @@ func TestMessageCutShort(t *testing.T) {
 	}
 }
 
-// TestStrangeFrames: what is allowed, if odd, is taken; the link stays and
-// answers, its neighbour too.
+// TestStrangeFrames: unusual frames that RFC 6455 allows are accepted; the link
+// still answers, and so does another one.
 func TestStrangeFrames(t *testing.T) {
 	s := newLinkServer(t)
 	const nullID = `{"jsonrpc":"2.0","id":null,"error":{"code":`
@@ -348,8 +347,8 @@ func slicesOf(n int) []byte {
 	return append(all, whole(frameFin, "")...)
 }
 
-// TestForbiddenFrames: the link is closed with the code that says why, even
-// while the other side is still sending.
+// TestForbiddenFrames: a forbidden frame closes the link with the close code for
+// it, even while the peer is still sending.
 func TestForbiddenFrames(t *testing.T) {
 	t.Parallel()
 	s := newLinkServer(t)

@@ -144,7 +144,7 @@ func linkPair(t *testing.T, wrap func(net.Conn) net.Conn, times linkTimes) (clie
 	return client, server
 }
 
-// drain reads a link to its end and tells how that came, and when.
+// drain reads a link to its end; ended receives the reason.
 func drain(l *link) (messages chan []byte, ended chan error) {
 	messages, ended = make(chan []byte, 100), make(chan error, 1)
 	go func() {
@@ -185,8 +185,8 @@ func TestLinkCarriesMessages(t *testing.T) {
 	})
 }
 
-// gate is a connection that can stop to let bytes through: a peer that is gone
-// without a word.
+// gate is a connection that can drop all bytes: a peer that vanished without a
+// FIN or RST.
 type gate struct {
 	net.Conn
 	shut atomic.Bool
@@ -208,7 +208,8 @@ func (g *gate) Write(p []byte) (int, error) {
 	return g.Conn.Write(p)
 }
 
-// TestPacketsDroppedBothWays: both ends know within 30 s.
+// TestPacketsDroppedBothWays: when packets are lost in both directions, both ends
+// notice within 30 s.
 func TestPacketsDroppedBothWays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var wall *gate
@@ -237,8 +238,8 @@ func TestPacketsDroppedBothWays(t *testing.T) {
 	})
 }
 
-// TestPeerThatTakesNothing: the link is given up when a frame is not taken in
-// 10 s, and what waits is told.
+// TestPeerThatTakesNothing: the link is given up when the peer does not read a
+// frame within 10 s, and the messages that wait get the reason.
 func TestPeerThatTakesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, _ := linkPair(t, nil, defaultLinkTimes())
@@ -284,8 +285,8 @@ func (s slowly) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// TestSlowLink: a long message over a slow link keeps the link alive; a short
-// one waits for it alone, not for the long ones behind.
+// TestSlowLink: a long message keeps a slow link alive; a short message waits for
+// the one that is being written, not for the long ones behind it.
 func TestSlowLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := linkPair(t, func(c net.Conn) net.Conn { return slowly{c} }, defaultLinkTimes())
@@ -314,8 +315,8 @@ func TestSlowLink(t *testing.T) {
 	})
 }
 
-// TestCrowdedLinkStopsReading: a peer that asks and takes no answers is not
-// read any more, until it does.
+// TestCrowdedLinkStopsReading: a link stops reading from a peer that does not read
+// its answers, until it does.
 func TestCrowdedLinkStopsReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := linkPair(t, nil, defaultLinkTimes())
@@ -369,7 +370,7 @@ func TestOversizedMessageClosesWith1009(t *testing.T) {
 	})
 }
 
-// TestWallClockJump: after a sleep the other side is asked at once.
+// TestWallClockJump: after the machine slept, the link pings the peer at once.
 func TestWallClockJump(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var offset atomic.Int64
@@ -402,8 +403,8 @@ func TestWallClockJump(t *testing.T) {
 	})
 }
 
-// TestCrowdedLinkLives: while it does not read, it cannot see pongs; what it
-// writes is taken, so the link lives.
+// TestCrowdedLinkLives: while a link pauses reading it sees no pongs; it lives as
+// long as the peer reads what it writes.
 func TestCrowdedLinkLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := linkPair(t, func(c net.Conn) net.Conn { return slowly{c} }, defaultLinkTimes())
