@@ -77,7 +77,7 @@ func TestHandlerHugeStderr(t *testing.T) {
 	b := handlerBench(t, script(t, "my/tool", `i=0; while [ $i -lt 2000 ]; do printf '%01000d\n' $i >&2; i=$((i+1)); done; printf '%02000d' 7 >&2; exit 1`))
 	got := b.call("my/tool", `{}`)
 	if want := "exit status 1: " + strings.Repeat("0", maxHandlerText) + `","data"`; !strings.Contains(got, want) {
-		t.Errorf("%.1000s", got)
+		t.Errorf("%.1000s, want %q in it", got, want)
 	}
 }
 
@@ -87,7 +87,7 @@ func TestHandlerWritesWithoutEnd(t *testing.T) {
 	b := handlerBench(t, script(t, "my/tool", `trap '' PIPE; while :; do cat /dev/zero 2>/dev/null || :; done`))
 	got := b.call("my/tool", `{}`)
 	if !strings.Contains(got, "-32603") || !strings.Contains(got, fmt.Sprintf("the program wrote more than %d bytes (--max-message)", defaultMaxMessage)) {
-		t.Errorf("%.1000s", got)
+		t.Errorf("%.1000s, want -32603 and the limit", got)
 	}
 }
 
@@ -97,7 +97,7 @@ func TestHandlerResultOverAMessage(t *testing.T) {
 	t.Parallel()
 	b := handlerBench(t, script(t, "my/tool", fmt.Sprintf(`printf '"'; head -c %d /dev/zero | tr '\0' a; printf '"'`, defaultMaxMessage-2)))
 	if got := b.call("my/tool", `{}`); !strings.Contains(got, `"RESULT_TOO_LARGE"`) {
-		t.Errorf("%.1000s", got)
+		t.Errorf("%.1000s, want RESULT_TOO_LARGE", got)
 	}
 }
 

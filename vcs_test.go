@@ -212,19 +212,19 @@ func TestRepositoryWithoutCommits(t *testing.T) {
 		t.Errorf("info %s, %v, want the branch main without commits and one new file", asJSON(t, info), err)
 	}
 	if page, err := g.history(t.Context(), logParams{pathParam: at(dir)}); err != nil || len(page.Commits) != 0 || page.Commits == nil {
-		t.Errorf("log %s, %v", asJSON(t, page), err)
+		t.Errorf("log %s, %v, want an empty list of commits", asJSON(t, page), err)
 	}
 	if page, err := g.manifest(t.Context(), manifestParams{pathParam: at(dir)}); err != nil || page.Files == nil || page.Total != 0 || page.Commit != nil {
-		t.Errorf("manifest %s, %v", asJSON(t, page), err)
+		t.Errorf("manifest %s, %v, want an empty list of files without a commit", asJSON(t, page), err)
 	}
 	if page, err := g.listRefs(t.Context(), refsParams{pathParam: at(dir)}); err != nil || page.Refs == nil || len(page.Refs) != 0 || *page.Head.Ref != "refs/heads/main" || page.Head.OID != nil {
-		t.Errorf("refs %s, %v", asJSON(t, page), err)
+		t.Errorf("refs %s, %v, want an empty list of refs and the head of main", asJSON(t, page), err)
 	}
 	if page, err := g.diff(t.Context(), diffParams{pathParam: at(dir), From: "HEAD"}); err != nil || page.Changes == nil || len(page.Changes) != 0 {
-		t.Errorf("diff %s, %v", asJSON(t, page), err)
+		t.Errorf("diff %s, %v, want an empty list of changes", asJSON(t, page), err)
 	}
 	if page, err := g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{"new"}}); err != nil || page.Blobs[0].Error.name() != codeSourceNotFound {
-		t.Errorf("blobs %s, %v", asJSON(t, page), err)
+		t.Errorf("blobs %s, %v, want %s", asJSON(t, page), err, codeSourceNotFound)
 	}
 	_, err = g.manifest(t.Context(), manifestParams{pathParam: at(dir), Commit: new("main")})
 	wantFailure(t, err, codeCommitNotFound)
@@ -276,10 +276,10 @@ func TestShallowRepository(t *testing.T) {
 	g := newTestGitReader(t, dir)
 	path := at(filepath.Join(dir, "shallow"))
 	if info, err := g.info(t.Context(), infoParams{path}); err != nil || !info.IsShallow {
-		t.Errorf("%s, %v", asJSON(t, info), err)
+		t.Errorf("%s, %v, want a shallow repository", asJSON(t, info), err)
 	}
 	if commits := allCommits(t, g, logParams{pathParam: path}); len(commits) != 2 {
-		t.Errorf("%d commits", len(commits))
+		t.Errorf("%d commits, want 2", len(commits))
 	}
 	for _, rev := range []string{ids[1], "HEAD~2", "HEAD~3", "main^^"} {
 		_, err := g.manifest(t.Context(), manifestParams{pathParam: path, Commit: &rev})
@@ -315,17 +315,17 @@ func TestPathsAndRepositories(t *testing.T) {
 		return got
 	}
 	if got := get(r.dir); got.Path != r.dir || got.Dirty.Staged != 1 {
-		t.Errorf("split index: %s", asJSON(t, got))
+		t.Errorf("split index: %s, want its directory and 1 staged file", asJSON(t, got))
 	}
 	if got := get(filepath.Join(dir, "bare.git")); !got.IsBare || got.Dirty != nil || *got.Branch != "main" || *got.DefaultBranch != "main" || got.LastCommit.Subject != "merge" {
-		t.Errorf("bare: %s", asJSON(t, got))
+		t.Errorf("bare: %s, want a bare repository with the branch main", asJSON(t, got))
 	}
 	if got := get(filepath.Join(dir, "linked")); *got.Branch != "side" || got.LastCommit.Subject != "side" || *got.Dirty != (dirtyCounts{}) {
-		t.Errorf("linked worktree: %s", asJSON(t, got))
+		t.Errorf("linked worktree: %s, want the clean branch side", asJSON(t, got))
 	}
 	r.git("checkout", "-q", "-f", "--detach")
 	if got := get(r.dir); got.Branch != nil || got.Head == nil {
-		t.Errorf("detached: %s", asJSON(t, got))
+		t.Errorf("detached: %s, want a head and no branch", asJSON(t, got))
 	}
 	for _, path := range []string{"plain", "missing", "repo/.git", "repo/.git/refs", "bare.git/refs", "repo/missing"} {
 		_, err := g.info(t.Context(), infoParams{at(filepath.Join(dir, path))})
@@ -362,11 +362,11 @@ func TestInfoOfAConflictAndSparseCheckout(t *testing.T) {
 	}
 	r.git("sparse-checkout", "set", "a")
 	if got := status(); got != (dirtyCounts{}) {
-		t.Errorf("sparse checkout: %+v", got)
+		t.Errorf("sparse checkout: %+v, want no changes", got)
 	}
 	r.mayFail("merge", "-q", "other")
 	if got := status(); got != (dirtyCounts{Conflicted: 1}) {
-		t.Errorf("conflict: %+v", got)
+		t.Errorf("conflict: %+v, want 1 conflict", got)
 	}
 }
 
