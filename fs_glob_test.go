@@ -323,7 +323,7 @@ func TestGlobCancelled(t *testing.T) {
 		}
 	})
 	_, err := fsOn(t, dir).glob(ctx, globParams{pathParam: pathOf(dir)})
-	if took := time.Since(stopped); fsCode(err) != "REQUEST_CANCELLED" || took > time.Second {
-		t.Errorf("got %v after %v, want REQUEST_CANCELLED within a second", err, took)
+	if took := time.Since(stopped); fsCode(err) != "REQUEST_CANCELLED" || took > patience {
+		t.Errorf("got %v after %v, want REQUEST_CANCELLED at most %v later", err, took, patience)
 	}
 }

@@ -185,8 +185,8 @@ func TestRepoScanCancelled(t *testing.T) {
 		}
 	})
 	_, err := fsOn(t, dir).repoScan(ctx, repoScanParams{})
-	if took := time.Since(stopped); fsCode(err) != "REQUEST_CANCELLED" || took > time.Second {
-		t.Errorf("got %q after %v, want REQUEST_CANCELLED within a second", fsCode(err), took)
+	if took := time.Since(stopped); fsCode(err) != "REQUEST_CANCELLED" || took > patience {
+		t.Errorf("got %q after %v, want REQUEST_CANCELLED at most %v later", fsCode(err), took, patience)
 	}
 }
 

@@ -176,8 +176,8 @@ func TestSearchCancelled(t *testing.T) {
 		}
 	})
 	_, err := fsOn(t, dir).search(ctx, searchParams{pathParam: pathOf(dir), Pattern: "foo", Limit: new(10_000)})
-	if took := time.Since(stopped); fsCode(err) != "REQUEST_CANCELLED" || took > time.Second {
-		t.Errorf("got %v after %v, want REQUEST_CANCELLED within a second", err, took)
+	if took := time.Since(stopped); fsCode(err) != "REQUEST_CANCELLED" || took > patience {
+		t.Errorf("got %v after %v, want REQUEST_CANCELLED at most %v later", err, took, patience)
 	}
 }
 
