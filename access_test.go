@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,7 +110,7 @@ func TestAccessResolve(t *testing.T) {
 	_, there := a.resolvePath("/etc/passwd")
 	_, notThere := a.resolvePath("/etc/none")
 	if there.Error() != notThere.Error() {
-		t.Errorf("two answers: %v, %v", there, notThere)
+		t.Errorf("a path outside that exists and one that does not: %v and %v, want one answer for both", there, notThere)
 	}
 }
 
@@ -145,16 +146,16 @@ func TestAccessRootReplaced(t *testing.T) {
 		return got.Content
 	}
 	if read(top+"/current/f") != "old" || read(top+"/v1/f") != "old" {
-		t.Error("one of the two names does not work")
+		t.Errorf("by the link %q, by the real name %q, want old by both", read(top+"/current/f"), read(top+"/v1/f"))
 	}
 	if err := errors.Join(os.Rename(top+"/v1", top+"/moved"), os.Symlink(top+"/evil", top+"/v1")); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(top + "/v1/f"); got != "old" {
-		t.Errorf("after a swap: %q", got)
+		t.Errorf("after a swap: got %q, want old", got)
 	}
 	if got := read(top + "/evil/f"); got != "SOURCE_ACCESS_DENIED" {
-		t.Errorf("beside it: %q", got)
+		t.Errorf("the directory in its place: got %q, want SOURCE_ACCESS_DENIED", got)
 	}
 }
 
@@ -163,10 +164,10 @@ func TestAccessEverything(t *testing.T) {
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"f": "", ".git-daemon.config": ""})
 	if got, err := a.resolvePath(dir + "/f"); err != nil || got.abs != dir+"/f" {
-		t.Errorf("got %+v, %v", got, err)
+		t.Errorf("resolvePath(%q) = %+v, %v, want the same path", dir+"/f", got, err)
 	}
 	if _, err := a.resolvePath(dir + "/.git-daemon.config"); fsCode(err) != "SOURCE_ACCESS_DENIED" {
-		t.Errorf("own file: %v", err)
+		t.Errorf("the daemon's own file: %v, want SOURCE_ACCESS_DENIED", err)
 	}
 	if _, err := a.resolvePath("/../../etc/../" + dir + "/f"); err != nil {
 		t.Error(err)
@@ -186,27 +187,28 @@ func TestAccessSecretIdentity(t *testing.T) {
 	f.access.keepSecret(dir + "/token")
 	for _, name := range []string{"token", "hard", "soft"} {
 		if _, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(dir + "/" + name)}); fsCode(err) != "SOURCE_ACCESS_DENIED" {
-			t.Errorf("reading %s: %v", name, err)
+			t.Errorf("reading %s: %v, want SOURCE_ACCESS_DENIED", name, err)
 		}
 		if _, err := f.stat(t.Context(), statParams{pathParam: pathOf(dir + "/" + name)}); fsCode(err) != "SOURCE_ACCESS_DENIED" {
-			t.Errorf("stat of %s: %v", name, err)
+			t.Errorf("stat of %s: %v, want SOURCE_ACCESS_DENIED", name, err)
 		}
 	}
 	page, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(dir)})
 	if err != nil || len(page.Entries) != 2 { // f and soft
-		t.Errorf("listed: %+v, %v", page, err)
+		t.Errorf("listed %+v, %v, want f and soft", page, err)
 	}
 	if got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); len(got) != 1 {
-		t.Errorf("glob: %v", got)
+		t.Errorf("glob found %v, want f alone", got)
 	}
 	if got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "s3cret"}); err != nil || len(got.Matches) != 0 {
-		t.Errorf("search: %+v, %v", got, err)
+		t.Errorf("search found %+v, %v, want nothing", got, err)
 	}
 }
 
 // A file and a directory are swapped for symlinks to the outside 20,000 times
 // while they are read. No read returns a byte from outside.
 func TestAccessSwapRace(t *testing.T) {
+	t.Parallel()
 	dir, out := realTempDir(t), realTempDir(t)
 	writeFiles(t, out, map[string]string{"secret": "OUTSIDE", "secret-2": "OUTSIDE"})
 	writeFiles(t, dir, map[string]string{"file": "inside", "d/secret": "inside"})
@@ -236,7 +238,7 @@ func TestAccessSwapRace(t *testing.T) {
 		for _, path := range []string{dir + "/file", dir + "/d/secret"} {
 			got, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(path)})
 			if err == nil && got.Content != "inside" {
-				t.Fatalf("read %q from outside", got.Content)
+				t.Fatalf("read %q from outside, want inside", got.Content)
 			}
 			if err == nil {
 				read++
@@ -244,7 +246,7 @@ func TestAccessSwapRace(t *testing.T) {
 		}
 		page, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(dir + "/d")})
 		if err == nil && len(page.Entries) != 1 {
-			t.Fatalf("listed the outside: %+v", page.Entries)
+			t.Fatalf("listed %+v of the outside, want one entry", page.Entries)
 		}
 		all, err := f.glob(t.Context(), globParams{pathParam: pathOf(dir), RespectGitignore: new(false), Include: []string{"d", "d-link"}})
 		if err != nil {
@@ -252,11 +254,36 @@ func TestAccessSwapRace(t *testing.T) {
 		}
 		for _, file := range all.Files {
 			if filepath.Base(file.Path) != "secret" {
-				t.Fatalf("glob shows the outside: %+v", all.Files)
+				t.Fatalf("glob shows %+v, want secret alone", all.Files)
 			}
 		}
 	}
 	t.Logf("%d reads went well meanwhile", read)
+}
+
+// A path has at most 256 names and is followed through at most 40 symbolic links:
+// the work of looking one up grows with the square.
+func TestAccessBounds(t *testing.T) {
+	dir := realTempDir(t)
+	a := accessOn(t, false, dir)
+	for names, accepted := range map[int]bool{256: true, 257: false} {
+		_, err := a.resolvePath(dir + strings.Repeat("/d", names))
+		if accepted && err != nil && asRPCError(err).name() != codeSourceNotFound {
+			t.Errorf("a path of %d names: %v, want it to be looked up", names, err)
+		}
+		if !accepted {
+			wantInvalid(t, err, "path")
+		}
+	}
+	writeFiles(t, dir, map[string]string{"link0": "the end"})
+	for n := range 41 {
+		symlinks(t, map[string]string{fmt.Sprintf("%s/link%d", dir, n+1): fmt.Sprintf("link%d", n)})
+	}
+	for links, accepted := range map[int]bool{40: true, 41: false} {
+		if _, err := a.resolvePath(fmt.Sprintf("%s/link%d", dir, links)); (err == nil) != accepted {
+			t.Errorf("a path through %d links: %v, want it to be found: %v", links, err, accepted)
+		}
+	}
 }
 
 // swap tries to exchange two names with three renames.
@@ -288,12 +315,12 @@ func FuzzAccessResolve(f *testing.F) {
 		got, err := a.resolve(pathParam{PathBase64: base64.StdEncoding.EncodeToString(path)})
 		if err != nil {
 			if !utf8.ValidString(err.Error()) {
-				t.Errorf("%q: the error is not UTF-8: %q", path, err)
+				t.Errorf("%q: the error is %q, want UTF-8", path, err)
 			}
 			return
 		}
 		if rel, err := filepath.Rel(root, got.abs); err != nil || !filepath.IsLocal(rel) || rel != got.rel {
-			t.Fatalf("%q: %+v is not below the root", path, got)
+			t.Fatalf("%q: found %+v, want it below %s", path, got, root)
 		}
 		info, err := a.stat(got)
 		if err != nil {
@@ -301,20 +328,20 @@ func FuzzAccessResolve(f *testing.F) {
 		}
 		real, err := filepath.EvalSymlinks(got.abs)
 		if err != nil || real != got.abs {
-			t.Fatalf("%q: %s has links in it: %s, %v", path, got.abs, real, err)
+			t.Fatalf("%q: found %s, whose real path is %s, %v; want them equal", path, got.abs, real, err)
 		}
 		if there, err := os.Stat(real); err != nil || !os.SameFile(there, info) {
-			t.Fatalf("%q: another file than %s", path, real)
+			t.Fatalf("%q: stat found another file, want %s", path, real)
 		}
 		asked := string(path)
 		if !filepath.IsAbs(asked) {
 			asked = filepath.Join(root, asked)
 		}
 		if there, err := os.Stat(filepath.Clean(asked)); err != nil || !os.SameFile(there, info) {
-			t.Fatalf("%q: found %s, which is not what the system finds there", path, got.abs)
+			t.Fatalf("%q: found %s, want the file that the system finds there", path, got.abs)
 		}
 		if strings.Contains(got.abs, ".git-daemon.") {
-			t.Fatalf("%q: found %s", path, got.abs)
+			t.Fatalf("%q: found %s, want none of the daemon's own files", path, got.abs)
 		}
 	})
 }

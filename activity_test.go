@@ -51,17 +51,17 @@ func TestWhenIdle(t *testing.T) {
 func TestResumeAfterDrain(t *testing.T) {
 	a := newActivity(func() int { return 0 })
 	if a.quiesce(time.Hour) {
-		t.Error("it was not idle for an hour")
+		t.Error("quiesce(an hour) = true right after the start, want false")
 	}
 	if !a.quiesce(0) || a.begin() {
-		t.Error("an idle one did not quiesce")
+		t.Error("an idle daemon did not quiesce or took a request, want it to quiesce")
 	}
 	if a.resume(); !a.begin() {
-		t.Error("it did not resume")
+		t.Error("begin() = false after resume, want true")
 	}
 	a.end()
 	a.drain()
 	if a.resume(); a.begin() {
-		t.Error("one that drains took a request")
+		t.Error("begin() = true after drain and resume, want false")
 	}
 }

@@ -43,9 +43,7 @@ func TestFaultHalfClosedClient(t *testing.T) {
 
 // A client that asks and does not read is let go, and its answer with it.
 func TestFaultClientThatDoesNotRead(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as a piece of an answer may: 10 s")
-	}
+	skipShort(t, "takes as long as a piece of an answer may: 10 s")
 	t.Parallel()
 	dir := realTempDir(t)
 	large := filepath.Join(dir, "large")
@@ -156,9 +154,7 @@ func sendBody(t *testing.T, method, url, body string, chunked bool) (int, string
 // A header that does not come to its end is cut off, and others are served
 // meanwhile.
 func TestFaultSlowHeaders(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as a header may: 5 s")
-	}
+	skipShort(t, "takes as long as a header may: 5 s")
 	t.Parallel()
 	h := openHouse(t, realTempDir(t))
 	const slow = 100

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -317,29 +316,6 @@ func TestDiskUsage(t *testing.T) {
 	}
 	if empty := newDiskUsage("/x", 0, 0, 0, 0); empty.UsedPercent != 0 {
 		t.Errorf("a disk without blocks: got %+v, want 0 percent", empty)
-	}
-}
-
-// A body that trickles in must not hold a connection for ever, and a request
-// that is long for another reason must not be cut off.
-func TestAPISlowBody(t *testing.T) {
-	t.Parallel()
-	if testing.Short() {
-		t.Skip("waits for the limit of a body, 10 s")
-	}
-	server := httptest.NewServer(testAPI(t, nil))
-	defer server.Close()
-	c, err := net.Dial("tcp", server.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	begin := time.Now()
-	_, _ = fmt.Fprintf(c, "POST /daemons HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
-	_ = c.SetReadDeadline(time.Now().Add(2 * bodyLimit))
-	answer, err := io.ReadAll(c)
-	if err != nil || !strings.Contains(string(answer), "400") || time.Since(begin) < bodyLimit {
-		t.Errorf("got %s, %v after %v, want 400 after %v", answer, err, time.Since(begin), bodyLimit)
 	}
 }
 

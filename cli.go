@@ -33,10 +33,11 @@ type program struct {
 	environ        func() []string
 	stdin          *os.File
 	stdout, stderr *os.File
+	times          linkTimes // the clocks of its links
 }
 
 func systemProgram() *program {
-	return &program{args: os.Args, getenv: os.Getenv, environ: os.Environ, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	return &program{args: os.Args, getenv: os.Getenv, environ: os.Environ, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, times: defaultLinkTimes()}
 }
 
 // Exit statuses (REFERENCE.md).

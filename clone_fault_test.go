@@ -18,6 +18,7 @@ import (
 
 // Every part of a repository that can be lost or damaged makes a fresh clone.
 func TestCloneCorruptRepository(t *testing.T) {
+	skipShort(t, "clones a dozen times, for 2 s")
 	t.Parallel()
 	for name, damage := range map[string]func(git string) error{
 		"HEAD gone":     func(git string) error { return os.Remove(git + "/HEAD") },
@@ -55,6 +56,7 @@ func TestCloneCorruptRepository(t *testing.T) {
 
 // What a killed git leaves must not stop the next one.
 func TestCloneStaleLocks(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -185,6 +187,7 @@ func (w *cloneWorld) temporaries() []string {
 
 // Equal requests share one git; others for the name wait for their turn.
 func TestCloneConcurrent(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	one := w.server.repo("one", map[string]string{"a": "1"})
@@ -300,6 +303,7 @@ func TestCloneEvilTree(t *testing.T) {
 
 // A file's content is lost while the checkout still looks whole.
 func TestCloneMissingBlob(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -361,6 +365,7 @@ func TestCloneTokensAreNotShared(t *testing.T) {
 // TestCloneOfAWebPage: a server that answers with something else is no empty
 // repository, and the clone that is there stays.
 func TestCloneOfAWebPage(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a.txt": "1\n"})
@@ -385,6 +390,7 @@ func TestCloneOfAWebPage(t *testing.T) {
 // TestCloneWithForeignSettings: what somebody wrote into the clone's own
 // configuration runs nothing at the next update.
 func TestCloneWithForeignSettings(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{".gitattributes": "* filter=x\n", "a.txt": "1\n"})

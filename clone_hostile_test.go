@@ -138,6 +138,7 @@ func TestCloneLogsAndProgressHideTokens(t *testing.T) {
 
 // Trees that git itself would check out, or refuse only while it does.
 func TestCloneEvilTreesOfOtherKinds(t *testing.T) {
+	skipShort(t, "clones a dozen times, for a second")
 	t.Parallel()
 	w := newCloneWorld(t)
 	literally := func(remote *testRepo, kind, content string) string {
@@ -234,6 +235,7 @@ func TestCloneLinksInTheTree(t *testing.T) {
 // Submodules stay empty directories and LFS pointers pointers; nobody is asked
 // for either.
 func TestCloneSubmodulesAndLFS(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"

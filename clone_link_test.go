@@ -32,6 +32,7 @@ type cutClone struct {
 // and so on to the end, and of one the answer is lost. Each clone runs once, and
 // each answer is delivered.
 func TestCloneIsCutAtEachStep(t *testing.T) {
+	skipShort(t, "clones dozens of times, for 6 s")
 	t.Parallel()
 	const (
 		step     = 100 * time.Millisecond

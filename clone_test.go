@@ -168,6 +168,7 @@ func TestCloneThenUpdate(t *testing.T) {
 }
 
 func TestCloneRefKinds(t *testing.T) {
+	skipShort(t, "clones a dozen times, for 2 s")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -208,6 +209,7 @@ func TestCloneRefKinds(t *testing.T) {
 }
 
 func TestCloneDepth(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -241,6 +243,7 @@ func TestCloneDepth(t *testing.T) {
 }
 
 func TestCloneUpstreamChanges(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -293,6 +296,7 @@ func TestCloneEmptyRepository(t *testing.T) {
 }
 
 func TestCloneSHA256(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"}, "--object-format=sha256")
@@ -302,6 +306,7 @@ func TestCloneSHA256(t *testing.T) {
 }
 
 func TestCloneOtherRemote(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	one := w.server.repo("one", map[string]string{"a": "1"})
@@ -342,6 +347,7 @@ func TestCloneNames(t *testing.T) {
 
 // The server's first command: the URL is the working directory.
 func TestCloneLocalWorkTree(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	dir := filepath.Join(realTempDir(t), "we ird's \"q\" 100% é")
 	remote := newTestRepoAt(t, dir, map[string]string{"a": "1"})
@@ -475,6 +481,7 @@ func TestCloneNeedsWorkDir(t *testing.T) {
 // A shallow clone that lost the file that says so is no full clone: it is cloned
 // afresh.
 func TestCloneLostShallow(t *testing.T) {
+	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -501,6 +508,7 @@ func TestCloneLostShallow(t *testing.T) {
 // Who reads the refs while another branch is checked out finds the old ones or
 // the new ones, never none.
 func TestCloneRefsAreNeverGone(t *testing.T) {
+	skipShort(t, "clones and reads refs for 2 s")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -539,6 +547,7 @@ func TestCloneRefsAreNeverGone(t *testing.T) {
 // git follows a link in .git and would write where it leads: such a repository
 // is cloned afresh, and nothing outside is touched.
 func TestCloneLinksInItsGitDirectory(t *testing.T) {
+	skipShort(t, "clones a dozen times, for 2 s")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})

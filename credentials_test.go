@@ -21,7 +21,7 @@ func (w *cloneWorld) setToken(host, token string) {
 	text, _ := json.Marshal(token) // a string always marshals
 	r, err := w.cfg.credentials.setAuth(w.t.Context(), setAuthParams{Host: host, Protocol: "http", Token: text})
 	if err != nil || !r.Stored || r.Username != "oauth2" {
-		w.t.Fatalf("setAuth: %+v, %v", r, err)
+		w.t.Fatalf("setAuth: %+v, %v, want it stored for oauth2", r, err)
 	}
 }
 
@@ -54,7 +54,7 @@ func TestCredentialsStored(t *testing.T) {
 	_, err := w.try(p)
 	wantGitFailure(t, err, gitAuth)
 	if !strings.Contains(err.Error(), "config/setAuth") {
-		t.Errorf("the error does not say what to do: %v", err)
+		t.Errorf("the error does not say what to do: %v, want config/setAuth in it", err)
 	}
 	w.setToken(strings.ToUpper(w.server.host()), oddToken)
 	w.must(p, actionCloned, remote.head())
@@ -81,10 +81,10 @@ func TestCredentialsStored(t *testing.T) {
 	wantGitFailure(t, err, gitAuth)
 	wantNoSecret(t, err, oddToken)
 	if !strings.Contains(fmt.Sprint(asRPCError(err).Data["stderr"]), "remote: you sent "+redacted) {
-		t.Errorf("the server's words are missing: %v", asRPCError(err).Data)
+		t.Errorf("the server's words are missing: %v, want them with %s in place of the token", asRPCError(err).Data, redacted)
 	}
 	if after := w.stored(); after != before {
-		t.Errorf("a 401 changed the store to %q", after)
+		t.Errorf("a 401 changed the store to %q, want %q", after, before)
 	}
 	w.server.setHook(nil)
 	w.must(p, actionUnchanged, remote.head())
@@ -98,7 +98,7 @@ func wantNoSecret(t *testing.T, err error, token string) {
 	text := string(out) + err.Error()
 	for _, form := range []string{token, percentEncode(token), base64.StdEncoding.EncodeToString([]byte("oauth2:" + token))} {
 		if strings.Contains(text, form) {
-			t.Errorf("the error holds the token: %s", text)
+			t.Errorf("the error holds the token: %s, want it hidden", text)
 		}
 	}
 }
@@ -106,6 +106,7 @@ func wantNoSecret(t *testing.T, err error, token string) {
 // A token in the URL is used and not kept anywhere, and while git runs no
 // argument list contains it.
 func TestCredentialsInURL(t *testing.T) {
+	skipShort(t, "clones several times; TestCredentialsStored has the same secrets")
 	t.Parallel()
 	for _, userinfo := range []string{"oauth2:s3cretT0ken%2fx", "s3cretT0ken%2fx"} {
 		w := newCloneWorld(t)
@@ -127,12 +128,12 @@ func TestCredentialsInURL(t *testing.T) {
 		})
 		r := w.must(cloneParams{URL: w.server.addressAs(userinfo, "lib")}, actionCloned, remote.head())
 		if r.URL != w.server.address("lib") {
-			t.Errorf("the result's url is %s", r.URL)
+			t.Errorf("the result's url is %s, want %s", r.URL, w.server.address("lib"))
 		}
 		mu.Lock()
 		for _, line := range seen {
 			if strings.Contains(line, "s3cretT0ken") {
-				t.Errorf("an argument list holds the token: %q", line)
+				t.Errorf("an argument list holds the token: %q, want it in none", line)
 			}
 		}
 		mu.Unlock()
@@ -142,7 +143,7 @@ func TestCredentialsInURL(t *testing.T) {
 			}
 			data, err := os.ReadFile(path)
 			if strings.Contains(string(data), "s3cretT0ken") {
-				t.Errorf("%s holds the token", path)
+				t.Errorf("%s holds the token, want it in no file", path)
 			}
 			return err
 		})
@@ -152,8 +153,31 @@ func TestCredentialsInURL(t *testing.T) {
 		_, err = w.try(cloneParams{URL: w.server.addressAs(userinfo+"wrong", "lib")})
 		wantGitFailure(t, err, gitAuth)
 		if strings.Contains(fmt.Sprint(err, asRPCError(err).Data), "s3cretT0ken") {
-			t.Errorf("the error holds the token: %v", err)
+			t.Errorf("the error holds the token: %v, want it hidden", err)
 		}
+	}
+}
+
+// A token in the user's place of a URL is hidden, however short a token may be,
+// where the server repeats it.
+func TestCredentialsLoneTokenIsHidden(t *testing.T) {
+	t.Parallel()
+	const token = "s3cretT0ken1" // of minLoneToken bytes
+	if len(token) != minLoneToken {
+		t.Fatalf("minLoneToken is %d, want %d", minLoneToken, len(token))
+	}
+	w := newCloneWorld(t)
+	w.server.repo("lib", map[string]string{"a": "1"})
+	w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+		rw.Header().Set("WWW-Authenticate", `Basic realm="git"`)
+		user, _, _ := r.BasicAuth()
+		http.Error(rw, "no access for <"+user+">", http.StatusUnauthorized)
+		return true
+	})
+	_, err := w.try(cloneParams{URL: w.server.addressAs(token, "lib")})
+	wantGitFailure(t, err, gitAuth)
+	if said := fmt.Sprint(err, asRPCError(err).Data); strings.Contains(said, token) || !strings.Contains(said, "<"+redacted+">") {
+		t.Errorf("the error is %s, want %s in place of the token", said, redacted)
 	}
 }
 
@@ -170,7 +194,7 @@ func TestCredentialsFlaky401(t *testing.T) {
 	wantGitFailure(t, err, gitAuth)
 	w.must(p, actionCloned, remote.head())
 	if w.stored() != before || len(w.server.authorizations()) != 0 {
-		t.Errorf("the store is %q, sent was %q", w.stored(), w.server.authorizations())
+		t.Errorf("the store is %q, sent was %q, want %q and nothing", w.stored(), w.server.authorizations(), before)
 	}
 }
 
@@ -192,10 +216,10 @@ func TestCredentialsRedirect(t *testing.T) {
 	_, err := w.try(cloneParams{URL: w.server.address("lib")})
 	wantGitFailure(t, err, gitMoved)
 	if n := len(other.requests()); n != 0 {
-		t.Errorf("the other host was asked %d times", n)
+		t.Errorf("the other host was asked %d times, want never", n)
 	}
 	if w.stored() != before {
-		t.Error("the store has changed")
+		t.Error("the store has changed, want the same")
 	}
 }
 
@@ -240,19 +264,19 @@ func TestCredentialsSetAuth(t *testing.T) {
 	}
 	want := []authEntry{{"http", "[::1]:3000", "oauth2"}, {"https", "example.org", "me"}, {"https", "example.org:8443", "me"}}
 	if got, err := c.list(); err != nil || !slices.Equal(got, want) {
-		t.Errorf("list is %v, %v", got, err)
+		t.Errorf("list is %v, %v, want %v", got, err, want)
 	}
 	r, err := c.setAuth(t.Context(), setAuthParams{Host: "example.org", Token: json.RawMessage("null")})
 	if err != nil || r.Stored {
-		t.Errorf("removing: %+v, %v", r, err)
+		t.Errorf("removing: %+v, %v, want no error and nothing stored", r, err)
 	}
 	if got, err := c.list(); err != nil || len(got) != 2 {
-		t.Errorf("list is %v, %v after removing one", got, err)
+		t.Errorf("list is %v, %v after removing one, want two entries", got, err)
 	}
 	for _, name := range []string{credentialsFileName, configFileName} {
 		info, err := os.Stat(filepath.Join(w.workDir, name))
 		if err != nil || info.Mode() != 0o600 {
-			t.Errorf("%s: %v, %v", name, info, err)
+			t.Errorf("%s: %v, %v, want the mode 0600", name, info, err)
 		}
 		_, err = w.cfg.access.resolvePath(name)
 		wantFailure(t, err, codeAccessDenied)
@@ -273,10 +297,10 @@ func TestCredentialsConcurrentSetAuth(t *testing.T) {
 	}
 	wg.Wait()
 	if got, err := w.cfg.credentials.list(); err != nil || len(got) != 10 {
-		t.Errorf("%d entries, %v", len(got), err)
+		t.Errorf("%d entries, %v, want 10 entries", len(got), err)
 	}
 	if lines := strings.Count(w.stored(), "\n"); lines != 10 {
-		t.Errorf("%d lines for 10 hosts: %s", lines, w.stored())
+		t.Errorf("%d lines for 10 hosts: %s, want 10", lines, w.stored())
 	}
 }
 
@@ -291,7 +315,7 @@ func FuzzParseCredential(f *testing.F) {
 		}
 		again, ok := parseCredential(strings.TrimSuffix(cred.line(), "\n"))
 		if !ok || again.host != cred.host || again.username != cred.username || again.token != cred.token {
-			t.Errorf("%q does not survive a round trip", line)
+			t.Errorf("%q does not survive a round trip, want the same back", line)
 		}
 	})
 }
@@ -306,7 +330,7 @@ func TestCredentialsUnreadableStore(t *testing.T) {
 	}
 	_, err := w.cfg.credentials.setAuth(t.Context(), setAuthParams{Host: "h", Token: json.RawMessage(`"x"`)})
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want an error other than a missing file", err)
 	}
 }
 
@@ -340,14 +364,26 @@ func TestCredentialsHardLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, _, err := a.openFile(p); asRPCError(err).name() != codeAccessDenied {
-		t.Errorf("the living file: %v", err)
+		t.Errorf("the living file: %v, want %s", err, codeAccessDenied)
+	}
+	// The list of known hosts may be the user's own, and ssh writes it later.
+	knownHosts, knownLink := filepath.Join(work, knownHostsFileName), filepath.Join(work, "known-hosts-link")
+	writeFiles(t, work, map[string]string{knownHostsFileName: "h ssh-ed25519 AAAA"})
+	if err := os.Link(knownHosts, knownLink); err != nil {
+		t.Fatal(err)
+	}
+	if p, err = a.resolvePath(knownLink); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.openFile(p); asRPCError(err).name() != codeAccessDenied {
+		t.Errorf("opening a hard link to the known hosts: %v, want %s", err, codeAccessDenied)
 	}
 	set("second-s3cret")
 	if data, err := os.ReadFile(link); err != nil || len(data) != 0 {
-		t.Errorf("the old file: %q, %v", data, err)
+		t.Errorf("the old file: %q, %v, want it emptied", data, err)
 	}
 	if all, err := c.read(); err != nil || len(all) != 1 || all[0].token != "second-s3cret" {
-		t.Errorf("%v, %v", all, err)
+		t.Errorf("%v, %v, want the second token alone", all, err)
 	}
 	// The configuration file keeps its identity across a restart.
 	configLink := filepath.Join(work, "config-link")
@@ -361,6 +397,6 @@ func TestCredentialsHardLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, _, err := a.openFile(p); asRPCError(err).name() != codeAccessDenied {
-		t.Errorf("the configuration by a hard link: %v", err)
+		t.Errorf("the configuration by a hard link: %v, want %s", err, codeAccessDenied)
 	}
 }

@@ -41,23 +41,23 @@ func TestCredentialsModes(t *testing.T) {
 		}
 		info, err := d.Info()
 		if err == nil && info.Mode() != 0o600 {
-			t.Errorf("%s has the mode %v", path, info.Mode())
+			t.Errorf("%s has the mode %v, want 0600", path, info.Mode())
 		}
 		seen++
 		return err
 	})
 	if err != nil || seen < 2 {
-		t.Errorf("%d files, %v", seen, err)
+		t.Errorf("%d files, %v, want at least 2", seen, err)
 	}
 	// A temporary file that cannot be renamed, because a directory has its
 	// name, is never accessible by other users and is removed.
 	dir := filepath.Join(w.workDir, "taken")
 	writeFiles(t, dir, map[string]string{"full": ""})
 	if err := writeFileAtomic(dir, []byte("t0ken"), 0o600); err == nil {
-		t.Error("a directory was replaced by a file")
+		t.Error("a directory was replaced by a file, want an error")
 	}
 	left, err := filepath.Glob(filepath.Join(w.workDir, "*tmp*"))
 	if err != nil || len(left) != 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+		t.Errorf("left behind: %v, %v, want nothing", left, err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 // listing is CONFLICT, and the cursor of another request is -32602. No page
 // ever mixes two listings.
 func TestCursorOfEveryPagedMethod(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a": "1", "b": "1", "sub/c": "1"})
 	r.commit("second", map[string]string{"a": "2", "b": "2"})
@@ -65,24 +66,24 @@ func TestCursorOfEveryPagedMethod(t *testing.T) {
 	for n, request := range requests {
 		var err error
 		if cursors[n], err = ask(request.method, request.params, ""); err != nil || cursors[n] == "" {
-			t.Fatalf("%s: a page of one has the cursor %q, %v", request.method, cursors[n], err)
+			t.Fatalf("%s: a page of one has the cursor %q, %v, want a cursor", request.method, cursors[n], err)
 		}
 	}
 	for n, request := range requests {
 		if _, err := ask(request.method, request.params, cursors[n]); err != nil {
-			t.Errorf("%s: %v", request.method, err)
+			t.Errorf("%s with its own cursor: %v, want no error", request.method, err)
 		}
 		for m, foreign := range cursors {
 			if m == n {
 				continue
 			}
 			if _, err := ask(request.method, request.params, foreign); fsCode(err) != "param cursor" {
-				t.Errorf("%s with the cursor of %s: %v", request.method, requests[m].method, err)
+				t.Errorf("%s with the cursor of %s: %v, want invalid params for cursor", request.method, requests[m].method, err)
 			}
 		}
 		_, err := ask(request.method, request.other, cursors[n])
 		if code := fsCode(err); code != "param cursor" && (request.method != "fs/listDir" || code != string(codeConflict)) {
-			t.Errorf("%s asked for something else: %v", request.method, err)
+			t.Errorf("%s asked for something else: %v, want invalid params for cursor", request.method, err)
 		}
 	}
 	r.commit("third", map[string]string{"a": "3", "d": "3"})
@@ -90,7 +91,7 @@ func TestCursorOfEveryPagedMethod(t *testing.T) {
 	for n, request := range requests {
 		_, err := ask(request.method, request.params, cursors[n])
 		if err == nil || asRPCError(err).name() != codeConflict {
-			t.Errorf("%s after a change: %v", request.method, err)
+			t.Errorf("%s after a change: %v, want %s", request.method, err, codeConflict)
 		}
 	}
 	for _, m := range builtinMethods() {
@@ -100,10 +101,36 @@ func TestCursorOfEveryPagedMethod(t *testing.T) {
 			asked = asked || request.method == m.name
 		}
 		if paged != asked {
-			t.Errorf("%s: takes a cursor %v, is asked here %v", m.name, paged, asked)
+			t.Errorf("%s: takes a cursor: %v, is in this test: %v, want both or neither", m.name, paged, asked)
 		}
 	}
 	if next, err := ask("fs/listDir", path, strings.ToUpper(cursors[0])); err == nil {
-		t.Errorf("a spoilt cursor led to %q", next)
+		t.Errorf("a spoilt cursor led to %q, want an error", next)
+	}
+}
+
+// A cursor of another version of the daemon is refused, for its fields may mean
+// something else.
+func TestCursorOfAnotherVersion(t *testing.T) {
+	for version, accepted := range map[int]bool{cursorVersion - 1: false, cursorVersion: true, cursorVersion + 1: false} {
+		given := pageCursor{Version: version, Request: "q", State: "s", At: 1}.text()
+		_, err := readCursor(given, "q")
+		if accepted && err != nil {
+			t.Errorf("a cursor of version %d: %v, want no error", version, err)
+		}
+		if !accepted {
+			wantInvalid(t, err, "cursor")
+		}
+	}
+}
+
+// Lists of strings differ where their parts do, whatever their text together is.
+func TestFingerprintKeepsPartsApart(t *testing.T) {
+	for _, lists := range [][2][]string{
+		{{"ab", "c"}, {"a", "bc"}}, {{"a", ""}, {"", "a"}}, {{"a"}, {"a", ""}}, {{}, {""}},
+	} {
+		if got := fingerprint(lists[0]...); got == fingerprint(lists[1]...) {
+			t.Errorf("fingerprint(%q) = fingerprint(%q) = %s, want two values", lists[0], lists[1], got)
+		}
 	}
 }

@@ -181,7 +181,7 @@ func (d *daemon) serve(stopping, hurry context.Context, parent *controlClient, p
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
 		maxMessage: d.cfg.maxMessage, attempts: d.cfg.maxAttempts, heartbeat: d.cfg.heartbeat,
-		times: defaultLinkTimes(), hello: d.handshake(), service: d.service, began: d.began, log: d.cfg.log,
+		times: p.times, hello: d.handshake(), service: d.service, began: d.began, log: d.cfg.log,
 		onState: func(state string) { system.tell("STATUS=" + state) },
 		onAccepted: func(handshakeResult) {
 			if isReady {
@@ -299,7 +299,7 @@ func (d *daemon) check(p *program) error {
 	tell("git", err, d.git.version())
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
-		maxMessage: d.cfg.maxMessage, times: defaultLinkTimes(), hello: d.handshake(), log: d.cfg.log,
+		maxMessage: d.cfg.maxMessage, times: p.times, hello: d.handshake(), log: d.cfg.log,
 	}
 	tell("server", c.try(), d.cfg.server.String())
 	if failed {

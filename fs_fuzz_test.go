@@ -44,10 +44,10 @@ func FuzzIgnore(f *testing.F) {
 		rules := &ignoreRules{rules: parseIgnore(text)}
 		first := rules.ignored(path, isDir)
 		if first != (&ignoreRules{rules: parseIgnore(text + "\n# end")}).ignored(path, isDir) {
-			t.Errorf("%q, %q: a comment changes the answer", text, path)
+			t.Errorf("%q, %q: a comment changes the answer, want the same", text, path)
 		}
 		if (&ignoreRules{rules: parseIgnore(text + "\n!**")}).ignored(path, isDir) {
-			t.Errorf("%q, %q: ignored although all is taken back", text, path)
+			t.Errorf("%q, %q: ignored although all is taken back, want false", text, path)
 		}
 	})
 }
@@ -63,18 +63,18 @@ func FuzzEncodePart(f *testing.F) {
 		if encoding == "base64" {
 			got, _ = base64.StdEncoding.DecodeString(content)
 		} else if !utf8.ValidString(content) || strings.IndexByte(content, 0) >= 0 {
-			t.Errorf("%q is no text", content)
+			t.Errorf("%q is no text, want UTF-8 without NUL", content)
 		}
 		if used > len(data) || !slices.Equal(got, data[:used]) || used == 0 && len(data) > 0 || atEnd && used < len(data) {
-			t.Errorf("%q: %q, %d bytes", data, got, used)
+			t.Errorf("%q: %q, %d bytes, want the bytes of the data", data, got, used)
 		}
 		text := strings.ToValidUTF8(string(data), "?")
 		if out, err := json.Marshal(text); err != nil || len(out) > jsonSize(text) {
-			t.Errorf("%q: %d bytes of JSON, %d reckoned with", text, len(out), jsonSize(text))
+			t.Errorf("%q: %d bytes of JSON, %d reckoned with, want at most as many", text, len(out), jsonSize(text))
 		}
 		if n := fitJSON([]byte(text), 30); n < len(text) {
 			if out, err := json.Marshal(text[:n]); err != nil || len(out) > 30 || !utf8.ValidString(text[:n]) {
-				t.Errorf("%q cut at %d: %s", text, n, out)
+				t.Errorf("%q cut at %d: %s, want at most 30 bytes of UTF-8", text, n, out)
 			}
 		}
 	})

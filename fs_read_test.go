@@ -48,7 +48,7 @@ func TestReadFile(t *testing.T) {
 			}
 			info, _ := os.Stat(filepath.Join(dir, test.file))
 			if got.Content != test.content || got.Encoding != test.encoding || got.Length != test.used || got.EOF != test.eof || got.Size != info.Size() || got.Offset != test.offset {
-				t.Errorf("got %+v", got)
+				t.Errorf("got %+v, want the content, encoding and sizes of the test", got)
 			}
 		})
 	}
@@ -95,11 +95,11 @@ func TestReadFilePages(t *testing.T) {
 			if page.Encoding == "base64" {
 				part, _ = base64.StdEncoding.DecodeString(page.Content)
 				if length >= utf8.UTFMax {
-					t.Fatalf("length %d: a page of text in base64", length)
+					t.Fatalf("length %d: a page of text in base64, want utf-8", length)
 				}
 			}
 			if len(part) != page.Length || !page.EOF && page.Length == 0 {
-				t.Fatalf("length %d: %+v", length, page)
+				t.Fatalf("length %d: %+v, want a page with content", length, page)
 			}
 			got = append(got, part...)
 			if offset += int64(page.Length); page.EOF {
@@ -107,13 +107,14 @@ func TestReadFilePages(t *testing.T) {
 			}
 		}
 		if string(got) != text.String() {
-			t.Errorf("length %d: the pages are not the file", length)
+			t.Errorf("length %d: the pages are not the file, want them to be it", length)
 		}
 	}
 }
 
 // The escaped form of any part fits a message of 16 MiB.
 func TestReadFileEscaping(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"controls": strings.Repeat("\x01", maxReadLength), "ff": strings.Repeat("\xff", maxReadLength), "sep": strings.Repeat("\u2028", maxReadLength/3)})
 	f := fsOn(t, dir)
@@ -124,7 +125,7 @@ func TestReadFileEscaping(t *testing.T) {
 		}
 		data, _ := json.Marshal(page)
 		if len(data) > 15<<20 || page.Length < 1<<20 {
-			t.Errorf("%s: %d bytes of JSON for %d", name, len(data), page.Length)
+			t.Errorf("%s: %d bytes of JSON for %d, want at most 15 MiB for at least 1 MiB", name, len(data), page.Length)
 		}
 	}
 }
@@ -141,7 +142,7 @@ func TestReadFileSparse(t *testing.T) {
 	}
 	page, err := fsOn(t, dir).readFile(t.Context(), readFileParams{pathParam: pathOf(file.Name()), Offset: new(int64(1 << 39)), Length: new(10)})
 	if err != nil || page.Length != 10 || page.Size != 1<<40 || page.EOF || page.Encoding != "base64" {
-		t.Errorf("got %+v, %v", page, err)
+		t.Errorf("got %+v, %v, want 10 bytes in base64 of a file of 1 TiB", page, err)
 	}
 }
 
@@ -152,7 +153,7 @@ func TestReadFileCancelled(t *testing.T) {
 	cancel()
 	_, err := fsOn(t, dir).readFile(ctx, readFileParams{pathParam: pathOf(dir + "/f")})
 	if got := fsCode(err); got != "REQUEST_CANCELLED" {
-		t.Errorf("got %q", got)
+		t.Errorf("got %q, want REQUEST_CANCELLED", got)
 	}
 }
 
@@ -183,10 +184,10 @@ func TestReadFileChanging(t *testing.T) {
 		for pages := 0; ; pages++ {
 			page, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(path), Offset: &offset, Length: new(700)})
 			if err != nil || pages > 100 {
-				t.Fatalf("page %d: %v", pages, err)
+				t.Fatalf("page %d: %v, want an end after at most 100 pages", pages, err)
 			}
 			if strings.Trim(page.Content, "x") != "" || len(page.Content) != page.Length || page.Length > 700 || page.Size < offset && page.Length > 0 {
-				t.Fatalf("%+v", page)
+				t.Fatalf("%+v, want a page of the file as it was", page)
 			}
 			offset += int64(page.Length)
 			if page.EOF {
@@ -220,6 +221,6 @@ func TestReadFileReplaced(t *testing.T) {
 	}
 	second := read(5)
 	if first.Content != "first" || second.Content != "d\n" || first.Size != 16 || second.Size != 7 || !second.EOF || first.Mtime == second.Mtime {
-		t.Errorf("%+v, then %+v", first, second)
+		t.Errorf("%+v, then %+v, want the first file, then the second", first, second)
 	}
 }

@@ -29,6 +29,7 @@ func showRepo(r repoFacts) string {
 }
 
 func TestRepoScan(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	const at = "2024-05-06T05:08:10Z"
 	head := fsRepo(t, dir+"/a/work", map[string]string{"f": "x"})
@@ -76,16 +77,16 @@ func TestRepoScan(t *testing.T) {
 		t.Errorf("got\n%v\nwant\n%v", lines, want)
 	}
 	if got.Truncated {
-		t.Error("truncated")
+		t.Error("truncated, want all repositories")
 	}
 
 	if got, err = f.repoScan(t.Context(), repoScanParams{Limit: new(2)}); err != nil || len(got.Repos) != 2 || !got.Truncated {
-		t.Errorf("limit 2: %+v, %v", got, err)
+		t.Errorf("limit 2: %+v, %v, want 2 and truncated", got, err)
 	}
 	// If one start lies inside the tree of another, each repository is listed
 	// once.
 	if got, err = f.repoScan(t.Context(), repoScanParams{Paths: []string{dir, dir + "/a", dir + "/a/work", dir + "/1/2/3/deep"}}); err != nil || len(got.Repos) != 8 {
-		t.Errorf("nested starts: %d, %v", len(got.Repos), err)
+		t.Errorf("nested starts: %d, %v, want 8", len(got.Repos), err)
 	}
 	for _, test := range []struct {
 		p    repoScanParams
@@ -106,20 +107,22 @@ func TestRepoScan(t *testing.T) {
 
 // Objects borrowed from outside the allowed directories are not read.
 func TestRepoScanAlternatesOutside(t *testing.T) {
+	t.Parallel()
 	dir, outside := realTempDir(t), realTempDir(t)
 	fsRepo(t, outside+"/r", nil)
 	gitIn(t, dir, "clone", "-q", "--shared", outside+"/r", "r")
 	got, err := fsOn(t, dir).repoScan(t.Context(), repoScanParams{})
 	if err != nil || len(got.Repos) != 1 || got.Repos[0].Head == nil || got.Repos[0].LastCommitAt != nil {
-		t.Errorf("got %+v, %v", got, err)
+		t.Errorf("got %+v, %v, want one repository without a date", got, err)
 	}
 	if got, err = fsOn(t, dir, outside).repoScan(t.Context(), repoScanParams{Paths: []string{dir}}); err != nil || got.Repos[0].LastCommitAt == nil {
-		t.Errorf("allowed: got %+v, %v", got, err)
+		t.Errorf("allowed: got %+v, %v, want one with a date", got, err)
 	}
 }
 
 // A corrupt object in one repository does not affect the others.
 func TestRepoScanCorrupt(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	for i := range 7 {
 		head := fsRepo(t, fmt.Sprintf("%s/r%d", dir, i), map[string]string{"f": fmt.Sprint(i)})
@@ -138,11 +141,11 @@ func TestRepoScanCorrupt(t *testing.T) {
 	}
 	got, err := fsOn(t, dir).repoScan(t.Context(), repoScanParams{})
 	if err != nil || len(got.Repos) != 7 {
-		t.Fatal(got, err)
+		t.Fatalf("got %+v, %v, want 7 repositories", got, err)
 	}
 	for i, r := range got.Repos {
 		if (r.LastCommitAt == nil) != (i == 3) {
-			t.Errorf("%s: %v", r.Name, r.LastCommitAt)
+			t.Errorf("%s: %v, want a date, and none of the fourth", r.Name, r.LastCommitAt)
 		}
 	}
 }
@@ -157,14 +160,16 @@ func TestRepoScanHostileConfig(t *testing.T) {
 	}
 	got, err := fsOn(t, dir).repoScan(t.Context(), repoScanParams{})
 	if err != nil || len(got.Repos) != 1 || got.Repos[0].LastCommitAt == nil {
-		t.Errorf("got %+v, %v", got, err)
+		t.Errorf("got %+v, %v, want one with a date", got, err)
 	}
 	if _, err := os.Stat(marker); err == nil {
-		t.Error("a command of the repository's configuration ran")
+		t.Error("a command of the repository's configuration ran, want none to run")
 	}
 }
 
 func TestRepoScanCancelled(t *testing.T) {
+	skipShort(t, "makes a large tree, for 2 s")
+	t.Parallel()
 	dir := realTempDir(t)
 	for i := range 3000 {
 		if err := os.MkdirAll(fmt.Sprintf("%s/%d/%d", dir, i%50, i), 0o755); err != nil {
@@ -180,8 +185,8 @@ func TestRepoScanCancelled(t *testing.T) {
 		}
 	})
 	_, err := fsOn(t, dir).repoScan(ctx, repoScanParams{})
-	if took := time.Since(stopped); fsCode(err) != "REQUEST_CANCELLED" || took > time.Second {
-		t.Errorf("got %q after %v", fsCode(err), took)
+	if took := time.Since(stopped); fsCode(err) != "REQUEST_CANCELLED" || took > patience {
+		t.Errorf("got %q after %v, want REQUEST_CANCELLED at most %v later", fsCode(err), took, patience)
 	}
 }
 
@@ -207,7 +212,7 @@ func TestRemoteURLAndBare(t *testing.T) {
 			bare = fmt.Sprint(r.config.isTrue("core", "bare"))
 		}
 		if r.remoteURL() != test.url || bare != test.bare {
-			t.Errorf("%q: got %q, %s", test.text, r.remoteURL(), bare)
+			t.Errorf("%q: got %q, %s, want %q, %s", test.text, r.remoteURL(), bare, test.url, test.bare)
 		}
 	}
 }
@@ -226,7 +231,7 @@ func TestParseRefFile(t *testing.T) {
 		{"root:x:0:0", "", ""},
 	} {
 		if oid, ref := parseRefFile(test.text); oid != test.oid || ref != test.ref {
-			t.Errorf("%q: got %q, %q", test.text, oid, ref)
+			t.Errorf("%q: got %q, %q, want %q, %q", test.text, oid, ref, test.oid, test.ref)
 		}
 	}
 }
@@ -248,13 +253,13 @@ func FuzzCommitTime(f *testing.F) {
 	f.Add("tree x\n\ncommitter c <c@h> 1 +0000\n")
 	f.Fuzz(func(t *testing.T, commit string) {
 		if seconds, ok := parseCommitTime(commit); ok && (seconds < 0 || seconds > maxCommitSeconds || !strings.Contains(commit, "committer ")) {
-			t.Errorf("%q: %d", commit, seconds)
+			t.Errorf("%q: %d, want a date in range of a committer", commit, seconds)
 		}
 		// A line in the message, which anyone may write, is ignored.
 		if header, _, found := strings.Cut(commit, "\n\n"); found {
 			seconds, ok := parseCommitTime(commit)
 			if alone, okAlone := parseCommitTime(header + "\n\n"); ok != okAlone || seconds != alone {
-				t.Errorf("%q: %d, %v, without its message %d, %v", commit, seconds, ok, alone, okAlone)
+				t.Errorf("%q: %d, %v, without its message %d, %v, want the same", commit, seconds, ok, alone, okAlone)
 			}
 		}
 	})
@@ -263,6 +268,8 @@ func FuzzCommitTime(f *testing.F) {
 // A broken repository is listed, globbed and searched as far as possible. One
 // that leads outside the allowed directories is treated as a plain directory.
 func TestRepositoriesThatAreNotWhole(t *testing.T) {
+	skipShort(t, "scans dozens of broken repositories")
+	t.Parallel()
 	for _, test := range []struct {
 		name     string
 		spoil    func(top, outside string) error
@@ -308,24 +315,24 @@ func TestRepositoriesThatAreNotWhole(t *testing.T) {
 			}
 			found, err := f.search(t.Context(), searchParams{pathParam: pathOf(top), Pattern: "foo"})
 			if err != nil || showMatches(found) != "a:1:1:foo [] []\n" {
-				t.Errorf("search: %v, %v", found, err)
+				t.Errorf("search: %v, %v, want one match in a", found, err)
 			}
 			scan, err := f.repoScan(t.Context(), repoScanParams{})
 			if err != nil || len(scan.Repos) == 1 != test.known {
-				t.Fatalf("scan: %+v, %v", scan, err)
+				t.Fatalf("scan: %+v, %v, want it found: %v", scan, err, test.known)
 			}
 			if !test.known {
 				return
 			}
 			r := scan.Repos[0]
 			if test.branch == "" && r.Branch != nil || test.branch != "" && (r.Branch == nil || *r.Branch != test.branch) {
-				t.Errorf("scan: %s", showRepo(r))
+				t.Errorf("scan: %s, want the branch %q", showRepo(r), test.branch)
 			}
 			if test.headless && r.Head != nil || !test.headless && (r.Head == nil || *r.Head != head) {
-				t.Errorf("scan: %s", showRepo(r))
+				t.Errorf("scan: %s, want no head: %v", showRepo(r), test.headless)
 			}
 			if test.url == "" && r.RemoteURL != nil || test.url != "" && (r.RemoteURL == nil || *r.RemoteURL != test.url) {
-				t.Errorf("scan: %s", showRepo(r))
+				t.Errorf("scan: %s, want the URL %q", showRepo(r), test.url)
 			}
 		})
 	}

@@ -65,7 +65,7 @@ func TestSearch(t *testing.T) {
 				test.p.pathParam = pathOf(dir)
 				got, err := f.search(t.Context(), test.p)
 				if err != nil {
-					t.Errorf("%s: %v", test.name, err)
+					t.Errorf("%s: %v, want no error", test.name, err)
 					continue
 				}
 				if show := showMatches(got); show != test.want || got.Truncated {
@@ -74,12 +74,12 @@ func TestSearch(t *testing.T) {
 			}
 			got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir + "/sub"), Pattern: "foo"})
 			if err != nil || showMatches(got) != "b.go:1:3:x.foo()\r [] []\n" {
-				t.Errorf("below: %v, %v", got, err)
+				t.Errorf("below: %v, %v, want the match in b.go alone", got, err)
 			}
 			for limit := 1; limit < 8; limit++ {
 				got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "foo", Limit: &limit})
 				if err != nil || len(got.Matches) != min(limit, 6) || got.Truncated != (limit < 6) {
-					t.Errorf("limit %d: %+v, %v", limit, got, err)
+					t.Errorf("limit %d: %+v, %v, want as many of 6 matches as the limit", limit, got, err)
 				}
 			}
 			for _, test := range []struct {
@@ -100,7 +100,7 @@ func TestSearch(t *testing.T) {
 				}
 			}
 			if _, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir + "/link"), Pattern: "x"}); fsCode(err) != "SOURCE_ACCESS_DENIED" {
-				t.Errorf("outside: %v", err)
+				t.Errorf("outside: %v, want SOURCE_ACCESS_DENIED", err)
 			}
 		})
 	}
@@ -115,17 +115,17 @@ func TestSearchLarge(t *testing.T) {
 	f := fsOn(t, dir)
 	got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "needle", ContextLines: new(1)})
 	if err != nil || len(got.Matches) != 1 {
-		t.Fatal(got, err)
+		t.Fatalf("got %+v, %v, want one match", got, err)
 	}
 	m := got.Matches[0]
 	if m.Line != 2 || len(m.Text) > maxSearchText || len(m.Text) < maxSearchText-3 || strings.Contains(m.Text, "\uFFFD") || len(m.Before[0]) != maxSearchText {
-		t.Errorf("line %d, %d bytes, before %d", m.Line, len(m.Text), len(m.Before[0]))
+		t.Errorf("line %d, %d bytes, before %d, want line 2 cut to %d bytes", m.Line, len(m.Text), len(m.Before[0]), maxSearchText)
 	}
 	if err := os.Truncate(dir+"/long", 1<<40); err != nil {
 		t.Skip("no file of 1 TiB here: ", err)
 	}
 	if _, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "needle"}); fsCode(err) != "GIT_FAILED" || asRPCError(err).Data["reason"] != gitTooLarge {
-		t.Errorf("1 TiB: %v", err)
+		t.Errorf("1 TiB: %v, want GIT_FAILED with %s", err, gitTooLarge)
 	}
 }
 
@@ -136,10 +136,10 @@ func TestSearchManyMatches(t *testing.T) {
 	writeFiles(t, dir, map[string]string{"f": strings.Repeat(strings.Repeat("<", 1000)+"\n", 20_000)})
 	got, err := fsOn(t, dir).search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "<", Limit: new(10_000), ContextLines: new(3)})
 	if err != nil || !got.Truncated || len(got.Matches) < 100 {
-		t.Fatal(len(got.Matches), err)
+		t.Fatalf("got %d matches, %v, want at least 100 and truncated", len(got.Matches), err)
 	}
 	if data, err := json.Marshal(got); err != nil || len(data) > 10<<20 {
-		t.Errorf("%d bytes, %v", len(data), err)
+		t.Errorf("%d bytes, %v, want at most 10 MiB", len(data), err)
 	}
 }
 
@@ -154,10 +154,10 @@ func TestSearchHostileConfig(t *testing.T) {
 	}
 	got, err := fsOn(t, dir).search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "foo"})
 	if err != nil || len(got.Matches) != 1 {
-		t.Error(got, err)
+		t.Errorf("got %+v, %v, want one match", got, err)
 	}
 	if _, err := os.Stat(marker); err == nil {
-		t.Error("a command of the repository's configuration ran")
+		t.Error("a command of the repository's configuration ran, want none to run")
 	}
 }
 
@@ -176,14 +176,15 @@ func TestSearchCancelled(t *testing.T) {
 		}
 	})
 	_, err := fsOn(t, dir).search(ctx, searchParams{pathParam: pathOf(dir), Pattern: "foo", Limit: new(10_000)})
-	if took := time.Since(stopped); fsCode(err) != "REQUEST_CANCELLED" || took > time.Second {
-		t.Errorf("got %v after %v", err, took)
+	if took := time.Since(stopped); fsCode(err) != "REQUEST_CANCELLED" || took > patience {
+		t.Errorf("got %v after %v, want REQUEST_CANCELLED at most %v later", err, took, patience)
 	}
 }
 
 // If a directory is swapped for a symlink while git runs, git may read files
 // outside, but the caller does not see them.
 func TestSearchSwapRace(t *testing.T) {
+	skipShort(t, "swaps files for seconds; TestAccessSwapRace does it for every reader")
 	t.Parallel()
 	dir, out := realTempDir(t), realTempDir(t)
 	writeFiles(t, out, map[string]string{"f": "foo OUTSIDE"})
@@ -208,7 +209,7 @@ func TestSearchSwapRace(t *testing.T) {
 		for _, path := range []string{dir, dir + "/d"} {
 			got, err := f.search(t.Context(), searchParams{pathParam: pathOf(path), Pattern: "foo"})
 			if err == nil && strings.Contains(showMatches(got), "OUTSIDE") {
-				t.Fatalf("found the outside: %s", showMatches(got))
+				t.Fatalf("found the outside: %s, want nothing of it", showMatches(got))
 			}
 		}
 	}

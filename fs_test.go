@@ -68,7 +68,7 @@ func TestStat(t *testing.T) {
 	for i, e := range got.Entries {
 		if i == 2 {
 			if e.Type != "dir" || e.Mode != "3755" {
-				t.Errorf("a directory: %+v", e)
+				t.Errorf("a directory: %+v, want the type dir and the mode 3755", e)
 			}
 			continue
 		}
@@ -132,7 +132,7 @@ func TestListDir(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(page.Entries) > limit {
-				t.Fatalf("a page of %d, limit %d", len(page.Entries), limit)
+				t.Fatalf("a page of %d, limit %d, want at most the limit", len(page.Entries), limit)
 			}
 			for _, e := range page.Entries {
 				got = append(got, e.Name+":"+e.Type+":"+e.Target)
@@ -155,7 +155,7 @@ func TestListDirStaleCursor(t *testing.T) {
 	first := func(name string) string {
 		page, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(filepath.Join(dir, name)), Limit: new(1)})
 		if err != nil || page.NextCursor == nil {
-			t.Fatal(page, err)
+			t.Fatalf("got %+v, %v, want a page with a cursor", page, err)
 		}
 		return *page.NextCursor
 	}
@@ -165,21 +165,21 @@ func TestListDirStaleCursor(t *testing.T) {
 	}
 	cursor := first("d")
 	if got := next("d", cursor); got != "" {
-		t.Errorf("unchanged: %s", got)
+		t.Errorf("unchanged: %s, want no error", got)
 	}
 	if got := next("e", cursor); got != "CONFLICT" {
-		t.Errorf("another directory: %q", got)
+		t.Errorf("another directory: %q, want CONFLICT", got)
 	}
 	old := time.Now().Add(-time.Hour)
 	if err := errors.Join(os.WriteFile(dir+"/d/bb", nil, 0o644), os.Chtimes(dir+"/d", old, old)); err != nil {
 		t.Fatal(err)
 	}
 	if got := next("d", cursor); got != "CONFLICT" {
-		t.Errorf("changed: %q", got)
+		t.Errorf("changed: %q, want CONFLICT", got)
 	}
 	for _, garbage := range []string{"x", "%", "e30", "Nw", *pageCursor{Version: cursorVersion, Request: fingerprint("fs/glob"), After: []byte("a")}.text(), *pageCursor{Version: cursorVersion, Request: fingerprint("fs/listDir")}.text(), strings.Repeat("A", maxCursorLength+1)} {
 		if got := next("d", garbage); got != "param cursor" {
-			t.Errorf("cursor %.20q: %q", garbage, got)
+			t.Errorf("cursor %.20q: %q, want an error for the cursor", garbage, got)
 		}
 	}
 }
@@ -199,16 +199,17 @@ func TestListDirNotUTF8(t *testing.T) {
 	}
 	e := page.Entries[0]
 	if e.Name != "caf\uFFFD" || e.NameBase64 != base64.StdEncoding.EncodeToString([]byte(name)) {
-		t.Errorf("got %+v", e)
+		t.Errorf("got %+v, want the name in both forms", e)
 	}
 	read, err := f.readFile(t.Context(), readFileParams{pathParam: pathParam{PathBase64: base64.StdEncoding.EncodeToString([]byte(filepath.Join(dir, name)))}})
 	if err != nil || read.Content != "x" || read.PathBase64 == "" {
-		t.Errorf("got %+v, %v", read, err)
+		t.Errorf("got %+v, %v, want the content and the exact path", read, err)
 	}
 }
 
 // namesAfter returns the same names as sorting all of them.
 func TestNamesAfter(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	var all []string
 	for i := range 200 {
@@ -245,7 +246,7 @@ func TestNamesAfter(t *testing.T) {
 			}
 		}
 		if !slices.Equal(got, all) {
-			t.Errorf("most %d: %v", most, got)
+			t.Errorf("most %d: %v, want %v", most, got, all)
 		}
 	}
 }
@@ -257,11 +258,11 @@ func TestSmallestBound(t *testing.T) {
 		name := fmt.Sprintf("n%07d", (i*7_919)%1_000_000)
 		page.add(dirEntryName{key: name})
 		if len(page.kept) > 2*page.limit || cap(page.kept) > 4*page.limit {
-			t.Fatalf("%d held, room for %d", len(page.kept), cap(page.kept))
+			t.Fatalf("%d held, room for %d, want at most two pages", len(page.kept), cap(page.kept))
 		}
 	}
 	got := page.sorted()
 	if len(got) != 100 || got[0].key != "n0001000" || got[99].key != "n0001099" || !page.more {
-		t.Errorf("%d from %s, more %v", len(got), got[0].key, page.more)
+		t.Errorf("%d from %s, more %v, want 100 from n0001000 and more", len(got), got[0].key, page.more)
 	}
 }

@@ -29,7 +29,7 @@ func (w *cloneWorld) gits() []string {
 func (w *cloneWorld) wantNoGit() {
 	w.t.Helper()
 	if left := w.gits(); len(left) > 0 {
-		w.t.Errorf("processes are left: %v", left)
+		w.t.Errorf("processes are left: %v, want none", left)
 	}
 }
 
@@ -48,14 +48,14 @@ func TestCloneDaemonStops(t *testing.T) {
 	}()
 	<-reached
 	if len(w.gits()) == 0 {
-		t.Error("no git runs, the test sees nothing")
+		t.Error("no git runs, the test sees nothing, want one")
 	}
 	w.stop()
 	w.wait()
 	w.wantNoGit()
 	w.noTemporaries()
 	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }
 
@@ -79,14 +79,14 @@ func TestCloneLinkLost(t *testing.T) {
 	<-reached
 	lose(errLinkLost)
 	if err := <-done; !errors.Is(err, errLinkLost) {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want %v", err, errLinkLost)
 	}
 	if w.flights.running() != 1 {
-		t.Error("the clone has ended with its link")
+		t.Error("the clone has ended with its link, want it to go on")
 	}
 	close(release)
 	if r := w.must(p, actionCloned, remote.head()); r.Path == "" {
-		t.Errorf("joined: %+v", r)
+		t.Errorf("joined: %+v, want its path", r)
 	}
 }
 
@@ -133,14 +133,14 @@ func TestEndOrphans(t *testing.T) {
 		select {
 		case <-ended:
 		case <-time.After(patience):
-			t.Error("an orphan lives")
+			t.Error("an orphan lives, want it ended")
 		}
 	}
 	select {
 	case <-other:
-		t.Error("a process of another work dir was ended")
+		t.Error("a process of another work dir was ended, want it to live")
 	case <-alive:
-		t.Error("a process of a living daemon was ended")
+		t.Error("a process of a living daemon was ended, want it to live")
 	default:
 	}
 }
@@ -166,6 +166,6 @@ func TestEndOrphansOfThisNamespaceAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if isGone(sleeper) {
-		t.Error("a process of another namespace was ended")
+		t.Error("a process of another namespace was ended, want it to live")
 	}
 }

@@ -29,20 +29,20 @@ func TestLineWriter(t *testing.T) {
 	for _, step := range []int{1, 2, 7, 1000} {
 		lines, tail := linesOf(newRedactor(), stderr, step)
 		if !slices.Equal(lines, want) {
-			t.Errorf("in pieces of %d: %q", step, lines)
+			t.Errorf("in pieces of %d: %q, want %q", step, lines, want)
 		}
 		if tail != strings.Join([]string{want[0], want[2], want[4], want[5], ""}, "\n") {
-			t.Errorf("in pieces of %d it keeps %q", step, tail)
+			t.Errorf("in pieces of %d it keeps %q, want the lines that are no progress", step, tail)
 		}
 	}
 	// A line without end is cut, and of many lines the last ones are kept.
 	lines, tail := linesOf(newRedactor(), strings.Repeat("x", 10*maxGitLine), 1000)
 	if len(lines) != 1 || len(lines[0]) > maxGitLine || len(tail) > maxGitStderr {
-		t.Errorf("%d lines, the first of %d bytes, %d kept", len(lines), len(lines[0]), len(tail))
+		t.Errorf("%d lines, the first of %d bytes, %d kept, want one line and bounds kept", len(lines), len(lines[0]), len(tail))
 	}
 	_, tail = linesOf(newRedactor(), strings.Repeat("error: one\n", maxGitStderr)+"fatal: last\n", 1000)
 	if len(tail) > maxGitStderr || !strings.HasSuffix(tail, "\nfatal: last\n") {
-		t.Errorf("%d bytes are kept, at the end %q", len(tail), tail[len(tail)-20:])
+		t.Errorf("%d bytes are kept, at the end %q, want the last line, and at most the bound", len(tail), tail[len(tail)-20:])
 	}
 }
 
@@ -61,20 +61,20 @@ func TestLineWriterHidesSecrets(t *testing.T) {
 	} {
 		lines, tail := linesOf(newRedactor().withSecret("oauth2", secret(test.token)), test.stderr, 3)
 		if len(lines) != 1 || lines[0] != test.want || tail != test.want+"\n" {
-			t.Errorf("%s: %q, kept %q", test.name, lines, tail)
+			t.Errorf("%s: %q, kept %q, want %q in both", test.name, lines, tail, test.want)
 		}
 	}
 	// The end of a cut line can be the start of a token.
 	for before := maxGitLine - 2*len(plain); before <= maxGitLine; before += 3 {
 		lines, tail := linesOf(newRedactor().withSecret("", plain), strings.Repeat("x", before)+plain+strings.Repeat("x", 100), 1000)
 		if all := strings.Join(lines, "") + tail; strings.Contains(all, "s") {
-			t.Fatalf("behind %d bytes: …%q", before, all[len(all)-40:])
+			t.Fatalf("behind %d bytes: …%q, want nothing of the token", before, all[len(all)-40:])
 		}
 	}
 	// One token is a prefix of another.
 	r := newRedactor().withSecret("", "short-token").withSecret("", "short-token-and-more")
 	if lines, _ := linesOf(r, "short-token-and-more, short-token", 100); lines[0] != redacted+", "+redacted {
-		t.Errorf("two tokens: %q", lines)
+		t.Errorf("two tokens: %q, want both hidden", lines)
 	}
 }
 
@@ -93,17 +93,17 @@ func FuzzLineWriter(f *testing.F) {
 		for _, form := range []string{token, percentEncode(token)} {
 			lines, tail := linesOf(r, before+form+after, step)
 			if whole, _ := linesOf(r, before+form+after, 1<<20); !slices.Equal(lines, whole) {
-				t.Errorf("in pieces %q, in one %q", lines, whole)
+				t.Errorf("in pieces %q, in one %q, want them equal", lines, whole)
 			}
 			others, _ := linesOf(newRedactor(), before+"\n"+after, 1<<20)
 			known := strings.Join(others, "\n")
 			for _, line := range append(lines, strings.Split(tail, "\n")...) {
 				if cleanText(line) != line {
-					t.Errorf("%q is not fit to be shown", line)
+					t.Errorf("%q is not fit to be shown, want clean text", line)
 				}
 				for at := 0; at+piece <= len(form); at++ {
 					if part := form[at : at+piece]; strings.Contains(line, part) && !strings.Contains(known, part) {
-						t.Errorf("%q holds %q", line, part)
+						t.Errorf("%q holds %q, want no part of a token", line, part)
 					}
 				}
 			}

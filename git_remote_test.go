@@ -17,7 +17,7 @@ func TestParseRemoteRefs(t *testing.T) {
 		"garbage\nref: -x\tHEAD\n" + a + "\trefs/heads/-x y\n" + a + "\trefs/heads/--ok\n" + "short\trefs/heads/z\n" + a + "\tother\n")
 	want := []remoteRef{{"refs/heads/main", a, ""}, {"refs/tags/v1", b, a}, {"refs/heads/--ok", a, ""}}
 	if got.head != "refs/heads/main" || got.headOID != a || !slices.Equal(got.refs, want) {
-		t.Errorf("got %+v", got)
+		t.Errorf("got %+v, want main at %s and %+v", got, a, want)
 	}
 }
 
@@ -27,7 +27,7 @@ func FuzzParseRemoteRefs(f *testing.F) {
 	f.Fuzz(func(t *testing.T, out string) {
 		for _, ref := range parseRemoteRefs(out).refs {
 			if !strings.HasPrefix(ref.name, "refs/") || checkRef(ref.name) != nil || !isObjectID(ref.oid) {
-				t.Errorf("took %+v", ref)
+				t.Errorf("took %+v, want the name of a ref and an id", ref)
 			}
 		}
 	})
@@ -64,13 +64,14 @@ func TestSSHKnownHosts(t *testing.T) {
 		t.Errorf("want %q in what ssh says:\n%s", want, out)
 	}
 	if _, err := a.resolvePath(".git-daemon.known_hosts"); asRPCError(err).name() != codeAccessDenied {
-		t.Errorf("a method may read it: %v", err)
+		t.Errorf("a method may read it: %v, want %s", err, codeAccessDenied)
 	}
 }
 
 // ssh to a server that takes the connection and says nothing ends with the
 // stall limit, and leaves no process.
 func TestCloneSSHHangs(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	w.remotes.stall = 500 * time.Millisecond
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -80,19 +81,20 @@ func TestCloneSSHHangs(t *testing.T) {
 	defer l.Close()
 	_, err = w.try(cloneParams{URL: "ssh://git@" + l.Addr().String() + "/x"})
 	if e := asRPCError(err); e.name() != codeGitFailed || e.Data["reason"] != gitNetwork {
-		t.Errorf("got %v (%v)", err, e.Data)
+		t.Errorf("got %v (%v), want GIT_FAILED with %s", err, e.Data, gitNetwork)
 	}
 	w.wantNoGit()
 }
 
 func TestCloneAllowedHosts(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	w.remotes.allowHosts = []string{"*.example.org"}
 	_, err := w.try(cloneParams{URL: w.server.address("lib")})
 	wantInvalid(t, err, "url")
 	if n := len(w.server.requests()); n != 0 {
-		t.Errorf("the host was asked %d times", n)
+		t.Errorf("the host was asked %d times, want never", n)
 	}
 	w.remotes.allowHosts = []string{"127.0.0.1"}
 	w.must(cloneParams{URL: w.server.address("lib")}, actionCloned, remote.head())

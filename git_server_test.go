@@ -176,7 +176,7 @@ func TestGitServerServes(t *testing.T) {
 	repo := server.repo("lib.git", map[string]string{"a.txt": "a\n"})
 	out, err := newTestRepo(t, nil).tryGit("", "-c", "protocol.allow=always", "ls-remote", server.address("lib.git"))
 	if err == nil {
-		t.Fatalf("http was allowed in the tests' own git: %s", out)
+		t.Fatalf("http was allowed in the tests' own git: %s, want an error", out)
 	}
 	g := newGitRunner(os.Getenv, "")
 	listed, err := g.run(t.Context(), gitCommand{args: []string{"ls-remote", server.address("lib.git"), "HEAD"}, protocols: "http"})

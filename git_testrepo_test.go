@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -103,7 +104,7 @@ func (r *testRepo) tryGit(stdin string, args ...string) (string, error) {
 func (r *testRepo) mayFail(args ...string) {
 	r.t.Helper()
 	if _, err := r.tryGit("", args...); err == nil {
-		r.t.Fatalf("git %q went well", args)
+		r.t.Fatalf("git %q went well, want it to fail", args)
 	}
 }
 
@@ -121,6 +122,42 @@ func (r *testRepo) commit(message string, files map[string]string) string {
 	r.git("commit", "-q", "--allow-empty", "-m", message)
 	return r.head()
 }
+
+// streamFile is one change of a commit in an importStream: the content of a
+// file, the id of a submodule's commit, or a deletion where mode is empty.
+type streamFile struct{ mode, name, content string }
+
+// importStream is the input of git fast-import: one process writes any number of
+// commits, trees and blobs (git-fast-import(1), "Input Format").
+type importStream struct{ strings.Builder }
+
+// commit adds a commit to a branch. The parents are marks (":1") or names; an
+// empty first parent makes a root commit.
+func (s *importStream) commit(ref, mark, message, parent, merged string, files []streamFile) {
+	fmt.Fprintf(s, "commit %s\nmark %s\nauthor Ada <ada@example.org> 1714972089 +0200\ncommitter Bob <bob@example.org> 1714972090 +0200\n", ref, mark)
+	s.data(message + "\n")
+	if parent != "" {
+		fmt.Fprintf(s, "from %s\n", parent)
+	}
+	if merged != "" {
+		fmt.Fprintf(s, "merge %s\n", merged)
+	}
+	for _, f := range files {
+		name := `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(f.name) + `"`
+		switch f.mode {
+		case "":
+			fmt.Fprintf(s, "D %s\n", name)
+		case modeSubmodule:
+			fmt.Fprintf(s, "M %s %s %s\n", f.mode, f.content, name)
+		default:
+			fmt.Fprintf(s, "M %s inline %s\n", f.mode, name)
+			s.data(f.content)
+		}
+	}
+	s.WriteByte('\n')
+}
+
+func (s *importStream) data(content string) { fmt.Fprintf(s, "data %d\n%s\n", len(content), content) }
 
 // head returns the commit id of HEAD.
 func (r *testRepo) head() string {
@@ -153,6 +190,20 @@ func writeFiles(t testing.TB, dir string, files map[string]string) {
 		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// writeProgram writes a shell script that can be run at once. A process that is
+// forked while the file is open for writing would keep it open until it runs its
+// own program, and running a file that is open for writing fails (ETXTBSY in
+// execve(2)); so nothing is forked meanwhile.
+func writeProgram(t testing.TB, path, script string) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	err := os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

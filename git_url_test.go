@@ -24,11 +24,11 @@ func TestParseRemoteURL(t *testing.T) {
 	} {
 		u, err := parseRemoteURL(c.text)
 		if err != nil {
-			t.Errorf("%s: %v", c.text, err)
+			t.Errorf("%s: %v, want no error", c.text, err)
 			continue
 		}
 		if u.String() != c.url || u.key() != c.key || u.defaultName() != c.name {
-			t.Errorf("%s: url %s, key %s, name %s", c.text, u, u.key(), u.defaultName())
+			t.Errorf("%s: url %s, key %s, name %s, want url %s, key %s, name %s", c.text, u, u.key(), u.defaultName(), c.url, c.key, c.name)
 		}
 	}
 }
@@ -44,7 +44,7 @@ func TestParseRemoteURLRefuses(t *testing.T) {
 	} {
 		u, err := parseRemoteURL(text)
 		if err == nil {
-			t.Errorf("%q was taken as %s", text, u)
+			t.Errorf("%q was taken as %s, want an error", text, u)
 			continue
 		}
 		wantInvalid(t, err, "url")
@@ -55,7 +55,7 @@ func TestParseRemoteURLRefuses(t *testing.T) {
 func TestParseRemoteURLErrorsHideIt(t *testing.T) {
 	for _, text := range []string{"https://s3cret@h:x/y", "https://u:s3cret@h/%zz", "https://s3cret@/x", "s3cret", "git://s3cret@h/x", "u:s3cret@h:x", "https://s3cret@h/a b"} {
 		if _, err := parseRemoteURL(text); err == nil || strings.Contains(err.Error(), "s3cret") {
-			t.Errorf("%q: %v", text, err)
+			t.Errorf("%q: %v, want an error without the password", text, err)
 		}
 	}
 }
@@ -71,11 +71,11 @@ func FuzzParseRemoteURL(f *testing.F) {
 		}
 		out := u.String()
 		if strings.HasPrefix(out, "-") || hasControl(out) || len(u.password) > 3 && u.scheme != "file" && strings.Contains(out, ":"+string(u.password)+"@") {
-			t.Errorf("%q became %q", text, out)
+			t.Errorf("%q became %q, want a URL without a password", text, out)
 		}
 		again, err := parseRemoteURL(out)
 		if err != nil || again.key() != u.key() || again.String() != out {
-			t.Errorf("%q became %q, which reads as %q (%v)", text, out, again, err)
+			t.Errorf("%q became %q, which reads as %q (%v), want the same", text, out, again, err)
 		}
 	})
 }
@@ -83,7 +83,7 @@ func FuzzParseRemoteURL(f *testing.F) {
 func TestCheckRef(t *testing.T) {
 	for _, good := range []string{"main", "feat/sub", "v1.0", "refs/heads/x", "é", "a@b", "#1"} {
 		if err := checkRef(good); err != nil {
-			t.Errorf("%q: %v", good, err)
+			t.Errorf("%q: %v, want no error", good, err)
 		}
 	}
 	for _, bad := range []string{"", "-x", "/a", "a/", "a//b", ".a", "a/.b", "a.lock", "a.lock/b", "a.", "a..b", "a~1", "a^", "a:b", "a?", "a*", "a[", "a\\b", "a b", "a\x7f", "a\nb", "@", "a@{1}", strings.Repeat("a", maxRefLength+1)} {
@@ -102,7 +102,7 @@ func FuzzCheckRef(f *testing.F) {
 			return
 		}
 		if _, err := repo.tryGit("", "check-ref-format", "refs/heads/"+ref); err != nil {
-			t.Errorf("%q is no ref for git", ref)
+			t.Errorf("%q is no ref for git, want an error", ref)
 		}
 	})
 }
@@ -127,12 +127,12 @@ func TestHostAllowed(t *testing.T) {
 			}
 		}
 		if got := hostAllowed(patterns, c.host); got != c.want {
-			t.Errorf("%v allows %s: %v", patterns, c.host, got)
+			t.Errorf("%v allows %s: %v, want %v", patterns, c.host, got, c.want)
 		}
 	}
 	for _, bad := range []string{"", "*", "*.", "a:80", "https://a", "a.*.b", "**.a"} {
 		if checkHostPattern(bad) == nil {
-			t.Errorf("the pattern %q was taken", bad)
+			t.Errorf("the pattern %q was taken, want an error", bad)
 		}
 	}
 }

@@ -34,6 +34,7 @@ func globPatterns() []string {
 // The matcher must agree with git, which lists the names in an index that match
 // a ":(glob)" pathspec.
 func TestGlobsMatchAsGitDoes(t *testing.T) {
+	t.Parallel()
 	repo := newTestRepoAt(t, realTempDir(t), nil)
 	names := globNames()
 	// No files are needed: an index can hold any name, except that one name
@@ -57,7 +58,7 @@ func TestGlobsMatchAsGitDoes(t *testing.T) {
 		}
 		g, err := compileGlobs("include", []string{pattern})
 		if err != nil {
-			t.Errorf("%q: %v", pattern, err)
+			t.Errorf("%q: %v, want no error", pattern, err)
 			continue
 		}
 		var got []string
@@ -79,7 +80,7 @@ func TestGlobsRefuseWhatGitWould(t *testing.T) {
 		wantInvalid(t, err, "exclude")
 	}
 	if _, err := compileGlobs("include", make([]string, maxGlobs+1)); err == nil {
-		t.Error("too many patterns were taken")
+		t.Error("too many patterns were taken, want an error")
 	}
 }
 
@@ -91,11 +92,11 @@ func TestGlobsKnowNoOtherMagic(t *testing.T) {
 	}
 	for _, name := range []string{"README.md", "readme.md", "a", "b"} {
 		if g.match(name) {
-			t.Errorf("matches %q", name)
+			t.Errorf("matches %q, want no match", name)
 		}
 	}
 	if !g.match(":!a") {
-		t.Error("does not match the name that the pattern is")
+		t.Error("does not match the name that the pattern is, want a match")
 	}
 }
 
@@ -106,7 +107,7 @@ func TestGlobsOfManyStarsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	if g.match(strings.Repeat("a", 4000)) || g.match(strings.Repeat("aa/", 1300)+"c") {
-		t.Error("matches")
+		t.Error("matches, want no match")
 	}
 }
 

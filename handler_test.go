@@ -73,10 +73,11 @@ func TestHandlerAnswers(t *testing.T) {
 }
 
 func TestHandlerHugeStderr(t *testing.T) {
+	t.Parallel()
 	b := handlerBench(t, script(t, "my/tool", `i=0; while [ $i -lt 2000 ]; do printf '%01000d\n' $i >&2; i=$((i+1)); done; printf '%02000d' 7 >&2; exit 1`))
 	got := b.call("my/tool", `{}`)
 	if want := "exit status 1: " + strings.Repeat("0", maxHandlerText) + `","data"`; !strings.Contains(got, want) {
-		t.Errorf("%.1000s", got)
+		t.Errorf("%.1000s, want %q in it", got, want)
 	}
 }
 
@@ -86,20 +87,22 @@ func TestHandlerWritesWithoutEnd(t *testing.T) {
 	b := handlerBench(t, script(t, "my/tool", `trap '' PIPE; while :; do cat /dev/zero 2>/dev/null || :; done`))
 	got := b.call("my/tool", `{}`)
 	if !strings.Contains(got, "-32603") || !strings.Contains(got, fmt.Sprintf("the program wrote more than %d bytes (--max-message)", defaultMaxMessage)) {
-		t.Errorf("%.1000s", got)
+		t.Errorf("%.1000s, want -32603 and the limit", got)
 	}
 }
 
 // TestHandlerResultOverAMessage: the JSON alone fits a message, but the whole
 // response does not.
 func TestHandlerResultOverAMessage(t *testing.T) {
+	t.Parallel()
 	b := handlerBench(t, script(t, "my/tool", fmt.Sprintf(`printf '"'; head -c %d /dev/zero | tr '\0' a; printf '"'`, defaultMaxMessage-2)))
 	if got := b.call("my/tool", `{}`); !strings.Contains(got, `"RESULT_TOO_LARGE"`) {
-		t.Errorf("%.1000s", got)
+		t.Errorf("%.1000s, want RESULT_TOO_LARGE", got)
 	}
 }
 
 func TestHandlerProgress(t *testing.T) {
+	t.Parallel()
 	gate := filepath.Join(t.TempDir(), "gate")
 	if err := syscall.Mkfifo(gate, 0o600); err != nil {
 		t.Fatal(err)
@@ -127,16 +130,18 @@ func TestHandlerProgress(t *testing.T) {
 		}
 	})
 	if got != `{"jsonrpc":"2.0","id":"one","result":{}}` {
-		t.Error(got)
+		t.Errorf("the request got %s, want an empty result", got)
 	}
 	if len(said) < 2 || said[0].Percent != 12 || said[0].Message != "half https://h/" || said[0].TaskID != "one" || said[len(said)-1].Percent != 100 {
-		t.Errorf("%+v", said)
+		t.Errorf("%+v, want 12 percent first, its message hidden as in logs, and 100 at the end", said)
 	}
 }
 
 // TestHandlerCancelled: a program that hangs, also one that ignores SIGTERM,
 // and its children end before the response.
 func TestHandlerCancelled(t *testing.T) {
+	skipShort(t, "waits a second for a program that ignores SIGTERM")
+	t.Parallel()
 	for _, trap := range []string{"", "trap '' TERM\n"} {
 		pids := filepath.Join(t.TempDir(), "pids")
 		if err := syscall.Mkfifo(pids, 0o600); err != nil {
@@ -150,7 +155,7 @@ func TestHandlerCancelled(t *testing.T) {
 			b.in <- []byte(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}`)
 		}()
 		if got := b.call("my/tool", `{}`); !strings.Contains(got, `"code":-32800`) {
-			t.Errorf("%q: %s", trap, got)
+			t.Errorf("%q: %s, want -32800", trap, got)
 		}
 		for _, text := range <-started {
 			pid, err := strconv.Atoi(text)
@@ -158,7 +163,7 @@ func TestHandlerCancelled(t *testing.T) {
 				t.Fatal(err)
 			}
 			if runs(pid) {
-				t.Errorf("%q: process %d still runs", trap, pid)
+				t.Errorf("%q: process %d still runs, want it ended", trap, pid)
 			}
 		}
 	}
@@ -191,7 +196,7 @@ func TestHandlerClearsAway(t *testing.T) {
 		b.in <- []byte(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}`)
 	}()
 	if got := b.call("my/tool", `{}`); !strings.Contains(got, `"code":-32800`) {
-		t.Error(got)
+		t.Errorf("the cancelled request got %s, want -32800", got)
 	}
 	if _, err := os.Stat(dir + "/cleared"); err != nil {
 		t.Error(err)
@@ -201,7 +206,7 @@ func TestHandlerClearsAway(t *testing.T) {
 func TestHandlerTimeout(t *testing.T) {
 	b := handlerBench(t, script(t, "my/tool", `exec sleep 1000`))
 	if got := b.call("my/tool", `{"timeout_ms":50}`); !strings.Contains(got, `"TIMEOUT"`) {
-		t.Error(got)
+		t.Errorf("got %s, want TIMEOUT", got)
 	}
 }
 
@@ -212,7 +217,7 @@ func TestHandlerLeavesAProcess(t *testing.T) {
 	var result struct{ PID int }
 	b.result("my/tool", `{}`, &result)
 	if result.PID == 0 || runs(result.PID) {
-		t.Errorf("process %d still runs", result.PID)
+		t.Errorf("process %d still runs, want it ended", result.PID)
 	}
 }
 
@@ -221,7 +226,7 @@ func TestHandlerProgramIsGone(t *testing.T) {
 	spec := handlerSpec{"my/tool", []string{filepath.Join(t.TempDir(), "gone")}}
 	got := handlerBench(t, spec).call("my/tool", `{}`)
 	if !strings.Contains(got, "-32603") || !strings.Contains(got, "my/tool: gone could not be started") {
-		t.Error(got)
+		t.Errorf("got %s, want -32603 and the program that could not be started", got)
 	}
 }
 
@@ -240,7 +245,7 @@ func TestHandlerDescriptors(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if after := openDescriptors(); after > before {
-		t.Errorf("%d descriptors, %d before: %v", after, before, descriptorNames())
+		t.Errorf("%d descriptors, %d before: %v, want no more than before", after, before, descriptorNames())
 	}
 }
 
@@ -250,10 +255,10 @@ func TestHandlerIsDescribed(t *testing.T) {
 	b.result("rpc.discover", `{}`, &document)
 	i := slices.IndexFunc(document.Methods, func(m openrpcMethod) bool { return m.Name == "my/tool" })
 	if i < 0 || len(document.Methods[i].Params) != 2 || document.Methods[i].Result.Schema == nil {
-		t.Errorf("%d of %d methods", i, len(document.Methods))
+		t.Errorf("%d of %d methods, want my/tool with two params and a result", i, len(document.Methods))
 	}
 	if !slices.Contains(b.daemon.handshake().Methods, "my/tool") {
-		t.Error("the handshake does not list it")
+		t.Error("the handshake does not list it, want my/tool in it")
 	}
 }
 
@@ -291,16 +296,16 @@ func TestHandlerFlag(t *testing.T) {
 	}
 	var h handlerFlag
 	if err := h.Set("my/tool=git,x a,b"); err == nil {
-		t.Error("a comma parts nothing")
+		t.Error("a comma parts nothing, want an error")
 	}
 	if err := h.Set(`my/tool=git 'a, b' c"d "e ''`); err != nil || !slices.Equal(h[0].args[1:], []string{"a, b", "cd e", ""}) {
-		t.Error(h, err)
+		t.Errorf("the command became %q, %v, want four words", h, err)
 	}
 	for range maxHandlers {
 		h = append(h, handlerSpec{name: "x"})
 	}
 	if err := h.Set("my/more=git"); err == nil {
-		t.Error("handlers without bound")
+		t.Error("handlers without bound, want an error at the bound")
 	}
 }
 
@@ -327,7 +332,7 @@ func FuzzSplitCommand(f *testing.F) {
 		}
 		again, err := splitCommand(strings.Join(quoted, " "))
 		if err != nil || !slices.Equal(again, words) {
-			t.Errorf("%q: %q, then %q %v", text, words, again, err)
+			t.Errorf("%q: %q, then %q %v, want the same", text, words, again, err)
 		}
 	})
 }

@@ -70,6 +70,7 @@ func (p *dialPlan) Handle(_ context.Context, r slog.Record) error {
 // TestHubRestartsUnderThousandDaemons: it is gone for 3 s. All are back within
 // 10 s of its end, and no 100 ms sees more than 100 of them.
 func TestHubRestartsUnderThousandDaemons(t *testing.T) {
+	skipShort(t, "runs 1,000 daemons, for 7 s")
 	const all = 1000
 	quiet := func(c *hubConfig) {
 		c.times, c.log = defaultLinkTimes(), slog.New(slog.DiscardHandler)

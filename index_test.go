@@ -12,63 +12,60 @@ import (
 )
 
 // newOddRepo is a repository with every kind of entry that git knows and names
-// that need care; it returns its two commits. Names that not every file system
-// takes go into the index alone.
+// that need care; it returns its two commits. One git fast-import writes it, for
+// a process for each of its files would take seconds.
 func newOddRepo(t testing.TB, dir string, initArgs ...string) (r *testRepo, first, second string) {
 	t.Helper()
 	r = newTestRepoAt(t, dir, nil, initArgs...)
-	add := func(mode, name, content string) {
-		oid := strings.TrimSpace(r.output(content, "hash-object", "-w", "--stdin"))
-		r.output(mode+" "+oid+"\t"+name+"\x00", "update-index", "-z", "--index-info")
-	}
 	long := strings.Repeat("a line of text that is long enough to be found again\n", 40)
-	add("100644", "README.md", "# odd\n")
-	add("100755", "bin/run me", "#!/bin/sh\n")
-	add("120000", "link", "README.md")
-	add("100644", `quo"te's`, "q")
-	add("100644", "new\nline", "nl")
-	add("100644", "dir\nx/return\r", "cr")
-	add("100644", "tab\there", "t")
-	add("100644", "not utf-8 \xff\xfe", "u")
-	add("100644", "日本/über.txt", "ü")
-	add("100644", "--output=x", "option")
-	add("100644", ":(icase)readme", "magic")
-	add("100644", "empty", "")
-	add("100644", "binary", "a\x00b")
-	add("100644", "latin1", "\xe9t\xe9")
-	add("100644", "sub/deep/old name", long)
-	add("100644", "sub/deep/stays", "s")
-	add("100644", "sub/gone", "g")
+	files := []streamFile{
+		{"100644", "README.md", "# odd\n"},
+		{"100755", "bin/run me", "#!/bin/sh\n"},
+		{"120000", "link", "README.md"},
+		{"100644", `quo"te's`, "q"},
+		{"100644", "new\nline", "nl"},
+		{"100644", "dir\nx/return\r", "cr"},
+		{"100644", "tab\there", "t"},
+		{"100644", "not utf-8 \xff\xfe", "u"},
+		{"100644", "日本/über.txt", "ü"},
+		{"100644", "--output=x", "option"},
+		{"100644", ":(icase)readme", "magic"},
+		{"100644", "empty", ""},
+		{"100644", "binary", "a\x00b"},
+		{"100644", "latin1", "\xe9t\xe9"},
+		{"100644", "sub/deep/old name", long},
+		{"100644", "sub/deep/stays", "s"},
+		{"100644", "sub/gone", "g"},
+	}
 	for n := range 120 {
-		add("100644", fmt.Sprintf("many/%d/f%03d", n%7, n), strconv.Itoa(n))
+		files = append(files, streamFile{"100644", fmt.Sprintf("many/%d/f%03d", n%7, n), strconv.Itoa(n)})
 	}
 	id := strings.Repeat("12", 20)
 	if slices.Contains(initArgs, "--object-format=sha256") {
 		id = strings.Repeat("12", 32)
 	}
-	r.output("160000 "+id+"\tmodule\x00", "update-index", "-z", "--index-info")
-	r.git("commit", "-q", "-m", "first")
-	first = r.git("rev-parse", "HEAD")
-
-	r.git("checkout", "-q", "-f", "-b", "side")
-	r.git("commit", "-q", "--allow-empty", "-m", "side")
+	var stream importStream
+	stream.commit("refs/heads/main", ":1", "first", "", "", append(files, streamFile{modeSubmodule, "module", id}))
+	stream.commit("refs/heads/side", ":2", "side", ":1", "", nil)
+	stream.commit("refs/heads/main", ":3", "second\n\nbody\n\nmore", ":1", "", []streamFile{
+		{"", "sub/gone", ""},
+		{"", "sub/deep/old name", ""},
+		{"100644", "sub/new\nname", long + "and one more\n"},
+		{"120000", "empty", "now a link"},
+		{"100755", "README.md", "# odd\n"},
+		{"100644", "added", "a"},
+	})
+	stream.commit("refs/heads/main", ":4", "merge", ":3", ":2", nil)
+	r.output(stream.String(), "fast-import", "--quiet")
 	r.git("checkout", "-q", "-f", "main")
-	gone := strings.Repeat("0", len(id))
-	r.output("0 "+gone+"\tsub/gone\x00"+"0 "+gone+"\tsub/deep/old name\x00"+"0 "+gone+"\tempty\x00", "update-index", "-z", "--index-info")
-	add("100644", "sub/new\nname", long+"and one more\n")
-	add("120000", "empty", "now a link")
-	add("100755", "README.md", "# odd\n")
-	add("100644", "added", "a")
-	r.git("commit", "-q", "-m", "second\n\nbody\n\nmore")
-	r.git("merge", "-q", "--no-ff", "-m", "merge", "side")
-	second = r.git("rev-parse", "HEAD")
+	ids := strings.Fields(r.git("rev-parse", "HEAD~2", "HEAD"))
 	r.git("tag", "light")
 	r.git("tag", "-m", "a tag", "annotated")
 	r.git("tag", "-m", "a tag of a tag", "nested", "annotated")
 	r.git("tag", "-m", "of a blob", "blob-tag", "HEAD:README.md")
 	r.git("symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/main")
 	r.git("update-ref", "refs/remotes/origin/main", "HEAD")
-	return r, first, second
+	return r, ids[0], ids[1]
 }
 
 // exactName returns the original of a name that is not valid UTF-8.
@@ -84,9 +81,14 @@ func exactName(t testing.TB, name, name64 string) string {
 	return string(raw)
 }
 
-// everyFormat runs a test on SHA-1 and SHA-256 repositories.
+// everyFormat runs a test on SHA-1 and SHA-256 repositories; with -short on SHA-1
+// alone.
 func everyFormat(t *testing.T, test func(t *testing.T, dir string, initArgs ...string)) {
-	for _, format := range []string{"sha1", "sha256"} {
+	formats := []string{"sha1", "sha256"}
+	if testing.Short() {
+		formats = formats[:1]
+	}
+	for _, format := range formats {
 		t.Run(format, func(t *testing.T) { test(t, realTempDir(t), "--object-format="+format) })
 	}
 }
@@ -109,7 +111,7 @@ func allPages(t *testing.T, g *gitReader, p manifestParams) []string {
 		}
 		if p.Cursor = got.NextCursor; p.Cursor == nil {
 			if got.Total != int64(len(lines)) {
-				t.Errorf("total %d of %d files", got.Total, len(lines))
+				t.Errorf("total %d of %d files, want them equal", got.Total, len(lines))
 			}
 			return lines
 		}
@@ -169,7 +171,7 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 	}
 	odd := filepath.Join(dir, "dir\nx")
 	if got := allPages(t, g, manifestParams{pathParam: at(odd)}); len(got) != 1 || !strings.HasSuffix(got[0], "return\r") {
-		t.Errorf("directory with a line break: %q", got)
+		t.Errorf("directory with a line break: %q, want one file", got)
 	}
 	for _, c := range []struct{ include, exclude []string }{
 		{[]string{"**/*.txt"}, nil}, {nil, []string{"many"}}, {[]string{"many/**", "sub"}, []string{"many/[0-4]/*", "**/f00?"}}, {[]string{"*"}, nil}, {[]string{":(icase)readme"}, nil},
@@ -194,7 +196,7 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := allPages(t, g, manifestParams{pathParam: at(filepath.Join(dir, "untracked"))}); len(got) != 0 {
-		t.Errorf("untracked directory: %q", got)
+		t.Errorf("untracked directory: %q, want no file", got)
 	}
 	_, err := g.manifest(t.Context(), manifestParams{pathParam: at(filepath.Join(dir, "README.md"))})
 	wantInvalid(t, err, "path")
@@ -226,7 +228,7 @@ func TestManifestCursorOfAChangedRepository(t *testing.T) {
 	_, err = g.manifest(t.Context(), p)
 	wantFailure(t, err, codeConflict)
 	if _, err = g.manifest(t.Context(), fixed); err != nil {
-		t.Errorf("the commit that the cursor lists has not changed: %v", err)
+		t.Errorf("the commit that the cursor lists has not changed: %v, want no error", err)
 	}
 	other := fixed
 	other.Include = []string{"*"}
@@ -269,14 +271,14 @@ func TestReadBlobsEqualsCatFile(t *testing.T) {
 				}
 				for _, b := range page.Blobs {
 					if b.Error != nil {
-						t.Fatalf("%s: %v", b.Path, b.Error)
+						t.Fatalf("%s: %v, want no error", b.Path, b.Error)
 					}
 					content := *b.Content
 					if b.Encoding == "base64" {
 						content = exactName(t, "", content)
 					}
 					if int64(len(content)) != *b.Size || *b.OID != oids[len(got)] || p.Files != nil && b.Path != p.Files[0] {
-						t.Errorf("blob %d: %s", len(got), asJSON(t, b))
+						t.Errorf("blob %d: %s, want the size, and the id %s", len(got), asJSON(t, b), oids[len(got)])
 					}
 					if p.Files != nil {
 						p.Files = p.Files[1:]
@@ -287,7 +289,7 @@ func TestReadBlobsEqualsCatFile(t *testing.T) {
 					break
 				}
 				if *page.NextIndex != len(page.Blobs) || *page.NextIndex == 0 {
-					t.Fatalf("next_index %d of %d blobs", *page.NextIndex, len(page.Blobs))
+					t.Fatalf("next_index %d of %d blobs, want it to be the number of blobs", *page.NextIndex, len(page.Blobs))
 				}
 			}
 			if !slices.Equal(got, want) {
@@ -317,13 +319,13 @@ func TestReadBlobsTellsOfEachThatCannotBeRead(t *testing.T) {
 	r.git("checkout", "-q", "-f", "main")
 	got, err = g.readBlobs(t.Context(), blobsParams{pathParam: at(filepath.Join(dir, "sub")), Files: []string{"deep/stays"}})
 	if err != nil || *got.Blobs[0].Content != "s" {
-		t.Errorf("%s, %v", asJSON(t, got), err)
+		t.Errorf("%s, %v, want the content s", asJSON(t, got), err)
 	}
 	missing := strings.Repeat("ab", 20)
 	commit := r.git("rev-parse", "HEAD")
 	got, err = g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), OIDs: []string{missing, commit}})
 	if err != nil || got.Blobs[0].Error.name() != codeSourceNotFound || got.Blobs[1].Error.name() != codeSourceNotFound || *got.Blobs[0].OID != missing {
-		t.Errorf("%s, %v", asJSON(t, got), err)
+		t.Errorf("%s, %v, want %s for both", asJSON(t, got), err, codeSourceNotFound)
 	}
 	for param, p := range map[string]blobsParams{
 		"oids":      {OIDs: []string{"abcd"}},
@@ -381,7 +383,7 @@ func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
 		if err != nil || !slices.ContainsFunc(renamed.Changes, func(c diffChange) bool {
 			return c.Status == "R" && c.OldPath == "sub/deep/old name" && c.Path == "sub/new\nname" && *c.Score > 90
 		}) {
-			t.Errorf("no rename in %s, %v", asJSON(t, renamed), err)
+			t.Errorf("no rename in %s, %v, want one of sub/deep/old name", asJSON(t, renamed), err)
 		}
 	})
 }
@@ -391,7 +393,7 @@ func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
 func rawChange(t *testing.T, r *testRepo, want []string, at int, c diffChange) []string {
 	t.Helper()
 	if at >= len(want) || len(want[at]) < 8 {
-		t.Fatalf("more changes than git has: %s", asJSON(t, c))
+		t.Fatalf("more changes than git has: %s, want as many", asJSON(t, c))
 	}
 	zero := strings.Repeat("0", 40)
 	if strings.Count(want[at], " ") == 4 && len(strings.Fields(want[at])[2]) == 64 {
@@ -445,11 +447,11 @@ func TestNamesOfTheDaemonsFilesAreNotListed(t *testing.T) {
 	r.commit("second", nil)
 	g := newTestGitReader(t, dir)
 	if got := allPages(t, g, manifestParams{pathParam: at(dir), Limit: new(1)}); len(got) != 2 {
-		t.Errorf("manifest: %q", got)
+		t.Errorf("manifest: %q, want two files", got)
 	}
 	got, err := g.diff(t.Context(), diffParams{pathParam: at(dir), From: "HEAD~1"})
 	if err != nil || len(got.Changes) != 1 || got.Changes[0].Path != ".gitignore" {
-		t.Errorf("diff: %s, %v", asJSON(t, got), err)
+		t.Errorf("diff: %s, %v, want .gitignore alone", asJSON(t, got), err)
 	}
 	_, err = g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{"x/.git-daemon.credentials"}})
 	wantFailure(t, err, codeAccessDenied)

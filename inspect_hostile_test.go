@@ -29,7 +29,7 @@ func callAll(t *testing.T, g *gitReader, path string) (answers map[string]string
 	for _, m := range g.methods() {
 		p, known := params[m.name]
 		if !known {
-			t.Fatalf("no params for %s", m.name)
+			t.Fatalf("no params for %s, want params for each method", m.name)
 		}
 		p["path"] = path
 		data, err := json.Marshal(p)
@@ -73,9 +73,7 @@ func newHostileRepo(t *testing.T) *hostileRepo {
 // input.
 func (h *hostileRepo) attack() string {
 	script := filepath.Join(h.allowed, "attack.sh")
-	if err := os.WriteFile(script, []byte("#!/bin/sh\ntouch '"+h.marker+"'\ncat\n"), 0o755); err != nil {
-		h.t.Fatal(err)
-	}
+	writeProgram(h.t, script, "touch '"+h.marker+"'\ncat\n")
 	return script
 }
 
@@ -87,6 +85,7 @@ func (h *hostileRepo) wasAttacked() bool {
 // No method runs a program that a repository can make git run. As a control,
 // git itself must run it, in the cases where it does.
 func TestHostileConfigurationRunsNothing(t *testing.T) {
+	skipShort(t, "runs every method on a dozen hostile repositories, for 2 s")
 	t.Parallel()
 	attacks := map[string]struct {
 		set     func(h *hostileRepo, attack string)
@@ -194,17 +193,17 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 			errs["fs/search"] = second(f.search(t.Context(), searchParams{pathParam: at(h.dir), Pattern: "line"}))
 			errs["fs/repoScan"] = second(f.repoScan(t.Context(), repoScanParams{}))
 			if h.wasAttacked() {
-				t.Fatal("the repository ran a program")
+				t.Fatal("the repository ran a program, want no program of the repository to run")
 			}
 			for method, err := range errs {
 				if err != nil && name != "promisor remote" {
-					t.Errorf("%s: %v", method, err)
+					t.Errorf("%s: %v, want no error", method, err)
 				}
 			}
 			if attack.control != nil {
 				_ = h.command(attack.control...).Run() // its exit status does not matter
 				if !h.wasAttacked() {
-					t.Errorf("git %q does not fall for it: this test proves nothing", attack.control)
+					t.Errorf("git %q does not fall for it: this test proves nothing, want git itself to run the program", attack.control)
 				}
 			}
 		})
@@ -223,17 +222,18 @@ func TestPartialClone(t *testing.T) {
 	g := newTestGitReader(t, h.allowed)
 	page, err := g.manifest(t.Context(), manifestParams{pathParam: at(h.dir)})
 	if err != nil || len(page.Files) != 1 || page.Files[0].Size != nil || page.Files[0].OID != oid {
-		t.Errorf("%s, %v", asJSON(t, page), err)
+		t.Errorf("%s, %v, want one file, its id and no size", asJSON(t, page), err)
 	}
 	blobs, err := g.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}})
 	if err != nil || blobs.Blobs[0].Error == nil {
-		t.Errorf("%s, %v", asJSON(t, blobs), err)
+		t.Errorf("%s, %v, want an error of the blob", asJSON(t, blobs), err)
 	}
 }
 
 // A repository is denied if any part of it leads outside the allowed
 // directories.
 func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
+	skipShort(t, "runs every method on a dozen repositories")
 	t.Parallel()
 	move := func(h *hostileRepo, part string) string {
 		from, to := filepath.Join(h.dir, filepath.FromSlash(part)), filepath.Join(h.outside, filepath.Base(part))
@@ -298,7 +298,7 @@ func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
 			// If outside is allowed too, the repository is accepted.
 			if name == "gitfile" || name == "objects" || name == "packs" {
 				if _, err := newTestGitReader(t, h.allowed, h.outside).info(t.Context(), infoParams{at(h.dir)}); err != nil {
-					t.Errorf("with the outside allowed: %v", err)
+					t.Errorf("with the outside allowed: %v, want no error", err)
 				}
 			}
 		})
@@ -326,7 +326,7 @@ func TestReferenceThatLeadsOutsideIsNotListed(t *testing.T) {
 	answers, errs := callAll(t, newTestGitReader(t, h.allowed), h.dir)
 	for method, err := range errs {
 		if err != nil || strings.Contains(answers[method], secret) {
-			t.Errorf("%s: %s, %v", method, answers[method], err)
+			t.Errorf("%s: %s, %v, want an answer without what is outside", method, answers[method], err)
 		}
 	}
 }
@@ -348,17 +348,17 @@ func TestWorktreeElsewhereIsNotLookedAt(t *testing.T) {
 	h.git("config", "core.worktree", h.outside)
 	got, err := newTestGitReader(t, h.allowed).info(t.Context(), infoParams{at(h.dir)})
 	if err != nil || got.Path != h.dir || *got.Dirty != (dirtyCounts{Unstaged: 1, Untracked: 1}) {
-		t.Errorf("%s, %v", asJSON(t, got), err)
+		t.Errorf("%s, %v, want one changed and one new file of the work tree", asJSON(t, got), err)
 	}
 	f := fsOn(t, h.allowed)
 	if got := fsGlobAll(t, f, globParams{pathParam: at(h.dir)}); !slices.Equal(got, []string{"f", "new"}) {
-		t.Errorf("glob lists %q", got)
+		t.Errorf("glob lists %q, want f and new", got)
 	}
 	if found, err := f.search(t.Context(), searchParams{pathParam: at(h.dir), Pattern: "line"}); err != nil || len(found.Matches) != 2 {
-		t.Errorf("search: %s, %v", asJSON(t, found), err)
+		t.Errorf("search: %s, %v, want two matches", asJSON(t, found), err)
 	}
 	if control := h.git("status", "--porcelain"); !strings.Contains(control, "private0") {
-		t.Errorf("git does not fall for it: %q", control)
+		t.Errorf("git does not fall for it: %q, want git to read the other directory: else the test proves nothing", control)
 	}
 }
 
@@ -374,7 +374,7 @@ func TestSubmodules(t *testing.T) {
 	g := newTestGitReader(t, h.allowed)
 	module := filepath.Join(h.dir, "module")
 	if got, err := g.info(t.Context(), infoParams{at(module)}); err != nil || got.Path != module || got.LastCommit.Subject != "s" {
-		t.Errorf("inside: %s, %v", asJSON(t, got), err)
+		t.Errorf("inside: %s, %v, want the submodule and its commit", asJSON(t, got), err)
 	}
 	(&testRepo{t: t, dir: module}).commit("moved on", nil)
 	unstaged := func() int {
@@ -393,7 +393,7 @@ func TestSubmodules(t *testing.T) {
 	}
 	h.write("module/.git", "gitdir: ../../../gone\n")
 	if n := unstaged(); n != 0 {
-		t.Errorf("%d changes: the submodule's git directory outside was read", n)
+		t.Errorf("%d changes: the submodule's git directory outside was read, want 0", n)
 	}
 	_, err := g.info(t.Context(), infoParams{at(module)})
 	wantFailure(t, err, codeAccessDenied)
@@ -412,18 +412,18 @@ func TestBareRepositoryInsideAWorkTree(t *testing.T) {
 	answers, errs := callAll(t, newTestGitReader(t, h.allowed), inner)
 	for method, err := range errs {
 		if err != nil {
-			t.Errorf("%s: %v", method, err)
+			t.Errorf("%s: %v, want no error", method, err)
 		}
 	}
 	if !strings.Contains(answers["vcs/info"], `"path": "`+h.dir+`"`) || !strings.Contains(answers["index/manifest"], `"total": 0`) {
-		t.Errorf("taken for a repository: %s", answers)
+		t.Errorf("taken for a repository: %s, want the work tree alone", answers)
 	}
 	scan, err := fsOn(t, h.allowed).repoScan(t.Context(), repoScanParams{})
 	if err != nil || len(scan.Repos) != 1 || scan.Repos[0].Path != h.dir {
-		t.Errorf("the scan found %s, %v", asJSON(t, scan), err)
+		t.Errorf("the scan found %s, %v, want the work tree alone", asJSON(t, scan), err)
 	}
 	if h.wasAttacked() {
-		t.Error("its configuration ran a program")
+		t.Error("its configuration ran a program, want none to run")
 	}
 }
 
@@ -440,22 +440,22 @@ func TestRepositoryAboveTheAllowedDirectory(t *testing.T) {
 	_, errs := callAll(t, newTestGitReader(t, part), part)
 	for method, err := range errs {
 		if err == nil || asRPCError(err).name() != codeRepoNotFound {
-			t.Errorf("%s: %v", method, err)
+			t.Errorf("%s: %v, want %s", method, err, codeRepoNotFound)
 		}
 	}
 	// For fs/* it is a plain directory without the ignore rules from above.
 	f := fsOn(t, part)
 	if got := fsGlobAll(t, f, globParams{pathParam: at(part)}); !slices.Equal(got, []string{"x"}) {
-		t.Errorf("glob lists %q", got)
+		t.Errorf("glob lists %q, want x alone", got)
 	}
 	if found, err := f.search(t.Context(), searchParams{pathParam: at(part), Pattern: "x"}); err != nil || len(found.Matches) != 1 {
-		t.Errorf("search: %s, %v", asJSON(t, found), err)
+		t.Errorf("search: %s, %v, want one match", asJSON(t, found), err)
 	}
 	if scan, err := f.repoScan(t.Context(), repoScanParams{}); err != nil || len(scan.Repos) != 0 {
-		t.Errorf("the scan found %s, %v", asJSON(t, scan), err)
+		t.Errorf("the scan found %s, %v, want none", asJSON(t, scan), err)
 	}
 	if h.wasAttacked() {
-		t.Error("the configuration above ran a program")
+		t.Error("the configuration above ran a program, want none to run")
 	}
 }
 
@@ -478,7 +478,7 @@ func TestRepositoryOfAnotherUser(t *testing.T) {
 	_, errs := callAll(t, newTestGitReader(t, h.allowed), h.dir)
 	for method, err := range errs {
 		if err != nil {
-			t.Errorf("%s: %v", method, err)
+			t.Errorf("%s: %v, want no error", method, err)
 		}
 	}
 }
@@ -486,6 +486,7 @@ func TestRepositoryOfAnotherUser(t *testing.T) {
 // Values from a caller are never taken for an option, a second command or the
 // file of another repository.
 func TestHostileParams(t *testing.T) {
+	skipShort(t, "asks git for dozens of odd revisions, authors and files")
 	t.Parallel()
 	h := newHostileRepo(t)
 	g := newTestGitReader(t, h.allowed)
@@ -498,24 +499,24 @@ func TestHostileParams(t *testing.T) {
 			second(g.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}, Commit: &rev})),
 		} {
 			if err == nil || asRPCError(err).Code != codeInvalidParams {
-				t.Errorf("%q: %v", rev, err)
+				t.Errorf("%q: %v, want invalid params", rev, err)
 			}
 		}
 	}
 	for _, author := range []string{"--output=" + h.marker, "-p", "x\x00y"} {
 		page, err := g.history(t.Context(), logParams{pathParam: at(h.dir), Author: &author})
 		if len(page.Commits) != 0 {
-			t.Errorf("author %q: %v", author, err)
+			t.Errorf("author %q: %v, want no commit", author, err)
 		}
 	}
 	for _, file := range []string{"--output=" + h.marker, ":!f", ":(top)f", "*", ":(glob)**"} {
 		page, err := g.history(t.Context(), logParams{pathParam: at(h.dir), File: &file})
 		if err != nil || len(page.Commits) != 0 {
-			t.Errorf("file %q: %s, %v", file, asJSON(t, page), err)
+			t.Errorf("file %q: %s, %v, want no commit and no error", file, asJSON(t, page), err)
 		}
 	}
 	if h.wasAttacked() {
-		t.Error("a param became an option")
+		t.Error("a param became an option, want it taken as text")
 	}
 }
 
@@ -549,11 +550,11 @@ func TestPoisonedEnvironment(t *testing.T) {
 	answers, errs := callAll(t, g, h.dir)
 	for method, err := range errs {
 		if err != nil || strings.Contains(answers[method], "poison") {
-			t.Errorf("%s: %s, %v", method, answers[method], err)
+			t.Errorf("%s: %s, %v, want an answer of the right repository", method, answers[method], err)
 		}
 	}
 	if answers["vcs/info"] == "" || !strings.Contains(answers["index/manifest"], `"total": 1`) {
-		t.Errorf("another repository was shown: %s", answers)
+		t.Errorf("another repository was shown: %s, want the right one alone", answers)
 	}
 	w.cfg.git = newGitRunner(os.Getenv, "")
 	w.remotes.git = w.cfg.git
@@ -562,13 +563,13 @@ func TestPoisonedEnvironment(t *testing.T) {
 	_, err := w.try(cloneParams{URL: w.server.address("private")})
 	wantGitFailure(t, err, gitAuth)
 	if sent := w.server.authorizations(); len(sent) != 0 {
-		t.Errorf("somebody's credentials were sent: %q", sent)
+		t.Errorf("somebody's credentials were sent: %q, want none", sent)
 	}
 	if _, err := os.Stat(trace); err == nil {
-		t.Error("git wrote a trace")
+		t.Error("git wrote a trace, want none")
 	}
 	if h.wasAttacked() {
-		t.Error("the environment ran a program")
+		t.Error("the environment ran a program, want none to run")
 	}
 }
 
@@ -597,12 +598,12 @@ func TestNothingTemporaryStays(t *testing.T) {
 	}
 	h.write(".git/index", "not an index")
 	if _, err := g.info(t.Context(), infoParams{at(h.dir)}); err == nil {
-		t.Error("a broken index went unnoticed")
+		t.Error("a broken index went unnoticed, want an error")
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := g.manifest(cancelled, manifestParams{pathParam: at(h.dir)}); err == nil {
-		t.Error("a cancelled request was answered")
+		t.Error("a cancelled request was answered, want an error")
 	}
 	// Cancel while the directory is being created.
 	if err := errors.Join(os.Remove(h.dir+"/.git/index"), os.Symlink(temp, h.dir+"/.git/index")); err != nil {
@@ -611,6 +612,6 @@ func TestNothingTemporaryStays(t *testing.T) {
 	_, err := g.info(t.Context(), infoParams{at(h.dir)})
 	wantFailure(t, err, codeAccessDenied)
 	if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+		t.Errorf("left behind: %v, %v, want nothing", left, err)
 	}
 }

@@ -36,6 +36,7 @@ func asJSON(t testing.TB, v any) string {
 }
 
 func TestInfoOfAnEditedRepository(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	origin := newTestRepoAt(t, filepath.Join(dir, "origin"), nil)
 	origin.write("a.txt", "a\n")
@@ -75,7 +76,7 @@ func TestInfoOfAnEditedRepository(t *testing.T) {
 		}
 	}
 	if strings.Contains(asJSON(t, must(g.info(context.Background(), infoParams{at(clone.dir)}))), "s3cret") {
-		t.Error("the answer has the remote's token")
+		t.Error("the answer has the remote's token, want none")
 	}
 }
 

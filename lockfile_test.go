@@ -51,7 +51,7 @@ func startDialing(t *testing.T, workDir string, l net.Listener) (pid int, end fu
 	if err != nil {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		t.Fatalf("the daemon did not dial: %v\n%s", err, stderr)
+		t.Fatalf("the daemon did not dial: %v\n%s, want one dial", err, stderr)
 	}
 	ended := false
 	end = func(sig syscall.Signal) {
@@ -70,6 +70,7 @@ func startDialing(t *testing.T, workDir string, l net.Listener) (pid int, end fu
 // A second daemon in a work dir fails with an error and removes nothing there.
 // After the first one has ended, even by SIGKILL, the next one starts.
 func TestTwoDaemonsInOneWorkDir(t *testing.T) {
+	skipShort(t, "waits 2 s for a lock")
 	t.Parallel()
 	workDir := filepath.Join(realTempDir(t), "work")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -87,20 +88,20 @@ func TestTwoDaemonsInOneWorkDir(t *testing.T) {
 	second, stderr := daemonCommand(t, workDir, nowhere)
 	exit, _ := errors.AsType[*exec.ExitError](second.Run())
 	if exit == nil || exit.ExitCode() != exitFailure || !strings.Contains(stderr.String(), fmt.Sprintf("pid %d ", first)) || !strings.Contains(stderr.String(), "--work-dir") {
-		t.Errorf("the second daemon: %v\n%s", exit, stderr)
+		t.Errorf("the second daemon: %v\n%s, want exit %d, the first one's pid and a hint", exit, stderr, exitFailure)
 	}
 	check, _ := daemonCommand(t, workDir, nowhere, "--check")
 	if out, _ := check.Output(); !strings.Contains(string(out), "ok   path: "+workDir) { // it fails because there is no server
-		t.Errorf("--check beside the daemon:\n%s", out)
+		t.Errorf("--check beside the daemon:\n%s, want the path to be ok", out)
 	}
 	if _, err := os.Stat(cloning); err != nil {
-		t.Errorf("what the first daemon is cloning is gone: %v", err)
+		t.Errorf("what the first daemon is cloning is gone: %v, want it there", err)
 	}
 
 	end(syscall.SIGKILL)
 	_, end = startDialing(t, workDir, l)
 	if _, err := os.Stat(cloning); err == nil {
-		t.Error("the daemon after it did not clear the clone away")
+		t.Error("the daemon after it did not clear the clone away, want it gone")
 	}
 	end(syscall.SIGTERM)
 	_, _ = startDialing(t, workDir, l)
@@ -153,12 +154,12 @@ func TestLockThatIsHeldForAMoment(t *testing.T) {
 		begin := time.Now()
 		_, _, err = lockFile(root, "lock")
 		if held, ok := errors.AsType[*heldError](err); !ok || held.pid != strconv.Itoa(os.Getpid()) || time.Since(begin) > lockWait+lockRetryInterval {
-			t.Errorf("%v after %v", err, time.Since(begin))
+			t.Errorf("%v after %v, want a lock held by this process, at most %v later", err, time.Since(begin), lockWait+lockRetryInterval)
 		}
 		time.AfterFunc(lockWait/2, func() { _ = first.Close() })
 		second, died, err := lockFile(root, "lock")
 		if err != nil || !died {
-			t.Fatalf("died %v, %v", died, err)
+			t.Fatalf("died %v, %v, want true and no error", died, err)
 		}
 		if err := second.Close(); err != nil {
 			t.Error(err)

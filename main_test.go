@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/pprof"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,23 +17,27 @@ import (
 // tests start.
 const quickRace = "atexit_sleep_ms=0"
 
-// TestMain runs this test binary as one of the programs where a test has
-// started it as such, so that tests with real processes need no build. After
-// the tests it fails the run for what they left behind: goroutines, processes,
-// descriptors.
+// TestMain runs this test binary as one of the programs when a test started it by
+// that name, so that tests with real processes need no build. After the tests it
+// fails the run if they left goroutines, processes or descriptors behind.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) { // a path, where the test started it by a link
 	case daemonName:
-		os.Exit(runAsInit(runDaemon))
+		os.Exit(runAsInit(atTestClock(runDaemon)))
 	case schedulerName:
-		os.Exit(runAsInit(runScheduler))
+		os.Exit(runAsInit(atTestClock(runScheduler)))
 	}
-	// Here and not in variables: no test needs them but the one that looks one up.
+	// The one test that needs a flag looks it up by its name.
 	flag.Duration("soak", 0, "how long TestSoakKills goes on, in place of a short time")
 	flag.Bool("update", false, "write REFERENCE.md anew in place of checking it")
-	// A program built with the race detector waits a second at its end, for reports
-	// of others; the tests start hundreds.
+	// A program built with the race detector sleeps for a second when it exits; the
+	// tests start hundreds.
 	if err := os.Setenv("GORACE", quickRace); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	flag.Parse()
+	if err := overlapWaits(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -44,7 +50,50 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// leftovers waits for what is about to end and describes the rest.
+// overlapWaits raises -parallel above the number of processors, unless it was
+// given: most parallel tests wait for processes and clocks, not for a processor.
+func overlapWaits() error {
+	const waiting = 4 // tests for each processor
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if given {
+		return nil
+	}
+	return flag.Set("test.parallel", strconv.Itoa(waiting*runtime.GOMAXPROCS(0)))
+}
+
+// testClockVariable holds a number by which the clocks of the link are divided in
+// a program that a test starts.
+const testClockVariable = "TEST_LINK_CLOCK"
+
+// atTestClock is a program with faster clocks of the link, where the test that
+// started it asked for them.
+func atTestClock(run func(*program) int) func(*program) int {
+	return func(p *program) int {
+		if scale, err := strconv.Atoi(p.getenv(testClockVariable)); err == nil {
+			p.times = p.times.dividedBy(scale)
+		}
+		return run(p)
+	}
+}
+
+// dividedBy makes the clocks of a link run faster.
+func (t linkTimes) dividedBy(scale int) linkTimes {
+	divisor := time.Duration(scale)
+	return linkTimes{ping: t.ping / divisor, pong: t.pong / divisor, piece: t.piece / divisor, wall: t.wall}
+}
+
+// skipShort skips a test that needs seconds where -short asks for a quick run; why
+// says what takes them, and which quick test has the same subject.
+func skipShort(t testing.TB, why string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("not with -short: " + why)
+	}
+}
+
+// leftovers waits for goroutines, processes and descriptors that are about to end
+// and describes those that do not.
 func leftovers(descriptors int) string {
 	const patience = 10 * time.Second
 	var left string
@@ -66,8 +115,8 @@ func leftovers(descriptors int) string {
 	return left
 }
 
-// otherGoroutines is the stacks of all goroutines but this one and the one that
-// os/signal keeps for ever.
+// otherGoroutines returns the stacks of all goroutines except this one and the one
+// that os/signal never ends.
 func otherGoroutines() []string {
 	var text strings.Builder
 	_ = pprof.Lookup("goroutine").WriteTo(&text, 2) // a Builder takes all
@@ -80,8 +129,8 @@ func otherGoroutines() []string {
 	return others
 }
 
-// openDescriptors counts this process's descriptors, but those of the
-// runtime's poller and of the look itself; 0 where /proc does not tell.
+// openDescriptors counts this process's descriptors, except those of the runtime's
+// poller and of the count itself; it returns 0 where there is no /proc.
 func openDescriptors() int { return len(descriptorNames()) }
 
 func descriptorNames() []string {
@@ -100,8 +149,8 @@ func descriptorNames() []string {
 	return names
 }
 
-// childProcesses lists the living children of this process; none where /proc
-// does not tell.
+// childProcesses lists the children of this process; it returns none where there
+// is no /proc.
 func childProcesses() []string {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

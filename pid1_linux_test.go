@@ -44,7 +44,7 @@ func onlyChildOf(t *testing.T, pid int) int {
 	t.Helper()
 	children := childrenOf(t, pid)
 	if len(children) != 1 {
-		t.Fatalf("process %d has the children %v", pid, children)
+		t.Fatalf("process %d has the children %v, want one child", pid, children)
 	}
 	return children[0]
 }
@@ -55,7 +55,7 @@ func childrenOf(t *testing.T, pid int) []int {
 	t.Helper()
 	lists, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
 	if err != nil || len(lists) == 0 {
-		t.Fatalf("process %d has no threads: %v", pid, err)
+		t.Fatalf("process %d has no threads: %v, want at least one", pid, err)
 	}
 	var text strings.Builder
 	for _, list := range lists {
@@ -88,10 +88,7 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 	}
 	// It leaves its session, so that the daemon does not end it with the
 	// script. The script waits until it has left.
-	text := "#!/bin/sh\nsetsid sh -c 'echo > " + begun + "; read line < " + end + "' >/dev/null 2>&1 </dev/null &\nread line < " + begun + "\necho 1\n"
-	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, script, "setsid sh -c 'echo > "+begun+"; read line < "+end+"' >/dev/null 2>&1 </dev/null &\nread line < "+begun+"\necho 1\n")
 	p, pid := startAsProcess1(t, daemonName, "--server", b.server.String(), "--allow", dir, "--machine-id", "m", "--handler", "test/orphan="+script)
 	p.says("msg=connected")
 	if _, err := b.hub.perform(t.Context(), newCall(t, "test/orphan", "{}"), b.hub.machineTarget("m")); err != nil {
@@ -108,7 +105,7 @@ func TestProcess1ReapsOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code := p.exit(); code != exitStopped {
-		t.Errorf("exit %d after SIGTERM to process 1", code)
+		t.Errorf("exit %d after SIGTERM to process 1, want %d", code, exitStopped)
 	}
 }
 
@@ -118,7 +115,7 @@ func TestProcess1HandsOnStatusAndSignals(t *testing.T) {
 	t.Parallel()
 	p, _ := startAsProcess1(t, daemonName, "--no-such-flag")
 	if code := p.exit(); code != exitUsage {
-		t.Errorf("exit %d of wrong use", code)
+		t.Errorf("exit %d of wrong use, want %d", code, exitUsage)
 	}
 	p, pid := startAsProcess1(t, schedulerName, "--port", "0", "--workspace", filepath.Join(realTempDir(t), "w"))
 	p.says("msg=listening")
@@ -126,9 +123,9 @@ func TestProcess1HandsOnStatusAndSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code := p.exit(); code != exitStopped {
-		t.Errorf("exit %d after SIGINT", code)
+		t.Errorf("exit %d after SIGINT, want %d", code, exitStopped)
 	}
 	if text := p.stderr.String(); !strings.Contains(text, "msg=stopping") {
-		t.Errorf("it did not stop by itself: %s", text)
+		t.Errorf("it did not stop by itself: %s, want msg=stopping", text)
 	}
 }

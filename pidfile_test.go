@@ -101,6 +101,7 @@ func hasEnded(p *process) bool {
 }
 
 func TestOrphansOfAKilledSchedulerAreEnded(t *testing.T) {
+	skipShort(t, "waits 2 s for processes that ignore SIGTERM")
 	workspace := t.TempDir()
 	polite := startOrphan(t, workspace, "polite", "echo; exec sleep 1000")
 	var stubborn []*process
@@ -300,6 +301,7 @@ func TestSchedulerKilledAndItsDaemonsEndWithIt(t *testing.T) {
 }
 
 func TestSchedulerKilledAndItsDaemonsDoNotCare(t *testing.T) {
+	skipShort(t, "waits 2 s for processes that ignore SIGTERM")
 	workspace := t.TempDir()
 	pids := killScheduler(t, workspace, scriptSleeper(t)+scriptStubborn)
 	for _, pid := range pids {

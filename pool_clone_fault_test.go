@@ -54,6 +54,7 @@ func TestFaultFullOfClones(t *testing.T) {
 // A daemon is killed while its git waits for a silent server: no git is left,
 // and the next daemon clones.
 func TestFaultKilledInAStalledClone(t *testing.T) {
+	skipShort(t, "kills daemons in clones, for 2 s")
 	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"a": "1"})

@@ -24,6 +24,7 @@ exec sleep 1000`
 // The kernel takes the scheduler away: whatever its daemons are like, none is
 // left once the next scheduler listens.
 func TestFaultSchedulerKilled(t *testing.T) {
+	skipShort(t, "kills schedulers for some 4 s")
 	t.Parallel()
 	for _, test := range []struct {
 		name, script string
@@ -65,6 +66,7 @@ func TestFaultSchedulerKilled(t *testing.T) {
 }
 
 func TestFaultSchedulerStopsTwenty(t *testing.T) {
+	skipShort(t, "stops twenty daemons, for 2 s")
 	t.Parallel()
 	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"stubborn": scriptStubborn}), "--spawn-timeout", "60s")
 	var pids []int
@@ -277,6 +279,7 @@ const configCall = `{"jsonrpc":"2.0","id":1,"method":"config/get"}`
 
 // Programs that are no daemon, beside one that is.
 func TestFaultDaemonPrograms(t *testing.T) {
+	skipShort(t, "waits 3 s for daemon programs that do not work")
 	t.Parallel()
 	const (
 		failed  = http.StatusServiceUnavailable

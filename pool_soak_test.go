@@ -27,6 +27,7 @@ const soakTime = 6 * time.Second
 // works, git finds nothing wrong with it, no process and nothing temporary is
 // left, and the disk does not fill.
 func TestSoakKills(t *testing.T) {
+	skipShort(t, "kills processes for some 7 s")
 	t.Parallel()
 	limit := soakTime
 	if given := flag.Lookup("soak").Value.(flag.Getter).Get().(time.Duration); given > 0 {

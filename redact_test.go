@@ -21,7 +21,7 @@ func TestSecretIsNotPrinted(t *testing.T) {
 	}
 	all := log.String() + string(text) + fmt.Sprint(s) + fmt.Sprintf("%v %+v %#v %s %q", s, struct{ T secret }{s}, s, s, s)
 	if strings.Contains(all, "s3cret") {
-		t.Error(all)
+		t.Errorf("got %s, want no secret in it", all)
 	}
 }
 
@@ -65,7 +65,7 @@ func FuzzRedact(f *testing.F) {
 			rest := strings.ReplaceAll(got, redacted, "\x00")
 			for _, f := range append(s.forms(user), form) {
 				if strings.Contains(rest, f) && !strings.Contains(before+"\x00"+after, f) {
-					t.Fatalf("%q holds %q", got, f)
+					t.Fatalf("%q holds %q, want no form of the secret", got, f)
 				}
 			}
 		}

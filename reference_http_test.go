@@ -71,7 +71,7 @@ func newExampleScheduler(t testing.TB) *exampleScheduler {
 		spawnTimeout: patience, stopTimeout: defaultStopTimeout, offlineThreshold: defaultOfflineThreshold,
 		logs: logFlags{level: "info", format: "text"}, log: log,
 	}
-	s, err := startScheduler(cfg, &program{getenv: os.Getenv, environ: os.Environ})
+	s, err := startScheduler(cfg, &program{getenv: os.Getenv, environ: os.Environ, times: defaultLinkTimes()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func TestConfigIsReadAsGitDoes(t *testing.T) {
 		cmd.Stdin = strings.NewReader(text)
 		out, gitErr := cmd.Output()
 		if (err == nil) != (gitErr == nil) {
-			t.Errorf("%q: error %v, git's %v", text, err, gitErr)
+			t.Errorf("%q: error %v, git's %v, want both or none", text, err, gitErr)
 			continue
 		}
 		if err != nil {
@@ -73,7 +73,7 @@ func FuzzGitConfig(f *testing.F) {
 			}
 			again, err := parseGitConfig("[" + v.section + " " + quoteSubsection(v.subsection) + "]\n" + v.name + " = " + quoteConfig(v.value) + "\n")
 			if err != nil || len(again) != 1 || again[0] != v {
-				t.Fatalf("%+v became %+v, %v", v, again, err)
+				t.Fatalf("%+v became %+v, %v, want the same", v, again, err)
 			}
 		}
 	})
@@ -90,15 +90,15 @@ func FuzzRefs(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		oid, target := parseRefFile(text)
 		if oid != "" && (target != "" || !isObjectID(oid)) || target != "" && !isRefName(target) {
-			t.Errorf("%q: %q, %q", text, oid, target)
+			t.Errorf("%q: %q, %q, want an id or the name of a ref", text, oid, target)
 		}
 		refs := parsePackedRefs(text)
 		if again := parsePackedRefs(packedRefs(refs)); !slices.Equal(again, refs) {
-			t.Errorf("%q: written and read: %v, %v", text, again, refs)
+			t.Errorf("%q: written and read: %v, %v, want the same", text, again, refs)
 		}
 		for _, ref := range refs {
 			if !isObjectID(ref.oid) || strings.Contains(ref.name, "..") || strings.ContainsAny(ref.name, "\n\\ ") {
-				t.Errorf("%q: took %+v", text, ref)
+				t.Errorf("%q: took %+v, want an id and a clean name", text, ref)
 			}
 		}
 	})
@@ -118,7 +118,7 @@ func FuzzTreeEntry(f *testing.F) {
 			return
 		}
 		if len(e.path) == 0 || e.size < -1 || len(e.mode) != 6 {
-			t.Fatalf("%q: %+v", record, e)
+			t.Fatalf("%q: %+v, want a path, a size and a mode", record, e)
 		}
 		// Packing and unpacking twice gives the same result.
 		l := &listing{}
@@ -131,7 +131,7 @@ func FuzzTreeEntry(f *testing.F) {
 		files := l.files(0, 2)
 		if len(files) != 2 || exactName(t, files[1].Path, files[1].PathBase64) != string(e.path) || files[1].OID != strings.ToLower(string(e.oid)) || files[1].Mode != e.mode ||
 			(files[1].Size == nil) != (e.size < 0) || e.size >= 0 && *files[1].Size != e.size {
-			t.Errorf("%+v became %+v", e, files)
+			t.Errorf("%+v became %+v, want the same", e, files)
 		}
 	})
 }
@@ -144,10 +144,10 @@ func FuzzObjectLine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line string) {
 		o, err := parseObjectLine(line)
 		if err == nil && o.oid != "" && !isObjectID(o.oid) {
-			t.Errorf("%q: the id %q", line, o.oid)
+			t.Errorf("%q: the id %q, want an id", line, o.oid)
 		}
 		if err == nil && o.oid != "" && line != o.oid+" "+o.kind+" "+strconv.FormatInt(o.size, 10) && !strings.Contains(line, " 0") {
-			t.Errorf("%q: %+v", line, o)
+			t.Errorf("%q: %+v, want the fields of the line", line, o)
 		}
 	})
 }
@@ -168,7 +168,7 @@ func FuzzChange(f *testing.F) {
 				return
 			}
 			if c.Path == "" || len(c.Status) != 1 || (c.Score != nil) != (c.OldPath != "") {
-				t.Fatalf("%q: %+v", out, c)
+				t.Fatalf("%q: %+v, want a path, a status, and a score with the old path", out, c)
 			}
 		}
 	})
@@ -186,7 +186,7 @@ func FuzzCommit(f *testing.F) {
 				return
 			}
 			if !isObjectID(c.OID) || c.Parents == nil || len(c.Author.At) != len("2006-01-02T15:04:05Z") {
-				t.Fatalf("%q: %+v", out, c)
+				t.Fatalf("%q: %+v, want ids and dates", out, c)
 			}
 		}
 	})
@@ -199,7 +199,7 @@ func FuzzStatus(f *testing.F) {
 	f.Fuzz(func(t *testing.T, record []byte) {
 		var w workStatus
 		if err := w.add(record); err == nil && len(record) < 2 {
-			t.Errorf("%q was taken", record)
+			t.Errorf("%q was taken, want an error", record)
 		}
 	})
 }
@@ -215,7 +215,7 @@ func FuzzCursor(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := startCursor(&text, "q", "s")
 		if err == nil && ((c.At < 1) == (len(c.After) == 0) || c.At < 0 || c.Total < 0 || c.Request != "q" || c.State != "s") {
-			t.Errorf("%q: %+v", text, c)
+			t.Errorf("%q: %+v, want one position and the request's own values", text, c)
 		}
 	})
 }
@@ -235,6 +235,6 @@ func TestFieldsOfAnyLength(t *testing.T) {
 		}
 	}
 	if _, _, err := readUntil(r, 0, 100); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("a torn field: %v", err)
+		t.Errorf("a torn field: %v, want %v", err, io.ErrUnexpectedEOF)
 	}
 }

@@ -33,7 +33,7 @@ func newDaemonBench(t testing.TB, cfg *daemonConfig) *daemonBench {
 	cfg.maxConcurrent, cfg.maxMessage = defaultMaxConcurrent, max(cfg.maxMessage, defaultMaxMessage)
 	cfg.maxCloneFiles, cfg.maxCloneBytes = defaultMaxCloneFiles, defaultMaxCloneBytes
 	base, end := context.WithCancel(context.Background())
-	d, err := newDaemon(base, cfg, &program{getenv: os.Getenv, environ: os.Environ})
+	d, err := newDaemon(base, cfg, &program{getenv: os.Getenv, environ: os.Environ, times: defaultLinkTimes()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func (b *daemonBench) ask(request string, other func(message string)) string {
 				other(string(data))
 			}
 		case <-timer.C:
-			b.t.Fatalf("no answer to %s", request)
+			b.t.Fatalf("no answer to %s, want one within %v", request, patience)
 		}
 	}
 }
@@ -84,10 +84,10 @@ func (b *daemonBench) result(method, params string, v any) {
 	answer := b.ask(`{"jsonrpc":"2.0","id":1,"method":"`+method+`","params":`+params+`}`, nil)
 	var m envelope
 	if err := json.Unmarshal([]byte(answer), &m); err != nil || m.Error != nil {
-		b.t.Fatalf("%s: %v %.1000s", method, err, answer)
+		b.t.Fatalf("%s: %v %.1000s, want a result", method, err, answer)
 	}
 	if err := json.Unmarshal(m.Result, v); err != nil {
-		b.t.Fatalf("%s: %v", method, err)
+		b.t.Fatalf("%s: %v, want a result of the type", method, err)
 	}
 }
 
@@ -99,33 +99,33 @@ func TestDiscoverIsOpenRPC(t *testing.T) {
 	var document object
 	b.result("rpc.discover", "{}", &document)
 	if !strings.HasPrefix(document["openrpc"].(string), "1.3.") {
-		t.Error(document["openrpc"])
+		t.Errorf("openrpc is %v, want 1.3.x", document["openrpc"])
 	}
 	info := document["info"].(object)
 	if info["title"] == "" || info["version"] != programVersion {
-		t.Error(info)
+		t.Errorf("info is %v, want a title and the version %s", info, programVersion)
 	}
 	seen := map[string]bool{}
 	for _, one := range document["methods"].([]any) {
 		m := one.(object)
 		name := m["name"].(string)
 		if seen[name] {
-			t.Errorf("%s is there twice", name)
+			t.Errorf("%s is there twice, want it once", name)
 		}
 		seen[name] = true
 		checkOpenRPCMethod(t, name, m)
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.daemon.service.methods)) {
 		if !seen[name] {
-			t.Errorf("%s is not described", name)
+			t.Errorf("%s is not described, want a description", name)
 		}
 		delete(seen, name)
 	}
 	for name := range seen {
-		t.Errorf("%s is described and not there", name)
+		t.Errorf("%s is described and not there, want no description of what is not there", name)
 	}
 	if !slices.Contains(b.daemon.handshake().Methods, "rpc.discover") {
-		t.Error("the handshake does not list rpc.discover")
+		t.Error("the handshake does not list rpc.discover, want it there")
 	}
 	checkSchemas(t, document, document, "")
 }
@@ -136,37 +136,37 @@ func TestDiscoverIsOpenRPC(t *testing.T) {
 func checkOpenRPCMethod(t *testing.T, name string, m object) {
 	t.Helper()
 	if summary, _ := m["summary"].(string); !strings.HasSuffix(summary, ".") || m["paramStructure"] != "by-name" {
-		t.Errorf("%s: %v %v", name, m["summary"], m["paramStructure"])
+		t.Errorf("%s: %v %v, want a sentence and by-name", name, m["summary"], m["paramStructure"])
 	}
 	names, optional := map[string]bool{}, false
 	for _, one := range m["params"].([]any) {
 		p := one.(object)
 		param, _ := p["name"].(string)
 		if param == "" || names[param] || p["schema"] == nil {
-			t.Errorf("%s: bad parameter %v", name, p)
+			t.Errorf("%s: bad parameter %v, want a name of its own and a schema", name, p)
 		}
 		if p["description"] == nil {
-			t.Errorf("%s: %s has no description", name, param)
+			t.Errorf("%s: %s has no description, want one", name, param)
 		}
 		names[param] = true
 		if p["required"] != true {
 			optional = true
 		} else if optional {
-			t.Errorf("%s: %s is required and comes after an optional one", name, param)
+			t.Errorf("%s: %s is required and comes after an optional one, want the required ones first", name, param)
 		}
 	}
 	if !names["timeout_ms"] || !names["task_id"] {
-		t.Errorf("%s lacks the common parameters", name)
+		t.Errorf("%s lacks the common parameters, want timeout_ms and task_id", name)
 	}
 	if r := m["result"].(object); r["name"] == "" || r["schema"] == nil {
-		t.Errorf("%s: bad result %v", name, r)
+		t.Errorf("%s: bad result %v, want a name and a schema", name, r)
 	}
 	codes := map[float64]bool{}
 	for _, one := range m["errors"].([]any) {
 		e := one.(object)
 		code := e["code"].(float64)
 		if codes[code] || e["message"] == "" {
-			t.Errorf("%s: bad error %v", name, e)
+			t.Errorf("%s: bad error %v, want a code of its own and a message", name, e)
 		}
 		codes[code] = true
 	}
@@ -180,7 +180,7 @@ func checkSchemas(t *testing.T, document object, v any, at string) {
 		if ref, ok := v["$ref"].(string); ok {
 			name, local := strings.CutPrefix(ref, schemaPlace)
 			if schemas := document["components"].(object)["schemas"].(object); !local || schemas[name] == nil {
-				t.Errorf("%s: %s leads nowhere", at, ref)
+				t.Errorf("%s: %s leads nowhere, want a schema", at, ref)
 			}
 		}
 		for key, value := range v {
@@ -191,7 +191,7 @@ func checkSchemas(t *testing.T, document object, v any, at string) {
 			checkSchemas(t, document, value, at+"/"+strconv.Itoa(i))
 		}
 	case nil:
-		t.Errorf("%s is null", at)
+		t.Errorf("%s is null, want a value", at)
 	}
 }
 
@@ -224,7 +224,7 @@ func TestSchemaOfTypes(t *testing.T) {
 	_ = sample{}.private
 	types := newSchemas()
 	if got := types.of(reflect.TypeFor[sample]()); got.Ref != schemaPlace+"sample" {
-		t.Fatal(got)
+		t.Fatalf("the schema is %+v, want a reference to sample", got)
 	}
 	got, err := json.Marshal(types.named)
 	if err != nil {
@@ -238,7 +238,7 @@ func TestSchemaOfTypes(t *testing.T) {
 "token":{"type":["string","null"]}},
 "required":["flag","maybe","list","raw","token","kind","action","inner","or","ratio","any","map"]}}`
 	if string(got) != strings.ReplaceAll(want, "\n", "") {
-		t.Errorf("got  %s", got)
+		t.Errorf("got  %s\nwant %s", got, strings.ReplaceAll(want, "\n", ""))
 	}
 }
 
@@ -266,13 +266,13 @@ func TestErrorsHaveMeanings(t *testing.T) {
 	for _, meaning := range errorMeanings() {
 		explained = append(explained, string(meaning.code))
 		if meaning.code.number() == codeInternal {
-			t.Errorf("%s has no number", meaning.code)
+			t.Errorf("%s has no number, want one of its own", meaning.code)
 		}
 	}
 	slices.Sort(inSource)
 	slices.Sort(explained)
 	if !slices.Equal(inSource, explained) {
-		t.Errorf("in the source %v\nexplained %v", inSource, explained)
+		t.Errorf("in the source %v\nexplained %v, want them equal", inSource, explained)
 	}
 }
 
@@ -296,7 +296,7 @@ func TestCallValues(t *testing.T) {
 	} {
 		got, err := callParams(test.method, []string{test.word})
 		if string(got) != test.want || (err != nil) != (test.want == "") {
-			t.Errorf("%s %s: %s %v", test.method, test.word, got, err)
+			t.Errorf("%s %s: %s %v, want %q", test.method, test.word, got, err, test.want)
 		}
 	}
 }

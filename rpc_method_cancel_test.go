@@ -38,10 +38,7 @@ func newHeldGit(t testing.TB, real string) *heldGit {
 		*file = f
 	}
 	h.program = filepath.Join(dir, "git")
-	script := "#!/bin/sh\necho $$ >" + shellQuote(h.begun.Name()) + "\nread -r _ <" + shellQuote(h.gate.Name()) + "\nexec " + shellQuote(real) + " \"$@\"\n"
-	if err := os.WriteFile(h.program, []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, h.program, "echo $$ >"+shellQuote(h.begun.Name())+"\nread -r _ <"+shellQuote(h.gate.Name())+"\nexec "+shellQuote(real)+" \"$@\"\n")
 	return h
 }
 
@@ -55,7 +52,7 @@ func (h *heldGit) waitBegun() (pid int) {
 	for len(line) == 0 || line[len(line)-1] != '\n' {
 		n, err := h.begun.Read(line[len(line) : len(line)+1]) // one byte: the next line is another run's
 		if err != nil {
-			h.t.Fatal("no git has begun: ", err)
+			h.t.Fatalf("waiting for git to begin: %v, want the process id of a run within %v", err, patience)
 		}
 		line = line[:len(line)+n]
 	}
@@ -122,20 +119,20 @@ func TestProgressOfEveryMethod(t *testing.T) {
 				switch {
 				case m.Method == "task/progress":
 					if m.Params.Method != name || m.Params.TaskID != "7" || m.Params.Percent < last || m.Params.Percent > 100 {
-						t.Errorf("after %d percent: %+v", last, m.Params)
+						t.Errorf("after %d percent: %+v, want no less, of the method and of task 7", last, m.Params)
 					}
 					if last < 0 {
 						h.open(100) // more than any of them runs
 					}
 					last = m.Params.Percent
 				case m.Error != nil || m.Result == nil:
-					t.Fatalf("answered with %v", m.Error)
+					t.Fatalf("answered with %v, want a result", m.Error)
 				default:
 					ended = true
 				}
 			}
 			if last != 100 {
-				t.Errorf("it ended at %d percent", last)
+				t.Errorf("it ended at %d percent, want 100", last)
 			}
 		})
 	}
@@ -158,13 +155,13 @@ func TestCancelOfEveryMethod(t *testing.T) {
 				continue // the machine is slow
 			}
 			if !strings.Contains(answer, `"id":"`+name+`","error":{"code":-32800`) {
-				t.Errorf("%s: %s", name, answer)
+				t.Errorf("%s: %s, want -32800", name, answer)
 			}
 			break
 		}
 		for _, pid := range pids {
 			if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-				t.Errorf("%s: its git %d is still there: %v", name, pid, err)
+				t.Errorf("%s: its git %d is still there: %v, want it gone", name, pid, err)
 			}
 		}
 	}

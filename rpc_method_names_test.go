@@ -13,6 +13,7 @@ import (
 // lists names; the answer is JSON, and the exact name leads back to what it
 // names.
 func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
+	t.Parallel()
 	const odd, shown = "caf\xe9", "caf\uFFFD"
 	top := realTempDir(t)
 	dir := filepath.Join(top, odd)
@@ -42,7 +43,7 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 
 	scan, err := f.repoScan(t.Context(), repoScanParams{})
 	if err != nil || len(scan.Repos) != 1 || scan.Repos[0].Head == nil || scan.Repos[0].LastCommitAt == nil {
-		t.Fatalf("repoScan: %s, %v", asJSON(t, scan), err)
+		t.Fatalf("repoScan: %s, %v, want one repository with a head and a date", asJSON(t, scan), err)
 	}
 	exactly("repoScan", scan.Repos[0].Path, scan.Repos[0].PathBase64, top+"/"+shown+"/"+shown+".r", r.dir)
 
@@ -61,24 +62,24 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 			}
 		}
 		if len(files) != 4 || files[odd+"/"+odd+".txt"] != shown+"/"+shown+".txt" || files[odd+".3"] != shown+".3" {
-			t.Errorf("glob, respect_gitignore %v: %q", respect, files)
+			t.Errorf("glob, respect_gitignore %v: %q, want four files, the odd ones with their exact names", respect, files)
 		}
 	}
 
 	found, err := f.search(t.Context(), searchParams{pathParam: exact(r.dir), Pattern: "needle"})
 	if err != nil || len(found.Matches) != 1 {
-		t.Fatalf("search: %s, %v", asJSON(t, found), err)
+		t.Fatalf("search: %s, %v, want one match", asJSON(t, found), err)
 	}
 	exactly("search", found.Matches[0].Path, found.Matches[0].PathBase64, shown+"/"+shown+".txt", odd+"/"+odd+".txt")
 	found, err = f.search(t.Context(), searchParams{pathParam: exact(dir), Pattern: "needle"}) // without a repository
 	if err != nil || len(found.Matches) != 1 {
-		t.Fatalf("search: %s, %v", asJSON(t, found), err)
+		t.Fatalf("search: %s, %v, want one match", asJSON(t, found), err)
 	}
 	exactly("search without a repository", found.Matches[0].Path, found.Matches[0].PathBase64, shown+".r/"+shown+"/"+shown+".txt", odd+".r/"+odd+"/"+odd+".txt")
 
 	found, err = f.search(t.Context(), searchParams{pathParam: exact(r.dir), Pattern: "p "})
 	if err != nil || len(found.Matches) != 1 || found.Matches[0].Text != "p \uFFFD" {
-		t.Errorf("search for what is not UTF-8: %s, %v", asJSON(t, found), err)
+		t.Errorf("search for what is not UTF-8: %s, %v, want one match with U+FFFD", asJSON(t, found), err)
 	}
 
 	var entries []dirEntry
@@ -94,7 +95,7 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 		}
 	}
 	if len(entries) != 2 {
-		t.Fatalf("listDir: %s", asJSON(t, entries))
+		t.Fatalf("listDir: %s, want two entries", asJSON(t, entries))
 	}
 	exactly("listDir, a directory", entries[0].Name, entries[0].NameBase64, shown+".r", odd+".r")
 	exactly("listDir, a link", entries[1].Name, entries[1].NameBase64, shown+".s", odd+".s")
@@ -103,13 +104,13 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 	for _, name := range []string{odd + ".3", odd + ".not there", odd + ".3/below a file"} {
 		stat, err := f.stat(t.Context(), statParams{pathParam: exact(filepath.Join(r.dir, name))})
 		if err != nil || len(stat.Entries) != 1 || stat.Entries[0].Exists != (name == odd+".3") {
-			t.Fatalf("stat: %s, %v", asJSON(t, stat), err)
+			t.Fatalf("stat: %s, %v, want one entry, there or not as it is", asJSON(t, stat), err)
 		}
 		exactly("stat", stat.Entries[0].Path, stat.Entries[0].PathBase64, top+"/"+shown+"/"+shown+".r/"+showName(name), r.dir+"/"+name)
 	}
 	read, err := f.readFile(t.Context(), readFileParams{pathParam: exact(filepath.Join(r.dir, odd, odd+".txt"))})
 	if err != nil || read.Content != "needle one\n" {
-		t.Fatalf("readFile: %s, %v", asJSON(t, read), err)
+		t.Fatalf("readFile: %s, %v, want the content of the file", asJSON(t, read), err)
 	}
 	exactly("readFile", read.Path, read.PathBase64, top+"/"+shown+"/"+shown+".r/"+shown+"/"+shown+".txt", r.dir+"/"+odd+"/"+odd+".txt")
 
@@ -119,22 +120,22 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 	}
 	below, err := g.manifest(t.Context(), manifestParams{pathParam: exact(filepath.Join(r.dir, odd))})
 	if err != nil || len(below.Files) != 1 {
-		t.Fatalf("manifest of a directory: %s, %v", asJSON(t, below), err)
+		t.Fatalf("manifest of a directory: %s, %v, want one file", asJSON(t, below), err)
 	}
 	exactly("manifest of a directory", below.Files[0].Path, below.Files[0].PathBase64, shown+".txt", odd+".txt")
 
 	blobs, err := g.readBlobs(t.Context(), blobsParams{pathParam: exact(filepath.Join(r.dir, "new")), Files: []string{"x"}})
 	if err != nil || *blobs.Blobs[0].Content != "1" {
-		t.Errorf("readBlobs below %q: %s, %v", r.dir, asJSON(t, blobs), err)
+		t.Errorf("readBlobs below %q: %s, %v, want the content of new/x", r.dir, asJSON(t, blobs), err)
 	}
 	blobs, err = g.readBlobs(t.Context(), blobsParams{pathParam: exact(r.dir), OIDs: []string{below.Files[0].OID}})
 	if err != nil || *blobs.Blobs[0].Content != "needle one\n" {
-		t.Errorf("readBlobs by id: %s, %v", asJSON(t, blobs), err)
+		t.Errorf("readBlobs by id: %s, %v, want the content of the odd file", asJSON(t, blobs), err)
 	}
 
 	diff, err := g.diff(t.Context(), diffParams{pathParam: exact(r.dir), From: "HEAD~1"})
 	if err != nil || len(diff.Changes) != 1 || diff.Changes[0].Status != "R" {
-		t.Fatalf("diff: %s, %v", asJSON(t, diff), err)
+		t.Fatalf("diff: %s, %v, want one renamed file", asJSON(t, diff), err)
 	}
 	exactly("diff", diff.Changes[0].Path, diff.Changes[0].PathBase64, shown+".3", odd+".3")
 	exactly("diff, old", diff.Changes[0].OldPath, diff.Changes[0].OldPathBase64, shown+".2", odd+".2")
@@ -145,17 +146,17 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 		}
 		refs, err := g.listRefs(t.Context(), p)
 		if err != nil || len(refs.Refs) != 2 {
-			t.Fatalf("refs: %s, %v", asJSON(t, refs), err)
+			t.Fatalf("refs: %s, %v, want two refs", asJSON(t, refs), err)
 		}
 		exactly("refs", refs.Refs[0].Name, refs.Refs[0].NameBase64, "refs/heads/"+shown, "refs/heads/"+odd)
 	}
 
 	log, err := g.history(t.Context(), logParams{pathParam: exact(r.dir), Limit: new(1)})
 	if err != nil || len(log.Commits) != 1 {
-		t.Fatalf("log: %s, %v", asJSON(t, log), err)
+		t.Fatalf("log: %s, %v, want one commit", asJSON(t, log), err)
 	}
 	if c := log.Commits[0]; c.Author.Name != "Andr\uFFFD" || c.Committer.Email != shown+"@example.org" || c.Subject != "subject \uFFFD" || c.Body != "body \uFFFD" {
-		t.Errorf("log: %s", asJSON(t, log))
+		t.Errorf("log: %s, want U+FFFD where a byte is not UTF-8", asJSON(t, log))
 	}
 
 	info, err := g.info(t.Context(), infoParams{exact(filepath.Join(r.dir, odd))})

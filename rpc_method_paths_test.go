@@ -119,7 +119,7 @@ func TestDeniedPathsOfEveryMethod(t *testing.T) {
 	} {
 		w.askPath(t, path, func(name string, answer any, err error) {
 			if err == nil {
-				t.Errorf("%s was answered: %s", name, asJSON(t, answer))
+				t.Errorf("%s was answered: %s, want an error", name, asJSON(t, answer))
 				return
 			}
 			method, _, _ := strings.Cut(name, " ")
@@ -127,18 +127,18 @@ func TestDeniedPathsOfEveryMethod(t *testing.T) {
 			if first, known := answers[method]; !known {
 				answers[method] = got
 			} else if got != first {
-				t.Errorf("%s: %s, for another path %s", name, got, first)
+				t.Errorf("%s: %s, for another path %s, want the same answer", name, got, first)
 			}
 		})
 	}
 	for method, answer := range answers {
 		if !strings.Contains(answer, string(codeAccessDenied)) {
-			t.Errorf("%s: %s", method, answer)
+			t.Errorf("%s: %s, want %s", method, answer, codeAccessDenied)
 		}
 	}
 	for _, m := range builtinMethods() {
 		if answers[m.name] == "" && slices.ContainsFunc(m.paramFields(), func(f jsonField) bool { return slices.Contains([]string{"path", "paths", "url"}, f.name) }) && m.name != "config/setAuth" {
-			t.Errorf("%s takes a path and was not asked", m.name)
+			t.Errorf("%s takes a path and was not asked, want it asked here", m.name)
 		}
 	}
 }
@@ -154,12 +154,12 @@ func TestHardLinkToATokenOfEveryMethod(t *testing.T) {
 	}
 	w.askPath(t, link, func(name string, answer any, err error) {
 		if err == nil || asRPCError(err).name() != codeAccessDenied {
-			t.Errorf("%s: %v, %v", name, answer, err)
+			t.Errorf("%s: %v, %v, want %s", name, answer, err, codeAccessDenied)
 		}
 	})
 	w.askPath(t, w.allowed, func(name string, answer any, _ error) {
 		if text := asJSON(t, answer); strings.Contains(text, "s3cret") || strings.Contains(text, `"hard"`) {
-			t.Errorf("%s: %s", name, text)
+			t.Errorf("%s: %s, want nothing of the file outside", name, text)
 		}
 	})
 }
@@ -167,6 +167,7 @@ func TestHardLinkToATokenOfEveryMethod(t *testing.T) {
 // Inside the allowed directories a path that is missing, or in no repository,
 // is told apart from a denied one, alike by every method.
 func TestAllowedPathsOfEveryMethod(t *testing.T) {
+	skipShort(t, "runs every method on many paths, for a second")
 	t.Parallel()
 	w := newPathWorld(t)
 	if err := errors.Join(os.Symlink("repo", w.allowed+"/in"), os.Symlink(w.allowed+"/repo", w.allowed+"/in-abs")); err != nil {
@@ -178,7 +179,7 @@ func TestAllowedPathsOfEveryMethod(t *testing.T) {
 				return // a directory
 			}
 			if err != nil {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("%s: %v, want no error", name, err)
 			}
 		})
 	}
@@ -190,7 +191,7 @@ func TestAllowedPathsOfEveryMethod(t *testing.T) {
 		w.askPath(t, path, func(name string, answer any, err error) {
 			if strings.HasPrefix(name, "fs/stat") || err == nil && strings.HasSuffix(path, "plain") && strings.HasPrefix(name, "fs/") {
 				if err != nil {
-					t.Errorf("%s: %v", name, err)
+					t.Errorf("%s: %v, want no error", name, err)
 				}
 				return
 			}

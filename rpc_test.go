@@ -16,7 +16,7 @@ import (
 	"unicode/utf8"
 )
 
-// wire is a transport in memory: what is put in is read, what is sent is kept.
+// wire is a transport in memory: in holds the messages to read, out those sent.
 type wire struct {
 	in   chan []byte
 	out  chan []byte
@@ -57,7 +57,7 @@ type echoParams struct {
 }
 
 // newRPCBench serves test/echo, test/wait (until it is cancelled or released),
-// test/panic, test/fail, test/big and what more is given.
+// test/panic, test/fail, test/big and the methods in more.
 func newRPCBench(t *testing.T, release <-chan struct{}, more ...*method) *rpcBench {
 	t.Helper()
 	base, end := context.WithCancel(t.Context())
@@ -107,7 +107,7 @@ func (b *rpcBench) get() string {
 	case data := <-b.out:
 		return string(data)
 	case <-time.After(10 * time.Second):
-		b.t.Fatal("no message was sent")
+		b.t.Fatal("no message was sent within 10 s, want one")
 		return ""
 	}
 }
@@ -175,7 +175,7 @@ func TestMessages(t *testing.T) {
 			// The link stays, and nothing else was said.
 			b.put(`{"jsonrpc":"2.0","id":"after","method":"test/echo"}`)
 			if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":"after","result"`) {
-				t.Errorf("after it: %s", got)
+				t.Errorf("the next request got %s, want its result", got)
 			}
 		})
 	}
@@ -196,7 +196,7 @@ func TestSilence(t *testing.T) {
 		b.put("%s", message)
 		b.put(`{"jsonrpc":"2.0","id":1,"method":"test/echo"}`)
 		if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":1,"result"`) {
-			t.Errorf("%s was answered: %s", message, got)
+			t.Errorf("%s: got %s, want no answer to it and the result of the next request", message, got)
 		}
 	}
 }
@@ -207,15 +207,15 @@ func TestDuplicateID(t *testing.T) {
 	b.put(`{"jsonrpc":"2.0","id":1,"method":"test/wait"}`)
 	b.put(`{"jsonrpc":"2.0","id":1,"method":"test/echo"}`)
 	if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":null,"error":{"code":-32600,`) {
-		t.Error(got)
+		t.Errorf("the second request of an id got %s, want -32600", got)
 	}
 	close(release)
 	if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":1,"result"`) {
-		t.Error(got)
+		t.Errorf("the first request of an id got %s, want its result", got)
 	}
 	b.put(`{"jsonrpc":"2.0","id":1,"method":"test/echo"}`) // free again
 	if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":1,"result"`) {
-		t.Error(got)
+		t.Errorf("a request with an id that is free again got %s, want its result", got)
 	}
 }
 
@@ -233,7 +233,7 @@ func TestCancel(t *testing.T) {
 		}
 	}
 	if active, _, _ := b.service.activity.state(); active != 0 {
-		t.Errorf("%d requests are active after all were cancelled", active)
+		t.Errorf("%d requests are active after all were cancelled, want 0", active)
 	}
 }
 
@@ -243,20 +243,20 @@ func TestRequestTimeout(t *testing.T) {
 		start := time.Now()
 		b.put(`{"jsonrpc":"2.0","id":1,"method":"test/wait","params":{"timeout_ms":300}}`)
 		if got := b.get(); !strings.Contains(got, `"code":-32006`) {
-			t.Error(got)
+			t.Errorf("got %s, want -32006 after timeout_ms", got)
 		}
 		if took := time.Since(start); took != 300*time.Millisecond {
-			t.Errorf("after %v", took)
+			t.Errorf("the timeout came after %v, want 300ms", took)
 		}
 		start = time.Now()
 		b.put(`{"jsonrpc":"2.0","id":1,"method":"test/wait"}`)
 		for got := b.getFor(2 * defaultMethodTimeout); !strings.Contains(got, `"code":-32006`); got = b.getFor(2 * defaultMethodTimeout) {
 			if !strings.Contains(got, "task/progress") {
-				t.Fatal(got)
+				t.Fatalf("got %s, want progress or -32006", got)
 			}
 		}
 		if took := time.Since(start); took != defaultMethodTimeout {
-			t.Errorf("by default after %v", took)
+			t.Errorf("the timeout came after %v by default, want %v", took, defaultMethodTimeout)
 		}
 	})
 }
@@ -267,7 +267,7 @@ func (b *rpcBench) getFor(most time.Duration) string {
 	case data := <-b.out:
 		return string(data)
 	case <-time.After(most):
-		b.t.Fatal("no message was sent")
+		b.t.Fatalf("no message was sent within %v, want one", most)
 		return ""
 	}
 }
@@ -281,17 +281,17 @@ func TestServerBusy(t *testing.T) {
 	}
 	for range 10 { // the ten too many are refused at once
 		if got := b.get(); !strings.Contains(got, `"code":"SERVER_BUSY","retry_after_ms":1000`) {
-			t.Fatal(got)
+			t.Fatalf("a request too many got %s, want SERVER_BUSY with retry_after_ms", got)
 		}
 	}
 	b.put(`{"jsonrpc":"2.0","id":"quick","method":"test/echo"}`)
 	if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":"quick","result"`) {
-		t.Error("what needs no place must not wait: " + got)
+		t.Errorf("a request that needs no place got %s, want its result at once", got)
 	}
 	close(release)
 	for range all - 10 {
 		if got := b.get(); !strings.Contains(got, `"result"`) {
-			t.Fatal(got)
+			t.Fatalf("a request that waited got %s, want its result", got)
 		}
 	}
 }
@@ -303,20 +303,21 @@ func TestDraining(t *testing.T) {
 	b.put(`{"jsonrpc":"2.0","id":2,"method":"test/echo"}`)
 	b.get() // both were taken
 	if b.service.activity.quiesce(0) {
-		t.Fatal("a busy daemon said that it is idle")
+		t.Fatal("quiesce(0) = true while a request runs, want false")
 	}
 	b.service.activity.drain()
 	b.put(`{"jsonrpc":"2.0","id":3,"method":"test/echo"}`)
 	if got := b.get(); !strings.Contains(got, `"code":-32011`) || !strings.Contains(got, `"DRAINING"`) {
-		t.Error(got)
+		t.Errorf("a request to a draining daemon got %s, want -32011 and DRAINING", got)
 	}
 	close(release)
 	if got := b.get(); !strings.HasPrefix(got, `{"jsonrpc":"2.0","id":1,"result"`) {
-		t.Error("the running request lost its answer: " + got)
+		t.Errorf("the running request got %s, want its result", got)
 	}
 }
 
-// TestTasks: a task_id is run once, whoever asks how often, on whatever link.
+// TestTasks: a task runs once, however many callers on however many links request
+// it.
 func TestTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -338,12 +339,12 @@ func TestTasks(t *testing.T) {
 		ask(b, 1, "x")
 		ask(b, 2, "y")
 		if got := b.get(); !strings.Contains(got, `"id":2,"error"`) || !strings.Contains(got, `"CONFLICT"`) {
-			t.Error("other params under the same task_id: " + got)
+			t.Errorf("other params under the same task_id got %s, want CONFLICT", got)
 		}
 		b.put(`{"jsonrpc":"2.0","id":3,"method":"test/echo","params":{"task_id":"T"}}`)
 		synctest.Wait()
 		if got := b.get(); !strings.Contains(got, `"id":3,"error"`) || !strings.Contains(got, `"CONFLICT"`) {
-			t.Error("another method under the same task_id: " + got)
+			t.Errorf("another method under the same task_id got %s, want CONFLICT", got)
 		}
 		// The link is lost; the task goes on and a new link joins it.
 		b.close()
@@ -357,26 +358,27 @@ func TestTasks(t *testing.T) {
 		close(release)
 		for range 2 {
 			if got := second.get(); !strings.Contains(got, `"result":1}`) {
-				t.Error(got)
+				t.Errorf("a caller of the task got %s, want the result of the one run", got)
 			}
 		}
 		// Answered from memory for a minute, then run anew.
 		time.Sleep(taskKeep - time.Millisecond)
 		ask(second, 3, "x")
 		if got := second.get(); !strings.Contains(got, `"id":3,"result":1}`) {
-			t.Error(got)
+			t.Errorf("within %v got %s, want the remembered result", taskKeep, got)
 		}
 		time.Sleep(time.Millisecond)
 		ask(second, 4, "x")
 		if got := second.get(); !strings.Contains(got, `"id":4,"result":2}`) {
-			t.Error(got)
+			t.Errorf("after %v got %s, want the result of a new run", taskKeep, got)
 		}
 	})
 }
 
-// TestLargestTaskIsRemembered: --max-message allows a result that is larger than
-// what is remembered by default; it is not run again either.
+// TestLargestTaskIsRemembered: a result that only --max-message allows, larger than
+// the default limit of remembered results, is remembered too.
 func TestLargestTaskIsRemembered(t *testing.T) {
+	t.Parallel()
 	const size = maxTaskKept + 1
 	b := newDaemonBench(t, &daemonConfig{allow: []string{t.TempDir()}, maxMessage: 2 * size})
 	var runs atomic.Int64
@@ -387,12 +389,13 @@ func TestLargestTaskIsRemembered(t *testing.T) {
 	for id := range 2 {
 		got := b.ask(fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"test/big","params":{"task_id":"T"}}`, id), nil)
 		if len(got) < size || runs.Load() != 1 {
-			t.Errorf("%d bytes of %d runs", len(got), runs.Load())
+			t.Errorf("got %d bytes of %d runs, want %d of 1", len(got), runs.Load(), size)
 		}
 	}
 }
 
-// TestTaskCancelledByLastAsker: a task that others wait for goes on.
+// TestTaskCancelledByLastAsker: a task stops when its last caller cancels, not
+// before.
 func TestTaskCancelledByLastAsker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newRPCBench(t, nil)
@@ -405,7 +408,7 @@ func TestTaskCancelledByLastAsker(t *testing.T) {
 			b.put(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":%d}}`, id)
 			synctest.Wait()
 			if got := b.get(); !strings.Contains(got, fmt.Sprintf(`"id":%d,"error":{"code":-32800`, id)) {
-				t.Fatal(got)
+				t.Fatalf("cancelling request %d: got %s, want -32800", id, got)
 			}
 			if n := b.service.tasks.running(); n != left {
 				t.Fatalf("%d tasks run after the cancel of request %d, want %d", n, id, left)
@@ -414,7 +417,7 @@ func TestTaskCancelledByLastAsker(t *testing.T) {
 	})
 }
 
-// TestLostLinkCancels: what belongs to the link ends with it.
+// TestLostLinkCancels: the requests of a lost link are cancelled.
 func TestLostLinkCancels(t *testing.T) {
 	b := newRPCBench(t, nil)
 	b.put(`{"jsonrpc":"2.0","id":1,"method":"test/wait"}`)
@@ -424,7 +427,7 @@ func TestLostLinkCancels(t *testing.T) {
 	<-b.ended
 	b.service.wait() // returns only when the request has ended
 	if len(b.out) != 0 {
-		t.Errorf("something was said into a lost link: %s", <-b.out)
+		t.Errorf("%s was sent into a lost link, want nothing", <-b.out)
 	}
 }
 
@@ -482,31 +485,31 @@ func TestProgress(t *testing.T) {
 		}()
 		all := watch("test/clone", `"abc"`)
 		if all[0].at != 0 || all[0].Percent != 0 || all[0].Phase != "connecting" || all[0].TaskID != "abc" || all[0].Method != "test/clone" {
-			t.Errorf("first %+v", all[0])
+			t.Errorf("the first progress is %+v, want 0 percent, connecting, at once", all[0])
 		}
 		if last := all[len(all)-1]; last.Percent != 100 {
-			t.Errorf("last %+v", last)
+			t.Errorf("the last progress is %+v, want 100 percent", last)
 		}
 		for i := 1; i < len(all); i++ {
 			pause := all[i].at - all[i-1].at
 			if all[i].Percent < all[i-1].Percent {
-				t.Errorf("fell from %d to %d", all[i-1].Percent, all[i].Percent)
+				t.Errorf("progress went from %d to %d, want it never to fall", all[i-1].Percent, all[i].Percent)
 			}
 			if last := i == len(all)-1; (pause < progressPause && !last) || pause > progressBeat {
-				t.Errorf("pause of %v before number %d", pause, i)
+				t.Errorf("pause of %v before progress %d, want %v to %v", pause, i, progressPause, progressBeat)
 			}
 		}
 		// Another method tells only once it has run for a second.
 		steps = make(chan step)
 		go func() { feed(step{900 * time.Millisecond, 50}); close(steps) }()
 		if all := watch("test/work", "1"); len(all) != 0 {
-			t.Errorf("a short request told %+v", all)
+			t.Errorf("a short request reported %+v, want no progress", all)
 		}
 		steps = make(chan step)
 		go func() { feed(step{100 * time.Millisecond, 50}, step{2 * time.Second, 60}); close(steps) }()
 		all = watch("test/work", "1.5")
 		if len(all) < 2 || all[0].at != progressAfter || all[0].Percent != 50 || all[0].TaskID != "1.5" {
-			t.Errorf("a long request told %+v", all)
+			t.Errorf("a long request reported %+v, want 50 percent after %v, then more", all, progressAfter)
 		}
 	})
 }
@@ -526,12 +529,12 @@ func TestCall(t *testing.T) {
 	}
 	go reply(`{"jsonrpc":"2.0","id":1,"method":"m","params":{"a":1}}`, `{"jsonrpc":"2.0","id":1,"result":{"b":2}}`)
 	if got, err := p.call(t.Context(), "m", map[string]int{"a": 1}); err != nil || string(got) != `{"b":2}` {
-		t.Error(string(got), err)
+		t.Errorf("call = %s, %v, want the result", got, err)
 	}
 	go reply(`{"jsonrpc":"2.0","id":2,"method":"m","params":{}}`, `{"jsonrpc":"2.0","id":2,"error":{"code":-32001,"message":"no","data":{"code":"SOURCE_ACCESS_DENIED"}}}`)
 	_, err := p.call(t.Context(), "m", none{})
 	if e, ok := errors.AsType[*rpcError](err); !ok || e.Code != -32001 || e.name() != codeAccessDenied {
-		t.Error(err)
+		t.Errorf("call failed with %v, want -32001 and %s", err, codeAccessDenied)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("had enough")
@@ -543,22 +546,21 @@ func TestCall(t *testing.T) {
 		a.close()
 	}()
 	if _, err := p.call(ctx, "m", none{}); !errors.Is(err, why) {
-		t.Error(err)
+		t.Errorf("a cancelled call failed with %v, want %v", err, why)
 	}
 	if _, err := p.call(t.Context(), "m", none{}); !errors.Is(err, errLinkLost) {
-		t.Error(err)
+		t.Errorf("a call on a lost link failed with %v, want %v", err, errLinkLost)
 	}
 	if _, err := p.call(t.Context(), "m", none{}); !errors.Is(err, errLinkLost) {
-		t.Error("after the end:", err)
+		t.Errorf("a call after the end failed with %v, want %v", err, errLinkLost)
 	}
 	if _, err := p.call(t.Context(), "m", strings.Repeat("x", 1000)); err == nil {
-		t.Error("a request over the limit was sent")
+		t.Error("a request over the limit was sent, want an error")
 	}
 	<-ended
 }
 
-// FuzzReceive: whatever comes, what is said is JSON-RPC, and every id gets at
-// most one answer.
+// FuzzReceive: for any message the answer is JSON-RPC, and there is at most one.
 func FuzzReceive(f *testing.F) {
 	for _, seed := range []string{
 		`{"jsonrpc":"2.0","id":1,"method":"test/echo","params":{"text":"x"}}`, `[{"jsonrpc":"2.0","id":1,"method":"test/echo"},1]`,
@@ -576,21 +578,21 @@ func FuzzReceive(f *testing.F) {
 		p := newPeer(w, s.newDispatcher(), 1<<20, s.log)
 		p.receive(data)
 		if len(w.out) > 1 {
-			t.Fatalf("%d messages for one", len(w.out))
+			t.Fatalf("%d messages answer one, want at most 1", len(w.out))
 		}
 		if len(w.out) == 1 {
 			answer := <-w.out
 			var one envelope
 			var many []envelope
 			if json.Unmarshal(answer, &one) != nil && json.Unmarshal(answer, &many) != nil {
-				t.Fatalf("not an answer: %s", answer)
+				t.Fatalf("got %s, want a JSON-RPC answer", answer)
 			}
 			if one.Result != nil && !utf8.Valid(data) {
-				t.Fatalf("%q was done: %s", data, answer)
+				t.Fatalf("%q was answered by %s, want an error: it is not UTF-8", data, answer)
 			}
 		}
 		if active, _, _ := s.activity.state(); active != 0 {
-			t.Fatal("a request was not ended")
+			t.Fatal("a request is still active, want none")
 		}
 	})
 }

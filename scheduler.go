@@ -175,7 +175,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		s.hub = newHub(hubConfig{
 			maxMessage: defaultMaxMessage, offlineThreshold: cfg.offlineThreshold,
 			heartbeatInterval: min(defaultHeartbeatInterval, cfg.offlineThreshold/2),
-			times:             defaultLinkTimes(), libraryOf: libs.of, methods: methodsByName(builtinMethods()), publish: s.events.publish, log: cfg.log,
+			times:             p.times, libraryOf: libs.of, methods: methodsByName(builtinMethods()), publish: s.events.publish, log: cfg.log,
 		})
 		s.wg.Go(func() { s.hub.sweep(work) })
 		(&hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, tokens: s.tokens, daemonToken: cfg.daemonToken, log: cfg.log}).register(s.api)

@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -32,49 +32,49 @@ func startUserDaemon(t *testing.T, url, machineID string, env []string, args ...
 	return p
 }
 
-// TestUserDaemon: a user's machine, its library, and what happens when it
-// leaves.
+// TestUserDaemon: a user's machine is bound to a library, serves calls and goes
+// offline.
 func TestUserDaemon(t *testing.T) {
 	t.Parallel()
 	repo := newTestRepo(t, map[string]string{"README.md": "hello\n"})
 	_, url := startSchedulerProcess(t, nil)
 	if status, a := callRPC(t, url+"/machines/laptop", "config/get", "{}"); status != 404 || a.Error.Code != -32010 {
-		t.Error(status, a.Error)
+		t.Errorf("a machine that never connected: got status %d and %v, want 404 and -32010", status, a.Error)
 	}
 	for _, body := range []string{``, `{}`, `{"machine_id":""}`, `{"machine_id":"cloud_x"}`, `{"machine_id":1}`, "{\"machine_id\":\"\xff\"}"} {
 		if status, answer := askHTTP(t, http.MethodPut, url+"/libraries/lib_1", body); status != 400 || !strings.Contains(answer, `"BAD_REQUEST"`) {
-			t.Error(body, status, answer)
+			t.Errorf("PUT with %q: got status %d and %s, want 400 and BAD_REQUEST", body, status, answer)
 		}
 	}
 	if status, _ := askHTTP(t, http.MethodGet, url+"/libraries/lib_1", ""); status != 404 {
-		t.Error("an unbound library:", status)
+		t.Errorf("an unbound library: got status %d, want 404", status)
 	}
 	if status, body := askHTTP(t, http.MethodPut, url+"/libraries/lib_1", `{"machine_id":"laptop"}`); status != 200 || body != `{"lib_id":"lib_1","machine_id":"laptop"}`+"\n" {
-		t.Error(status, body)
+		t.Errorf("binding: got status %d and %s, want 200 and the binding", status, body)
 	}
 	if status, body := askHTTP(t, http.MethodPut, url+"/libraries/.x", `{"machine_id":"laptop"}`); status != 400 || !strings.Contains(body, "INVALID_LIB_ID") {
-		t.Error(status, body)
+		t.Errorf("a library id that begins with a dot: got status %d and %s, want 400 and INVALID_LIB_ID", status, body)
 	}
 
 	d := startUserDaemon(t, url, "laptop", nil, "--allow", repo.dir)
 	if line := d.says("msg=connected"); !strings.Contains(line, "lib_id=lib_1") {
-		t.Error(line)
+		t.Errorf("the daemon logged %s, want lib_id=lib_1", line)
 	}
 	for _, target := range []string{"/machines/laptop", "/libraries/lib_1"} {
 		status, a := callRPC(t, url+target, "fs/readFile", `{"path":"`+repo.dir+`/README.md"}`)
 		if status != 200 || a.Error != nil || field[string](t, a.Result, "content") != "hello\n" {
-			t.Error(target, status, a.Error)
+			t.Errorf("fs/readFile by %s: got status %d, %s, %v, want 200 and the content", target, status, a.Result, a.Error)
 		}
 	}
 	if _, body := askHTTP(t, http.MethodGet, url+"/machines/laptop", ""); field[string](t, []byte(body), "status") != "online" || field[string](t, []byte(body), "lib_id") != "lib_1" {
-		t.Error(body)
+		t.Errorf("the machine is %s, want online with lib_1", body)
 	}
 	if status, body := askHTTP(t, http.MethodGet, url+"/daemons", ""); status != 200 || !strings.Contains(body, `"daemons":[]`) {
-		t.Error("a user's machine is not the pool's:", body)
+		t.Errorf("GET /daemons: got status %d and %s, want 200 and no daemon: a user's machine is not the pool's", status, body)
 	}
 	for _, body := range []string{``, `[]`, `{}`, `{"jsonrpc":"2.0","method":"fs/stat"}`, `{"jsonrpc":"2.0","id":true,"method":"fs/stat"}`} {
 		if status, answer := askHTTP(t, http.MethodPost, url+"/machines/laptop/rpc", body); status != 400 || !strings.Contains(answer, `"BAD_REQUEST"`) {
-			t.Error(body, status, answer)
+			t.Errorf("the call %q: got status %d and %s, want 400 and BAD_REQUEST", body, status, answer)
 		}
 	}
 
@@ -82,24 +82,25 @@ func TestUserDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code := d.exit(); code != 0 {
-		t.Error("exit", code)
+		t.Errorf("exit %d after SIGINT, want 0", code)
 	}
 	awaitThat(t, "the machine to be offline", func() bool {
 		_, body := askHTTP(t, http.MethodGet, url+"/machines/laptop", "")
 		return field[string](t, []byte(body), "status") == "offline"
 	})
 	if status, a := callRPC(t, url+"/libraries/lib_1", "config/get", "{}"); status != 503 || a.Error.name() != codeDaemonOffline {
-		t.Error(status, a.Error)
+		t.Errorf("a call to an offline machine: got status %d and %v, want 503 and %s", status, a.Error, codeDaemonOffline)
 	}
 	if status, _ := askHTTP(t, http.MethodDelete, url+"/libraries/lib_1", ""); status != 204 {
-		t.Error(status)
+		t.Errorf("unbinding: got status %d, want 204", status)
 	}
 	if status, _ := askHTTP(t, http.MethodDelete, url+"/libraries/lib_1", ""); status != 404 {
-		t.Error(status)
+		t.Errorf("unbinding again: got status %d, want 404", status)
 	}
 }
 
-// TestBindingsOutliveTheScheduler: libraries.json is read again.
+// TestBindingsOutliveTheScheduler: a restarted scheduler reads libraries.json, and
+// a broken file ends it.
 func TestBindingsOutliveTheScheduler(t *testing.T) {
 	t.Parallel()
 	workspace := filepath.Join(realTempDir(t), "ws")
@@ -110,16 +111,16 @@ func TestBindingsOutliveTheScheduler(t *testing.T) {
 		url, _, _ := strings.Cut(rest, " ")
 		if round == 0 {
 			if status, body := askHTTP(t, http.MethodPut, url+"/libraries/a", `{"machine_id":"m"}`); status != 200 {
-				t.Fatal(status, body)
+				t.Fatalf("binding: got status %d and %s, want 200", status, body)
 			}
 		} else if status, body := askHTTP(t, http.MethodGet, url+"/libraries/a", ""); status != 200 || !strings.Contains(body, `"m"`) {
-			t.Error(status, body)
+			t.Errorf("after a restart: got status %d and %s, want 200 and the machine m", status, body)
 		}
 		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 		if code := p.exit(); code != 0 {
-			t.Error(code)
+			t.Errorf("exit %d after SIGTERM, want 0", code)
 		}
 	}
 	if err := os.WriteFile(filepath.Join(workspace, librariesFile), []byte("{not JSON"), 0o600); err != nil {
@@ -127,36 +128,36 @@ func TestBindingsOutliveTheScheduler(t *testing.T) {
 	}
 	p := start(t, schedulerName, nil, "--port", "0", "--workspace", workspace)
 	if code := p.exit(); code != 1 || !strings.Contains(p.stderr.String(), librariesFile) {
-		t.Error("a broken file:", code, p.stderr)
+		t.Errorf("with a broken %s: exit %d and %s, want 1 and its name", librariesFile, code, p.stderr)
 	}
 }
 
-// TestTokens: who may do what with which token.
+// TestTokens: each token opens the routes and links that it is for, and no others.
 func TestTokens(t *testing.T) {
 	t.Parallel()
 	_, url := startSchedulerProcess(t, []string{"C4A_API_TOKEN=api-s3cret", "C4A_DAEMON_TOKEN=daemon-s3cret"})
 	for _, open := range []string{"/livez", "/readyz", "/health"} {
 		if status, _ := askHTTP(t, http.MethodGet, url+open, ""); status != 200 {
-			t.Error(open, status)
+			t.Errorf("GET %s without a token: got status %d, want 200", open, status)
 		}
 	}
 	for _, route := range []string{"GET /daemons", "POST /daemons", "GET /machines", "PUT /libraries/x", "POST /libraries/x/rpc", "POST /stop", "GET /events"} {
 		method, path, _ := strings.Cut(route, " ")
 		for _, token := range []string{"", "wrong", "daemon-s3cret"} {
 			if status, body := askHTTP(t, method, url+path, "", "Authorization", "Bearer "+token); status != 401 || !strings.Contains(body, "UNAUTHORIZED") {
-				t.Errorf("%s with %q: %d %s", route, token, status, body)
+				t.Errorf("%s with the token %q: got status %d and %s, want 401 and UNAUTHORIZED", route, token, status, body)
 			}
 		}
 	}
 	if status, _ := askHTTP(t, http.MethodGet, url+"/daemons", "", "Authorization", "Bearer api-s3cret"); status != 200 {
-		t.Error(status)
+		t.Errorf("GET /daemons with the token: got status %d, want 200", status)
 	}
 	for _, header := range [][2]string{{"Origin", "http://evil.example"}, {"Origin", "null"}, {"Sec-Fetch-Site", "cross-site"}} {
 		if status, _ := askHTTP(t, http.MethodGet, url+"/daemons", "", "Authorization", "Bearer api-s3cret", header[0], header[1]); status != 403 {
-			t.Error(header, status)
+			t.Errorf("GET /daemons with %q: got status %d, want 403", header, status)
 		}
 		if status, _ := askHTTP(t, http.MethodGet, url+"/ws/daemon", "", header[0], header[1]); status != 403 {
-			t.Error(header, status)
+			t.Errorf("GET /ws/daemon with %q: got status %d, want 403", header, status)
 		}
 	}
 
@@ -164,20 +165,21 @@ func TestTokens(t *testing.T) {
 	for _, token := range []string{"", "wrong", "api-s3cret"} {
 		p := start(t, daemonName, []string{"C4A_TOKEN=" + token}, "--server", url, "--machine-id", "m")
 		if code := p.exit(); code != 4 {
-			t.Errorf("token %q: exit %d", token, code)
+			t.Errorf("a daemon with the token %q: exit %d, want 4", token, code)
 		}
 	}
 	startUserDaemon(t, url, "m", []string{"C4A_TOKEN=daemon-s3cret"})
 	p := start(t, daemonName, []string{"C4A_TOKEN=daemon-s3cret"}, "--server", url, "--machine-id", "cloud_x", "--work-dir", t.TempDir(), "--max-reconnect-attempts", "1")
 	if code := p.exit(); code != 3 || !strings.Contains(p.stderr.String(), "belong to the pool") {
-		t.Error("a user's daemon became cloud_x:", code)
+		t.Errorf("a user's daemon that claims cloud_x: exit %d and %s, want 3 and the reason", code, p.stderr)
 	}
 	if status, body := askHTTP(t, http.MethodPost, url+"/daemons", `{"lib_id":"x"}`, "Authorization", "Bearer api-s3cret"); status != 201 {
-		t.Error(status, body)
+		t.Errorf("POST /daemons with the token: got status %d and %s, want 201", status, body)
 	}
 }
 
-// TestClientGoesAway: its request is cancelled, the daemon stays.
+// TestClientGoesAway: when an HTTP client disconnects, its request is cancelled and
+// the daemon stays.
 func TestClientGoesAway(t *testing.T) {
 	t.Parallel()
 	git, _, asked := newStalledGitServer(t)
@@ -198,7 +200,7 @@ func TestClientGoesAway(t *testing.T) {
 	select {
 	case <-asked: // git waits for the server
 	case <-time.After(patience):
-		t.Fatal("git does not ask")
+		t.Fatalf("the git server got no request within %v, want the clone's", patience)
 	}
 	awaitThat(t, "the daemon to be busy", func() bool {
 		_, body := askHTTP(t, http.MethodGet, url+"/daemons/demo", "")
@@ -206,7 +208,7 @@ func TestClientGoesAway(t *testing.T) {
 	})
 	cancel()
 	if err := <-failed; err == nil {
-		t.Error("an answer came")
+		t.Error("the call to a killed scheduler was answered, want an error")
 	}
 	awaitThat(t, "the clone to be cancelled", func() bool {
 		_, body := askHTTP(t, http.MethodGet, url+"/daemons/demo", "")
@@ -214,13 +216,14 @@ func TestClientGoesAway(t *testing.T) {
 	})
 	_, a := callRPC(t, url+"/libraries/demo", "fs/listDir", `{"path":"repos"}`)
 	if a.Error != nil || !strings.Contains(string(a.Result), `"entries":[]`) {
-		t.Errorf("%v %s", a.Error, a.Result)
+		t.Errorf("fs/listDir after the restart: got %s, %v, want no entries", a.Result, a.Error)
 	}
 }
 
-// TestSchedulerIsKilled: its daemons end by themselves, the next one finds a
-// clean house.
+// TestSchedulerIsKilled: the daemons of a killed scheduler end, and the next
+// scheduler can use the workspace.
 func TestSchedulerIsKilled(t *testing.T) {
+	skipShort(t, "waits for a reconnect of processes, for seconds")
 	t.Parallel()
 	workspace := filepath.Join(realTempDir(t), "ws")
 	p := start(t, schedulerName, nil, "--port", "0", "--workspace", workspace)
@@ -233,7 +236,7 @@ func TestSchedulerIsKilled(t *testing.T) {
 	}
 	second := start(t, schedulerName, nil, "--port", "0", "--workspace", workspace)
 	if code := second.exit(); code != 1 || !strings.Contains(second.stderr.String(), "pid") {
-		t.Error("a second scheduler in the workspace:", code)
+		t.Errorf("a second scheduler in the workspace: exit %d and %s, want 1 and the first one's pid", code, second.stderr)
 	}
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -251,12 +254,12 @@ func TestSchedulerIsKilled(t *testing.T) {
 	_, rest, _ = strings.Cut(p.says("msg=listening"), "url=")
 	url, _, _ = strings.Cut(rest, " ")
 	if status, a := callRPC(t, url+"/libraries/a", "config/get", "{}"); status != 200 || a.Error != nil {
-		t.Error(status, a.Error)
+		t.Errorf("config/get: got status %d and %v, want 200", status, a.Error)
 	}
 }
 
-// TestUnixSocketScheduler: a program that embeds it talks over a socket file;
-// the daemons still find it.
+// TestUnixSocketScheduler: the API is served on a Unix socket, and the pool's
+// daemons still connect.
 func TestUnixSocketScheduler(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -275,10 +278,10 @@ func TestUnixSocketScheduler(t *testing.T) {
 		err = json.NewDecoder(bufio.NewReader(response.Body)).Decode(&a)
 		_ = response.Body.Close()
 		if err != nil || a.Error != nil || field[string](t, a.Result, "machine_id") != "cloud_demo" {
-			t.Error(err, a.Error)
+			t.Errorf("config/get: got %s, %v, %v, want the machine cloud_demo", a.Result, a.Error, err)
 		}
-		// Nobody comes in beside the socket, whose mode tells who may: the port of the
-		// pool's daemons is theirs.
+		// The mode of the socket says which users may connect, so the TCP port for the
+		// pool's daemons must admit nobody else.
 		if response, err = client.Get("http://localhost/daemons/demo"); err != nil {
 			t.Fatal(err)
 		}
@@ -286,19 +289,19 @@ func TestUnixSocketScheduler(t *testing.T) {
 		err = json.NewDecoder(response.Body).Decode(&entry)
 		_ = response.Body.Close()
 		if err != nil || entry.PID == 0 {
-			t.Fatal(entry, err)
+			t.Fatalf("the entry is %+v, %v, want one with a pid", entry, err)
 		}
 		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", entry.PID)); err == nil { // only Linux tells
 			words := strings.Split(string(line), "\x00")
 			server := words[slices.Index(words, "--server")+1]
 			stranger := start(t, daemonName, nil, "--server", server, "--machine-id", "stranger")
 			if code := stranger.exit(); code != exitRefused {
-				t.Error("a user's daemon at the port of the pool's:", code)
+				t.Errorf("a user's daemon at the port of the pool: exit %d, want %d", code, exitRefused)
 			}
 		}
 		health := start(t, schedulerName, nil, "--host", "unix:"+path, "--healthcheck")
 		if code := health.exit(); code != 0 {
-			t.Error("healthcheck:", code)
+			t.Errorf("--healthcheck: exit %d, want 0", code)
 		}
 		if err := p.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
@@ -313,15 +316,15 @@ func TestUnixSocketScheduler(t *testing.T) {
 	}
 	p := start(t, schedulerName, nil, "--host", "unix:"+path, "--workspace", filepath.Join(dir, "ws"))
 	if code := p.exit(); code != 1 {
-		t.Error("a file in the socket's place:", code)
+		t.Errorf("a file in the socket's place: exit %d, want 1", code)
 	}
 	if data, err := os.ReadFile(path); err != nil || string(data) != "precious" {
-		t.Error("it was removed:", err)
+		t.Errorf("the file in the socket's place is %q, %v, want it as it was", data, err)
 	}
 }
 
-// TestExternalServer: with --server the children dial there, with the token of
-// that server, and the hub's routes are not here.
+// TestExternalServer: with --server the pool's daemons dial that server with its
+// token, and the hub's routes are missing.
 func TestExternalServer(t *testing.T) {
 	t.Parallel()
 	tokens := make(chan string, 10)
@@ -350,26 +353,26 @@ func TestExternalServer(t *testing.T) {
 	p, url := startSchedulerProcess(t, []string{"C4A_TOKEN=server-s3cret"}, "--server", server)
 	status, body := askHTTP(t, http.MethodPost, url+"/daemons", `{"lib_id":"x"}`)
 	if status != 201 || field[string](t, []byte(body), "status") != "ready" {
-		t.Fatal(status, body)
+		t.Fatalf("POST /daemons: got status %d and %s, want 201 and ready", status, body)
 	}
 	if got := <-tokens; got != "Bearer server-s3cret" {
-		t.Errorf("the child dialled with %q", got)
+		t.Errorf("the child dialled with %q, want the token for --server", got)
 	}
 	pid := field[int](t, []byte(body), "pid")
 	for _, file := range []string{"cmdline", "environ"} {
 		data, err := os.ReadFile(filepath.Join("/proc", strings.TrimSpace(string(mustJSON(t, pid))), file))
 		if err == nil && strings.Contains(string(data), "s3cret") {
-			t.Errorf("the child's %s holds the token", file)
+			t.Errorf("%s of the child holds the token, want it hidden", file)
 		}
 	}
 	if status, _ := askHTTP(t, http.MethodGet, url+"/machines", ""); status != 404 {
-		t.Error(status)
+		t.Errorf("GET /machines with --server: got status %d, want 404", status)
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if code := p.exit(); code != 0 || alive(t, pid) {
-		t.Error(code)
+		t.Errorf("exit %d, the child lives: %v, want 0 and no child", code, alive(t, pid))
 	}
 }
 
@@ -382,7 +385,7 @@ func mustJSON(t *testing.T, v any) []byte {
 	return data
 }
 
-// TestSignals: the first lets a running request end, the second does not wait.
+// TestSignals: the first signal lets a running request end, the second cancels it.
 func TestSignals(t *testing.T) {
 	t.Parallel()
 	git := newGitServer(t)
@@ -412,7 +415,7 @@ func TestSignals(t *testing.T) {
 		p.says("waiting for running requests")
 		s.say(`{"jsonrpc":"2.0","id":2,"method":"config/get"}`)
 		if a, _ := s.answer("2"); a.Error == nil || a.Error.name() != codeDraining {
-			t.Errorf("%+v", a)
+			t.Errorf("a request to a stopping daemon: %+v, want %s", a.Error, codeDraining)
 		}
 		want := exitStopped
 		if signals == 2 {
@@ -421,21 +424,21 @@ func TestSignals(t *testing.T) {
 				t.Fatal(err)
 			}
 			if a, _ := s.answer("1"); a.Error == nil || a.Error.name() != codeCancelled {
-				t.Errorf("%+v", a)
+				t.Errorf("the running request: %+v, want %s", a.Error, codeCancelled)
 			}
 		} else {
 			close(release)
 			if a, _ := s.answer("1"); a.Error != nil {
-				t.Errorf("the running request: %v", a.Error)
+				t.Errorf("the running request: %v, want its result", a.Error)
 			}
 		}
 		if code := p.exit(); code != want {
-			t.Errorf("after %d signals: exit %d", signals, code)
+			t.Errorf("after %d signals: exit %d, want %d", signals, code, want)
 		}
 	}
 }
 
-// TestSystemdNotify: READY=1 only once a handshake was accepted.
+// TestSystemdNotify: a daemon reports READY=1 only after an accepted handshake.
 func TestSystemdNotify(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(realTempDir(t), "n")
@@ -463,7 +466,7 @@ func TestSystemdNotify(t *testing.T) {
 		seen += next() + "\n"
 	}
 	if !strings.Contains(seen, "STATUS=connected to ") {
-		t.Error(seen)
+		t.Errorf("systemd was told %q, want STATUS=connected to …", seen)
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -472,11 +475,11 @@ func TestSystemdNotify(t *testing.T) {
 		seen += next() + "\n"
 	}
 	if code := p.exit(); code != 0 {
-		t.Error(code)
+		t.Errorf("exit %d, want 0", code)
 	}
 }
 
-// TestDaemonDiesInACall: the pool brings another, which gives the answer.
+// TestDaemonDiesInACall: the pool starts another daemon, which answers the call.
 func TestDaemonDiesInACall(t *testing.T) {
 	t.Parallel()
 	git, repo, asked := newStalledGitServer(t)
@@ -495,15 +498,15 @@ func TestDaemonDiesInACall(t *testing.T) {
 	select {
 	case a := <-answered:
 		if a.Error != nil || field[string](t, a.Result, "commit") != repo.head() {
-			t.Errorf("%v %s", a.Error, a.Result)
+			t.Errorf("the clone got %s, %v, want the commit %s", a.Result, a.Error, repo.head())
 		}
 	case <-time.After(patience):
-		t.Fatal("no answer")
+		t.Fatalf("the call got no answer within %v, want one", patience)
 	}
 }
 
-// TestBrokenStandardError: who reads the log may go; the daemon works on and
-// ends as it should.
+// TestBrokenStandardError: a daemon works on and stops normally after the reader of
+// its log has gone.
 func TestBrokenStandardError(t *testing.T) {
 	t.Parallel()
 	address, connected := serveOneDaemon(t)
@@ -528,7 +531,7 @@ func TestBrokenStandardError(t *testing.T) {
 	}
 	s.say(`{"jsonrpc":"2.0","id":1,"method":"config/get"}`)
 	if a, _ := s.answer("1"); a.Error != nil {
-		t.Error(a.Error)
+		t.Errorf("request 1: %v, want a result", a.Error)
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -538,36 +541,40 @@ func TestBrokenStandardError(t *testing.T) {
 	}
 }
 
-// TestSlowBody: half a body on any route, with or without a right to it, ends.
+// TestSlowBody: a request that sends half of its body ends after bodyLimit, with
+// its connection, on every route.
 func TestSlowBody(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as a body may: 10 s")
-	}
-	t.Parallel()
-	_, url := startSchedulerProcess(t, nil)
-	host := strings.TrimPrefix(url, "http://")
-	ended := make(chan string, 10)
-	routes := []string{"POST /nothing", "POST /health", "GET /health", "PUT /daemons/z", "POST /libraries/x/rpc"}
-	for _, route := range routes {
-		go func() {
-			conn, err := net.Dial("tcp", host)
-			if err != nil {
-				ended <- err.Error()
-				return
-			}
-			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(patience))
-			_, _ = conn.Write([]byte(route + " HTTP/1.1\r\nHost: " + host + "\r\nContent-Length: 50\r\n\r\n{"))
-			if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
-				ended <- route + " is still open"
-				return
-			}
-			ended <- ""
-		}()
-	}
-	for range routes {
-		if text := <-ended; text != "" {
-			t.Error(text)
+	synctest.Test(t, func(t *testing.T) {
+		network := newPipeNet()
+		a := testAPI(t, nil)
+		libs, err := openLibraries(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		(&hubAPI{callRouter: callRouter{hub: newHub(hubConfig{log: a.log}), pool: a.pool, libraries: libs}, tokens: &childTokens{}, log: a.log}).register(a)
+		server := &http.Server{Handler: a}
+		served := make(chan struct{})
+		go func() { defer close(served); _ = server.Serve(network) }()
+		defer func() {
+			_ = server.Close()
+			<-served
+		}()
+		for _, test := range []struct{ route, status string }{
+			{"POST /nothing", ""}, {"POST /health", ""}, {"GET /health", ""}, // the body is not read, and an answer may be lost with the connection
+			{"POST /daemons", "HTTP/1.1 400"}, {"PUT /daemons/z", "HTTP/1.1 400"}, {"POST /libraries/x/rpc", "HTTP/1.1 400"},
+		} {
+			here, there := net.Pipe()
+			network.conns <- there
+			start := time.Now()
+			if _, err := fmt.Fprintf(here, "%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{", test.route); err != nil {
+				t.Fatal(err)
+			}
+			_ = here.SetReadDeadline(start.Add(2 * bodyLimit))
+			answer, err := io.ReadAll(here)
+			_ = here.Close()
+			if took := time.Since(start); err != nil || !strings.HasPrefix(string(answer), test.status) || took != bodyLimit {
+				t.Errorf("half a body to %s: got %.40q, %v after %v, want status %s and the end of the connection after %v", test.route, answer, err, took, test.status, bodyLimit)
+			}
+		}
+	})
 }

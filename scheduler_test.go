@@ -22,8 +22,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// This file runs the programs as a user does: real processes of this test
-// binary, real sockets, real git over real HTTP.
+// The tests of this file run the programs as a user does: processes of this test
+// binary, real sockets, git over HTTP.
 
 // startedProgram is a running program; its output is kept.
 type startedProgram struct {
@@ -34,7 +34,7 @@ type startedProgram struct {
 	stderr *syncBuffer
 }
 
-// syncBuffer is a buffer that is written and read at once.
+// syncBuffer is a buffer for concurrent writers and readers.
 type syncBuffer struct {
 	mu   sync.Mutex
 	data bytes.Buffer
@@ -68,8 +68,8 @@ func start(t testing.TB, name string, env []string, args ...string) *startedProg
 	return startCommand(t, name, cmd, env)
 }
 
-// startCommand runs one of the programs by a command that is ready but for its
-// surroundings.
+// startCommand runs one of the programs by a command that lacks its environment,
+// directory and output.
 func startCommand(t testing.TB, name string, cmd *exec.Cmd, env []string) *startedProgram {
 	t.Helper()
 	p := &startedProgram{t: t, cmd: cmd, done: make(chan struct{}), stdout: newSyncBuffer(), stderr: newSyncBuffer()}
@@ -104,7 +104,7 @@ func (p *startedProgram) exit() int {
 	case <-p.done:
 		return p.cmd.ProcessState.ExitCode()
 	case <-time.After(patience):
-		p.t.Fatal("the program does not end")
+		p.t.Fatalf("the program still runs after %v, want its end", patience)
 		return -1
 	}
 }
@@ -123,10 +123,10 @@ func (p *startedProgram) says(text string) string {
 		case <-p.stderr.more:
 		case <-p.done:
 			if !strings.Contains(p.stderr.String(), text) {
-				p.t.Fatalf("the program ended and did not say %q", text)
+				p.t.Fatalf("the program ended, want it to say %q first", text)
 			}
 		case <-limit:
-			p.t.Fatalf("the program does not say %q", text)
+			p.t.Fatalf("the program said nothing like it within %v, want %q", patience, text)
 		}
 	}
 }
@@ -135,7 +135,7 @@ func (p *startedProgram) says(text string) string {
 func startSchedulerProcess(t *testing.T, env []string, args ...string) (*startedProgram, string) {
 	t.Helper()
 	workspace := filepath.Join(realTempDir(t), "workspace")
-	// However full the disk of the machine is that runs the tests.
+	// The tests must pass on a machine with a full disk.
 	p := start(t, schedulerName, env, append([]string{"--port", "0", "--workspace", workspace, "--min-free-disk", "0"}, args...)...)
 	return p, p.url()
 }
@@ -193,20 +193,20 @@ func callRPC(t *testing.T, url, method, params string) (int, rpcAnswer) {
 	status, body := askHTTP(t, http.MethodPost, url+"/rpc", `{"jsonrpc":"2.0","id":"x","method":"`+method+`","params":`+params+`}`)
 	var a rpcAnswer
 	if err := json.Unmarshal([]byte(body), &a); err != nil {
-		t.Fatalf("%d %s", status, body)
+		t.Fatalf("%s: got status %d and %s, want a JSON-RPC answer", method, status, body)
 	}
 	return status, a
 }
 
-// field is one value of a JSON object.
+// field returns one value of a JSON object.
 func field[T any](t testing.TB, data []byte, name string) (value T) {
 	t.Helper()
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(data, &object); err != nil {
-		t.Fatalf("%v: %s", err, data)
+		t.Fatalf("got %s (%v), want a JSON object", data, err)
 	}
 	if err := json.Unmarshal(object[name], &value); err != nil {
-		t.Fatalf("%s: %v: %s", name, err, data)
+		t.Fatalf("got %s (%v), want a value %q of type %T", data, err, name, value)
 	}
 	return value
 }
@@ -221,20 +221,20 @@ func TestMainJob(t *testing.T) {
 
 	status, a := callRPC(t, url+"/libraries/demo", "vcs/clone", `{"url":"`+server.address("group/lib.git")+`"}`)
 	if status != 200 || a.Error != nil || string(a.ID) != `"x"` {
-		t.Fatal(status, a.Error)
+		t.Fatalf("vcs/clone: status %d, id %s, %v, want 200, the id \"x\" and no error", status, a.ID, a.Error)
 	}
 	if commit := field[string](t, a.Result, "commit"); commit != repo.head() {
-		t.Errorf("commit %s, HEAD is %s", commit, repo.head())
+		t.Errorf("the clone has commit %s, want %s", commit, repo.head())
 	}
 	_, a = callRPC(t, url+"/libraries/demo", "fs/readFile", `{"path":"repos/lib/README.md"}`)
 	if a.Error != nil || field[string](t, a.Result, "content") != "hello\n" {
-		t.Errorf("%v %s", a.Error, a.Result)
+		t.Errorf("fs/readFile: got %s, %v, want the content of README.md", a.Result, a.Error)
 	}
 
 	status, body := askHTTP(t, http.MethodGet, url+"/daemons/demo", "")
 	pid := field[int](t, []byte(body), "pid")
 	if status != 200 || field[string](t, []byte(body), "status") != "ready" || field[string](t, []byte(body), "machine_id") != "cloud_demo" || !alive(t, pid) {
-		t.Error(status, body)
+		t.Errorf("GET /daemons/demo: got status %d and %s, want 200 and the living daemon cloud_demo, ready", status, body)
 	}
 	workDir := field[string](t, []byte(body), "work_dir")
 	awaitThat(t, "the clone and the size in /metrics", func() bool {
@@ -244,17 +244,17 @@ func TestMainJob(t *testing.T) {
 	})
 	for _, route := range []string{"/health", "/machines", "/machines/cloud_demo", "/daemons"} {
 		if status, body := askHTTP(t, http.MethodGet, url+route, ""); status != 200 || !json.Valid([]byte(body)) {
-			t.Error(route, status, body)
+			t.Errorf("GET %s: got status %d and %s, want 200 and JSON", route, status, body)
 		}
 	}
 	if status, body := askHTTP(t, http.MethodDelete, url+"/daemons/demo", ""); status != 204 {
-		t.Error(status, body)
+		t.Errorf("DELETE: got status %d and %s, want 204", status, body)
 	}
 	if _, err := os.Stat(workDir); !errors.Is(err, os.ErrNotExist) || alive(t, pid) {
-		t.Errorf("after DELETE: %v, alive %v", err, alive(t, pid))
+		t.Errorf("after DELETE: the work dir: %v, the daemon lives: %v, want neither", err, alive(t, pid))
 	}
 	if status, _ := askHTTP(t, http.MethodGet, url+"/daemons/demo", ""); status != 404 {
-		t.Error("after DELETE:", status)
+		t.Errorf("after DELETE: got status %d, want 404", status)
 	}
 
 	// Another one, which the scheduler takes along when it ends.
@@ -264,26 +264,26 @@ func TestMainJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code := scheduler.exit(); code != 0 || alive(t, pid) {
-		t.Errorf("exit %d, the daemon is alive: %v", code, alive(t, pid))
+		t.Errorf("exit %d, the daemon lives: %v, want 0 and no daemon", code, alive(t, pid))
 	}
 }
 
-// TestDiskBelowTheFloorOfTheScheduler: its daemons know the floor, and whoever
-// watches it is told.
+// TestDiskBelowTheFloorOfTheScheduler: below --min-free-disk the pool's daemons
+// refuse clones, and /health is degraded.
 func TestDiskBelowTheFloorOfTheScheduler(t *testing.T) {
 	t.Parallel()
 	server := newGitServer(t)
 	server.repo("lib", map[string]string{"a": "1"})
 	_, url := startSchedulerProcess(t, nil, "--min-free-disk", "100")
 	if status, body := askHTTP(t, http.MethodGet, url+"/health", ""); status != 503 || field[string](t, []byte(body), "status") != "degraded" {
-		t.Error(status, body)
+		t.Errorf("GET /health: got status %d and %s, want 503 and degraded", status, body)
 	}
 	status, a := callRPC(t, url+"/libraries/demo", "vcs/clone", `{"url":"`+server.address("lib")+`"}`)
 	if status != 200 || a.Error == nil || a.Error.Data["reason"] != string(gitDiskFull) {
-		t.Errorf("%d %v", status, a.Error)
+		t.Errorf("vcs/clone: got status %d and %v, want 200 and the reason %s", status, a.Error, gitDiskFull)
 	}
 	if _, a := callRPC(t, url+"/libraries/demo", "fs/listDir", `{"path":"repos"}`); a.Error != nil || string(a.Result) == "" {
-		t.Errorf("what needs no room: %v", a.Error)
+		t.Errorf("fs/listDir needs no room: got %s, %v, want a result", a.Result, a.Error)
 	}
 }
 
@@ -296,7 +296,7 @@ func TestStreamedCall(t *testing.T) {
 	status, body := askHTTP(t, http.MethodPost, url+"/libraries/demo/rpc",
 		`{"jsonrpc":"2.0","id":7,"method":"vcs/clone","params":{"task_id":"mine","url":"`+server.address("lib.git")+`"}}`, "Accept", "text/event-stream")
 	if status != 200 {
-		t.Fatal(status, body)
+		t.Fatalf("got status %d and %s, want 200", status, body)
 	}
 	var percents []int
 	var result string
@@ -312,7 +312,7 @@ func TestStreamedCall(t *testing.T) {
 		case name == "progress":
 			var p taskProgress
 			if err := json.Unmarshal([]byte(data), &p); err != nil || p.TaskID != "mine" || p.Method != "vcs/clone" {
-				t.Error(data, err)
+				t.Errorf("got the progress %s (%v), want task_id mine and method vcs/clone", data, err)
 			}
 			percents = append(percents, p.Percent)
 		case name == "result":
@@ -320,11 +320,11 @@ func TestStreamedCall(t *testing.T) {
 		}
 	}
 	if len(percents) < 2 || percents[0] != 0 || percents[len(percents)-1] != 100 {
-		t.Errorf("progress %v", percents)
+		t.Errorf("progress %v, want it to begin with 0 and to end with 100", percents)
 	}
 	var a rpcAnswer
 	if err := json.Unmarshal([]byte(result), &a); err != nil || string(a.ID) != "7" || field[string](t, a.Result, "commit") != repo.head() {
-		t.Error(err, result)
+		t.Errorf("got the result %s (%v), want id 7 and the commit %s", result, err, repo.head())
 	}
 }
 
@@ -332,25 +332,25 @@ func TestStreamedCall(t *testing.T) {
 func TestCallCommand(t *testing.T) {
 	t.Parallel()
 	repo := newTestRepo(t, map[string]string{"README.md": "hello\n"})
-	// No scheduler listens at a port that was free a moment ago; the default one
-	// may be somebody's.
+	// No scheduler listens at a port that was free a moment ago; another scheduler
+	// may use the default port.
 	p := start(t, schedulerName, nil, "call", "--allow", repo.dir, "demo", "vcs/clone", "url="+repo.dir)
 	if code := p.exit(); code != 0 {
 		if strings.Contains(p.stderr.String(), "a scheduler listens at") || strings.Contains(p.stderr.String(), "is no c4a-daemon-scheduler") {
 			t.Skip("something listens on the scheduler's default port of this machine: " + p.stderr.String())
 		}
-		t.Fatal(code)
+		t.Fatalf("exit %d, want 0", code)
 	}
 	if commit := field[string](t, []byte(p.stdout.String()), "commit"); commit != repo.head() {
-		t.Error(p.stdout.String())
+		t.Errorf("got %s, want the commit %s", p.stdout, repo.head())
 	}
 	for _, want := range []string{"no scheduler listens at http://127.0.0.1:5110", "100% done"} {
 		if !strings.Contains(p.stderr.String(), want) {
-			t.Errorf("standard error does not say %q: %s", want, p.stderr)
+			t.Errorf("standard error is %s, want %q in it", p.stderr, want)
 		}
 	}
 	if left, err := filepath.Glob(filepath.Join(p.cmd.Env[1][len("TMPDIR="):], "*")); err != nil || len(left) > 0 {
-		t.Error("left behind:", left, err)
+		t.Errorf("temporary files %v, %v, want none", left, err)
 	}
 }
 
@@ -386,16 +386,16 @@ func TestCallRunningScheduler(t *testing.T) {
 		p := start(t, schedulerName, []string{"C4A_API_TOKEN=" + test.token}, append([]string{"call"}, test.args...)...)
 		code := p.exit()
 		if code != test.code || !strings.Contains(p.stdout.String(), test.stdout) || !strings.Contains(p.stderr.String(), test.err) || (code != 0) != (p.stdout.String() == "") {
-			t.Errorf("%v: exit %d\nstdout %s\nstderr %s", test.args, code, p.stdout, p.stderr)
+			t.Errorf("%v: exit %d, want %d\nstdout %s\nwant %q\nstderr %s\nwant %q", test.args, code, test.code, p.stdout, test.stdout, p.stderr, test.err)
 		}
 		if strings.Contains(p.stdout.String()+p.stderr.String(), "s3cret") {
-			t.Errorf("%v shows the token", test.args)
+			t.Errorf("%v shows the token, want it hidden", test.args)
 		}
 	}
 	git := newGitServer(t)
 	p := start(t, schedulerName, nil, "call", "--url", git.address(""), "demo", "config/get")
 	if code := p.exit(); code != 1 || !strings.Contains(p.stderr.String(), "is no c4a-daemon-scheduler") {
-		t.Error(code)
+		t.Errorf("exit %d, want 1 and a hint: %s", code, p.stderr)
 	}
 }
 
@@ -407,7 +407,7 @@ type handWritten struct {
 	got  chan map[string]json.RawMessage
 }
 
-// serveOneDaemon takes the first daemon that dials and shakes hands with it.
+// serveOneDaemon accepts each daemon that dials and its handshake.
 func serveOneDaemon(t *testing.T) (address string, connected chan *handWritten) {
 	t.Helper()
 	connected = make(chan *handWritten, 1)
@@ -428,7 +428,7 @@ func serveOneDaemon(t *testing.T) (address string, connected chan *handWritten) 
 			}
 			var m map[string]json.RawMessage
 			if err := json.Unmarshal(data, &m); err != nil {
-				t.Errorf("the daemon said %s", data)
+				t.Errorf("the daemon sent %s, want JSON-RPC", data)
 				return
 			}
 			if string(m["method"]) == `"daemon/handshake"` {
@@ -447,7 +447,8 @@ func (s *handWritten) say(message string) {
 	}
 }
 
-// answer waits for the answer to an id and returns what was told before.
+// answer waits for the answer to an id and returns it with the messages before
+// it.
 func (s *handWritten) answer(id string) (answer rpcAnswer, told []map[string]json.RawMessage) {
 	s.t.Helper()
 	limit := time.After(patience)
@@ -455,7 +456,7 @@ func (s *handWritten) answer(id string) (answer rpcAnswer, told []map[string]jso
 		select {
 		case m, ok := <-s.got:
 			if !ok {
-				s.t.Fatal("the link ended before the answer to " + id)
+				s.t.Fatalf("the link ended, want the answer to %s", id)
 			}
 			if m["method"] != nil || string(m["id"]) != id {
 				told = append(told, m)
@@ -470,7 +471,7 @@ func (s *handWritten) answer(id string) (answer rpcAnswer, told []map[string]jso
 			}
 			return answer, told
 		case <-limit:
-			s.t.Fatal("no answer to " + id)
+			s.t.Fatalf("no answer to %s came within %v, want one", id, patience)
 		}
 	}
 }
@@ -486,7 +487,8 @@ func newHTTPServer(t *testing.T, h http.Handler) (address string) {
 	return server.URL
 }
 
-// TestDaemonAgainstHandWrittenServer: the daemon alone does the main job.
+// TestDaemonAgainstHandWrittenServer: the daemon does the main job for a server
+// that shares no code with it.
 func TestDaemonAgainstHandWrittenServer(t *testing.T) {
 	t.Parallel()
 	git := newGitServer(t)
@@ -499,7 +501,7 @@ func TestDaemonAgainstHandWrittenServer(t *testing.T) {
 	select {
 	case s = <-connected:
 	case <-time.After(patience):
-		t.Fatal("the daemon does not come")
+		t.Fatalf("no daemon connected within %v, want one", patience)
 	}
 	first := <-s.got
 	var hello handshakeParams
@@ -507,65 +509,65 @@ func TestDaemonAgainstHandWrittenServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	if hello.MachineID != "m 1" || hello.PID != p.cmd.Process.Pid || hello.ProtocolVersion != 1 || *hello.WorkDir != workDir || hello.GitVersion == "" || len(hello.Methods) < 15 {
-		t.Errorf("%+v", hello)
+		t.Errorf("the handshake is %+v, want this process, its work dir, git and methods", hello)
 	}
 	host := strings.TrimPrefix(strings.TrimSuffix(git.address(""), "/"), "http://")
 	s.say(`{"jsonrpc":"2.0","id":1,"method":"vcs/clone","params":{"url":"` + git.address("lib.git") + `"}}`)
 	if a, _ := s.answer("1"); a.Error == nil || a.Error.name() != codeGitFailed || a.Error.Data["reason"] != "auth" || !strings.Contains(a.Error.Message, "config/setAuth") {
-		t.Errorf("without a token: %+v", a.Error)
+		t.Errorf("without a token: %+v, want %s, the reason auth and what to do", a.Error, codeGitFailed)
 	}
 	s.say(`{"jsonrpc":"2.0","id":2,"method":"config/setAuth","params":{"host":"` + host + `","protocol":"http","token":"s3cret-token"}}`)
 	if a, _ := s.answer("2"); a.Error != nil {
-		t.Fatal(a.Error)
+		t.Fatalf("config/setAuth: %v, want no error", a.Error)
 	}
 	s.say(`{"jsonrpc":"2.0","id":"c","method":"vcs/clone","params":{"url":"` + git.address("lib.git") + `"}}`)
 	a, told := s.answer(`"c"`)
 	if a.Error != nil || field[string](t, a.Result, "commit") != repo.head() {
-		t.Fatal(a.Error, string(a.Result))
+		t.Fatalf("vcs/clone: got %s, %v, want the commit %s", a.Result, a.Error, repo.head())
 	}
 	var percents []int
 	for _, m := range told {
 		if string(m["method"]) == `"task/progress"` {
 			if id := field[string](t, m["params"], "task_id"); id != "c" {
-				t.Errorf("progress of %q", id)
+				t.Errorf("progress of the task %q, want c", id)
 			}
 			percents = append(percents, field[int](t, m["params"], "percent"))
 		}
 	}
 	if len(percents) < 2 || percents[0] != 0 || percents[len(percents)-1] != 100 {
-		t.Errorf("progress %v", percents)
+		t.Errorf("progress %v, want it to begin with 0 and to end with 100", percents)
 	}
 	s.say(`{"jsonrpc":"2.0","id":3,"method":"fs/readFile","params":{"path":"repos/lib/README.md"}}`)
 	if a, _ := s.answer("3"); a.Error != nil || field[string](t, a.Result, "content") != "hello\n" {
-		t.Error(a.Error, string(a.Result))
+		t.Errorf("fs/readFile: got %s, %v, want the content of README.md", a.Result, a.Error)
 	}
 	s.say(`{"jsonrpc":"2.0","id":4,"method":"vcs/info","params":{"path":"repos/lib"}}`)
 	if a, _ := s.answer("4"); a.Error != nil || field[string](t, a.Result, "head") != repo.head() {
-		t.Error(a.Error, string(a.Result))
+		t.Errorf("vcs/info: got %s, %v, want the head %s", a.Result, a.Error, repo.head())
 	}
 	s.say(`{"jsonrpc":"2.0","id":5,"method":"config/get"}`)
 	a, _ = s.answer("5")
 	if a.Error != nil || strings.Contains(string(a.Result), "s3cret") || !strings.Contains(string(a.Result), host) {
-		t.Error(a.Error, string(a.Result))
+		t.Errorf("config/get: got %s, %v, want the host %s and no token", a.Result, a.Error, host)
 	}
 	for _, path := range []string{".git-daemon.credentials", "repos/../.git-daemon.config", workDir + "/.git-daemon.credentials"} {
 		s.say(`{"jsonrpc":"2.0","id":6,"method":"fs/readFile","params":{"path":"` + path + `"}}`)
 		if a, _ := s.answer("6"); a.Error == nil || a.Error.name() != codeAccessDenied {
-			t.Errorf("%s: %v %s", path, a.Error, a.Result)
+			t.Errorf("reading %s: got %s, %v, want %s", path, a.Result, a.Error, codeAccessDenied)
 		}
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if code := p.exit(); code != 0 {
-		t.Error("exit", code)
+		t.Errorf("exit %d, want 0", code)
 	}
 	if strings.Contains(p.stderr.String(), "s3cret") {
-		t.Error("the log holds a secret")
+		t.Errorf("the log holds a token, want it hidden: %s", p.stderr)
 	}
 }
 
-// TestExitStatus: each reason to end has its status.
+// TestExitStatus: each way to end has its documented exit status.
 func TestExitStatus(t *testing.T) {
 	t.Parallel()
 	refusing := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusUnauthorized) }))
@@ -630,10 +632,10 @@ func TestExitStatus(t *testing.T) {
 			t.Errorf("%s %v %v: exit %d, want %d: %s", test.name, test.env, test.args, code, test.code, p.stderr)
 		}
 		if code == 2 && strings.Count(p.stderr.String(), "\n") != 2 {
-			t.Errorf("%s %v: wrong use is told in one line and a hint, not: %s", test.name, test.args, p.stderr)
+			t.Errorf("%s %v: standard error is %s, want a line and a hint", test.name, test.args, p.stderr)
 		}
 		if code == 0 && (p.stdout.String() == "" || p.stderr.String() != "") {
-			t.Errorf("%s %v: %q %q", test.name, test.args, p.stdout, p.stderr)
+			t.Errorf("%s %v: got %q and %q on standard error, want text and nothing", test.name, test.args, p.stdout, p.stderr)
 		}
 	}
 }

@@ -32,10 +32,10 @@ import (
 	"github.com/coder/websocket"
 )
 
-// This file has the link's faults that need real processes: kills, stops,
-// proxies and certificates.
+// The tests of this file need real processes: they kill and stop them, and put
+// proxies and certificates between them.
 
-// port is the port of a URL.
+// port returns the port of a URL.
 func port(t *testing.T, address string) string {
 	t.Helper()
 	u, err := url.Parse(address)
@@ -45,21 +45,22 @@ func port(t *testing.T, address string) string {
 	return u.Port()
 }
 
-// logTime is when a line was logged.
+// logTime returns the time of a log line.
 func logTime(t *testing.T, line string) time.Time {
 	t.Helper()
 	_, rest, _ := strings.Cut(line, "time=")
 	text, _, _ := strings.Cut(rest, " ")
 	at, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil {
-		t.Fatalf("%s: %v", line, err)
+		t.Fatalf("the log line %q has no time (%v), want time=… in RFC 3339", line, err)
 	}
 	return at
 }
 
-// TestHubIsKilled: kill -9, and a new one on the same port; the daemon comes
-// back by itself.
+// TestHubIsKilled: the hub is killed (SIGKILL) and a new one starts on the same
+// port; the daemon connects to it.
 func TestHubIsKilled(t *testing.T) {
+	skipShort(t, "waits for a reconnect of processes, for seconds")
 	t.Parallel()
 	first, address := startSchedulerProcess(t, nil)
 	d := startUserDaemon(t, address, "m", nil)
@@ -71,13 +72,14 @@ func TestHubIsKilled(t *testing.T) {
 	second := start(t, schedulerName, nil, "--port", port(t, address), "--workspace", filepath.Join(realTempDir(t), "ws"))
 	second.says("machine online")
 	if status, a := callRPC(t, address+"/machines/m", "config/get", "{}"); status != 200 || a.Error != nil {
-		t.Error(status, a.Error)
+		t.Errorf("config/get over the second hub: status %d, %v, want 200", status, a.Error)
 	}
 }
 
-// TestDaemonIsStopped: a daemon that sleeps is offline after the threshold, and
-// back when it wakes.
+// TestDaemonIsStopped: a daemon that is stopped (SIGSTOP) is offline after the
+// threshold and online again after SIGCONT.
 func TestDaemonIsStopped(t *testing.T) {
+	skipShort(t, "waits for a threshold of 3 s; TestSilentDaemonGoesOffline does it in memory")
 	t.Parallel()
 	const threshold = 3 * time.Second // and half of it between two heartbeats
 	hub, address := startSchedulerProcess(t, nil, "--offline-threshold", threshold.String())
@@ -88,26 +90,25 @@ func TestDaemonIsStopped(t *testing.T) {
 	start := time.Now()
 	line := hub.says(`msg="machine offline"`)
 	if took := logTime(t, line).Sub(start); took < threshold/3 || took > threshold+5*time.Second || !strings.Contains(line, "no heartbeat") {
-		t.Errorf("offline after %v: %s", took, line)
+		t.Errorf("offline after %v by %q, want after %v for want of heartbeats", took, line, threshold)
 	}
 	if err := d.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	awaitThat(t, "the daemon to be back", func() bool { return strings.Count(d.stderr.String(), "msg=connected") > 1 })
 	if status, a := callRPC(t, address+"/machines/m", "config/get", "{}"); status != 200 || a.Error != nil {
-		t.Error(status, a.Error)
+		t.Errorf("config/get after the daemon woke: status %d, %v, want 200", status, a.Error)
 	}
 }
 
-// TestHubIsStoppedDuringBigResult: the hub's process stands still in the middle
-// of a result of almost 16 MiB. The daemon gives the link up when a piece was
-// not taken for 10 s, and comes back when the hub goes on; the result comes from
-// memory, of the one run.
+// TestHubIsStoppedDuringBigResult: the hub's process is stopped (SIGSTOP) in the
+// middle of a result of almost 16 MiB. The daemon gives the link up after 10 s
+// without a write (2 s by its faster clock) and connects again when the hub goes
+// on; it delivers the remembered result of the one run.
 func TestHubIsStoppedDuringBigResult(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as a piece may: 10 s")
-	}
+	skipShort(t, "waits 2 s for the limit of a piece; TestHubThatStopsReading does it without processes")
 	t.Parallel()
+	const scale = 5
 	const size = defaultMaxMessage - 1000
 	dir := realTempDir(t)
 	script := filepath.Join(dir, "big.sh")
@@ -117,7 +118,7 @@ func TestHubIsStoppedDuringBigResult(t *testing.T) {
 	hub, address := startSchedulerProcess(t, nil)
 	proxy := newFaultProxy(t, address)
 	proxy.up.set(toxics{rate: 8 << 20}) // slow enough to stop it in the middle
-	d := startUserDaemon(t, proxy.address, "m", nil, "--handler", "test/big=sh '"+script+"'")
+	d := startUserDaemon(t, proxy.address, "m", []string{fmt.Sprintf("%s=%d", testClockVariable, scale)}, "--handler", "test/big=sh '"+script+"'")
 	type answer struct {
 		bytes int64
 		err   error
@@ -140,8 +141,8 @@ func TestHubIsStoppedDuringBigResult(t *testing.T) {
 	}
 	stopped := time.Now()
 	line := d.says("trying again")
-	if !strings.Contains(line, errWriteTimeout.Error()) || time.Since(stopped) < 9*time.Second {
-		t.Errorf("after %v: %s", time.Since(stopped), line)
+	if !strings.Contains(line, errWriteTimeout.Error()) || time.Since(stopped) < 9*time.Second/scale {
+		t.Errorf("the link was given up after %v with %q, want %v at the earliest and %q", time.Since(stopped), line, 9*time.Second/scale, errWriteTimeout)
 	}
 	t.Logf("the link was given up after %v", time.Since(stopped))
 	proxy.up.set(toxics{})
@@ -151,18 +152,18 @@ func TestHubIsStoppedDuringBigResult(t *testing.T) {
 	select {
 	case a := <-answered:
 		if a.err != nil || a.bytes < size {
-			t.Errorf("%d bytes, %v", a.bytes, a.err)
+			t.Errorf("the call got %d bytes, %v, want at least %d", a.bytes, a.err, size)
 		}
 	case <-time.After(3 * patience):
-		t.Fatal("no answer")
+		t.Fatalf("the call got no answer within %v, want the result after the reconnect", 3*patience)
 	}
 	hub.says("sending the request again")
 	if runs, err := os.ReadFile(filepath.Join(dir, "runs")); err != nil || len(runs) != 1 {
-		t.Errorf("%d runs, %v", len(runs), err)
+		t.Errorf("the program ran %d times (%v), want once", len(runs), err)
 	}
 }
 
-// TestIPv6: a whole round over ::1, of a user's daemon and of one of the pool.
+// TestIPv6: a user's daemon and one of the pool clone over ::1.
 func TestIPv6(t *testing.T) {
 	t.Parallel()
 	if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
@@ -174,28 +175,28 @@ func TestIPv6(t *testing.T) {
 	repo := git.repo("lib.git", map[string]string{"a": "1"})
 	_, address := startSchedulerProcess(t, nil, "--host", "::1")
 	if !strings.HasPrefix(address, "http://[::1]:") {
-		t.Fatal("the scheduler is at", address)
+		t.Fatalf("the scheduler is at %q, want http://[::1]:PORT", address)
 	}
 	startUserDaemon(t, strings.TrimPrefix(address, "http://"), "m", nil, "--work-dir", filepath.Join(realTempDir(t), "w"))
 	for _, target := range []string{"/machines/m", "/libraries/demo"} {
 		_, a := callRPC(t, address+target, "vcs/clone", `{"url":"`+git.address("lib.git")+`"}`)
 		if a.Error != nil || field[string](t, a.Result, "commit") != repo.head() {
-			t.Errorf("%s: %+v %s", target, a.Error, a.Result)
+			t.Errorf("cloning by %s: got %s, %v, want the commit %s", target, a.Result, a.Error, repo.head())
 		}
 	}
 	for _, id := range []string{"m", "cloud_demo"} {
 		if _, body := askHTTP(t, http.MethodGet, address+"/machines/"+id, ""); field[string](t, []byte(body), "status") != "online" {
-			t.Error(body)
+			t.Errorf("machine %s is %s, want it online", id, body)
 		}
 	}
 	p := start(t, schedulerName, nil, "call", "--url", address, "demo", "config/get")
 	if code := p.exit(); code != 0 || !strings.Contains(p.stdout.String(), "cloud_demo") {
-		t.Errorf("exit %d: %s", code, p.stdout)
+		t.Errorf("call over ::1: exit %d and %q, want 0 and the configuration of cloud_demo", code, p.stdout)
 	}
 }
 
-// slowClone calls vcs/clone over the hub, of a repository whose server waits
-// until release; the channels tell when git asks and what the answer is.
+// slowClone calls vcs/clone over the hub for a repository whose server waits for
+// release. asked receives a value for each request of git, answered the answer.
 func slowClone(t *testing.T, git *gitServer, address string) (asked chan struct{}, release func(), answered chan rpcAnswer) {
 	t.Helper()
 	asked, answered = make(chan struct{}, 100), make(chan rpcAnswer, 1)
@@ -218,14 +219,15 @@ func slowClone(t *testing.T, git *gitServer, address string) (asked chan struct{
 	select {
 	case <-asked:
 	case <-time.After(patience):
-		t.Fatal("git does not ask")
+		t.Fatalf("the git server got no request within %v, want the clone's", patience)
 	}
 	return asked, release, answered
 }
 
-// TestLinkIsCutDuringClone: twice, by RST. There is one git, and its result is
-// delivered.
+// TestLinkIsCutDuringClone: the link is reset twice during a clone. Git runs once,
+// and its result is delivered.
 func TestLinkIsCutDuringClone(t *testing.T) {
+	skipShort(t, "waits for two reconnects, for seconds; TestCutAfterEachByte cuts links in memory")
 	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"a": "1"})
@@ -238,21 +240,23 @@ func TestLinkIsCutDuringClone(t *testing.T) {
 		awaitThat(t, "the daemon to be back", func() bool { return strings.Count(d.stderr.String(), "msg=connected") == cuts+1 })
 	}
 	if got := git.requests(); len(got) != 1 {
-		t.Errorf("git ran more than once: %q", got)
+		t.Errorf("the git server got %q, want one request for all three links", got)
 	}
 	release()
 	a := <-answered
 	if a.Error != nil || field[string](t, a.Result, "commit") != repo.head() || field[string](t, a.Result, "action") != "cloned" {
-		t.Errorf("%+v %s", a.Error, a.Result)
+		t.Errorf("the clone got %s, %v, want action cloned and the commit %s", a.Result, a.Error, repo.head())
 	}
 	fetches := slices.DeleteFunc(git.requests(), func(r string) bool { return !strings.HasPrefix(r, "GET ") })
 	if len(fetches) != 2 { // ls-remote and clone
-		t.Errorf("git ran more than once: %q", fetches)
+		t.Errorf("the git server got %q, want 2 requests: one to list refs, one to clone", fetches)
 	}
 }
 
-// TestDaemonIsKilledDuringClone: the next one of the machine is asked.
+// TestDaemonIsKilledDuringClone: the hub sends the request again to the machine's
+// next daemon.
 func TestDaemonIsKilledDuringClone(t *testing.T) {
+	skipShort(t, "waits for a reconnect of processes; TestLinkLostWhileTasksWait does it in memory")
 	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"a": "1"})
@@ -267,12 +271,12 @@ func TestDaemonIsKilledDuringClone(t *testing.T) {
 	release()
 	startUserDaemon(t, address, "m", nil, "--work-dir", workDir)
 	if a := <-answered; a.Error != nil || field[string](t, a.Result, "commit") != repo.head() {
-		t.Errorf("%+v %s", a.Error, a.Result)
+		t.Errorf("the clone got %s, %v, want the commit %s from the next daemon", a.Result, a.Error, repo.head())
 	}
 }
 
-// TestTwoCloudDaemons: two processes of one cloud machine id. The newer has the
-// place and keeps it; the older exits with status 5 and does not come again.
+// TestTwoCloudDaemons: of two processes with one cloud machine id the newer stays
+// connected; the older exits with status 5 and does not connect again.
 func TestTwoCloudDaemons(t *testing.T) {
 	t.Parallel()
 	b := newSocketBench(t, func(c *hubConfig) { c.times, c.offlineThreshold = defaultLinkTimes(), defaultOfflineThreshold })
@@ -285,16 +289,16 @@ func TestTwoCloudDaemons(t *testing.T) {
 	older := cloud()
 	newer := cloud()
 	if code := older.exit(); code != exitReplaced {
-		t.Errorf("the older one: exit %d: %s", code, older.stderr)
+		t.Errorf("the older daemon: exit %d, want %d: %s", code, exitReplaced, older.stderr)
 	}
 	v, _ := b.hub.view("cloud_x")
 	if got := b.statuses("cloud_x"); v.PID != newer.cmd.Process.Pid || v.Status != "online" || !slices.Equal(got, []string{"online", "online"}) || proxy.dialled() != 2 {
-		t.Errorf("%v, %d connections, now pid %d, %s", got, proxy.dialled(), v.PID, v.Status)
+		t.Errorf("the machine was %q over %d connections and is pid %d, %s; want online twice over 2 and pid %d, online", got, proxy.dialled(), v.PID, v.Status, newer.cmd.Process.Pid)
 	}
 }
 
-// TestDaemonIsKilledDuringRead: a request that only reads runs again in the next
-// daemon of the machine.
+// TestDaemonIsKilledDuringRead: a request that only reads runs again in the
+// machine's next daemon.
 func TestDaemonIsKilledDuringRead(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -328,14 +332,14 @@ func TestDaemonIsKilledDuringRead(t *testing.T) {
 	select {
 	case a := <-answered:
 		if a.Error != nil || string(a.Result) != `"again"` {
-			t.Errorf("%+v %s", a.Error, a.Result)
+			t.Errorf("the call got %s, %v, want the second run's \"again\"", a.Result, a.Error)
 		}
 	case <-time.After(patience):
-		t.Fatal("no answer")
+		t.Fatalf("the call got no answer within %v, want the second run's", patience)
 	}
 }
 
-// TestReplacedDaemonExits: 4001 ends the process with status 5.
+// TestReplacedDaemonExits: close code 4001 ends the process with status 5.
 func TestReplacedDaemonExits(t *testing.T) {
 	t.Parallel()
 	address, connected := serveOneDaemon(t)
@@ -345,13 +349,14 @@ func TestReplacedDaemonExits(t *testing.T) {
 		t.Error(err)
 	}
 	if code := p.exit(); code != exitReplaced || !strings.Contains(p.stderr.String(), errReplaced.Error()) {
-		t.Errorf("exit %d: %s", code, p.stderr)
+		t.Errorf("exit %d, want %d and %q: %s", code, exitReplaced, errReplaced, p.stderr)
 	}
 }
 
-// TestOversizedMessageMemory: a message over the limit, by a byte or by far,
-// costs the daemon no memory for what is too much, and one reconnect.
+// TestOversizedMessageMemory: a message over the limit, by a byte or by far, makes
+// the daemon connect again; it does not keep what exceeds the limit in memory.
 func TestOversizedMessageMemory(t *testing.T) {
+	skipShort(t, "sends 200 MiB to a process; TestOversizedMessageClosesWith1009 does it in memory")
 	t.Parallel()
 	address, connected := serveOneDaemon(t)
 	p := start(t, daemonName, nil, "--server", address, "--machine-id", "m")
@@ -374,12 +379,12 @@ func TestOversizedMessageMemory(t *testing.T) {
 			err = w.Close()
 		}
 		if size > defaultMaxMessage && err == nil {
-			t.Error("200 MiB were taken")
+			t.Error("the daemon took 200 MiB in a message, want the link closed")
 		}
 		select {
 		case s = <-connected:
 		case <-time.After(patience):
-			t.Fatal("the daemon does not come back")
+			t.Fatalf("the daemon did not connect again within %v, want a reconnect after a message over the limit", patience)
 		}
 		p.says("message too big")
 	}
@@ -397,7 +402,8 @@ func TestOversizedMessageMemory(t *testing.T) {
 	}
 }
 
-// authority is a private CA and a server's certificate of it.
+// authority makes a private certificate authority and a server certificate that
+// it signed.
 func authority(t *testing.T) (caFile string, server tls.Certificate) {
 	t.Helper()
 	issue := func(template, parent *x509.Certificate, signer *ecdsa.PrivateKey) ([]byte, *ecdsa.PrivateKey) {
@@ -433,8 +439,8 @@ func authority(t *testing.T) (caFile string, server tls.Certificate) {
 	return caFile, tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: leafKey}
 }
 
-// connectProxy is an HTTP proxy that knows CONNECT alone and leads every host
-// to 127.0.0.1. asked gets the hosts, with the proxy's credentials before them.
+// connectProxy serves an HTTP proxy that only supports CONNECT and connects every
+// host to 127.0.0.1. asked returns the hosts with the credentials for the proxy.
 func connectProxy(t *testing.T) (address string, asked func() []string) {
 	t.Helper()
 	var mu sync.Mutex
@@ -480,8 +486,8 @@ func connectProxy(t *testing.T) (address string, asked func() []string) {
 	}
 }
 
-// TestTLSThroughProxy: wss through an HTTP CONNECT proxy to a server whose
-// certificate is of a private authority, and git's https the same way.
+// TestTLSThroughProxy: a daemon and its git connect through an HTTP CONNECT proxy
+// to a server with a certificate of a private authority.
 func TestTLSThroughProxy(t *testing.T) {
 	t.Parallel()
 	caFile, certificate := authority(t)
@@ -502,7 +508,7 @@ func TestTLSThroughProxy(t *testing.T) {
 		}
 		_, data, err := conn.Read(context.Background())
 		if err != nil || !strings.Contains(string(data), handshakeMethod) {
-			t.Errorf("%s %v", data, err)
+			t.Errorf("the first message is %s, %v, want the handshake", data, err)
 			return
 		}
 		_ = conn.Write(context.Background(), websocket.MessageText, []byte(`{"jsonrpc":"2.0","id":1,"result":{"accepted":true}}`))
@@ -523,14 +529,14 @@ func TestTLSThroughProxy(t *testing.T) {
 	select {
 	case conn = <-connected:
 	case <-time.After(patience):
-		t.Fatal("the daemon does not come")
+		t.Fatalf("no daemon connected within %v, want one through the proxy", patience)
 	}
 	if header := <-upgrades; header.Get("Proxy-Authorization") != "" {
-		t.Error("the server was told the proxy's password")
+		t.Error("the server got the header Proxy-Authorization, want it at the proxy alone")
 	}
 	const basic = " Basic dXNlcjpwcm94eS1zM2NyZXQ="
 	if got := asked(); !slices.Equal(got, []string{"CONNECT " + host + basic}) {
-		t.Errorf("the proxy was asked for %q", got)
+		t.Errorf("the proxy was asked for %q, want CONNECT to the server with the password", got)
 	}
 	if err := conn.Write(t.Context(), websocket.MessageText, []byte(`{"jsonrpc":"2.0","id":1,"method":"vcs/clone","params":{"url":"https://`+host+`/lib.git"}}`)); err != nil {
 		t.Fatal(err)
@@ -543,51 +549,51 @@ func TestTLSThroughProxy(t *testing.T) {
 			t.Fatal(err)
 		}
 		if answer = string(data); strings.Contains(answer, `"id":1`) && !strings.Contains(answer, repo.head()) {
-			t.Errorf("the clone: %s", answer)
+			t.Errorf("the clone was answered by %s, want the commit %s", answer, repo.head())
 		}
 	}
 	if got := asked(); len(got) < 2 || got[len(got)-1] != "CONNECT "+host+basic {
-		t.Errorf("git did not go through the proxy: %q", got)
+		t.Errorf("the proxy was asked for %q, want git's CONNECT as the last", got)
 	}
 	_ = conn.Close(websocket.StatusGoingAway, "")
 	if code := p.exit(); code != exitGaveUp || strings.Contains(p.stderr.String(), "s3cret") {
-		t.Errorf("exit %d: %s", code, p.stderr)
+		t.Errorf("exit %d, want %d and no password in the log: %s", code, exitGaveUp, p.stderr)
 	}
 
-	// NO_PROXY leads past it.
+	// NO_PROXY excludes the host.
 	before := len(asked())
 	direct := "127.0.0.1:" + port(t, server.URL) // Go never uses a proxy for it, git does: NO_PROXY names it
 	p = run(direct, "HTTPS_PROXY="+proxy, "NO_PROXY=127.0.0.1")
 	select {
 	case conn = <-connected:
 	case <-time.After(patience):
-		t.Fatal("the daemon does not come")
+		t.Fatalf("no daemon connected within %v, want one past the proxy", patience)
 	}
 	_ = conn.Close(websocket.StatusGoingAway, "")
 	p.exit()
 	p = run(host, "HTTPS_PROXY="+proxy, "NO_PROXY=.test")
 	if code := p.exit(); code != exitGaveUp { // nobody knows the name but the proxy
-		t.Errorf("exit %d", code)
+		t.Errorf("exit %d for a host in NO_PROXY that only the proxy knows, want %d", code, exitGaveUp)
 	}
 	if got := asked(); len(got) != before {
-		t.Errorf("the proxy was asked in spite of NO_PROXY: %q", got[before:])
+		t.Errorf("the proxy was asked for %q, want nothing for a host in NO_PROXY", got[before:])
 	}
 
-	// Without the authority, and with an unusable proxy, it says so and shows no
-	// password.
+	// The errors for an unknown authority and an unusable proxy show no password.
 	p = start(t, daemonName, []string{"HTTPS_PROXY=" + withPassword}, "--server", "wss://"+host, "--max-reconnect-attempts", "1")
 	if code := p.exit(); code != exitGaveUp || !strings.Contains(p.stderr.String(), "certificate signed by unknown authority") || strings.Contains(p.stderr.String(), "s3cret") {
-		t.Errorf("exit %d: %s", code, p.stderr)
+		t.Errorf("exit %d, want %d, an unknown authority and no password: %s", code, exitGaveUp, p.stderr)
 	}
 	for _, broken := range []string{"http://user:proxy-s3cret@host:port", "http://user:proxy-s3cret@127.0.0.1:1", "ftp://user:proxy-s3cret@127.0.0.1:1"} {
 		p = run(host, "HTTPS_PROXY="+broken)
 		if code := p.exit(); code != exitGaveUp || strings.Contains(p.stderr.String(), "s3cret") {
-			t.Errorf("%s: exit %d: %s", broken, code, p.stderr)
+			t.Errorf("proxy %s: exit %d, want %d and no password: %s", broken, code, exitGaveUp, p.stderr)
 		}
 	}
 }
 
-// A scheduler that runs for one call has the flags of one, TLS among them.
+// A scheduler that is started for one call accepts the scheduler's flags, such as
+// those of TLS.
 func TestCallCommandWithTLS(t *testing.T) {
 	t.Parallel()
 	_, server := authority(t)
@@ -606,6 +612,6 @@ func TestCallCommandWithTLS(t *testing.T) {
 		if strings.Contains(p.stderr.String(), "asking the scheduler at") || strings.Contains(p.stderr.String(), "a scheduler listens at") {
 			t.Skip("something listens on the scheduler's default port of this machine: " + p.stderr.String())
 		}
-		t.Error(code, p.stderr)
+		t.Errorf("exit %d, want success: %s", code, p.stderr)
 	}
 }

@@ -62,7 +62,7 @@ func newSessionBench(t *testing.T, answer func(n int, w http.ResponseWriter, r *
 // run runs the connector to its end.
 func (b *sessionBench) run(ctx context.Context) error { return b.connector.run(ctx, ctx) }
 
-// greet takes the upgrade and the handshake, and answers it.
+// greet accepts the upgrade, reads the handshake and answers it.
 func greet(t *testing.T, w http.ResponseWriter, r *http.Request, answer string) *websocket.Conn {
 	conn, err := websocket.Accept(w, r, nil)
 	if err != nil {
@@ -76,7 +76,7 @@ func greet(t *testing.T, w http.ResponseWriter, r *http.Request, answer string) 
 		Params handshakeParams
 	}
 	if err != nil || json.Unmarshal(data, &m) != nil || m.ID != 1 || m.Method != "daemon/handshake" || m.Params.MachineID != "m" {
-		t.Errorf("the first message is no handshake: %s %v", data, err)
+		t.Errorf("the first message is %s, %v, want the handshake of machine m with the id 1", data, err)
 	}
 	if answer != "" {
 		if err := conn.Write(context.Background(), websocket.MessageText, []byte(`{"jsonrpc":"2.0","id":1,"result":`+answer+`}`)); err != nil {
@@ -106,10 +106,10 @@ func TestReconnectGivesUp(t *testing.T) {
 			http.Error(w, "not now", http.StatusServiceUnavailable)
 		})
 		if err := b.run(t.Context()); !errors.Is(err, errGaveUp) {
-			t.Error(err)
+			t.Errorf("run ended with %v, want %v", err, errGaveUp)
 		}
 		if len(b.dials) != 5 {
-			t.Fatalf("%d dials", len(b.dials))
+			t.Fatalf("%d dials, want 5", len(b.dials))
 		}
 		base := 2 * time.Second
 		for n := 1; n < len(b.dials); n++ {
@@ -126,15 +126,15 @@ func TestRefusedTokenIsFinal(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newSessionBench(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 				if r.Header.Get("Authorization") != "Bearer t0ken" || r.Header.Get(machineIDHeader) != "m" || r.Header.Get("User-Agent") != "c4a-daemon/"+programVersion {
-					t.Error(r.Header)
+					t.Errorf("the dial has the headers %v, want the token, the machine id m and the version", r.Header)
 				}
 				http.Error(w, "no", status)
 			})
 			err := b.run(t.Context())
-			// A 403 may have many reasons; the server tells which.
+			// A 403 may have many reasons; only a 401 is about the token.
 			aboutToken := strings.Contains(err.Error(), "--token-file")
 			if !errors.Is(err, errRefused) || len(b.dials) != 1 || strings.Contains(err.Error(), "t0ken") || aboutToken != (status == http.StatusUnauthorized) {
-				t.Error(err, len(b.dials))
+				t.Errorf("status %d: run ended with %v after %d dials, want %v after 1, without the token", status, err, len(b.dials), errRefused)
 			}
 		})
 	}
@@ -147,13 +147,13 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 		})
 		b.connector.attempts = 1
 		if err := b.run(t.Context()); !errors.Is(err, errGaveUp) || len(b.dials) != 1 {
-			t.Error(err, len(b.dials))
+			t.Errorf("run ended with %v after %d dials, want %v after 1", err, len(b.dials), errGaveUp)
 		}
 	})
 }
 
-// TestAcceptAndHangUp: a server that accepts and hangs up does not make the
-// count of failed attempts start anew; one that keeps the link for 10 s does.
+// TestAcceptAndHangUp: a session that ends at once does not reset the count of
+// failed attempts; one that lives for 10 s does.
 func TestAcceptAndHangUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newSessionBench(t, func(n int, w http.ResponseWriter, r *http.Request) {
@@ -166,13 +166,13 @@ func TestAcceptAndHangUp(t *testing.T) {
 			<-ended
 		})
 		if err := b.run(t.Context()); !errors.Is(err, errGaveUp) {
-			t.Error(err)
+			t.Errorf("run ended with %v, want %v", err, errGaveUp)
 		}
 		if len(b.dials) != 3+5 {
-			t.Errorf("%d dials", len(b.dials))
+			t.Errorf("%d dials, want 3 and 5 more after the good session", len(b.dials))
 		}
 		if d := b.dials[3].Sub(b.dials[2]) - provenAfter; d < time.Second || d > 2*time.Second {
-			t.Errorf("the first attempt after a good session came after %v", d)
+			t.Errorf("the first attempt after a good session came after %v, want 1 to 2 s", d)
 		}
 	})
 }
@@ -185,7 +185,7 @@ func TestHandshakeRefusedIsRetried(t *testing.T) {
 		})
 		b.connector.attempts = 3
 		if err := b.run(t.Context()); !errors.Is(err, errGaveUp) || !strings.Contains(err.Error(), "a duplicate") || len(b.dials) != 3 {
-			t.Error(err, len(b.dials))
+			t.Errorf("run ended with %v after %d dials, want %v and the server's reason after 3", err, len(b.dials), errGaveUp)
 		}
 	})
 }
@@ -199,10 +199,10 @@ func TestHandshakeUnanswered(t *testing.T) {
 		b.connector.attempts = 1
 		start := time.Now()
 		if err := b.run(t.Context()); !errors.Is(err, errGaveUp) || !strings.Contains(err.Error(), "did not answer the handshake") {
-			t.Error(err)
+			t.Errorf("run ended with %v, want %v for want of an answer", err, errGaveUp)
 		}
 		if took := time.Since(start); took < handshakeTimeout || took > handshakeTimeout+time.Second {
-			t.Errorf("after %v", took)
+			t.Errorf("run ended after %v, want %v", took, handshakeTimeout)
 		}
 	})
 }
@@ -216,7 +216,24 @@ func TestReplacedEnds(t *testing.T) {
 			<-ended
 		})
 		if err := b.run(t.Context()); !errors.Is(err, errReplaced) || len(b.dials) != 1 {
-			t.Error(err, len(b.dials))
+			t.Errorf("run ended with %v after %d dials, want %v after 1", err, len(b.dials), errReplaced)
+		}
+	})
+}
+
+// TestReplacedDuringHandshake: close code 4001 ends a daemon before the handshake
+// is answered, too; else two daemons of one machine id would replace each other
+// for ever.
+func TestReplacedDuringHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newSessionBench(t, func(n int, w http.ResponseWriter, r *http.Request) {
+			conn := greet(t, w, r, "")
+			ended := discard(conn)
+			_ = conn.Close(closeReplaced, "replaced")
+			<-ended
+		})
+		if err := b.run(t.Context()); !errors.Is(err, errReplaced) || len(b.dials) != 1 {
+			t.Errorf("run ended with %v after %d dials, want %v after 1", err, len(b.dials), errReplaced)
 		}
 	})
 }
@@ -229,6 +246,7 @@ func TestHeartbeats(t *testing.T) {
 		{`{"accepted":true,"lib_id":"lib"}`, defaultHeartbeatInterval},
 		{`{"accepted":true,"lib_id":"lib","heartbeat_interval_ms":2000}`, 2 * time.Second},
 		{`{"accepted":true,"lib_id":"lib","heartbeat_interval_ms":1}`, minHeartbeat},
+		{`{"accepted":true,"lib_id":"lib","heartbeat_interval_ms":-1}`, defaultHeartbeatInterval},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, stop := context.WithCancel(t.Context())
@@ -245,7 +263,7 @@ func TestHeartbeats(t *testing.T) {
 						Params heartbeat
 					}
 					if err != nil || json.Unmarshal(data, &m) != nil {
-						t.Error(err)
+						t.Errorf("reading beat %d: %s, %v, want a heartbeat", seq, data, err)
 						break
 					}
 					want := heartbeat{MachineID: "m", InstanceID: "i", Seq: seq, UptimeSeconds: int64(time.Since(began).Seconds())}
@@ -253,7 +271,7 @@ func TestHeartbeats(t *testing.T) {
 						t.Errorf("%s, want %+v", data, want)
 					}
 					if pause := time.Since(last); seq > 1 && pause != test.every || seq == 1 && pause != 0 {
-						t.Errorf("beat %d came after %v", seq, pause)
+						t.Errorf("beat %d came after %v, want %v, and the first at once", seq, pause, test.every)
 					}
 					last = time.Now()
 				}
@@ -262,13 +280,13 @@ func TestHeartbeats(t *testing.T) {
 				goodbye <- err
 			})
 			if err := b.run(ctx); err != nil {
-				t.Error(err)
+				t.Errorf("run ended with %v, want no error after a stop", err)
 			}
 			if err := <-goodbye; websocket.CloseStatus(err) != websocket.StatusGoingAway {
-				t.Error("goodbye:", err)
+				t.Errorf("the server read %v at the end, want close code %d", err, websocket.StatusGoingAway)
 			}
 			if fmt.Sprint(b.accepted) != "[{true lib "+fmt.Sprint(b.accepted[0].HeartbeatIntervalMS)+" }]" {
-				t.Error(b.accepted)
+				t.Errorf("onAccepted got %v, want one answer with lib_id lib", b.accepted)
 			}
 		})
 	}

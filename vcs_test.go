@@ -45,7 +45,7 @@ func TestLogEqualsGitLogOverAllPages(t *testing.T) {
 			t.Errorf("parents %q, want %q", parents, want)
 		}
 		if c := all[0]; c.Subject != "  odd subject \u2603" && c.Subject != "odd subject \u2603" || c.Body != "line 1\nline 2\n\ttab" || c.Author != (commitPerson{"Zo\u00eb \"Q\" B", "zoe@example.org", "2000-01-01T04:59:59Z"}) {
-			t.Errorf("first: %s", asJSON(t, c))
+			t.Errorf("first: %s, want the odd subject, body and author as git shows them", asJSON(t, c))
 		}
 	})
 }
@@ -112,6 +112,7 @@ func TestLogFilters(t *testing.T) {
 // Long messages are cut, so that a page fits a result whatever the messages
 // are, and the next page continues after it.
 func TestLogOfLargeMessages(t *testing.T) {
+	skipShort(t, "writes 60 MiB of messages")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, dir, nil)
@@ -135,7 +136,7 @@ func TestLogOfLargeMessages(t *testing.T) {
 		}
 		data, err := json.Marshal(page)
 		if err != nil || len(data) > 12<<20 || len(page.Commits) == 0 {
-			t.Fatalf("a page of %d commits has %d bytes, %v", len(page.Commits), len(data), err)
+			t.Fatalf("a page of %d commits has %d bytes, %v, want 1 commit or more in at most 12 MiB", len(page.Commits), len(data), err)
 		}
 		for _, c := range page.Commits {
 			if next--; c.Subject != fmt.Sprint("subject ", next) || len(c.Body) > maxCommitField || len(c.Body) < maxCommitField-100 {
@@ -147,7 +148,7 @@ func TestLogOfLargeMessages(t *testing.T) {
 		}
 	}
 	if next != 0 {
-		t.Errorf("%d commits are missing", next)
+		t.Errorf("%d commits are missing, want 0", next)
 	}
 }
 
@@ -170,7 +171,7 @@ func TestRefsEqualShowRefOverAllPages(t *testing.T) {
 					t.Fatal(err)
 				}
 				if *page.Head.Ref != "refs/heads/main" || *page.Head.OID != r.git("rev-parse", "HEAD") {
-					t.Errorf("head %s", asJSON(t, page.Head))
+					t.Errorf("head %s, want main and its commit", asJSON(t, page.Head))
 				}
 				for _, ref := range page.Refs {
 					got = append(got, ref.OID+" "+ref.Name)
@@ -178,7 +179,7 @@ func TestRefsEqualShowRefOverAllPages(t *testing.T) {
 						got = append(got, *ref.PeeledOID+" "+ref.Name+"^{}")
 					}
 					if kind := strings.Split(ref.Name, "/")[1]; ref.Type != map[string]string{"heads": "branch", "tags": "tag", "remotes": "remote", "odd": "other"}[kind] {
-						t.Errorf("%s is a %s", ref.Name, ref.Type)
+						t.Errorf("%s is a %s, want the type of its directory", ref.Name, ref.Type)
 					}
 				}
 				if p.Cursor = page.NextCursor; p.Cursor == nil {
@@ -208,28 +209,29 @@ func TestRepositoryWithoutCommits(t *testing.T) {
 	g := newTestGitReader(t, dir)
 	info, err := g.info(t.Context(), infoParams{at(dir)})
 	if err != nil || info.Head != nil || *info.Branch != "main" || info.LastCommit != nil || info.Dirty.Untracked != 1 {
-		t.Errorf("info %s, %v", asJSON(t, info), err)
+		t.Errorf("info %s, %v, want the branch main without commits and one new file", asJSON(t, info), err)
 	}
 	if page, err := g.history(t.Context(), logParams{pathParam: at(dir)}); err != nil || len(page.Commits) != 0 || page.Commits == nil {
-		t.Errorf("log %s, %v", asJSON(t, page), err)
+		t.Errorf("log %s, %v, want an empty list of commits", asJSON(t, page), err)
 	}
 	if page, err := g.manifest(t.Context(), manifestParams{pathParam: at(dir)}); err != nil || page.Files == nil || page.Total != 0 || page.Commit != nil {
-		t.Errorf("manifest %s, %v", asJSON(t, page), err)
+		t.Errorf("manifest %s, %v, want an empty list of files without a commit", asJSON(t, page), err)
 	}
 	if page, err := g.listRefs(t.Context(), refsParams{pathParam: at(dir)}); err != nil || page.Refs == nil || len(page.Refs) != 0 || *page.Head.Ref != "refs/heads/main" || page.Head.OID != nil {
-		t.Errorf("refs %s, %v", asJSON(t, page), err)
+		t.Errorf("refs %s, %v, want an empty list of refs and the head of main", asJSON(t, page), err)
 	}
 	if page, err := g.diff(t.Context(), diffParams{pathParam: at(dir), From: "HEAD"}); err != nil || page.Changes == nil || len(page.Changes) != 0 {
-		t.Errorf("diff %s, %v", asJSON(t, page), err)
+		t.Errorf("diff %s, %v, want an empty list of changes", asJSON(t, page), err)
 	}
 	if page, err := g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{"new"}}); err != nil || page.Blobs[0].Error.name() != codeSourceNotFound {
-		t.Errorf("blobs %s, %v", asJSON(t, page), err)
+		t.Errorf("blobs %s, %v, want %s", asJSON(t, page), err, codeSourceNotFound)
 	}
 	_, err = g.manifest(t.Context(), manifestParams{pathParam: at(dir), Commit: new("main")})
 	wantFailure(t, err, codeCommitNotFound)
 }
 
 func TestRevisionsOfAllKinds(t *testing.T) {
+	skipShort(t, "asks git for dozens of revisions")
 	t.Parallel()
 	dir := realTempDir(t)
 	r, first, second := newOddRepo(t, dir)
@@ -261,6 +263,7 @@ func TestRevisionsOfAllKinds(t *testing.T) {
 }
 
 func TestShallowRepository(t *testing.T) {
+	skipShort(t, "runs every method of git on a shallow clone")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "full"), nil)
@@ -273,10 +276,10 @@ func TestShallowRepository(t *testing.T) {
 	g := newTestGitReader(t, dir)
 	path := at(filepath.Join(dir, "shallow"))
 	if info, err := g.info(t.Context(), infoParams{path}); err != nil || !info.IsShallow {
-		t.Errorf("%s, %v", asJSON(t, info), err)
+		t.Errorf("%s, %v, want a shallow repository", asJSON(t, info), err)
 	}
 	if commits := allCommits(t, g, logParams{pathParam: path}); len(commits) != 2 {
-		t.Errorf("%d commits", len(commits))
+		t.Errorf("%d commits, want 2", len(commits))
 	}
 	for _, rev := range []string{ids[1], "HEAD~2", "HEAD~3", "main^^"} {
 		_, err := g.manifest(t.Context(), manifestParams{pathParam: path, Commit: &rev})
@@ -289,6 +292,7 @@ func TestShallowRepository(t *testing.T) {
 }
 
 func TestPathsAndRepositories(t *testing.T) {
+	skipShort(t, "runs every method of git on many paths")
 	t.Parallel()
 	dir := realTempDir(t)
 	r, _, _ := newOddRepo(t, filepath.Join(dir, "repo"))
@@ -311,17 +315,17 @@ func TestPathsAndRepositories(t *testing.T) {
 		return got
 	}
 	if got := get(r.dir); got.Path != r.dir || got.Dirty.Staged != 1 {
-		t.Errorf("split index: %s", asJSON(t, got))
+		t.Errorf("split index: %s, want its directory and 1 staged file", asJSON(t, got))
 	}
 	if got := get(filepath.Join(dir, "bare.git")); !got.IsBare || got.Dirty != nil || *got.Branch != "main" || *got.DefaultBranch != "main" || got.LastCommit.Subject != "merge" {
-		t.Errorf("bare: %s", asJSON(t, got))
+		t.Errorf("bare: %s, want a bare repository with the branch main", asJSON(t, got))
 	}
 	if got := get(filepath.Join(dir, "linked")); *got.Branch != "side" || got.LastCommit.Subject != "side" || *got.Dirty != (dirtyCounts{}) {
-		t.Errorf("linked worktree: %s", asJSON(t, got))
+		t.Errorf("linked worktree: %s, want the clean branch side", asJSON(t, got))
 	}
 	r.git("checkout", "-q", "-f", "--detach")
 	if got := get(r.dir); got.Branch != nil || got.Head == nil {
-		t.Errorf("detached: %s", asJSON(t, got))
+		t.Errorf("detached: %s, want a head and no branch", asJSON(t, got))
 	}
 	for _, path := range []string{"plain", "missing", "repo/.git", "repo/.git/refs", "bare.git/refs", "repo/missing"} {
 		_, err := g.info(t.Context(), infoParams{at(filepath.Join(dir, path))})
@@ -334,6 +338,7 @@ func TestPathsAndRepositories(t *testing.T) {
 }
 
 func TestInfoOfAConflictAndSparseCheckout(t *testing.T) {
+	skipShort(t, "makes several repositories; TestInfoOfAnEditedRepository has the usual case")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), nil)
@@ -357,11 +362,11 @@ func TestInfoOfAConflictAndSparseCheckout(t *testing.T) {
 	}
 	r.git("sparse-checkout", "set", "a")
 	if got := status(); got != (dirtyCounts{}) {
-		t.Errorf("sparse checkout: %+v", got)
+		t.Errorf("sparse checkout: %+v, want no changes", got)
 	}
 	r.mayFail("merge", "-q", "other")
 	if got := status(); got != (dirtyCounts{Conflicted: 1}) {
-		t.Errorf("conflict: %+v", got)
+		t.Errorf("conflict: %+v, want 1 conflict", got)
 	}
 }
 
@@ -390,6 +395,7 @@ func TestURLsAreShownWithoutCredentials(t *testing.T) {
 // A layout that cannot be read is reported, and not taken for an empty
 // repository.
 func TestRepositoriesThatCannotBeRead(t *testing.T) {
+	skipShort(t, "runs every method of git on broken repositories")
 	t.Parallel()
 	for name, spoil := range map[string]func(r *testRepo){
 		"reftable":      func(r *testRepo) { r.git("config", "extensions.refStorage", "reftable") },

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// faultProxy is a TCP proxy on a free port of this machine that does to real
-// sockets what networks do: be slow, late or silent, cut, reset.
+// faultProxy is a TCP proxy on a free local port that simulates network faults on
+// real sockets: low rates, latency, lost packets, cuts and resets.
 //
 //	proxy := newFaultProxy(t, "127.0.0.1:5110")
 //	proxy.down.set(toxics{rate: 256 << 10}) // what the dialling side receives
@@ -63,7 +63,7 @@ func (l *lane) now() (toxics, <-chan struct{}) {
 	return l.toxics, l.changed
 }
 
-// carried is how many bytes have gone this way.
+// carried returns how many bytes passed in this direction.
 func (l *lane) carried() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -170,7 +170,7 @@ func (p *faultProxy) copy(to, from *net.TCPConn, l *lane) {
 	}
 }
 
-// forget closes a pair of ends, orderly.
+// forget closes both ends of a connection, without a reset.
 func (p *faultProxy) forget(ends ...*net.TCPConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -192,7 +192,7 @@ func (p *faultProxy) reset() {
 	clear(p.open)
 }
 
-// dialled is how many connections there have been.
+// dialled returns how many connections were made.
 func (p *faultProxy) dialled() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -17,11 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// This file loses real packets of real programs: a scheduler and three daemons,
-// each in a network namespace of its own, with a router between them that
-// forwards for as long as it likes. It needs root and ip(8).
+// The test of this file drops packets between real programs: a scheduler and
+// three daemons, each in a network namespace of its own, with a router between
+// them. It needs root and ip(8).
 //
-// The namespaces have no names: they are gone with the last descriptor and
+// The namespaces have no names, so that they vanish with the last descriptor and
 // process, however the test ends.
 
 // namespace is a network namespace of this test.
@@ -31,7 +31,8 @@ type namespace struct {
 	file *os.File
 }
 
-// newNamespace skips the test where this cannot be done.
+// newNamespace makes a network namespace; it skips the test where that is
+// impossible.
 func newNamespace(t *testing.T) *namespace {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -57,7 +58,7 @@ func newNamespace(t *testing.T) *namespace {
 	return n
 }
 
-// openNamespace is the calling thread's.
+// openNamespace opens the network namespace of the calling thread.
 func openNamespace(t *testing.T) *os.File {
 	t.Helper()
 	f, err := os.Open("/proc/thread-self/ns/net")
@@ -67,7 +68,7 @@ func openNamespace(t *testing.T) *os.File {
 	return f
 }
 
-// back returns the thread to where it came from.
+// back returns the thread to its own namespace.
 func (n *namespace) back(own *os.File) {
 	if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err != nil {
 		n.t.Error("leaving a network namespace:", err) // the thread stays locked, and ends with its goroutine
@@ -96,7 +97,7 @@ func (n *namespace) run(args ...string) {
 	n.t.Helper()
 	n.do(func() {
 		if out, err := exec.Command(n.ip, args...).CombinedOutput(); err != nil {
-			n.t.Fatalf("ip %s: %v: %s", args, err, out)
+			n.t.Fatalf("ip %s: %v: %s, want success", args, err, out)
 		}
 	})
 }
@@ -118,7 +119,7 @@ func newRouter(t *testing.T) *router {
 	return r
 }
 
-// host is a new namespace behind the router, with so many addresses.
+// host makes a namespace behind the router with a number of addresses.
 func (r *router) host(addresses int) (n *namespace, all []string) {
 	r.t.Helper()
 	n = newNamespace(r.t)
@@ -131,7 +132,7 @@ func (r *router) host(addresses int) (n *namespace, all []string) {
 	if err != nil && strings.Contains(string(out), "not supported") {
 		r.t.Skipf("this kernel has no virtual cables: %s", out)
 	} else if err != nil {
-		r.t.Fatalf("%v: %s", err, out)
+		r.t.Fatalf("making a virtual cable: %v: %s, want success", err, out)
 	}
 	for i := range addresses {
 		address := fmt.Sprintf("10.99.%d.%d", r.nets, 10+i)
@@ -147,12 +148,13 @@ func (r *router) host(addresses int) (n *namespace, all []string) {
 	return n, all
 }
 
-// lose makes the router drop what goes to an address, and tell nobody; find
-// makes it forward again.
+// lose makes the router drop packets to an address without an error to the sender;
+// find makes it forward them again.
 func (r *router) lose(address string) { r.run("route", "add", "blackhole", address+"/32") }
 func (r *router) find(address string) { r.run("route", "del", "blackhole", address+"/32") }
 
-// subscription gets the scheduler's events from now on.
+// subscription subscribes to the scheduler's events and returns the statuses of
+// machines.
 func (n *namespace) subscription(t *testing.T, address, token string) (statuses chan machineStatus) {
 	t.Helper()
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
@@ -167,7 +169,7 @@ func (n *namespace) subscription(t *testing.T, address, token string) (statuses 
 	request.Header.Set("Authorization", "Bearer "+token)
 	response, err := (&http.Client{Transport: transport}).Do(request)
 	if err != nil || response.StatusCode != http.StatusOK {
-		t.Fatal(response, err)
+		t.Fatalf("GET /events: %v, %v, want status 200", response, err)
 	}
 	statuses = make(chan machineStatus, 1000)
 	ended := make(chan struct{})
@@ -192,16 +194,16 @@ func (n *namespace) subscription(t *testing.T, address, token string) (statuses 
 	return statuses
 }
 
-// TestPacketsDroppedByRouter: a router between the programs drops packets, of
-// one daemon both ways, of one those from the hub, of one those to the hub; no
-// FIN and no RST tells of it. The daemon and the hub each know within 30 s, the
-// hub's subscribers are told; when the router forwards again all come back by
-// themselves. The clocks are the real ones.
+// TestPacketsDroppedByRouter: a router drops the packets of one daemon in both
+// directions, of one those from the hub, and of one those to the hub, without a FIN
+// or RST. Each daemon and the hub notice within 30 s, and subscribers are told.
+// When the router forwards again, all daemons connect again. The clocks of the
+// links run five times as fast.
 func TestPacketsDroppedByRouter(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as a link may: 30 s")
-	}
+	skipShort(t, "waits until links are given up, for some 8 s; TestPacketsDroppedBothWays does it in memory")
 	t.Parallel()
+	const scale = 5
+	clock := fmt.Sprintf("%s=%d", testClockVariable, scale)
 	r := newRouter(t)
 	const faults = 3
 	server, serverAddresses := r.host(faults)
@@ -218,11 +220,11 @@ func TestPacketsDroppedByRouter(t *testing.T) {
 	}
 	var url string
 	server.do(func() {
-		_, url = startSchedulerProcess(t, []string{"C4A_API_TOKEN=" + apiToken, "C4A_DAEMON_TOKEN=" + daemonToken}, "--host", "0.0.0.0")
+		_, url = startSchedulerProcess(t, []string{"C4A_API_TOKEN=" + apiToken, "C4A_DAEMON_TOKEN=" + daemonToken, clock}, "--host", "0.0.0.0")
 	})
 	statuses := server.subscription(t, "http://"+net.JoinHostPort(serverAddresses[0], port(t, url)), apiToken)
-	// told waits until the subscribers know that all have the status, and says when
-	// they knew of each.
+	// told waits until an event has reported the status of each machine, and returns
+	// these events.
 	told := func(status string) map[string]machineStatus {
 		all := map[string]machineStatus{}
 		limit := time.After(2 * patience)
@@ -230,11 +232,11 @@ func TestPacketsDroppedByRouter(t *testing.T) {
 			select {
 			case s := <-statuses:
 				if s.Status != status {
-					t.Fatalf("%+v", s)
+					t.Fatalf("got the status %+v, want %s", s, status)
 				}
 				all[s.MachineID] = s
 			case <-limit:
-				t.Fatalf("%s are only: %v", status, all)
+				t.Fatalf("%s are only %v, want %d machines", status, all, faults)
 			}
 		}
 		return all
@@ -243,7 +245,7 @@ func TestPacketsDroppedByRouter(t *testing.T) {
 		daemon, addresses := r.host(1)
 		v.address = addresses[0]
 		daemon.do(func() {
-			v.program = startUserDaemon(t, net.JoinHostPort(v.server, port(t, url)), v.machineID, []string{"C4A_TOKEN=" + daemonToken})
+			v.program = startUserDaemon(t, net.JoinHostPort(v.server, port(t, url)), v.machineID, []string{"C4A_TOKEN=" + daemonToken, clock})
 		})
 	}
 	told("online")
@@ -257,21 +259,21 @@ func TestPacketsDroppedByRouter(t *testing.T) {
 	}
 	start := time.Now()
 	offline := told("offline")
-	const limit = 30*time.Second + 3*time.Second // for a busy machine
+	const limit = 30*time.Second/scale + 10*time.Second // for a busy machine
 	for _, v := range victims {
 		line := v.program.says("trying again")
 		daemonKnew := logTime(t, line).Sub(start)
 		hubKnew := offline[v.machineID].At.Sub(start)
 		t.Logf("%s: the daemon knew after %v, the hub after %v: %s", v.machineID, daemonKnew, hubKnew, offline[v.machineID].Reason)
 		if daemonKnew > limit || hubKnew > limit {
-			t.Errorf("%s: the daemon knew after %v, the hub after %v", v.machineID, daemonKnew, hubKnew)
+			t.Errorf("%s: the daemon knew after %v, the hub after %v, want at most %v", v.machineID, daemonKnew, hubKnew, limit)
 		}
-		// Whom nothing reaches has only the ping that is not answered.
+		// A side that receives nothing can only notice the missing pong.
 		if v.down && !strings.Contains(line, errPingTimeout.Error()) {
-			t.Errorf("%s: the daemon gave up for another reason: %s", v.machineID, line)
+			t.Errorf("%s: the daemon gave up with %s, want %q", v.machineID, line, errPingTimeout)
 		}
 		if v.up && !strings.Contains(offline[v.machineID].Reason, errPingTimeout.Error()) {
-			t.Errorf("%s: the hub gave up for another reason: %s", v.machineID, offline[v.machineID].Reason)
+			t.Errorf("%s: the hub gave up with %s, want %q", v.machineID, offline[v.machineID].Reason, errPingTimeout)
 		}
 	}
 	for _, v := range victims {

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -17,9 +16,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// TestLinkLostWhileTasksWait: tasks that have not begun when their link is lost
-// do not all begin then. They are asked for again on the next link and run
-// there, each once.
+// TestLinkLostWhileTasksWait: tasks that wait for a place when their link is lost
+// do not start. The next link requests them again, and each runs once.
 func TestLinkLostWhileTasksWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const all = 50
@@ -45,7 +43,7 @@ func TestLinkLostWhileTasksWait(t *testing.T) {
 		<-b.ended
 		synctest.Wait()
 		if n := runs.Load(); n != 2 {
-			t.Errorf("%d tasks run, there are 2 places", n)
+			t.Errorf("%d tasks ran before their link was lost, want 2: there are 2 places", n)
 		}
 		second := &rpcBench{wire: newWire(), t: t, service: b.service, ended: make(chan struct{})}
 		second.peer = newPeer(second.wire, b.service.newDispatcher(), 1000, b.service.log)
@@ -55,18 +53,21 @@ func TestLinkLostWhileTasksWait(t *testing.T) {
 		close(release)
 		for range all {
 			if got := second.get(); !strings.Contains(got, `"result":`) {
-				t.Error(got)
+				t.Errorf("a task on the second link got %s, want a result", got)
 			}
 		}
 		if n := runs.Load(); n != all {
-			t.Errorf("%d runs of %d tasks", n, all)
+			t.Errorf("%d runs, want one of each of %d tasks", n, all)
 		}
 	})
 }
 
-// TestBothSidesCrowded: the hub asks more than the daemon may answer while the
-// daemon waits for its answers to be taken. Neither waits for the other.
+// TestBothSidesCrowded: the hub sends more requests than the daemon has room for,
+// while the daemon waits for the hub to read its answers. They do not block each
+// other for ever.
 func TestBothSidesCrowded(t *testing.T) {
+	skipShort(t, "makes 5,000 calls")
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newHubBench(t)
 		b.daemon("m", "i", "", bigMethod("test/big"))
@@ -86,12 +87,13 @@ func TestBothSidesCrowded(t *testing.T) {
 			}
 		}
 		if b.online("m") != link {
-			t.Error("the link is not the same")
+			t.Error("the daemon has another link, want the same all the time")
 		}
 	})
 }
 
-// TestCallCancelledBeforeItIsWritten: it leaves nothing behind.
+// TestCallCancelledBeforeItIsWritten: a call that is cancelled before its request
+// is written returns at once and leaves no entry in the table of calls.
 func TestCallCancelledBeforeItIsWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, _ := linkPair(t, nil, defaultLinkTimes()) // nobody reads the other end
@@ -107,23 +109,22 @@ func TestCallCancelledBeforeItIsWritten(t *testing.T) {
 		}
 		synctest.Wait()
 		if client.overloaded() {
-			t.Error("the calls fill the link's queue")
+			t.Errorf("%d calls fill the link's queue, want at most %d in it", all, maxUnsentCalls)
 		}
 		cancel()
 		for range all {
 			if err := <-ended; err != context.Canceled {
-				t.Error(err)
+				t.Errorf("a cancelled call returned %v, want %v", err, context.Canceled)
 			}
 		}
 		if len(p.calls) != 0 {
-			t.Errorf("%d calls are left", len(p.calls))
+			t.Errorf("%d calls are left, want 0", len(p.calls))
 		}
 	})
 }
 
-// TestCloseCodeBehindBrokenWrite: a daemon that is replaced while it writes a
-// long answer, to a server that hangs up at once, still knows that it was
-// replaced.
+// TestCloseCodeBehindBrokenWrite: a daemon reads close code 4001 even when the
+// server closes the connection while the daemon writes a long answer.
 func TestCloseCodeBehindBrokenWrite(t *testing.T) {
 	s := newLinkServer(t, bigMethod("test/big"))
 	for range 10 {
@@ -136,13 +137,13 @@ func TestCloseCodeBehindBrokenWrite(t *testing.T) {
 		_ = c.SetLinger(0)
 		_ = c.Close()
 		if err := s.end(t); websocket.CloseStatus(err) != closeReplaced {
-			t.Fatalf("the link ended with: %v", err)
+			t.Fatalf("the link ended with %v, want close code %d", err, closeReplaced)
 		}
 	}
 }
 
-// TestWallClockJumpOfLivingLink: an hour forth or back costs one ping, and no
-// link.
+// TestWallClockJumpOfLivingLink: when the wall clock jumps by an hour, the link
+// sends one ping and lives.
 func TestWallClockJumpOfLivingLink(t *testing.T) {
 	for _, jump := range []time.Duration{time.Hour, -time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
@@ -164,22 +165,22 @@ func TestWallClockJumpOfLivingLink(t *testing.T) {
 			before := pings.Load()
 			time.Sleep(wallCheck + time.Second)
 			if n := pings.Load() - before; n < 1 || n > 4 { // both sides ask and answer, none is due otherwise
-				t.Errorf("%d control frames after a jump of %v", n, jump)
+				t.Errorf("%d control frames after a jump of %v, want 1 to 4", n, jump)
 			}
 			time.Sleep(time.Hour)
 			select {
 			case err := <-clientEnded:
-				t.Error(err)
+				t.Errorf("the link ended with %v, want it to live", err)
 			case err := <-serverEnded:
-				t.Error(err)
+				t.Errorf("the link ended with %v, want it to live", err)
 			default:
 			}
 		})
 	}
 }
 
-// TestWallClockJumpOfMachine: the clocks of a daemon and its hub go an hour forth
-// and back. The machine is never offline for it, whatever the threshold.
+// TestWallClockJumpOfMachine: the clocks of a daemon and its hub jump an hour
+// forward and back, and the machine is never offline.
 func TestWallClockJumpOfMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var offset atomic.Int64
@@ -194,7 +195,7 @@ func TestWallClockJumpOfMachine(t *testing.T) {
 			offset.Store(int64(jump))
 			time.Sleep(2 * defaultOfflineThreshold)
 			if got := b.statuses("m"); !slices.Equal(got, []string{"online"}) || b.online("m") != first {
-				t.Fatalf("after a jump of %v: %v", jump, got)
+				t.Fatalf("after a jump of %v the machine was %q, want online over the same link", jump, got)
 			}
 		}
 	})
@@ -213,8 +214,8 @@ func (c pingCounter) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// TestLongFrameOverSlowLink: a peer that sends a long message in one frame,
-// against the protocol but allowed by RFC 6455, is alive as long as it comes.
+// TestLongFrameOverSlowLink: a long message in one frame, which RFC 6455 allows and
+// this protocol does not, keeps the link alive while it comes in.
 func TestLongFrameOverSlowLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		times := defaultLinkTimes()
@@ -231,7 +232,7 @@ func TestLongFrameOverSlowLink(t *testing.T) {
 			select {
 			case m := <-messages:
 				if len(m) != len(message) {
-					t.Errorf("%d bytes", len(m))
+					t.Errorf("the message has %d bytes, want %d", len(m), len(message))
 				}
 				return
 			case err := <-clientEnded:
@@ -240,10 +241,76 @@ func TestLongFrameOverSlowLink(t *testing.T) {
 				t.Fatal(err)
 			case <-time.After(time.Second):
 				if quiet := server.silence(); quiet > 2*time.Second {
-					t.Fatal(fmt.Errorf("after %d s: %v without a piece", step, quiet))
+					t.Fatalf("after %d s: %v without a piece, want at most 2 s", step, quiet)
 				}
 			}
 		}
-		t.Error("the message did not come")
+		t.Error("the message did not come within 10 s, want it after 8")
 	})
+}
+
+// TestUnsentBytesStopReading: a peer that asks for large answers and takes none
+// is not read any more once maxUnsentBytes wait for it.
+func TestUnsentBytesStopReading(t *testing.T) {
+	if maxUnsentBytes != 64<<20 {
+		t.Errorf("maxUnsentBytes is %d, want 64 MiB", maxUnsentBytes)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		times := defaultLinkTimes()
+		times.piece = time.Hour // the link itself must live
+		client, server := linkPair(t, nil, times)
+		answer := make([]byte, 1<<20)
+		const all = maxUnsentBytes>>20 + 1 // one of which the connection takes
+		for range all {
+			server.send(answer, nil)
+		}
+		messages, _ := drain(server)
+		client.send([]byte(`{"a":1}`), nil)
+		time.Sleep(time.Second)
+		if len(messages) != 0 {
+			t.Errorf("a link with %d MiB of unread answers was read, want reading to pause", all)
+		}
+		answers, _ := drain(client)
+		for range all {
+			<-answers
+		}
+		<-messages // and to go on
+	})
+}
+
+// TestPingsDuringLongMessage: while a long message comes in, the receiver pings
+// at half the usual interval, for the sender's own pings wait behind its message.
+func TestPingsDuringLongMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		times := defaultLinkTimes()
+		var pings atomic.Int64
+		client, server := linkPair(t, func(c net.Conn) net.Conn { return pingsReceived{slowly{c}, &pings} }, times)
+		messages, serverEnded := drain(server)
+		_, clientEnded := drain(client)
+		client.send(make([]byte, 1<<20), nil) // 16 s
+		select {
+		case <-messages:
+		case err := <-clientEnded:
+			t.Fatal(err)
+		case err := <-serverEnded:
+			t.Fatal(err)
+		}
+		if n := pings.Load(); n != 1 {
+			t.Errorf("%d pings reached the sender during the 16 s of its message, want 1 after %v", n, times.ping/2)
+		}
+	})
+}
+
+// pingsReceived counts the pings that come to a client's connection.
+type pingsReceived struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (c pingsReceived) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 && p[0] == frameFin|framePing {
+		c.n.Add(1)
+	}
+	return n, err
 }

@@ -21,8 +21,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// This file speaks WebSocket by hand, over real sockets: what no library would
-// send.
+// The tests of this file write WebSocket frames themselves, over real sockets, to
+// send what no library would.
 
 // linkServer answers requests on each connection, as a daemon does on its own.
 type linkServer struct {
@@ -75,7 +75,7 @@ func (s *linkServer) end(t *testing.T) error {
 	case err := <-s.ended:
 		return err
 	case <-time.After(patience):
-		t.Fatal("the link does not end")
+		t.Fatalf("the link has not ended after %v, want its end", patience)
 		return nil
 	}
 }
@@ -118,7 +118,7 @@ func dialRaw(t *testing.T, address string, header ...string) *rawClient {
 	c.put([]byte(strings.Join(lines, "\r\n") + "\r\n\r\n"))
 	response, err := http.ReadResponse(c.r, nil)
 	if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatal(response, err)
+		t.Fatalf("the upgrade was answered by %v, %v, want status 101", response, err)
 	}
 	return c
 }
@@ -174,7 +174,7 @@ func (c *rawClient) next() (first byte, payload []byte, err error) {
 	return head[0], payload, err
 }
 
-// says wants the next message to begin with text.
+// says checks that the next message begins with text.
 func (c *rawClient) says(text string) {
 	c.t.Helper()
 	first, payload, err := c.next()
@@ -183,13 +183,13 @@ func (c *rawClient) says(text string) {
 	}
 }
 
-// closes wants a close frame with the code, after whatever else.
+// closes skips messages up to a close frame and checks its code.
 func (c *rawClient) closes(code websocket.StatusCode) {
 	c.t.Helper()
 	for {
 		first, payload, err := c.next()
 		if err != nil {
-			c.t.Errorf("no close frame: %v", err)
+			c.t.Errorf("reading ended with %v, want a close frame", err)
 			return
 		}
 		if first == frameFin|frameClose {
@@ -223,9 +223,8 @@ const (
 	deflate     = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover"
 )
 
-// TestMessageCutShort: the connection ends within a message whose first part
-// is a request by itself. It is a lost link; nothing runs and nothing is
-// answered.
+// TestMessageCutShort: the connection ends within a message whose first part would
+// be a request by itself. The link is lost; no method runs and no answer is sent.
 func TestMessageCutShort(t *testing.T) {
 	padded := len(markRequest) + 10
 	for _, test := range []struct {
@@ -256,14 +255,14 @@ func TestMessageCutShort(t *testing.T) {
 					t.Fatal(err)
 				}
 				if err := s.end(t); err == nil {
-					t.Error("the link ended without a reason")
+					t.Error("the link ended without a reason, want an error")
 				}
 				if n := s.runs.Load(); n != 0 {
-					t.Errorf("the request ran %d times", n)
+					t.Errorf("the cut request ran %d times, want 0", n)
 				}
 				if !reset {
 					if first, payload, err := c.next(); err == nil {
-						t.Errorf("it was answered: %#x %s", first, payload)
+						t.Errorf("the cut request was answered by %#x %s, want nothing", first, payload)
 					}
 				}
 			})
@@ -271,8 +270,8 @@ func TestMessageCutShort(t *testing.T) {
 	}
 }
 
-// TestStrangeFrames: what is allowed, if odd, is taken; the link stays and
-// answers, its neighbour too.
+// TestStrangeFrames: unusual frames that RFC 6455 allows are accepted; the link
+// still answers, and so does another one.
 func TestStrangeFrames(t *testing.T) {
 	s := newLinkServer(t)
 	const nullID = `{"jsonrpc":"2.0","id":null,"error":{"code":`
@@ -311,8 +310,8 @@ func TestStrangeFrames(t *testing.T) {
 			start := time.Now()
 			neighbour.put(whole(frameFin|frameText, `{"jsonrpc":"2.0","id":9,"method":"test/echo"}`))
 			neighbour.says(`{"jsonrpc":"2.0","id":9,"result":`)
-			if took := time.Since(start); took > 5*time.Second {
-				t.Errorf("its neighbour was answered after %v", took)
+			if took := time.Since(start); took > patience {
+				t.Errorf("the neighbour was answered after %v, want at most %v", took, patience)
 			}
 			for _, text := range test.says {
 				c.says(text)
@@ -331,7 +330,7 @@ func TestStrangeFrames(t *testing.T) {
 			}
 			if first == frameFin|frameText {
 				if !bytes.HasPrefix(payload, []byte(`{"jsonrpc":"2.0","id":1,"result":`)) {
-					t.Errorf("%s", payload)
+					t.Errorf("got the message %s, want the result of request 1", payload)
 				}
 				return
 			}
@@ -348,9 +347,10 @@ func slicesOf(n int) []byte {
 	return append(all, whole(frameFin, "")...)
 }
 
-// TestForbiddenFrames: the link is closed with the code that says why, even
-// while the other side is still sending.
+// TestForbiddenFrames: a forbidden frame closes the link with the close code for
+// it, even while the peer is still sending.
 func TestForbiddenFrames(t *testing.T) {
+	t.Parallel()
 	s := newLinkServer(t)
 	large := make([]byte, 64<<20)
 	for _, test := range []struct {
@@ -379,7 +379,7 @@ func TestForbiddenFrames(t *testing.T) {
 			_ = c.Close()
 			<-written
 			if err := s.end(t); err == nil {
-				t.Error("the link ended without a reason")
+				t.Error("the link ended without a reason, want an error")
 			}
 		})
 	}

@@ -144,7 +144,7 @@ func linkPair(t *testing.T, wrap func(net.Conn) net.Conn, times linkTimes) (clie
 	return client, server
 }
 
-// drain reads a link to its end and tells how that came, and when.
+// drain reads a link to its end; ended receives the reason.
 func drain(l *link) (messages chan []byte, ended chan error) {
 	messages, ended = make(chan []byte, 100), make(chan error, 1)
 	go func() {
@@ -170,7 +170,7 @@ func TestLinkCarriesMessages(t *testing.T) {
 				written := make(chan error, 1)
 				ends[0].send([]byte(want), func(err error) { written <- err })
 				if got := <-messages; string(got) != want {
-					t.Errorf("%d bytes came as %d", n, len(got))
+					t.Errorf("a message of %d bytes came with %d", n, len(got))
 				}
 				if err := <-written; err != nil {
 					t.Error(err)
@@ -185,8 +185,8 @@ func TestLinkCarriesMessages(t *testing.T) {
 	})
 }
 
-// gate is a connection that can stop to let bytes through: a peer that is gone
-// without a word.
+// gate is a connection that can drop all bytes: a peer that vanished without a
+// FIN or RST.
 type gate struct {
 	net.Conn
 	shut atomic.Bool
@@ -208,7 +208,8 @@ func (g *gate) Write(p []byte) (int, error) {
 	return g.Conn.Write(p)
 }
 
-// TestPacketsDroppedBothWays: both ends know within 30 s.
+// TestPacketsDroppedBothWays: when packets are lost in both directions, both ends
+// notice within 30 s.
 func TestPacketsDroppedBothWays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var wall *gate
@@ -219,26 +220,26 @@ func TestPacketsDroppedBothWays(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-clientEnded:
-			t.Fatal("an idle link was given up:", err)
+			t.Fatalf("an idle link ended with %v, want it to live by its pings", err)
 		case err := <-serverEnded:
-			t.Fatal("an idle link was given up:", err)
+			t.Fatalf("an idle link ended with %v, want it to live by its pings", err)
 		default:
 		}
 		wall.shut.Store(true)
 		start := time.Now()
 		for _, ended := range []chan error{clientEnded, serverEnded} {
 			if err := <-ended; !errors.Is(err, errPingTimeout) && !errors.Is(err, errHungUp) {
-				t.Error(err)
+				t.Errorf("the link ended with %v, want %v or %v", err, errPingTimeout, errHungUp)
 			}
 			if took := time.Since(start); took > 30*time.Second {
-				t.Errorf("noticed after %v", took)
+				t.Errorf("noticed after %v, want at most 30 s", took)
 			}
 		}
 	})
 }
 
-// TestPeerThatTakesNothing: the link is given up when a frame is not taken in
-// 10 s, and what waits is told.
+// TestPeerThatTakesNothing: the link is given up when the peer does not read a
+// frame within 10 s, and the messages that wait get the reason.
 func TestPeerThatTakesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, _ := linkPair(t, nil, defaultLinkTimes())
@@ -250,19 +251,19 @@ func TestPeerThatTakesNothing(t *testing.T) {
 		client.send([]byte("{}"), func(err error) { lost <- err })
 		for range 2 {
 			if err := <-lost; !errors.Is(err, errWriteTimeout) {
-				t.Error(err)
+				t.Errorf("a message that waits was told %v, want %v", err, errWriteTimeout)
 			}
 		}
 		if err := <-ended; !errors.Is(err, errWriteTimeout) {
-			t.Error(err)
+			t.Errorf("the link ended with %v, want %v", err, errWriteTimeout)
 		}
 		if took := time.Since(start); took != 10*time.Second {
-			t.Errorf("after %v", took)
+			t.Errorf("the link was given up after %v, want 10 s", took)
 		}
 		after := make(chan error, 1)
 		client.send([]byte("{}"), func(err error) { after <- err })
 		if err := <-after; !errors.Is(err, errWriteTimeout) {
-			t.Error("a message to a dead link:", err)
+			t.Errorf("a message to a dead link was told %v, want %v", err, errWriteTimeout)
 		}
 	})
 }
@@ -284,8 +285,8 @@ func (s slowly) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// TestSlowLink: a long message over a slow link keeps the link alive; a short
-// one waits for it alone, not for the long ones behind.
+// TestSlowLink: a long message keeps a slow link alive; a short message waits for
+// the one that is being written, not for the long ones behind it.
 func TestSlowLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := linkPair(t, func(c net.Conn) net.Conn { return slowly{c} }, defaultLinkTimes())
@@ -308,14 +309,14 @@ func TestSlowLink(t *testing.T) {
 				t.Fatal(err)
 			}
 			if quiet := server.silence(); quiet > time.Second {
-				t.Errorf("pieces came and the silence is %v", quiet)
+				t.Errorf("silence() = %v while pieces come, want at most a second", quiet)
 			}
 		}
 	})
 }
 
-// TestCrowdedLinkStopsReading: a peer that asks and takes no answers is not
-// read any more, until it does.
+// TestCrowdedLinkStopsReading: a link stops reading from a peer that does not read
+// its answers, until it does.
 func TestCrowdedLinkStopsReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := linkPair(t, nil, defaultLinkTimes())
@@ -327,7 +328,7 @@ func TestCrowdedLinkStopsReading(t *testing.T) {
 		go client.send([]byte(`{"a":1}`), nil)
 		time.Sleep(time.Second)
 		if len(messages) != 0 {
-			t.Error("a crowded link was read")
+			t.Errorf("%d messages were read from a crowded link, want 0", len(messages))
 		}
 		answers, _ := drain(client)
 		for range all {
@@ -346,10 +347,10 @@ func TestBinaryMessageClosesWith1003(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := <-clientEnded; websocket.CloseStatus(err) != websocket.StatusUnsupportedData {
-			t.Error(err)
+			t.Errorf("the sender's link ended with %v, want close code %d", err, websocket.StatusUnsupportedData)
 		}
 		if err := <-serverEnded; !errors.Is(err, errBinary) {
-			t.Error(err)
+			t.Errorf("the receiver's link ended with %v, want %v", err, errBinary)
 		}
 	})
 }
@@ -361,15 +362,15 @@ func TestOversizedMessageClosesWith1009(t *testing.T) {
 		_, clientEnded := drain(client)
 		client.send(make([]byte, 1<<20+1), nil)
 		if err := <-serverEnded; !errors.Is(err, websocket.ErrMessageTooBig) {
-			t.Error(err)
+			t.Errorf("the receiver's link ended with %v, want %v", err, websocket.ErrMessageTooBig)
 		}
 		if err := <-clientEnded; websocket.CloseStatus(err) != websocket.StatusMessageTooBig {
-			t.Error(err)
+			t.Errorf("the sender's link ended with %v, want close code %d", err, websocket.StatusMessageTooBig)
 		}
 	})
 }
 
-// TestWallClockJump: after a sleep the other side is asked at once.
+// TestWallClockJump: after the machine slept, the link pings the peer at once.
 func TestWallClockJump(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var offset atomic.Int64
@@ -393,17 +394,17 @@ func TestWallClockJump(t *testing.T) {
 		offset.Store(int64(-time.Hour))
 		start := time.Now()
 		if err := <-ended; !errors.Is(err, errPingTimeout) && !errors.Is(err, errHungUp) { // the other end noticed too
-			t.Error(err)
+			t.Errorf("the link ended with %v, want %v or %v", err, errPingTimeout, errHungUp)
 		}
 		if took := time.Since(start); took > wallCheck+times.pong {
-			t.Errorf("noticed after %v", took)
+			t.Errorf("noticed after %v, want at most %v", took, wallCheck+times.pong)
 		}
 		<-serverEnded
 	})
 }
 
-// TestCrowdedLinkLives: while it does not read, it cannot see pongs; what it
-// writes is taken, so the link lives.
+// TestCrowdedLinkLives: while a link pauses reading it sees no pongs; it lives as
+// long as the peer reads what it writes.
 func TestCrowdedLinkLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := linkPair(t, func(c net.Conn) net.Conn { return slowly{c} }, defaultLinkTimes())

@@ -23,10 +23,10 @@ func FuzzRepoName(f *testing.F) {
 			return
 		}
 		if !rule.MatchString(name) || !filepath.IsLocal(filepath.FromSlash(name)) || path.Clean(name) != name || hasSecretName(name) {
-			t.Errorf("%q was taken", name)
+			t.Errorf("%q was taken, want a refusal", name)
 		}
 		if strings.ReplaceAll(strings.ReplaceAll(name, "/", "+"), "+", "/") != name {
-			t.Errorf("%q does not survive", name)
+			t.Errorf("%q does not survive, want the same name back", name)
 		}
 	})
 }
@@ -41,21 +41,21 @@ func FuzzAuthHost(f *testing.F) {
 		cred := credential{protocol: "https", username: "oauth2", token: "t"}
 		if err := cred.setHost(setAuthParams{Host: text, Protocol: "https"}); err != nil {
 			if asRPCError(err).Code != codeInvalidParams {
-				t.Errorf("%q: %v", text, err)
+				t.Errorf("%q: %v, want invalid params", text, err)
 			}
 			return
 		}
 		if cred.host == "" || cred.host[0] == '-' || strings.ContainsAny(cred.host, "/@?#\\%\"'* ") || hasControl(cred.host) || cred.host != strings.ToLower(cred.host) {
-			t.Errorf("%q became the host %q", text, cred.host)
+			t.Errorf("%q became the host %q, want a host in lower case without odd characters", text, cred.host)
 		}
 		line := cred.line()
 		again, ok := parseCredential(strings.TrimSuffix(line, "\n"))
 		if !ok || again != cred || strings.Count(line, "\n") != 1 {
-			t.Errorf("%q became the line %q, which reads as %+v", text, line, again.host)
+			t.Errorf("%q became the line %q, which reads as %+v, want one line that reads as the same", text, line, again.host)
 		}
 		u, err := parseRemoteURL("https://" + cred.host + "/x")
 		if err != nil || u.credentialHost() != cred.host {
-			t.Errorf("%q became %q, which a URL has as %q (%v)", text, cred.host, u.credentialHost(), err)
+			t.Errorf("%q became %q, which a URL has as %q (%v), want the same in both", text, cred.host, u.credentialHost(), err)
 		}
 	})
 }
@@ -80,10 +80,10 @@ func FuzzWithoutCredentials(f *testing.F) {
 		}
 		got := withoutCredentials(text)
 		if shown := cleanText(password); len(shown) >= short && strings.Contains(got, shown) && !strings.Contains(cleanText(scheme+"\n"+host+"\n"+rest), shown) {
-			t.Errorf("%q became %q", text, got)
+			t.Errorf("%q became %q, want the password left out", text, got)
 		}
 		if cleanText(got) != got {
-			t.Errorf("%q became %q, which is not fit to be shown", text, got)
+			t.Errorf("%q became %q, which is not fit to be shown, want text that is clean", text, got)
 		}
 	})
 }
@@ -99,7 +99,7 @@ func FuzzGitFile(f *testing.F) {
 			return
 		}
 		if strings.ContainsAny(target, "\x00\n") || parseGitFile("gitdir: "+target+"\n") != target {
-			t.Errorf("%q names %q", text, target)
+			t.Errorf("%q names %q, want one path that reads as the same", text, target)
 		}
 	})
 }
@@ -120,14 +120,14 @@ func FuzzGitError(f *testing.F) {
 		switch reason {
 		case gitAuth, gitForbidden, gitNotFound, gitMoved, gitNetwork, gitTimeout, gitDiskFull, gitTooLarge, gitCorrupt, gitOther:
 		default:
-			t.Errorf("%q: the reason %q", stderr, reason)
+			t.Errorf("%q: the reason %q, want one of the reasons", stderr, reason)
 		}
 		if summary == "" || len(summary) > 500 || !utf8.ValidString(summary) || strings.ContainsAny(summary, "\r\n\x1b") {
-			t.Errorf("%q: the summary %q", stderr, summary)
+			t.Errorf("%q: the summary %q, want a line of clean text, at most 500 bytes", stderr, summary)
 		}
 		for _, words := range []string{"fatal: Authentication failed", "error: 403", "No space left on device", "fsck"} {
 			if got := classifyGit(text + "remote: " + words + "\n"); got != reason {
-				t.Errorf("%q: a remote made %s of %s", stderr, got, reason)
+				t.Errorf("%q: a remote made %s of %s, want the same reason whatever a remote says", stderr, got, reason)
 			}
 		}
 	})
@@ -150,7 +150,7 @@ func FuzzRevision(f *testing.F) {
 			return
 		}
 		if err != nil && asRPCError(err).name() != codeCommitNotFound {
-			t.Fatalf("%q: %v", rev, err)
+			t.Fatalf("%q: %v, want %s", rev, err, codeCommitNotFound)
 		}
 		unknown := err != nil
 		want, err := r.tryGit("", "rev-parse", "--verify", "--quiet", "--end-of-options", rev+"^{commit}")
@@ -183,7 +183,7 @@ func FuzzBlobPath(f *testing.F) {
 		got, err := g.readBlobs(t.Context(), blobsParams{pathParam: at(dir), Files: []string{file}})
 		if err != nil {
 			if e := asRPCError(err); e.Code != codeInvalidParams && e.name() != codeAccessDenied {
-				t.Errorf("%q: %v", file, err)
+				t.Errorf("%q: %v, want invalid params or %s", file, err, codeAccessDenied)
 			}
 			return
 		}
@@ -192,7 +192,7 @@ func FuzzBlobPath(f *testing.F) {
 		case b.Error != nil && b.Error.name() == codeSourceNotFound && err != nil:
 		case b.Error == nil && err == nil:
 			if text, _ := blobText(want); *b.Content != text {
-				t.Errorf("%q holds %q, for git %q", file, *b.Content, text)
+				t.Errorf("%q holds %q, for git %q, want the same", file, *b.Content, text)
 			}
 		default:
 			t.Errorf("%q: %s, for git %q, %v", file, asJSON(t, got), want, err)
