@@ -48,8 +48,8 @@ func newSessionBench(t *testing.T, answer func(n int, w http.ResponseWriter, r *
 	b.connector = &connector{
 		server: &url.URL{Scheme: "ws", Host: "pipe", Path: linkPath}, client: network.client(), token: "t0ken",
 		maxMessage: 1 << 20, attempts: 5, heartbeat: defaultHeartbeatInterval, times: defaultLinkTimes(),
-		hello:   handshakeParams{MachineID: "m", InstanceID: "i", ProtocolVersion: protocolVersion, Version: programVersion},
-		service: s, onState: func(string) {}, onAccepted: func(r handshakeResult) { b.accepted = append(b.accepted, r) },
+		handshake: handshakeParams{MachineID: "m", InstanceID: "i", ProtocolVersion: protocolVersion, Version: programVersion},
+		service:   s, onState: func(string) {}, onAccepted: func(r handshakeResult) { b.accepted = append(b.accepted, r) },
 		began: time.Now(), log: log,
 	}
 	t.Cleanup(func() {
