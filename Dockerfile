@@ -1,7 +1,7 @@
-# An image of both programs on nothing but git, ssh, a shell for git's credential
-# helper, and certificates. It runs as uid 65532; mount a volume that this user
-# may write at /var/lib/c4a. It needs no init: as process 1 it reaps orphans and
-# hands on signals.
+# An image with both programs, git, ssh, a shell for git's credential helper, and
+# certificates. It runs as uid 65532; mount a volume that this user may write at
+# /var/lib/c4a. No init is needed: as process 1 the programs reap orphans and
+# forward signals.
 #
 #   docker build -t c4a .
 #   docker run -p 127.0.0.1:5110:5110 -v c4a:/var/lib/c4a -e C4A_API_TOKEN=… c4a
@@ -20,7 +20,7 @@ RUN CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o /out/c4a-daemon . \
 FROM ${DEBIAN_IMAGE} AS root
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates dash git openssh-client
-COPY ci/rootfs.sh /
+COPY scripts/rootfs.sh /
 RUN sh /rootfs.sh /rootfs
 COPY --from=build /out/ /rootfs/usr/local/bin/
 

@@ -6,8 +6,9 @@ import (
 	"slices"
 )
 
-// fileGraph tells which file of a package declares what. It knows no types but
-// those that stand in the declarations; what it cannot tell it leaves out.
+// fileGraph records which file of a package declares which name. It only knows
+// the types that are written in declarations. Where it cannot determine a type,
+// it omits the use.
 type fileGraph struct {
 	files   map[string][]string          // by name, or Type.method: the files that declare it
 	methods map[string][]string          // by method name: the types that have it
@@ -16,7 +17,7 @@ type fileGraph struct {
 	others  map[string]bool              // names of fields and of interfaces' methods
 }
 
-// usesOf is what one file uses of each other: by file, the names.
+// usesOf returns the names that one file uses of each other file.
 func usesOf(files map[string]*ast.File, user string) map[string]map[string]bool {
 	g := newFileGraph(files)
 	uses := map[string]map[string]bool{}
@@ -117,9 +118,10 @@ func (g *fileGraph) declare(file string, d ast.Decl) {
 	}
 }
 
-// methodOf names the method that x.sel is, as Type.method; "" when it is none or
-// cannot be told. Where the type of x cannot, a name that only one type has, and
-// no field or interface, is told by itself.
+// methodOf returns the method that x.sel refers to as Type.method, or "" if it
+// is not a method of the package or cannot be determined. If the type of x is
+// unknown, a name counts as a method when only one type has such a method and
+// no field or interface has that name.
 func (g *fileGraph) methodOf(sel *ast.SelectorExpr) string {
 	name := sel.Sel.Name
 	types := g.methods[name]
@@ -132,8 +134,8 @@ func (g *fileGraph) methodOf(sel *ast.SelectorExpr) string {
 	return ""
 }
 
-// typeOf is the name of the package's type that an expression has, "" when it
-// has none or cannot be told.
+// typeOf returns the name of the type of an expression if the package declares
+// it, otherwise "".
 func (g *fileGraph) typeOf(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.ParenExpr:
@@ -179,7 +181,7 @@ func (g *fileGraph) typeOf(e ast.Expr) string {
 	return ""
 }
 
-// typeName is the name in T or *T, "" for every other type.
+// typeName returns the name in T or *T, and "" for any other type.
 func typeName(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.StarExpr:

@@ -48,8 +48,8 @@ func expDelay(base, most time.Duration, n int) time.Duration {
 	return min(delay, most)
 }
 
-// crashHistory is what the pool remembers of the children of one lib_id that
-// ended unasked.
+// crashHistory counts the children of one lib_id that ended without being
+// stopped.
 type crashHistory struct {
 	inRow     int       // each within crashWindow of the one before
 	total     int       // since a child last ended in order

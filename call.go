@@ -21,48 +21,49 @@ import (
 	"time"
 )
 
-// This file is the command-line client. The rules of its voice: the result,
-// and nothing else, goes to standard output as JSON; progress, remarks and
-// errors go to standard error, one line each, in lower case.
+// This file is the command-line client. Standard output gets the result as JSON
+// and nothing else, so that it can be piped. Progress, notes and errors go to
+// standard error, one line each, in lower case.
 
 const callIntro = `Usage: c4a-daemon-scheduler call [flags] LIB_ID METHOD [KEY=VALUE… | JSON]
 
-Calls a method of a library's daemon through a running scheduler. When none is
-named by --url, --host or --port and none listens, it runs one for this call.
+Calls a method of a library's daemon through a running scheduler. If no scheduler
+is running, and --url, --host and --port are not set, call starts one for the
+duration of this call.
 
   c4a-daemon-scheduler call demo vcs/clone url=https://example.com/r.git
   c4a-daemon-scheduler call demo fs/readFile path=repos/r/README.md
   c4a-daemon-scheduler call demo fs/stat '{"paths":["a","b"]}'
 
-A VALUE becomes what the method's parameter is: a text, number, true or false;
-a KEY that is a list may be repeated. Exit: 0, 1 when the call failed, 2 wrong use.
+Each VALUE is converted to the type of the method's parameter: string, number,
+true or false. Repeat the KEY of a list to add to it. Exit status: 0 success,
+1 the call failed, 2 usage error.
 `
 
-// probeTimeout is how long the client waits to hear whether a scheduler is
-// there.
+// probeTimeout bounds the request that checks whether a scheduler is running.
 const probeTimeout = 3 * time.Second
 
-// callConfig is a call's command line.
+// callConfig is the parsed command line of a call.
 type callConfig struct {
 	scheduler *schedulerConfig
 	url       string
 	byURL     bool     // --url was given
-	named     bool     // the user said where the scheduler is
-	local     []string // flags that only a scheduler of one's own can take
+	named     bool     // --url, --host or --port was given
+	local     []string // flags given that only apply to a scheduler started for this call
 	libID     string
 	method    string
 	params    json.RawMessage
 }
 
-// place is where the scheduler is, for people.
-func (c *callConfig) place() string {
+// address returns the address of the scheduler for messages.
+func (c *callConfig) address() string {
 	if !c.byURL && strings.HasPrefix(c.scheduler.host, unixPrefix) {
 		return c.scheduler.host
 	}
 	return c.url
 }
 
-// call is c4a-daemon-scheduler call.
+// call runs the subcommand call.
 func (p *program) call(args []string) error {
 	c, err := p.callConfig(args)
 	if err != nil {
@@ -79,26 +80,27 @@ func (p *program) call(args []string) error {
 	case err != nil:
 		return err
 	case found && len(c.local) > 0:
-		return usage("a scheduler listens at %s: --%s is for starting one, so leave it out, or name another place with --port", c.place(), c.local[0])
+		return usage("a scheduler already listens at %s: leave out --%s, which only applies when call starts one, or choose another address with --port", c.address(), c.local[0])
 	case found:
-		return p.ask(ctx, client, c)
+		return p.runCall(ctx, client, c)
 	case c.named:
-		return fmt.Errorf("no scheduler listens at %s: start one, or leave out --url, --host and --port to run one for this call", c.place())
+		return fmt.Errorf("no scheduler listens at %s: start one, or leave out --url, --host and --port to start one for this call", c.address())
 	}
 	if c.scheduler.server != nil {
-		return usage("--server: a scheduler that has another server cannot be called: leave it out")
+		return usage("--server: a scheduler with another server does not accept calls: leave it out")
 	}
-	fmt.Fprintf(p.stderr, "no scheduler listens at %s: running one for this call\n", c.place())
+	fmt.Fprintf(p.stderr, "no scheduler listens at %s: starting one for this call\n", c.address())
 	return p.callAlone(ctx, c)
 }
 
-// callAlone runs a scheduler in this process, on a free port, for one call.
+// callAlone runs a scheduler in this process, on a free port, for the duration
+// of one call.
 func (p *program) callAlone(ctx context.Context, c *callConfig) (err error) {
 	cfg := c.scheduler
 	cfg.host, cfg.port = "127.0.0.1", 0
 	if !cfg.workspaceGiven {
 		if cfg.workspace, err = os.MkdirTemp("", "c4a-call-"); err != nil {
-			return fmt.Errorf("making a workspace: %w", err)
+			return fmt.Errorf("creating a workspace: %w", err)
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(cfg.workspace)) }()
 	}
@@ -107,20 +109,18 @@ func (p *program) callAlone(ctx context.Context, c *callConfig) (err error) {
 		return err
 	}
 	defer func() {
-		quick, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		s.stop(quick)
+		s.stop(context.Background())
 	}()
 	client := &callClient{base: s.url(), token: cfg.apiToken, http: cfg.localClient()}
 	defer client.http.CloseIdleConnections()
-	return p.ask(ctx, client, c)
+	return p.runCall(ctx, client, c)
 }
 
-// callConfig reads the command line and the environment of a call.
+// callConfig parses and validates the command line and the environment.
 func (p *program) callConfig(args []string) (*callConfig, error) {
 	c := &callConfig{}
 	f := p.newFlagSet(schedulerName+" call", callIntro)
-	f.StringVar(&c.url, "url", "", "`URL` of the scheduler (default: http://127.0.0.1:5110, or what --host and --port say)")
+	f.StringVar(&c.url, "url", "", "`URL` of the scheduler (default: the address that --host and --port give, http://127.0.0.1:5110)")
 	build := p.schedulerFlags(f)
 	if err := f.parse(args); err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func (p *program) callConfig(args []string) (*callConfig, error) {
 		switch fl.Name {
 		case "url", "host", "port":
 			c.named = true
-		case "api-token-file", "log-level", "log-format": // mean the same to both
+		case "api-token-file", "log-level", "log-format": // apply to a running scheduler too
 		default:
 			c.local = append(c.local, fl.Name)
 		}
@@ -142,7 +142,7 @@ func (p *program) callConfig(args []string) (*callConfig, error) {
 		return nil, err
 	}
 	if f.Lookup("log-level").Value.String() == f.Lookup("log-level").DefValue {
-		// The caller wants an answer, not the news of a scheduler.
+		// Show warnings only: the user wants the result, not the log of a scheduler.
 		if c.scheduler.log, err = (&logFlags{level: "warn", format: "text"}).logger(p); err != nil {
 			return nil, err
 		}
@@ -169,12 +169,13 @@ func (p *program) callConfig(args []string) (*callConfig, error) {
 	return c, nil
 }
 
-// callParams makes the params of a method from KEY=VALUE words, or from one
-// word of JSON.
+// callParams builds the params of a method from KEY=VALUE arguments or from a
+// single JSON object.
 func callParams(name string, words []string) (json.RawMessage, error) {
 	if len(words) == 1 && strings.HasPrefix(strings.TrimSpace(words[0]), "{") {
-		if !json.Valid([]byte(words[0])) {
-			return nil, usage("the params are not JSON: %s", words[0])
+		var object json.RawMessage
+		if err := json.Unmarshal([]byte(words[0]), &object); err != nil {
+			return nil, usage("the params are not JSON: %v", err) // not the params, which may hold a token
 		}
 		return json.RawMessage(words[0]), nil
 	}
@@ -204,8 +205,8 @@ func callParams(name string, words []string) (json.RawMessage, error) {
 	return json.Marshal(params)
 }
 
-// paramTypes are the schemas of a built-in method's parameters by name; nil when
-// the method is not one.
+// paramTypes returns the schemas of the parameters of a built-in method by
+// name, or nil for any other method.
 func paramTypes(name string) map[string]*schema {
 	methods := builtinMethods()
 	i := slices.IndexFunc(methods, func(m *method) bool { return m.name == name })
@@ -219,8 +220,8 @@ func paramTypes(name string) map[string]*schema {
 	return params
 }
 
-// callValue converts one VALUE. Of an unknown method it is JSON where it
-// parses, else a text.
+// callValue converts one VALUE to the type of its parameter. For an unknown
+// method the value is JSON if it parses, else a string.
 func callValue(types map[string]*schema, key, text string) (any, error) {
 	if types == nil {
 		if json.Valid([]byte(text)) {
@@ -231,7 +232,7 @@ func callValue(types map[string]*schema, key, text string) (any, error) {
 	t, known := types[key]
 	switch {
 	case !known:
-		return text, nil // the daemon ignores what it does not know
+		return text, nil // the daemon ignores unknown parameters
 	case text == "null" && t.allows("null"):
 		return nil, nil
 	case t.allows("string"):
@@ -249,7 +250,7 @@ func callValue(types map[string]*schema, key, text string) (any, error) {
 		if json.Unmarshal([]byte(text), &list) == nil {
 			return list, nil
 		}
-		return nil, usage("%s must be a text, which may be repeated, or a JSON array, not %q", key, text)
+		return nil, usage("%s must be a string, which may be repeated, or a JSON array, not %q", key, text)
 	}
 	if t.allows("integer") {
 		if value, err := strconv.ParseInt(text, 10, 64); err == nil {
@@ -263,7 +264,7 @@ func callValue(types map[string]*schema, key, text string) (any, error) {
 	return json.RawMessage(text), nil
 }
 
-// callClient talks to a scheduler's HTTP API.
+// callClient is a client of a scheduler's HTTP API.
 type callClient struct {
 	base  string
 	token secret
@@ -285,17 +286,17 @@ func (c *callClient) do(ctx context.Context, method, path string, body []byte, a
 	return c.http.Do(r)
 }
 
-// probe asks whether a scheduler answers. Nobody is no error; somebody else
-// is.
+// probe reports whether a scheduler answers at the address. It returns an error
+// if another program does, and false without an error if nothing listens there.
 func (c *callClient) probe(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	response, err := c.do(ctx, http.MethodGet, "/health", nil, "application/json")
 	if err != nil {
-		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) { // the latter of a Unix socket
+		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) { // ErrNotExist: no such Unix socket
 			return false, nil
 		}
-		return false, fmt.Errorf("asking the scheduler at %s: %w", c.base, err)
+		return false, fmt.Errorf("querying the scheduler at %s: %w", c.base, err)
 	}
 	defer response.Body.Close()
 	var health struct {
@@ -304,48 +305,50 @@ func (c *callClient) probe(ctx context.Context) (bool, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	if err != nil || json.Unmarshal(data, &health) != nil || health.Status == "" || health.Daemons == nil {
-		return false, fmt.Errorf("what answers at %s is no c4a-daemon-scheduler: name another place with --url", c.base)
+		return false, fmt.Errorf("the server at %s is not a c4a-daemon-scheduler: set another address with --url", c.base)
 	}
 	return true, nil
 }
 
-// ask makes the call, shows its progress and prints the result.
-func (p *program) ask(ctx context.Context, client *callClient, c *callConfig) error {
+// runCall makes the call, shows its progress and prints the result.
+func (p *program) runCall(ctx context.Context, client *callClient, c *callConfig) error {
 	body, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": 1, "method": c.method, "params": c.params})
 	if err != nil {
 		return usage("the params are not JSON: %v", err)
 	}
 	response, err := client.do(ctx, http.MethodPost, "/libraries/"+url.PathEscape(c.libID)+"/rpc", body, "text/event-stream")
 	if err != nil {
-		return fmt.Errorf("calling the scheduler: %w", cmpCause(ctx, err))
+		return fmt.Errorf("calling the scheduler: %w", causeOr(ctx, err))
 	}
 	defer response.Body.Close()
 	if kind, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";"); kind != "text/event-stream" {
-		return p.printRefusal(response)
+		return p.printProblem(response)
 	}
 	bar := newProgressBar(p.stderr)
 	defer bar.end()
 	answer, err := readEvents(response.Body, bar.show)
 	if err != nil {
-		return fmt.Errorf("reading the answer: %w", cmpCause(ctx, err))
+		return fmt.Errorf("reading the response: %w", causeOr(ctx, err))
 	}
 	bar.end()
-	return p.printAnswer(answer)
+	return p.printResponse(answer)
 }
 
-// cmpCause prefers the reason why ctx ended over what that did to a read.
-func cmpCause(ctx context.Context, err error) error {
+// causeOr returns the cause of ctx if ctx has ended, and err otherwise: a
+// cancelled read only reports that it was cancelled.
+func causeOr(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-// printRefusal tells what the scheduler said in place of a stream.
-func (p *program) printRefusal(response *http.Response) error {
+// printProblem returns the error that the scheduler sent instead of an event
+// stream.
+func (p *program) printProblem(response *http.Response) error {
 	data, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	if err != nil {
-		return fmt.Errorf("reading the answer: %w", err)
+		return fmt.Errorf("reading the response: %w", err)
 	}
 	var problem struct {
 		Code   string          `json:"code"`
@@ -353,24 +356,25 @@ func (p *program) printRefusal(response *http.Response) error {
 		Error  json.RawMessage `json:"error"`
 	}
 	if json.Unmarshal(data, &problem) == nil && problem.Error != nil {
-		return p.printAnswer(data)
+		return p.printResponse(data)
 	}
 	if problem.Code == "" {
-		return fmt.Errorf("the scheduler answered %s", response.Status)
+		return fmt.Errorf("the scheduler returned %s", response.Status)
 	}
 	return fmt.Errorf("%s: %s", problem.Code, cleanText(problem.Detail))
 }
 
-// printAnswer prints a result on standard output, an error on standard error.
-func (p *program) printAnswer(data []byte) error {
+// printResponse prints the result of a JSON-RPC response on standard output, or
+// returns its error.
+func (p *program) printResponse(data []byte) error {
 	var m envelope
 	if err := json.Unmarshal(data, &m); err != nil {
-		return fmt.Errorf("reading the answer: %w", err)
+		return fmt.Errorf("reading the response: %w", err)
 	}
 	if m.Error != nil {
 		var e rpcError
 		if err := json.Unmarshal(m.Error, &e); err != nil {
-			return fmt.Errorf("reading the answer: %w", err)
+			return fmt.Errorf("reading the response: %w", err)
 		}
 		name := strconv.Itoa(e.Code)
 		if e.name() != "" {
@@ -380,14 +384,16 @@ func (p *program) printAnswer(data []byte) error {
 	}
 	var out bytes.Buffer
 	if err := json.Indent(&out, m.Result, "", "  "); err != nil {
-		return fmt.Errorf("reading the answer: %w", err)
+		return fmt.Errorf("reading the response: %w", err)
 	}
 	out.WriteByte('\n')
 	_, err := p.stdout.Write(out.Bytes())
 	return err
 }
 
-// readEvents reads a stream of Server-Sent Events up to the result.
+// readEvents reads Server-Sent Events up to the result and passes each progress
+// event to show.
+//
 // https://html.spec.whatwg.org/multipage/server-sent-events.html
 func readEvents(r io.Reader, show func(progress)) ([]byte, error) {
 	lines := bufio.NewReader(r)
@@ -395,7 +401,7 @@ func readEvents(r io.Reader, show func(progress)) ([]byte, error) {
 	for {
 		line, err := lines.ReadBytes('\n')
 		if err != nil {
-			return nil, errors.New("the scheduler hung up before the result")
+			return nil, errors.New("the scheduler closed the connection before it sent the result")
 		}
 		line = bytes.TrimRight(line, "\r\n")
 		if name, ok := bytes.CutPrefix(line, []byte("event: ")); ok {
@@ -416,13 +422,13 @@ func readEvents(r io.Reader, show func(progress)) ([]byte, error) {
 	}
 }
 
-// progressBar shows a call's progress: one line that is written over on a
-// terminal, else a line for each phase.
+// progressBar shows the progress of a call: a line that is overwritten on a
+// terminal, otherwise one line for each phase.
 type progressBar struct {
 	out      *os.File
 	terminal bool
-	width    int    // of what stands on the line
-	phase    string // the last one told
+	width    int    // characters on the line
+	phase    string // the last phase shown
 	ended    bool
 }
 
@@ -459,7 +465,7 @@ func (b *progressBar) show(p progress) {
 	b.width = len(line)
 }
 
-// end clears the line for what comes next.
+// end clears the line.
 func (b *progressBar) end() {
 	if b.terminal && !b.ended && b.width > 0 {
 		fmt.Fprintf(b.out, "\r%s\r", strings.Repeat(" ", b.width))
@@ -467,7 +473,7 @@ func (b *progressBar) end() {
 	b.ended = true
 }
 
-// byteText is a number of bytes for people.
+// byteText formats a number of bytes for people, such as "1.5 MiB".
 func byteText(n int64) string {
 	const unit = 1024
 	if n < unit {

@@ -17,18 +17,20 @@ import (
 	"syscall"
 )
 
-// programVersion is told in handshakes and by --version.
+// programVersion is sent in the handshake and printed by --version.
 const programVersion = "0.1.0"
 
-// The names under which one program is the other (see runScheduler).
+// The names of the two programs. The scheduler runs as the daemon when it is
+// started as daemonName (see calledAsDaemon).
 const (
 	daemonName    = "c4a-daemon"
 	schedulerName = "c4a-daemon-scheduler"
 )
 
-// program is what a program touches of its surroundings.
+// program holds the process state that both programs use: arguments,
+// environment and standard streams. Tests replace it.
 type program struct {
-	args           []string // args[0] is the name it was called by
+	args           []string // args[0] is the name under which it was started
 	getenv         func(string) string
 	environ        func() []string
 	stdin          *os.File
@@ -50,30 +52,33 @@ const (
 	exitReplaced = 5
 )
 
-// errSecondSignal ends a program that was told twice.
+// errSecondSignal reports that a second signal stopped the program before its
+// running requests had ended.
 var errSecondSignal = errors.New("stopped at once by a second signal")
 
-// surviveBrokenPipe makes a write to a closed standard output or error an error
-// like any other, where Go would let SIGPIPE end the program (os/signal, SIGPIPE):
-// whoever reads the log may be gone before the program has ended its work.
-// It is not ignored, which git would inherit.
+// surviveBrokenPipe makes a write to a closed standard output or error return
+// EPIPE. By default Go ends the program with SIGPIPE in that case (os/signal,
+// "SIGPIPE"), but the program reading the log may exit before the daemon has
+// finished its work. The signal is caught and not ignored, because git would
+// inherit an ignored signal.
 func surviveBrokenPipe() (undo func()) {
-	broken := make(chan os.Signal, 1) // never read: the write's error tells
+	broken := make(chan os.Signal, 1) // never read: the failed write returns the error
 	signal.Notify(broken, syscall.SIGPIPE)
 	return func() { signal.Stop(broken) }
 }
 
-// errPrinted ends a program with status 1 that has said why already.
+// errPrinted means that the failure was already printed; the exit status is 1.
 var errPrinted = errors.New("failed")
 
-// usageError is a wrong flag, variable or argument: one line, exit 2.
+// usageError is an invalid flag, variable or argument. It is printed as one
+// line; the exit status is 2.
 type usageError struct{ message string }
 
 func (e *usageError) Error() string { return e.message }
 
 func usage(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
-// checkPercent wants a part of a whole. NaN is none.
+// checkPercent returns an error unless 0 ≤ value ≤ 100. NaN is rejected too.
 func checkPercent(flagName string, value float64) error {
 	if !(value >= 0 && value <= 100) {
 		return usage("invalid value %v for --%s: must be 0 to 100 percent", value, flagName)
@@ -81,7 +86,7 @@ func checkPercent(flagName string, value float64) error {
 	return nil
 }
 
-// exit prints the error, unless it was, and returns the exit status for it.
+// exit prints err, unless it was printed before, and returns its exit status.
 func (p *program) exit(name string, err error) int {
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return exitStopped
@@ -104,8 +109,9 @@ func (p *program) exit(name string, err error) int {
 	return exitFailure
 }
 
-// flagSet is the standard one whose flags can also be given as environment
-// variables: C4A_ and the name in capitals, dashes as underscores. A flag wins.
+// flagSet is a flag.FlagSet whose flags can also be set by environment
+// variables, named C4A_ and the flag in capitals with underscores for dashes. A
+// flag on the command line takes precedence.
 type flagSet struct {
 	*flag.FlagSet
 	prog  *program
@@ -119,13 +125,13 @@ func (p *program) newFlagSet(name, intro string) *flagSet {
 	return f
 }
 
-// variable is the environment variable of a flag.
+// variable returns the name of the environment variable for a flag.
 func variable(name string) string {
 	return "C4A_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
-// parse reads the arguments, then the environment for what they left out.
-// --help prints the manual and is flag.ErrHelp.
+// parse parses the arguments, then reads the environment for the flags that
+// they do not set. For --help it prints the usage and returns flag.ErrHelp.
 func (f *flagSet) parse(args []string) error {
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -149,11 +155,12 @@ func (f *flagSet) parse(args []string) error {
 	return err
 }
 
-// wrongForm stands for the flag package's "parse error".
-const wrongForm = "not a value of this kind (numbers: 20; times: 30s, 5m; switches: true, false)"
+// wrongForm replaces the flag package's "parse error", which does not say what
+// a valid value looks like.
+const wrongForm = "not a valid value (numbers: 20; durations: 30s, 5m; switches: true, false)"
 
 func (f *flagSet) printHelp(w io.Writer) {
-	fmt.Fprint(w, f.intro, "\nFlags (each also as an environment variable, such as C4A_LOG_LEVEL):\n")
+	fmt.Fprint(w, f.intro, "\nFlags (each can also be set by an environment variable, such as C4A_LOG_LEVEL):\n")
 	f.VisitAll(func(fl *flag.Flag) {
 		kind, text := flag.UnquoteUsage(fl)
 		fmt.Fprintf(w, "  --%s %s\n      %s", fl.Name, kind, text)
@@ -164,7 +171,8 @@ func (f *flagSet) printHelp(w io.Writer) {
 	})
 }
 
-// list is a comma-separated flag that may be repeated.
+// list is a flag whose value is a comma-separated list; repeated flags add to
+// it.
 type list []string
 
 func (l *list) String() string { return strings.Join(*l, ",") }
@@ -178,7 +186,7 @@ func (l *list) Set(text string) error {
 	return nil
 }
 
-// areDirs checks the value of --allow.
+// areDirs returns a usage error unless every entry of --allow is a directory.
 func (l list) areDirs() error {
 	for _, dir := range l {
 		if info, err := os.Stat(dir); err != nil {
@@ -190,7 +198,7 @@ func (l list) areDirs() error {
 	return nil
 }
 
-// size is a number of bytes: 16777216, 16MiB.
+// size is a flag whose value is a number of bytes, such as 16777216 or 16MiB.
 type size int64
 
 func (s *size) String() string { return strconv.FormatInt(int64(*s), 10) }
@@ -207,21 +215,22 @@ func (s *size) Set(text string) error {
 	}
 	n, err := strconv.ParseInt(number, 10, 64)
 	if err != nil || n < 0 || n > (1<<62)/unit {
-		return errors.New("must be a number of bytes, or one with KiB, MiB or GiB")
+		return errors.New("must be a number of bytes, such as 16777216 or 16MiB (units: KiB, MiB, GiB)")
 	}
 	*s = size(n * unit)
 	return nil
 }
 
-// logFlags are the flags of both programs' logs.
+// logFlags holds the log flags, which both programs have.
 type logFlags struct{ level, format string }
 
 func (l *logFlags) register(f *flagSet) {
-	f.StringVar(&l.level, "log-level", "info", "`LEVEL` of the log on standard error: debug, info, warn, error")
+	f.StringVar(&l.level, "log-level", "info", "`LEVEL` of the log, which is written to standard error: debug, info, warn or error")
 	f.StringVar(&l.format, "log-format", "text", "`FORMAT` of the log: text or json")
 }
 
-// logger makes the logger, or tells which flag is wrong.
+// logger returns a logger for the flags, or a usage error that names the
+// invalid flag.
 func (l *logFlags) logger(p *program) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(l.level)); err != nil {
@@ -229,7 +238,7 @@ func (l *logFlags) logger(p *program) (*slog.Logger, error) {
 	}
 	options := &slog.HandlerOptions{Level: level}
 	if p.getenv("JOURNAL_STREAM") != "" {
-		// systemd's journal has its own time.
+		// systemd's journal adds its own timestamp.
 		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && a.Key == slog.TimeKey {
 				return slog.Attr{}
@@ -246,8 +255,9 @@ func (l *logFlags) logger(p *program) (*slog.Logger, error) {
 	return nil, usage("invalid value %q for --log-format: must be text or json", l.format)
 }
 
-// readSecret is a token: the first line of file, or the value of the variable
-// when there is no file. No flag takes a secret's value.
+// readSecret returns a token: the first line of file, or the value of the
+// variable when no file is given. No flag takes the token itself, because other
+// users can read the command line of a process.
 func (p *program) readSecret(flagName, file, variable string) (secret, error) {
 	if file == "" {
 		return checkSecret(variable, p.getenv(variable))
@@ -264,22 +274,22 @@ func (p *program) readSecret(flagName, file, variable string) (secret, error) {
 	return checkSecret("--"+flagName, line)
 }
 
-// checkSecret refuses what cannot stand in a header; the error does not show
-// it.
+// checkSecret returns an error if the token cannot be sent in an HTTP header.
+// The error does not contain the token.
 func checkSecret(source, token string) (secret, error) {
 	const most = 4096
 	if len(token) > most {
-		return "", usage("the token of %s is longer than %d bytes", source, most)
+		return "", usage("the token from %s is longer than %d bytes", source, most)
 	}
 	for i := range len(token) {
 		if token[i] <= ' ' || token[i] >= 0x7f {
-			return "", usage("the token of %s holds a space, a control character or one outside ASCII", source)
+			return "", usage("the token from %s contains a space, a control character or a non-ASCII character", source)
 		}
 	}
 	return secret(token), nil
 }
 
-// versionText is what --version prints.
+// versionText returns the line that --version prints.
 func versionText(name string) string {
 	revision := ""
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -292,10 +302,11 @@ func versionText(name string) string {
 	return fmt.Sprintf("%s %s%s %s/%s %s\n", name, programVersion, revision, runtime.GOOS, runtime.GOARCH, runtime.Version())
 }
 
-// calledAsDaemon tells whether the scheduler's program shall be the daemon: it
-// was started under exactly that name, by a pool or from the PATH, or through a
-// link of that name. A file that `go build` or `go run` named after the
-// module is the scheduler.
+// calledAsDaemon reports whether the scheduler's executable should run as the
+// daemon: it was started as exactly "c4a-daemon", by a pool or from the PATH,
+// or through a symbolic link of that name. A regular file of that name is the
+// scheduler, because `go build` and `go run` name their output after the
+// module, which is also called c4a-daemon.
 func (p *program) calledAsDaemon() bool {
 	name := strings.TrimSuffix(filepath.Base(p.args[0]), ".exe")
 	if name != daemonName {
@@ -308,7 +319,7 @@ func (p *program) calledAsDaemon() bool {
 	return err == nil && info.Mode()&os.ModeSymlink != 0
 }
 
-// hostName is the machine's name, "localhost" where it has none.
+// hostName returns the host name of the machine, or "localhost" if it has none.
 func hostName() string {
 	name, _ := os.Hostname()
 	return cmp.Or(name, "localhost")

@@ -28,8 +28,8 @@ type gitCount struct {
 	bytesPerSecond int64
 }
 
-// parseGitProgress reads a line that git (progress.c) writes with --progress,
-// also one that the remote wrote; false when it is none.
+// parseGitProgress parses a progress line of git --progress (progress.c),
+// written by git itself or by the remote. It returns false for any other line.
 func parseGitProgress(line string) (gitCount, bool) {
 	line = strings.TrimPrefix(line, "remote: ")
 	title, rest, ok := strings.Cut(line, ": ")

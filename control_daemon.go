@@ -8,70 +8,71 @@ import (
 	"time"
 )
 
-// statusPause is the least time between two events that nobody asked for.
+// statusPause is the minimum time between two status events that do not answer
+// an op.
 const statusPause = 250 * time.Millisecond
 
-// controlClient is a daemon's end of the talk with its scheduler.
+// controlClient is the daemon's end of the control channel to its scheduler.
 type controlClient struct {
 	reader   *controlReader
 	out      *os.File
 	activity *activity
 	log      *slog.Logger
 
-	mu sync.Mutex // one line at a time
+	mu sync.Mutex // held while a line is written
 }
 
-// event tells the scheduler something. A scheduler that is gone is noticed by
-// the end of its input, not here.
-func (s *controlClient) event(e controlEvent) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := writeControl(s.out, e); err != nil {
-		s.log.Debug("telling the scheduler", "err", err)
+// send writes one event to the scheduler. A failed write is only logged: the
+// end of standard input tells the daemon that its scheduler has exited.
+func (c *controlClient) send(e controlEvent) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := writeControl(c.out, e); err != nil {
+		c.log.Debug("sending an event to the scheduler failed", "error", err)
 	}
 }
 
-func (s *controlClient) ready(instanceID string) {
-	s.event(controlEvent{Event: eventReady, PID: os.Getpid(), InstanceID: instanceID})
+func (c *controlClient) sendReady(instanceID string) {
+	c.send(controlEvent{Event: eventReady, PID: os.Getpid(), InstanceID: instanceID})
 }
 
-// status tells what goes on; ask is the number of the op that wants to know, 0
-// for none.
-func (s *controlClient) status(ask int64) {
-	active, idle, shut := s.activity.state()
-	s.event(controlEvent{Event: eventStatus, Active: active, IdleMS: idle.Milliseconds(), Quiesced: shut, Ask: ask})
+// sendStatus sends the current activity. ask is the number of the op that this
+// event answers, or 0.
+func (c *controlClient) sendStatus(ask int64) {
+	active, idle, quiesced := c.activity.state()
+	c.send(controlEvent{Event: eventStatus, Active: active, IdleMS: idle.Milliseconds(), Quiesced: quiesced, Ask: ask})
 }
 
-// cloned tells the end of a vcs/clone.
-func (s *controlClient) cloned(took time.Duration, err error) {
-	s.event(controlEvent{Event: eventClone, OK: err == nil, TookMS: took.Milliseconds()})
+// sendClone sends the duration and the outcome of a vcs/clone that has ended.
+func (c *controlClient) sendClone(took time.Duration, err error) {
+	c.send(controlEvent{Event: eventClone, OK: err == nil, TookMS: took.Milliseconds()})
 }
 
-// listen does what the scheduler says until its end of the input is closed,
-// and then calls gone.
-func (s *controlClient) listen(gone func()) {
-	err := s.reader.ops(func(op controlOp) {
+// handleOps executes the ops of the scheduler until standard input ends, and
+// then calls gone.
+func (c *controlClient) handleOps(gone func()) {
+	err := c.reader.ops(func(op controlOp) {
 		switch op.Op {
 		case opQuiesce:
-			s.activity.quiesce(time.Duration(op.IdleMS) * time.Millisecond)
+			c.activity.quiesce(time.Duration(op.IdleMS) * time.Millisecond)
 		case opResume:
-			s.activity.resume()
+			c.activity.resume()
 		case opStatus:
 		default:
-			s.log.Warn("the scheduler said something unknown", "op", cleanText(op.Op))
+			c.log.Warn("unknown op from the scheduler", "op", cleanText(op.Op))
 			return
 		}
-		s.status(op.Ask)
+		c.sendStatus(op.Ask)
 	})
 	if err != nil {
-		s.log.Warn("reading from the scheduler", "err", err)
+		c.log.Warn("reading from the scheduler failed", "error", err)
 	}
 	gone()
 }
 
-// report tells each change of the activity, at most 4 a second, until ctx
-// ends.
-func (s *controlClient) report(ctx context.Context) {
+// reportActivity sends a status event after each change of the activity, at
+// most four a second, until ctx ends.
+func (c *controlClient) reportActivity(ctx context.Context) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -81,8 +82,8 @@ func (s *controlClient) report(ctx context.Context) {
 			return
 		}
 		select {
-		case <-s.activity.changed:
-			s.status(0)
+		case <-c.activity.changed:
+			c.sendStatus(0)
 		case <-ctx.Done():
 			return
 		}

@@ -219,7 +219,7 @@ func (c *credentials) replace(text []byte) error {
 	return errors.Join(err, old.Close())
 }
 
-// remoteAuth is what one git command gets for authentication. config becomes
+// remoteAuth holds the credentials of one git command. config becomes
 // command-line arguments, which other users can see, so it contains no secrets;
 // env is visible only to this user.
 type remoteAuth struct {

@@ -14,18 +14,18 @@ import (
 	"time"
 )
 
-// How long running requests may go on after the first signal, for a user's
-// daemon and for one under a scheduler, which has to be gone within 2 s.
+// The time that running requests have after the first signal. A daemon under a
+// scheduler must have exited before the scheduler kills it, after 2 s.
 const (
 	drainTime          = 10 * time.Second
 	scheduledDrainTime = 1500 * time.Millisecond
 )
 
-// daemon is the composition: one row of methods over the rooms that do the
-// work.
+// daemon connects the parts of c4a-daemon: it builds the table of methods from
+// them and runs the link to the server.
 type daemon struct {
 	cfg         *daemonConfig
-	lock        *os.File // the work dir's; nil without one
+	lock        *os.File // lock file of the work dir; nil without a work dir
 	access      *access
 	git         *gitRunner
 	credentials *credentials
@@ -36,12 +36,15 @@ type daemon struct {
 	began       time.Time
 }
 
-// runDaemon is c4a-daemon; it returns the exit status.
+// runDaemon runs c4a-daemon and returns its exit status.
 func runDaemon(p *program) int { return p.exit(daemonName, p.daemon()) }
 
-// daemon runs from the command line to the end. The order of the shutdown:
-// requests are refused, running ones get their time, what is left is ended
-// (git first), answers go out, the link says goodbye.
+// daemon parses the command line and runs until a signal or a final error.
+//
+// At shutdown new requests are refused first, running requests get some time to
+// finish, and the rest are cancelled, with git ended before the files are
+// closed. The remaining responses are sent and the link is closed with a close
+// frame.
 func (p *program) daemon() error {
 	cfg, err := p.daemonConfig()
 	switch {
@@ -51,21 +54,21 @@ func (p *program) daemon() error {
 		fmt.Fprint(p.stdout, versionText(daemonName))
 		return nil
 	}
-	// The first signal ends stopping, the second ends hurry.
+	// The first signal cancels stopping, the second cancels force.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, stopSignals()...)
 	defer signal.Stop(signals)
 	defer surviveBrokenPipe()()
 	stopping, stop := context.WithCancel(context.Background())
 	defer stop()
-	hurry, rush := context.WithCancelCause(context.Background())
-	defer rush(nil)
+	force, forceStop := context.WithCancelCause(context.Background())
+	defer forceStop(nil)
 	ended := make(chan struct{})
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer close(ended)
 	wg.Go(func() { // ends with this function
-		for _, act := range []func(){stop, func() { rush(errSecondSignal) }} {
+		for _, act := range []func(){stop, func() { forceStop(errSecondSignal) }} {
 			select {
 			case <-signals:
 				act()
@@ -95,17 +98,18 @@ func (p *program) daemon() error {
 	}
 	if parent != nil {
 		parent.activity = d.service.activity
-		d.cloner.ended = parent.cloned
-		// Blocked in a read of the standard input, which nothing but the process's
-		// end or the scheduler's can interrupt: it is not waited for.
-		go parent.listen(stop)
-		wg.Go(func() { parent.report(work) }) // ends with d.close
+		d.cloner.ended = parent.sendClone
+		// Nobody waits for this goroutine: it is blocked in a read of standard
+		// input, which only the end of this process or of the scheduler
+		// interrupts.
+		go parent.handleOps(stop)
+		wg.Go(func() { parent.reportActivity(work) }) // ends with d.close
 	}
-	return d.serve(stopping, hurry, parent, p)
+	return d.serve(stopping, force, parent, p)
 }
 
-// newDaemon opens what the daemon works on. base ends the work that belongs to
-// the daemon and not to a request.
+// newDaemon opens the directories, credentials and lock that the daemon uses.
+// The end of base cancels the work that does not belong to a single request.
 func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, err error) {
 	d := &daemon{cfg: cfg, began: time.Now()}
 	defer func() {
@@ -120,7 +124,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 		}
 		d.lock, died, err = lockWorkDir(workDir, cfg.log)
 		if _, held := errors.AsType[*heldError](err); held && cfg.check {
-			// --check beside the daemon itself: it looks and changes nothing.
+			// --check while the daemon is running: treat the work dir as read-only.
 			allow, workDir, err = slices.Concat(allow, []string{workDir}), "", nil
 		}
 		if err != nil {
@@ -132,7 +136,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 		return nil, err
 	}
 	if d.git.path == "" {
-		cfg.log.Warn("git was not found in the PATH: only files can be served")
+		cfg.log.Warn("git not found in the PATH: the methods that need it will fail")
 	}
 	if d.credentials, err = openCredentials(d.access, d.git); err != nil {
 		return nil, err
@@ -151,7 +155,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 		maxConcurrent: cfg.maxConcurrent,
 		log:           cfg.log,
 	}
-	d.service.activity = newActivity(func() int { return max(tasks.running(), d.cloner.flights.running()) }) // a clone may be both
+	d.service.activity = newActivity(func() int { return max(tasks.running(), d.cloner.flights.running()) }) // a clone with a task_id counts in both
 	d.service.activity.whenIdle(memoryIdle, giveBackMemory)
 	tasks.ended, d.cloner.flights.ended = d.service.activity.touch, d.service.activity.touch
 	for _, m := range d.methods() {
@@ -160,9 +164,9 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	return d, nil
 }
 
-// methods is the table that the dispatcher calls.
+// methods returns the table of methods that the dispatcher calls.
 func (d *daemon) methods() []*method {
-	get := newMethod("config/get", "Tell how the daemon was set up; never a token.", d.configGet)
+	get := newMethod("config/get", "Return the configuration of the daemon, without tokens.", d.configGet)
 	get.inline = true
 	return newDiscovery(slices.Concat(
 		[]*method{get},
@@ -174,14 +178,15 @@ func (d *daemon) methods() []*method {
 	))
 }
 
-// serve keeps the link until a signal, or until it makes no sense.
-func (d *daemon) serve(stopping, hurry context.Context, parent *controlClient, p *program) error {
+// serve keeps the daemon connected until a signal arrives or reconnecting is
+// pointless.
+func (d *daemon) serve(stopping, force context.Context, parent *controlClient, p *program) error {
 	system := newNotifier(p.getenv, d.cfg.log)
 	isReady := false
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
 		maxMessage: d.cfg.maxMessage, attempts: d.cfg.maxAttempts, heartbeat: d.cfg.heartbeat,
-		times: p.times, hello: d.handshake(), service: d.service, began: d.began, log: d.cfg.log,
+		times: p.times, handshake: d.handshake(), service: d.service, began: d.began, log: d.cfg.log,
 		onState: func(state string) { system.tell("STATUS=" + state) },
 		onAccepted: func(handshakeResult) {
 			if isReady {
@@ -190,14 +195,14 @@ func (d *daemon) serve(stopping, hurry context.Context, parent *controlClient, p
 			isReady = true
 			system.tell("READY=1")
 			if parent != nil {
-				parent.ready(d.instanceID)
+				parent.sendReady(d.instanceID)
 			}
 		},
 	}
-	linked, unlink := context.WithCancel(context.Background())
+	linked, cancelLink := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer unlink()
+	defer cancelLink()
 	wg.Go(func() { system.beat(linked) })
 	done := make(chan error, 1)
 	wg.Go(func() { done <- c.run(linked, stopping) })
@@ -209,26 +214,27 @@ func (d *daemon) serve(stopping, hurry context.Context, parent *controlClient, p
 	case <-stopping.Done():
 	}
 	system.tell("STOPPING=1")
-	d.drain(hurry)
-	unlink()
+	d.drain(force)
+	cancelLink()
 	wg.Wait()
-	return context.Cause(hurry)
+	return context.Cause(force)
 }
 
-// drain refuses new requests and gives the running ones their time.
-func (d *daemon) drain(hurry context.Context) {
+// drain refuses new requests and waits for the running ones until they have
+// ended, their time is over, or force ends.
+func (d *daemon) drain(force context.Context) {
 	limit := drainTime
 	if d.cfg.scheduled {
 		limit = scheduledDrainTime
 	}
 	d.service.activity.drain()
 	if active, _, _ := d.service.activity.state(); active > 0 {
-		d.cfg.log.Info("stopping: waiting for running requests", "active", active, "at_most", limit)
+		d.cfg.log.Info("stopping: waiting for running requests", "active", active, "limit_ms", limit.Milliseconds())
 	}
-	d.service.activity.awaitIdle(hurry, limit)
+	d.service.activity.awaitIdle(force, limit)
 }
 
-// close ends the work that is left, git first, and waits for it.
+// close cancels the remaining work, git first, and waits for it to end.
 func (d *daemon) close(end context.CancelFunc) {
 	end()
 	d.cloner.wait()
@@ -236,26 +242,27 @@ func (d *daemon) close(end context.CancelFunc) {
 	d.service.wait()
 	if d.lock != nil {
 		if err := unlockFile(d.lock); err != nil {
-			d.cfg.log.Warn("giving the work dir back", "error", err)
+			d.cfg.log.Warn("unlocking the work dir failed", "error", err)
 		}
 		d.lock = nil
 	}
 	d.release()
 }
 
-// release closes what was opened, the lock last.
+// release closes everything that newDaemon opened, the lock last: another
+// daemon may use the work dir as soon as it is unlocked.
 func (d *daemon) release() {
 	if d.service != nil {
 		d.service.activity.close()
 	}
 	if d.git != nil {
-		d.git.version() // it may still be asked for
+		d.git.version() // waits for a query that is still running
 	}
 	if d.access != nil {
 		d.access.close()
 	}
 	if d.lock != nil {
-		_ = d.lock.Close() // nothing is written any more
+		_ = d.lock.Close() // the file is empty, so no write can be lost
 	}
 }
 
@@ -269,7 +276,8 @@ func (d *daemon) handshake() handshakeParams {
 	}
 }
 
-// workDir is the real path of the work dir, nil without one.
+// workDir returns the path of the work dir with symbolic links resolved, or nil
+// without a work dir.
 func (d *daemon) workDir() *string {
 	if d.access.workDir == "" {
 		return nil
@@ -277,10 +285,10 @@ func (d *daemon) workDir() *string {
 	return &d.access.workDir
 }
 
-// check tries what the daemon needs and tells each result.
+// check tests paths, git and the server, and prints a line for each.
 func (d *daemon) check(p *program) error {
 	failed := false
-	tell := func(what string, err error, detail string) {
+	report := func(what string, err error, detail string) {
 		if err != nil {
 			failed = true
 			fmt.Fprintf(p.stdout, "FAIL %s: %v\n", what, err)
@@ -290,33 +298,35 @@ func (d *daemon) check(p *program) error {
 	}
 	for _, path := range d.access.allowed() {
 		_, err := os.ReadDir(path)
-		tell("path", err, path)
+		report("path", err, path)
 	}
 	var err error
 	if d.git.version() == "" {
 		err = errors.New("not found in the PATH: install git")
 	}
-	tell("git", err, d.git.version())
+	report("git", err, d.git.version())
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
-		maxMessage: d.cfg.maxMessage, times: p.times, hello: d.handshake(), log: d.cfg.log,
+		maxMessage: d.cfg.maxMessage, times: p.times, handshake: d.handshake(), log: d.cfg.log,
 	}
-	tell("server", c.try(), d.cfg.server.String())
+	report("server", c.try(), d.cfg.server.String())
 	if failed {
 		return errPrinted
 	}
 	return nil
 }
 
-// memoryIdle is how long a daemon does nothing before it gives memory back. A
-// server that works through a repository comes back sooner.
+// memoryIdle is how long a daemon is idle before it returns memory to the
+// system. A server that works through a repository sends its next request
+// sooner than that.
 const memoryIdle = 5 * time.Second
 
-// setMemory tells the garbage collector what a daemon is: a small heap and, now
-// and then, answers of megabytes. At Go's own pace it would run dozens of times
-// within each of those. The limit is where it hurries; it is above all that
-// is kept: listings, remembered answers, messages on their way. The operator's
-// own GOGC and GOMEMLIMIT win.
+// setMemory tunes the garbage collector for a small heap with occasional
+// responses of several megabytes. With the default settings it would run dozens
+// of times while one such response is built. The memory limit, above which the
+// collector runs more often, exceeds the total of everything that is kept:
+// listings, remembered responses and messages in transit. GOGC and GOMEMLIMIT
+// from the operator take precedence.
 func setMemory(getenv func(string) string) {
 	const (
 		percent = 400
@@ -330,34 +340,34 @@ func setMemory(getenv func(string) string) {
 	}
 }
 
-// giveBackMemory returns to the system what the last requests left. At the pace
-// of setMemory an idle daemon would keep it, and a scheduler has many of them.
-// One that was not used yet is better left alone: what a collection needs for
-// itself is more than it would find.
+// giveBackMemory returns unused memory to the system. With the settings of
+// setMemory an idle daemon would keep what its last requests allocated, and a
+// scheduler runs many daemons. It is not called before the first request: the
+// collection itself would use more memory than it returns.
 func giveBackMemory() { debug.FreeOSMemory() }
 
-// daemonLimits are the bounds that a caller has to keep to (config/get).
+// daemonLimits are the limits that config/get returns to callers.
 type daemonLimits struct {
-	MaxMessage    int   `json:"max_message" doc:"bytes of a message"`
-	MaxConcurrent int   `json:"max_concurrent" doc:"requests that run at once"`
-	MaxQueue      int   `json:"max_queue" doc:"requests that wait"`
-	MaxClones     int   `json:"max_clones" doc:"clones at once"`
-	MaxCloneFiles int   `json:"max_clone_files" doc:"files of a cloned tree"`
-	MaxCloneBytes int64 `json:"max_clone_bytes" doc:"bytes of a cloned tree"`
+	MaxMessage    int   `json:"max_message" doc:"maximum bytes of one message"`
+	MaxConcurrent int   `json:"max_concurrent" doc:"maximum number of requests that run at the same time"`
+	MaxQueue      int   `json:"max_queue" doc:"maximum number of requests that wait"`
+	MaxClones     int   `json:"max_clones" doc:"maximum number of clones at the same time"`
+	MaxCloneFiles int   `json:"max_clone_files" doc:"maximum number of files in a cloned tree"`
+	MaxCloneBytes int64 `json:"max_clone_bytes" doc:"maximum bytes in a cloned tree"`
 }
 
-// configResult is config/get's: nothing in it is secret.
+// configResult is the result of config/get. It holds no secrets.
 type configResult struct {
-	Version      string       `json:"version" doc:"of the daemon"`
+	Version      string       `json:"version" doc:"daemon version"`
 	MachineID    string       `json:"machine_id"`
-	AllowedPaths []string     `json:"allowed_paths" doc:"absolute, links resolved"`
-	WorkDir      *string      `json:"work_dir" doc:"null without one"`
-	Auth         []authEntry  `json:"auth" doc:"the hosts that a token is stored for"`
+	AllowedPaths []string     `json:"allowed_paths" doc:"absolute paths, symbolic links resolved"`
+	WorkDir      *string      `json:"work_dir" doc:"absolute path; null without a work dir"`
+	Auth         []authEntry  `json:"auth" doc:"hosts for which a token is stored"`
 	Limits       daemonLimits `json:"limits"`
-	GitVersion   string       `json:"git_version" doc:"empty where there is no git"`
+	GitVersion   string       `json:"git_version" doc:"empty if git is not installed"`
 }
 
-// config/get tells how the daemon was set up.
+// configGet implements config/get.
 func (d *daemon) configGet(context.Context, none) (configResult, error) {
 	auth, err := d.credentials.list()
 	return configResult{

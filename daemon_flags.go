@@ -12,23 +12,24 @@ import (
 
 const daemonIntro = `Usage: c4a-daemon --server ADDRESS [flags]
 
-Dials a server over WebSocket and lets it read the files and git repositories
-below the allowed directories, and clone repositories into the work dir.
+Dials a server over WebSocket and answers its requests: read files and git
+repositories below the allowed directories, clone repositories into the work dir.
 
   c4a-daemon --server 127.0.0.1:5100 --allow /home/me/projects
   c4a-daemon --server wss://example.com --allow /srv/src --token-file token
   c4a-daemon --server example.com --machine-id cloud_demo --work-dir ./demo
 
-Exit: 0 stopped by a signal, 1 failed, 2 wrong use, 3 gave up reconnecting,
-4 refused by the server, 5 replaced by another daemon of the same machine id.
+Exit status: 0 stopped by a signal, 1 failed, 2 usage error, 3 gave up
+reconnecting, 4 refused by the server, 5 replaced by another daemon with the
+same machine id.
 `
 
-// daemonConfig is what a daemon is started with, checked.
+// daemonConfig is the validated configuration of a daemon.
 type daemonConfig struct {
 	server         *url.URL
 	allow          []string
 	machineID      string
-	workDir        string // absolute; "" without one
+	workDir        string // absolute path; "" for none
 	token          secret
 	caFile         string
 	client         *http.Client // dials the server
@@ -43,22 +44,22 @@ type daemonConfig struct {
 	heartbeat      time.Duration
 	maxAttempts    int
 	check, version bool
-	scheduled      bool // a scheduler talks over standard input and output
+	scheduled      bool // standard input and output belong to a scheduler
 	log            *slog.Logger
 }
 
 const (
 	defaultMaxConcurrent = 64
 	maxMaxConcurrent     = 10_000
-	minMaxMessage        = 64 << 10 // a handshake and any error fit
+	minMaxMessage        = 64 << 10 // large enough for a handshake and for any error
 	maxMaxMessage        = 1 << 30
 	defaultMaxAttempts   = 64
-	// A tree beyond these is no source for context but a mistake or an attack.
+	// A tree larger than this is a mistake or an attack, not source code.
 	defaultMaxCloneFiles = 200_000
 	defaultMaxCloneBytes = 10 << 30
 )
 
-// daemonConfig reads the command line and the environment.
+// daemonConfig parses and validates the command line and the environment.
 func (p *program) daemonConfig() (*daemonConfig, error) {
 	c := &daemonConfig{scheduled: p.getenv(controlVariable) == controlStdio}
 	maxMessage, maxCloneBytes := size(defaultMaxMessage), size(defaultMaxCloneBytes)
@@ -67,24 +68,24 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 	var handlers handlerFlag
 	var logs logFlags
 	f := p.newFlagSet(daemonName, daemonIntro)
-	f.StringVar(&server, "server", "", "`ADDRESS` of the server: host:port, ws://…, wss://…")
-	f.Var(&allow, "allow", "`DIRS` that may be read, separated by commas; / opens everything (default: the work dir, else the current directory)")
-	f.StringVar(&c.machineID, "machine-id", "", "`ID` of this machine at the server (default: the host name)")
-	f.StringVar(&c.workDir, "work-dir", "", "`DIR` for clones and git credentials; without it there are none")
-	f.StringVar(&tokenFile, "token-file", "", "`FILE` whose first line is the server's token (or the variable C4A_TOKEN)")
-	f.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` of further certificate authorities, for the link and for git")
-	f.BoolVar(&c.compress, "compress", false, "compress messages: for slow links, costs CPU")
-	f.IntVar(&c.maxConcurrent, "max-concurrent", defaultMaxConcurrent, "`N` requests at once; more wait")
-	f.Var(&maxMessage, "max-message", "`BYTES` of a message, each way; the server's limit must be as large")
-	f.IntVar(&c.maxCloneFiles, "max-clone-files", defaultMaxCloneFiles, "`N` files that a cloned tree may have")
-	f.Var(&maxCloneBytes, "max-clone-bytes", "`BYTES` that a cloned tree may have")
-	f.Float64Var(&c.minFreeDisk, "min-free-disk", 0, "`PERCENT` of the work dir's disk that must be free for a clone to begin")
-	f.Var(&gitHosts, "allow-git-host", "`HOSTS` that may be cloned from, such as github.com or *.example.org; repeatable (default: any)")
-	f.DurationVar(&c.heartbeat, "heartbeat-interval", defaultHeartbeatInterval, "`TIME` between heartbeats, unless the server says another")
-	f.IntVar(&c.maxAttempts, "max-reconnect-attempts", defaultMaxAttempts, "`N` failed connections in a row after which to give up; 0 never")
-	f.Var(&handlers, "handler", "`ns/method=COMMAND` that answers a method of your own: params on its standard input, the result on its standard output; repeatable, a line each in the variable")
+	f.StringVar(&server, "server", "", "`ADDRESS` of the server: host:port, ws://… or wss://…")
+	f.Var(&allow, "allow", "comma-separated `DIRS` that may be read; / allows everything (default: the work dir, or the current directory without one)")
+	f.StringVar(&c.machineID, "machine-id", "", "`ID` under which the server knows this machine (default: the host name)")
+	f.StringVar(&c.workDir, "work-dir", "", "`DIR` for clones and git credentials; without it vcs/clone and config/setAuth are not available")
+	f.StringVar(&tokenFile, "token-file", "", "`FILE` whose first line is the token for the server (or set C4A_TOKEN)")
+	f.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` with additional certificate authorities, for the server and for git")
+	f.BoolVar(&c.compress, "compress", false, "compress messages; saves bandwidth, costs CPU")
+	f.IntVar(&c.maxConcurrent, "max-concurrent", defaultMaxConcurrent, "maximum number `N` of requests that run at the same time; others wait")
+	f.Var(&maxMessage, "max-message", "maximum `BYTES` of a message in either direction; the server must allow the same size")
+	f.IntVar(&c.maxCloneFiles, "max-clone-files", defaultMaxCloneFiles, "maximum number `N` of files in a cloned tree")
+	f.Var(&maxCloneBytes, "max-clone-bytes", "maximum `BYTES` in a cloned tree")
+	f.Float64Var(&c.minFreeDisk, "min-free-disk", 0, "`PERCENT` of the work dir's disk that must be free before a clone starts")
+	f.Var(&gitHosts, "allow-git-host", "`HOSTS` from which repositories may be cloned, such as github.com or *.example.org; repeatable (default: any host)")
+	f.DurationVar(&c.heartbeat, "heartbeat-interval", defaultHeartbeatInterval, "`TIME` between heartbeats, unless the server sets another")
+	f.IntVar(&c.maxAttempts, "max-reconnect-attempts", defaultMaxAttempts, "give up after `N` failed connection attempts in a row; 0 means never")
+	f.Var(&handlers, "handler", "add a method: `ns/method=COMMAND`, a command that reads the params from standard input and writes the result to standard output; repeatable, one per line in the variable")
 	logs.register(f)
-	f.BoolVar(&c.check, "check", false, "try the server, token, git and paths, tell, and exit 0 or 1")
+	f.BoolVar(&c.check, "check", false, "check the server, token, git and paths, print the results, and exit 0 or 1")
 	f.BoolVar(&c.version, "version", false, "print the version and exit")
 	if err := f.parse(p.args[1:]); err != nil {
 		return nil, err
@@ -93,7 +94,7 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 		return c, nil
 	}
 	if f.NArg() > 0 {
-		return nil, usage("unexpected argument %q: flags only", f.Arg(0))
+		return nil, usage("unexpected argument %q: only flags are accepted", f.Arg(0))
 	}
 	c.allow, c.allowGitHosts, c.handlers = allow, gitHosts, handlers
 	c.maxMessage, c.maxCloneBytes = int(maxMessage), int64(maxCloneBytes)
@@ -115,7 +116,7 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 	return c, c.validate()
 }
 
-// validate checks what the values mean and completes them.
+// validate checks the ranges of the values and fills in defaults.
 func (c *daemonConfig) validate() error {
 	for _, n := range []struct {
 		name             string
@@ -146,7 +147,7 @@ func (c *daemonConfig) validate() error {
 		return usage("invalid value for --machine-id: %v", err)
 	}
 	if c.workDir == "" && strings.HasPrefix(c.machineID, cloudPrefix) {
-		return usage("--machine-id %s needs --work-dir: a %s… daemon keeps its clones there", c.machineID, cloudPrefix)
+		return usage("--machine-id %s needs --work-dir: a daemon whose id begins with %s keeps its clones there", c.machineID, cloudPrefix)
 	}
 	if c.workDir != "" {
 		abs, err := filepath.Abs(c.workDir)
@@ -158,7 +159,7 @@ func (c *daemonConfig) validate() error {
 	if c.workDir == "" && len(c.allow) == 0 {
 		dir, err := os.Getwd()
 		if err != nil {
-			return usage("finding the current directory: %v; give --allow", err)
+			return usage("finding the current directory: %v (set --allow)", err)
 		}
 		c.allow = []string{dir}
 		defer c.log.Info("neither --allow nor --work-dir was given: serving the current directory", "dir", dir)

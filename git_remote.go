@@ -10,33 +10,33 @@ import (
 	"time"
 )
 
-// remoteStall ends a git whose remote sends nothing for so long: git itself
-// would wait for ever.
+// remoteStall is how long a remote may send nothing before its git command is
+// ended. git itself would wait forever.
 const remoteStall = 120 * time.Second
 
-// remotes opens remote repositories for the methods that talk to them.
+// remotes opens remote repositories for the methods that access them.
 type remotes struct {
 	git         *gitRunner
 	access      *access
 	credentials *credentials
 	allowHosts  []string      // patterns of --allow-git-host; empty allows all
-	owner       string        // "name=value" that marks the processes, "" for none
-	stall       time.Duration // remoteStall but in tests
+	owner       string        // environment variable "name=value" that marks the git processes; may be empty
+	stall       time.Duration // remoteStall, except in tests
 }
 
 func newRemotes(g *gitRunner, a *access, c *credentials, allowHosts []string) *remotes {
 	return &remotes{git: g, access: a, credentials: c, allowHosts: allowHosts, stall: remoteStall}
 }
 
-// remote is an address that may be talked to.
+// remote is a remote repository that this daemon may access.
 type remote struct {
 	remoteURL
 	on   *remotes
 	auth remoteAuth
 }
 
-// open checks a URL from the wire: its form, its host against the allowed
-// ones, a local path against the allowed directories.
+// open parses and checks a URL of a request: its form, its host against
+// --allow-git-host, or its local path against the allowed directories.
 func (r *remotes) open(text string) (*remote, error) {
 	u, err := parseRemoteURL(text)
 	if err != nil {
@@ -47,7 +47,7 @@ func (r *remotes) open(text string) (*remote, error) {
 			return nil, err
 		}
 	} else if !hostAllowed(r.allowHosts, u.host) {
-		return nil, invalidParam("url", "the host %s is not among those that this daemon may reach (--allow-git-host)", u.host)
+		return nil, invalidParam("url", "the host %s is not allowed by --allow-git-host", u.host)
 	}
 	auth, err := r.credentials.forRemote(u)
 	if err != nil {
@@ -56,19 +56,19 @@ func (r *remotes) open(text string) (*remote, error) {
 	return &remote{remoteURL: u, on: r, auth: auth}, nil
 }
 
-// command prepares a git command that talks to the remote. What git says
-// comes back without the remote's credentials.
+// command returns a git command for this remote. Credentials are removed from
+// its output.
 func (rm *remote) command(args ...string) gitCommand {
 	c := gitCommand{
 		args: args,
 		config: append([]string{
-			"http.followRedirects=false", // another host must not be asked in this one's name
+			"http.followRedirects=false", // a redirect must not reach a host that was not checked
 			"fetch.recurseSubmodules=no",
 			"fetch.writeCommitGraph=false",
-			"transfer.fsckObjects=true", // refuses trees with .git or ../x in them
+			"transfer.fsckObjects=true", // rejects trees that contain .git or ../x
 			"fetch.fsck.badTimezone=ignore",
 			"fetch.fsck.missingSpaceBeforeDate=ignore",
-			"fetch.fsck.zeroPaddedFilemode=ignore", // old but harmless mistakes of real repositories
+			"fetch.fsck.zeroPaddedFilemode=ignore", // harmless faults in the history of real repositories
 			"transfer.bundleURI=false",
 			"protocol.version=2",
 		}, rm.auth.config...),
@@ -81,12 +81,12 @@ func (rm *remote) command(args ...string) gitCommand {
 		c.env = append(c.env, rm.on.owner)
 	}
 	if rm.scheme == "file" {
-		c.env = append(c.env, "GIT_NO_LAZY_FETCH=1") // a partial clone must not dial for what it lacks
+		c.env = append(c.env, "GIT_NO_LAZY_FETCH=1") // a partial clone must not fetch missing objects from its own remote
 	}
 	return c
 }
 
-// explain adds to git's no what the caller can do about it.
+// explain adds advice for the caller to the error of a git command.
 func (rm *remote) explain(err error) error {
 	e, ok := errors.AsType[*gitError](err)
 	if !ok {
@@ -95,15 +95,15 @@ func (rm *remote) explain(err error) error {
 	out := e.rpc()
 	switch {
 	case e.reason == gitAuth && rm.scheme == "ssh" && strings.Contains(e.stderr, hostKeyRefused):
-		out.Message += ": the key of this host is unknown, or not the known one: if it is right (ssh-keyscan prints it), put it into " + knownHostsFileName + " in the daemon's work dir"
+		out.Message += ": the host key is unknown or has changed: verify it, then add the output of ssh-keyscan to " + knownHostsFileName + " in the daemon's work dir"
 	case e.reason == gitAuth && rm.scheme == "ssh":
-		out.Message += ": the host takes no key that the daemon's user has, in ~/.ssh or in the agent at SSH_AUTH_SOCK"
+		out.Message += ": the host accepts no key of the daemon's user, from ~/.ssh or from the agent at SSH_AUTH_SOCK"
 	case e.reason == gitAuth:
 		out.Message += fmt.Sprintf(": call config/setAuth with a valid token for %s://%s", rm.scheme, rm.credentialHost())
 	case e.reason == gitForbidden:
-		out.Message += ": the token for " + rm.credentialHost() + " may not read this repository, see config/setAuth"
+		out.Message += ": the token for " + rm.credentialHost() + " may not read this repository: set another one with config/setAuth"
 	case e.reason == gitMoved:
-		out.Message += ": the repository has moved, ask with its new URL"
+		out.Message += ": the repository has moved: use its new URL"
 	case e.reason == gitNetwork && e.exit != -1 && rm.host != "":
 		out.Message += ": " + rm.host + " could not be reached"
 	}
@@ -117,14 +117,15 @@ type remoteRef struct {
 	peeled string // the commit of an annotated tag
 }
 
-// remoteRefs is what a remote offers; empty for a repository without commits.
+// remoteRefs is the refs of a remote; it is empty for a repository without
+// commits.
 type remoteRefs struct {
-	head    string // the ref that HEAD names, "" when it is detached or unknown
-	headOID string // "" when HEAD names no commit
+	head    string // the ref that HEAD points to; "" if detached or unknown
+	headOID string // "" if HEAD points to no commit
 	refs    []remoteRef
 }
 
-// list asks the remote for its refs.
+// list runs git ls-remote and returns the refs of the remote.
 func (rm *remote) list(ctx context.Context) (remoteRefs, error) {
 	out, err := rm.on.git.run(ctx, rm.command("ls-remote", "--symref", "--end-of-options", rm.String()))
 	if errors.Is(err, errGitOutput) {
@@ -140,30 +141,31 @@ func (rm *remote) list(ctx context.Context) (remoteRefs, error) {
 	return list, nil
 }
 
-// confirmEmpty tells a repository without refs from a web server that answers
-// with something else: git takes a body without a line feed for the empty list
-// of a "dumb" server (gitprotocol-http(5)). Only a git server speaks in packets.
+// confirmEmpty returns an error unless an empty list of refs comes from a git
+// server. git takes a response body without a line feed for the empty list of a
+// "dumb" HTTP server (gitprotocol-http(5)), so any web page looks like an empty
+// repository. Only a git server sends packets, which GIT_TRACE_PACKET shows.
 func (rm *remote) confirmEmpty(ctx context.Context) error {
 	if rm.scheme != "http" && rm.scheme != "https" {
 		return nil
 	}
-	spoke := false
+	sawPacket := false
 	c := rm.command("ls-remote", "--end-of-options", rm.String())
 	c.env = append(c.env, "GIT_TRACE_PACKET=1")
 	c.line = func(line string) {
-		spoke = spoke || strings.Contains(line, " packet: ") && strings.Contains(line, "< ")
+		sawPacket = sawPacket || strings.Contains(line, " packet: ") && strings.Contains(line, "< ")
 	}
 	if _, err := rm.on.git.run(ctx, c); err != nil {
 		return rm.explain(err)
 	}
-	if !spoke {
-		return gitFailure(gitOther, "git ls-remote: what %s answers is no git repository", rm.host)
+	if !sawPacket {
+		return gitFailure(gitOther, "git ls-remote: %s did not respond with a git repository", rm.host)
 	}
 	return nil
 }
 
-// parseRemoteRefs reads the output of git ls-remote --symref. Lines of another
-// form are left out.
+// parseRemoteRefs parses the output of git ls-remote --symref. It ignores lines
+// in any other form.
 func parseRemoteRefs(out string) remoteRefs {
 	var list remoteRefs
 	for line := range strings.Lines(out) {
@@ -195,7 +197,7 @@ func parseRemoteRefs(out string) remoteRefs {
 	return list
 }
 
-// find is the ref with this full name.
+// find returns the ref with this full name.
 func (l remoteRefs) find(name string) (remoteRef, bool) {
 	for _, ref := range l.refs {
 		if ref.name == name {
@@ -205,15 +207,16 @@ func (l remoteRefs) find(name string) (remoteRef, bool) {
 	return remoteRef{}, false
 }
 
-// checkLocal wants the whole of a repository inside the allowed directories
-// and returns its path with the links resolved.
+// checkLocal returns the path of a local repository with symbolic links
+// resolved. It returns an error unless the whole repository is inside the
+// allowed directories.
 func (r *remotes) checkLocal(path string) (string, error) {
 	repo, err := openRepository(r.access, pathParam{PathBase64: base64.StdEncoding.EncodeToString([]byte(path))})
 	if err != nil {
 		return "", err
 	}
 	if repo.prefix != "" {
-		return "", failure(codeRepoNotFound, "%s is inside a git repository: give the path of its top, %s", showName(path), showName(repo.top.abs))
+		return "", failure(codeRepoNotFound, "%s is inside a git repository: use the path of its top directory, %s", showName(path), showName(repo.top.abs))
 	}
 	return repo.top.abs, nil
 }

@@ -14,7 +14,8 @@ import (
 	"testing"
 )
 
-// TestTwoModules holds go.mod to the two modules that the programs are made of.
+// TestTwoModules fails if go.mod requires other modules than the two that the
+// programs use.
 func TestTwoModules(t *testing.T) {
 	data, err := os.ReadFile("go.mod")
 	if err != nil {
@@ -29,15 +30,16 @@ func TestTwoModules(t *testing.T) {
 	}
 	for _, directive := range []string{"replace", "exclude", "tool", "toolchain"} {
 		if regexp.MustCompile(`(?m)^` + directive + `\b`).Match(data) {
-			t.Errorf("go.mod has a %s directive", directive)
+			t.Errorf("go.mod has a %s directive, want none", directive)
 		}
 	}
 }
 
-// TestSchedulerTag fails where another file than the two doors depends on the
-// tag: what is compiled but for the doors must be the same for both programs.
+// TestSchedulerTag fails if a file other than main.go and scheduler_main.go
+// depends on the build tag: apart from the main function both programs are
+// compiled from the same code.
 func TestSchedulerTag(t *testing.T) {
-	doors := map[string]string{"main.go": "!scheduler", "scheduler_main.go": "scheduler"}
+	mains := map[string]string{"main.go": "!scheduler", "scheduler_main.go": "scheduler"}
 	names, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
@@ -57,18 +59,18 @@ func TestSchedulerTag(t *testing.T) {
 				got = expr.String()
 			}
 		}
-		if got != doors[name] {
-			t.Errorf("%s has the build constraint %q, want %q", name, got, doors[name])
+		if got != mains[name] {
+			t.Errorf("%s has the build constraint %q, want %q", name, got, mains[name])
 		}
-		delete(doors, name)
+		delete(mains, name)
 	}
-	for name := range doors {
+	for name := range mains {
 		t.Errorf("%s is missing", name)
 	}
 }
 
-// TestNoGlobals fails for func init and for package-level variables, but for
-// error sentinels, embedded files and checks of an interface.
+// TestNoGlobals fails for func init and for package variables, except error
+// sentinels, embedded files and interface checks.
 func TestNoGlobals(t *testing.T) {
 	for name, f := range packageFiles(t) {
 		for _, fault := range globalsIn(f) {

@@ -50,7 +50,7 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	hooks := &linkHooks{}
-	conn, err := websocket.Accept(hooks.accepting(w), r, &websocket.AcceptOptions{
+	conn, err := websocket.Accept(hooks.wrapWriter(w), r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // Origin and Host were checked for every route
 		CompressionMode:    websocket.CompressionNoContextTakeover,
 		OnPingReceived:     hooks.ping, OnPongReceived: hooks.pong,

@@ -57,12 +57,12 @@ func (p *dialPlan) Enabled(context.Context, slog.Level) bool { return true }
 
 func (p *dialPlan) Handle(_ context.Context, r slog.Record) error {
 	r.Attrs(func(a slog.Attr) bool {
-		if a.Key == "in" {
+		if a.Key == "delay_ms" {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			p.times = append(p.times, r.Time.Add(a.Value.Duration()))
+			p.times = append(p.times, r.Time.Add(time.Duration(a.Value.Int64())*time.Millisecond))
 		}
-		return a.Key != "in"
+		return a.Key != "delay_ms"
 	})
 	return nil
 }
@@ -99,7 +99,7 @@ func TestHubRestartsUnderThousandDaemons(t *testing.T) {
 		wg.Go(func() {
 			old.daemonVia(client, func(c *connector) {
 				c.log = slog.New(&plans[i])
-				c.hello.MachineID, c.hello.InstanceID = fmt.Sprint("m", i), fmt.Sprint("i", i)
+				c.handshake.MachineID, c.handshake.InstanceID = fmt.Sprint("m", i), fmt.Sprint("i", i)
 				c.onState = func(state string) {
 					if strings.HasPrefix(state, "connected") {
 						connected <- struct{}{}

@@ -62,7 +62,7 @@ func newHubBenchOn(t *testing.T, listener net.Listener, configure func(*hubConfi
 	b.hub = newHub(config)
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hooks := &linkHooks{}
-		conn, err := websocket.Accept(hooks.accepting(w), r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionNoContextTakeover, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
+		conn, err := websocket.Accept(hooks.wrapWriter(w), r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionNoContextTakeover, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
 		if err != nil {
 			t.Error(err)
 			return
@@ -119,7 +119,7 @@ func (b *hubBench) daemon(machineID, instanceID string, token secret, methods ..
 		return g
 	}}
 	d := b.daemonVia(network.client(), func(c *connector) {
-		c.hello.MachineID, c.hello.InstanceID, c.token = machineID, instanceID, token
+		c.handshake.MachineID, c.handshake.InstanceID, c.token = machineID, instanceID, token
 	}, methods...)
 	d.lines = lines
 	return d
@@ -141,8 +141,8 @@ func (b *hubBench) daemonVia(client *http.Client, configure func(*connector), me
 	d.connector = &connector{
 		server: b.server, client: client,
 		maxMessage: 1 << 20, heartbeat: defaultHeartbeatInterval, times: defaultLinkTimes(),
-		hello:   handshakeParams{MachineID: "m", InstanceID: "i", ProtocolVersion: protocolVersion, Version: programVersion},
-		service: s, onState: func(string) {}, onAccepted: func(handshakeResult) {}, began: time.Now(), log: b.log,
+		handshake: handshakeParams{MachineID: "m", InstanceID: "i", ProtocolVersion: protocolVersion, Version: programVersion},
+		service:   s, onState: func(string) {}, onAccepted: func(handshakeResult) {}, began: time.Now(), log: b.log,
 	}
 	if configure != nil {
 		configure(d.connector)

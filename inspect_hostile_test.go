@@ -563,7 +563,7 @@ func TestPoisonedEnvironment(t *testing.T) {
 	_, err := w.try(cloneParams{URL: w.server.address("private")})
 	wantGitFailure(t, err, gitAuth)
 	if sent := w.server.authorizations(); len(sent) != 0 {
-		t.Errorf("somebody's credentials were sent: %q, want none", sent)
+		t.Errorf("got credentials %q at the server, want none", sent)
 	}
 	if _, err := os.Stat(trace); err == nil {
 		t.Error("git wrote a trace, want none")

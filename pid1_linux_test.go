@@ -115,7 +115,7 @@ func TestProcess1HandsOnStatusAndSignals(t *testing.T) {
 	t.Parallel()
 	p, _ := startAsProcess1(t, daemonName, "--no-such-flag")
 	if code := p.exit(); code != exitUsage {
-		t.Errorf("exit %d of wrong use, want %d", code, exitUsage)
+		t.Errorf("exit %d after a usage error, want %d", code, exitUsage)
 	}
 	p, pid := startAsProcess1(t, schedulerName, "--port", "0", "--workspace", filepath.Join(realTempDir(t), "w"))
 	p.says("msg=listening")

@@ -48,7 +48,8 @@ func TestOrphanHelper(t *testing.T) {
 	fmt.Printf("fate=%q error=%v emfile=%v\n", fate, err, errors.Is(err, syscall.EMFILE))
 }
 
-// Without a descriptor there is no proof, and a bare pid may be anybody's.
+// Without a descriptor there is no proof, and a pid alone
+// may belong to another process.
 func TestOrphanWithoutADescriptorToProveIt(t *testing.T) {
 	skipShort(t, "waits 2 s for processes that ignore SIGTERM")
 	self, err := os.Executable()

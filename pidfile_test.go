@@ -60,8 +60,8 @@ func FuzzParsePIDRecord(f *testing.F) {
 	})
 }
 
-// startOrphan starts a session leader that is nobody's child in the pool, and
-// records it as an earlier scheduler would have. It is ready when it says so.
+// startOrphan starts a session leader that the pool did not start, and records it
+// as an earlier scheduler would have done. It is ready when it has printed that.
 func startOrphan(t *testing.T, workspace, libID, script string) *process {
 	t.Helper()
 	dir := filepath.Join(workspace, libID)

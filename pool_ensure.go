@@ -16,10 +16,10 @@ const (
 	capacityRetrySpread = 10 * time.Second
 )
 
-// readyDaemon is what an ensure returns.
+// readyDaemon is the result of an ensure.
 type readyDaemon struct {
 	entry   *entry
-	view    poolEntry // in the moment of the ensure
+	view    poolEntry // at the time of the ensure
 	started bool      // by this ensure
 }
 
@@ -66,7 +66,8 @@ func (p *pool) ensure(ctx context.Context, libID string) (readyDaemon, error) {
 	}
 }
 
-// admission is what an ensure found, and so has to wait for next.
+// admission is the result of one attempt of an ensure. It determines what the
+// ensure waits for next.
 type admission struct {
 	refused  *apiError
 	ready    *entry

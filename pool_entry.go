@@ -135,8 +135,9 @@ type (
 	}
 )
 
-// effects is what an event leads to outside the entry's state. pool.update
-// carries it out when the lock is released, but for the orders to the owner.
+// effects lists what has to be done outside the entry's state after an event.
+// pool.update does it after the lock is released, except for the orders to the
+// owner.
 type effects struct {
 	log      *logLine
 	count    func(*poolMetrics)
@@ -319,7 +320,7 @@ func (e *entry) applyStatus(event controlEvent, now time.Time, fx *effects) {
 	if s.status != statusReady {
 		return
 	}
-	// A status that is no answer may be older than the question.
+	// A status that does not answer the op may be older than the op.
 	if q := s.quiesce; q != nil && q.sent && event.Ask == s.asks {
 		if event.Quiesced && !q.reclaimed {
 			// From here on it refuses requests: ending it can lose none.

@@ -211,7 +211,7 @@ func TestFaultDiskFullInAClone(t *testing.T) {
 	h.wantNothingLeft()
 }
 
-// contentAndMode is what must not change.
+// contentAndMode returns the content and mode of a file, which must not change.
 func contentAndMode(t *testing.T, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)

@@ -201,8 +201,8 @@ func TestFaultCrashLoop(t *testing.T) {
 }
 
 // With one place for two libraries each call ends the other's daemon, which has
-// just answered: that is no reason for a refusal, but where the machine has no
-// time for the daemon to notice.
+// just answered. That must not cause a refusal, unless the machine is too busy
+// for the daemon to notice.
 func TestFaultOneSlotForTwo(t *testing.T) {
 	t.Parallel()
 	h := openHouse(t, realTempDir(t), "--max-daemons", "1")

@@ -201,7 +201,7 @@ func (h *house) wantPortFree() {
 	_ = l.Close()
 }
 
-// answer is what an HTTP request brought.
+// answer is the response to an HTTP request, or the error.
 type answer struct {
 	status int
 	body   string

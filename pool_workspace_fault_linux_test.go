@@ -56,7 +56,7 @@ func TestFaultForeignWorkspace(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := realTempDir(t)
-	// Neither the test binary nor a test's directory is anybody's to enter.
+	// Other users may not enter the directories of the test binary and the test.
 	for at := dir; at != filepath.Clean(os.TempDir()) && at != "/"; at = filepath.Dir(at) {
 		if err := os.Chmod(at, 0o755); err != nil {
 			t.Fatal(err)

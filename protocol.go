@@ -12,10 +12,12 @@ import (
 	"unicode"
 )
 
-// protocolVersion is what both sides of a link must speak.
+// protocolVersion is the version of the protocol; both ends of a link must use
+// the same.
 const protocolVersion = 1
 
-// Methods that the two ends of a link speak beside the daemon's own.
+// Names of the methods and notifications of the protocol itself, and of
+// vcs/clone, which the scheduler treats specially.
 const (
 	handshakeMethod = "daemon/handshake"
 	heartbeatMethod = "daemon/heartbeat"
@@ -26,52 +28,52 @@ const (
 
 const (
 	defaultHeartbeatInterval = 30 * time.Second
-	// handshakeTimeout bounds dialling, and the wait for the handshake or its answer.
+	// handshakeTimeout bounds the dial, and the wait for the handshake or its response.
 	handshakeTimeout = 10 * time.Second
-	// machineIDHeader lets a proxy hash the machine before the handshake.
+	// machineIDHeader lets a proxy choose a server by machine id before the handshake.
 	machineIDHeader = "X-C4A-Machine-Id"
-	// cloudPrefix begins the machine_id of a daemon that a pool runs for a library.
+	// cloudPrefix is the prefix of the machine_id of a daemon that a pool runs.
 	cloudPrefix = "cloud_"
-	// maxMachineID bounds a machine_id, which is kept and shown.
+	// maxMachineID bounds a machine_id in bytes: the hub keeps and shows it.
 	maxMachineID = 200
 )
 
-// handshakeParams is the daemon's first request: who it is and what it can do.
+// handshakeParams is the daemon's first request: its identity and its methods.
 type handshakeParams struct {
-	MachineID           string   `json:"machine_id" doc:"name of the machine"`
-	InstanceID          string   `json:"instance_id" doc:"random for each process"`
-	ProtocolVersion     int      `json:"protocol_version" doc:"1"`
-	Version             string   `json:"version" doc:"of the daemon"`
+	MachineID           string   `json:"machine_id" doc:"machine id, unique on the server"`
+	InstanceID          string   `json:"instance_id" doc:"random id of the daemon process"`
+	ProtocolVersion     int      `json:"protocol_version" doc:"always 1"`
+	Version             string   `json:"version" doc:"daemon version"`
 	Hostname            string   `json:"hostname"`
-	OS                  string   `json:"os" doc:"such as linux"`
-	Arch                string   `json:"arch" doc:"such as amd64"`
+	OS                  string   `json:"os" doc:"operating system, such as linux"`
+	Arch                string   `json:"arch" doc:"processor architecture, such as amd64"`
 	PID                 int      `json:"pid"`
-	AllowedPaths        []string `json:"allowed_paths" doc:"absolute"`
-	WorkDir             *string  `json:"work_dir" doc:"null without one"`
-	GitVersion          string   `json:"git_version" doc:"empty without git"`
-	Methods             []string `json:"methods" doc:"sorted"`
-	HeartbeatIntervalMS int64    `json:"heartbeat_interval_ms"`
+	AllowedPaths        []string `json:"allowed_paths" doc:"absolute paths of the allowed directories"`
+	WorkDir             *string  `json:"work_dir" doc:"absolute path; null without a work dir"`
+	GitVersion          string   `json:"git_version" doc:"empty if git is not installed"`
+	Methods             []string `json:"methods" doc:"names of all methods, sorted"`
+	HeartbeatIntervalMS int64    `json:"heartbeat_interval_ms" doc:"interval at which the daemon sends heartbeats"`
 }
 
-// handshakeResult is the server's answer.
+// handshakeResult is the server's response to the handshake.
 type handshakeResult struct {
 	Accepted            bool   `json:"accepted"`
-	LibID               string `json:"lib_id,omitempty" doc:"the library bound to the machine"`
-	HeartbeatIntervalMS int64  `json:"heartbeat_interval_ms,omitempty" doc:"in place of the daemon's own"`
-	Reason              string `json:"reason,omitempty" doc:"of a refusal"`
+	LibID               string `json:"lib_id,omitempty" doc:"library that is bound to this machine"`
+	HeartbeatIntervalMS int64  `json:"heartbeat_interval_ms,omitempty" doc:"overrides the interval of the daemon"`
+	Reason              string `json:"reason,omitempty" doc:"why the handshake was refused"`
 }
 
-// heartbeat is the daemon's regular sign of life.
+// heartbeat is the params of daemon/heartbeat.
 type heartbeat struct {
 	MachineID      string `json:"machine_id"`
 	InstanceID     string `json:"instance_id"`
-	Seq            int64  `json:"seq" doc:"rises by one"`
-	UptimeSeconds  int64  `json:"uptime_seconds"`
-	ActiveRequests int    `json:"active_requests"`
+	Seq            int64  `json:"seq" doc:"number of this heartbeat in the session, from 1"`
+	UptimeSeconds  int64  `json:"uptime_seconds" doc:"seconds since the daemon started"`
+	ActiveRequests int    `json:"active_requests" doc:"number of running requests"`
 }
 
-// machineStatus is the params of daemon/status, told to the server's
-// subscribers.
+// machineStatus is the params of daemon/status, which the server sends to its
+// event subscribers.
 type machineStatus struct {
 	MachineID string    `json:"machine_id"`
 	LibID     string    `json:"lib_id"`
@@ -80,37 +82,39 @@ type machineStatus struct {
 	At        time.Time `json:"at"`
 }
 
-// checkMachineID holds for both ends of a link.
+// checkMachineID returns an error unless id is 1 to maxMachineID bytes of
+// printable characters. Both ends of a link use it.
 func checkMachineID(id string) error {
 	if id == "" || len(id) > maxMachineID {
 		return fmt.Errorf("must have 1 to %d bytes", maxMachineID)
 	}
 	for _, r := range id {
 		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
-			return fmt.Errorf("holds a character that cannot be printed")
+			return errors.New("must not contain control or other non-printable characters")
 		}
 	}
 	return nil
 }
 
-// linkPath is where a server takes daemons (REFERENCE.md).
+// linkPath is the path at which a server accepts daemons.
 const linkPath = "/ws/daemon"
 
-// parseServer reads --server: a ws, wss, http or https URL, or host[:port],
-// which is dialled with TLS unless the host is of this machine or network. The
-// error says which part is wrong.
+// parseServer parses --server: a ws, wss, http or https URL, or host[:port].
+// Without a scheme it chooses wss, or ws if the host is private
+// (isPrivateHost). The error names the invalid part and does not contain a
+// password.
 func parseServer(text string) (*url.URL, error) {
 	if text == "" {
-		return nil, errors.New("give the server's address, such as --server 127.0.0.1:5100 or --server wss://example.com")
+		return nil, errors.New("set the address of the server, such as --server 127.0.0.1:5100 or --server wss://example.com")
 	}
 	u := &url.URL{Host: text}
 	if strings.Contains(text, "://") {
 		var err error
 		if u, err = url.Parse(text); err != nil {
-			return nil, errors.New("it is not a URL") // the parser's own error shows the whole text, a password too
+			return nil, errors.New("not a URL") // the error of url.Parse contains the text, and so a password
 		}
 	} else if i := strings.IndexAny(text, "/?#@"); i >= 0 {
-		return nil, fmt.Errorf("%q needs a scheme in front: write wss://host/path or host:port alone", text[i:i+1])
+		return nil, fmt.Errorf("%q needs a scheme: write wss://host/path, or only host:port", text[i:i+1])
 	}
 	switch u.Scheme {
 	case "http", "ws":
@@ -119,15 +123,15 @@ func parseServer(text string) (*url.URL, error) {
 		u.Scheme = "wss"
 	case "":
 	default:
-		return nil, fmt.Errorf("the scheme %q is none of ws, wss, http, https", u.Scheme)
+		return nil, fmt.Errorf("the scheme %q is not ws, wss, http or https", u.Scheme)
 	}
 	switch {
 	case u.User != nil:
-		return nil, errors.New("it holds a user or password: give the token with --token-file or C4A_TOKEN")
+		return nil, errors.New("contains a user or password: set the token with --token-file or C4A_TOKEN")
 	case u.RawQuery != "" || u.ForceQuery:
-		return nil, errors.New("it holds a query (?…)")
+		return nil, errors.New("contains a query (?…)")
 	case u.Fragment != "" || strings.HasSuffix(text, "#"):
-		return nil, errors.New("it holds a fragment (#…)")
+		return nil, errors.New("contains a fragment (#…)")
 	}
 	host, err := splitServerHost(u)
 	if err != nil {
@@ -145,7 +149,7 @@ func parseServer(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// splitServerHost checks host and port of u and returns the host alone.
+// splitServerHost checks the host and port of u and returns the host.
 func splitServerHost(u *url.URL) (string, error) {
 	host, port := u.Host, ""
 	if ip, err := netip.ParseAddr(host); err == nil && ip.Is6() {
@@ -166,16 +170,16 @@ func splitServerHost(u *url.URL) (string, error) {
 		return "", errors.New("the host is empty")
 	}
 	if strings.ContainsAny(host, " \t\r\n\\\"'<>{}|^`%,;") {
-		return "", fmt.Errorf("the host %q holds a character that no host name has", host)
+		return "", fmt.Errorf("the host %q contains a character that is not allowed in a host name", host)
 	}
 	return host, nil
 }
 
-// isPrivateHost tells a host of this machine or its own network by its text
-// alone: loopback, private, link-local and unspecified addresses, names that
-// are never in the public DNS (RFC 6762, RFC 6761, ICANN's .internal) and
-// single labels. It decides where a link needs no TLS by itself, and where a
-// token may go over http.
+// isPrivateHost reports whether a host belongs to this machine or its own
+// network, judged by its text alone: loopback, private, link-local and
+// unspecified addresses, names that never appear in the public DNS (RFC 6762,
+// RFC 6761 and .internal of ICANN), and names without a dot. A link to such a
+// host uses no TLS by default, and a token may be sent to it over http.
 func isPrivateHost(host string) bool {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	if ip, err := netip.ParseAddr(host); err == nil {

@@ -14,52 +14,52 @@ import (
 	"testing"
 )
 
-// routeExample is a route of the HTTP API and a request that the reference
-// shows; they run in this order.
+// routeExample describes a route of the HTTP API, with a request for
+// REFERENCE.md. The requests run in this order.
 type routeExample struct {
 	pattern string // as the API registers it
 	what    string
-	path    string // "" shows no example
+	path    string // "" for no example
 	body    string
 	accept  string
-	first   func(s *exampleScheduler) // runs when the answer has begun
-	enough  string                    // ends a stream that has no end
+	first   func(s *exampleScheduler) // called after the response has started
+	enough  string                    // text in an endless stream after which to stop reading
 }
 
 func routeExamples() []routeExample {
 	return []routeExample{
-		{pattern: "GET /livez", what: "the program runs", path: "/livez"},
-		{pattern: "GET /readyz", what: "it can take work: 503 when it stops or cannot write to its workspace", path: "/readyz"},
-		{pattern: "GET /events", what: "Server-Sent Events: `daemon/status`, `task/progress`, `pool/entry`; `Last-Event-ID` resumes", path: "/events",
+		{pattern: "GET /livez", what: "200 while the process runs", path: "/livez"},
+		{pattern: "GET /readyz", what: "200 if the scheduler accepts work; 503 if it is stopping or cannot write to its workspace", path: "/readyz"},
+		{pattern: "GET /events", what: "Server-Sent Events `daemon/status`, `task/progress` and `pool/entry`; `Last-Event-ID` resumes the stream", path: "/events",
 			first: func(s *exampleScheduler) { s.ask("PUT", "/daemons/other", "") }, enough: "pool/entry"},
-		{pattern: "POST /daemons", what: "the daemon of a library, started if need be, when it is ready: 201 to the request that started it, else 200", path: "/daemons", body: `{"lib_id":"demo"}`},
-		{pattern: "PUT /daemons/{lib_id}", what: "the same"},
-		{pattern: "GET /daemons/{lib_id}", what: "one daemon; 404 when none runs", path: "/daemons/demo2"},
-		{pattern: "GET /daemons", what: "all daemons", path: "/daemons"},
-		{pattern: "GET /health", what: "503 unless `status` is `ok`", path: "/health"},
-		{pattern: "GET /metrics", what: "Prometheus text format: daemons by state, spawns by result, evictions by reason, clones, durations, the workspace and its disk"},
-		{pattern: "POST /libraries/{lib_id}/rpc", what: "a JSON-RPC request to a library: to the machine it is bound to, else to its daemon; with `Accept: text/event-stream` progress comes, then the result",
+		{pattern: "POST /daemons", what: "starts the daemon of a library if it is not running and responds when it is ready: 201 to the request that started it, 200 to others", path: "/daemons", body: `{"lib_id":"demo"}`},
+		{pattern: "PUT /daemons/{lib_id}", what: "the same, with the library in the path"},
+		{pattern: "GET /daemons/{lib_id}", what: "returns one daemon; 404 if it is not running", path: "/daemons/demo2"},
+		{pattern: "GET /daemons", what: "lists all daemons of the pool", path: "/daemons"},
+		{pattern: "GET /health", what: "health of the scheduler; 503 unless `status` is `ok`", path: "/health"},
+		{pattern: "GET /metrics", what: "metrics in the Prometheus text format: daemons by state, spawns by result, evictions by reason, clones, durations, size of the workspace, disk usage"},
+		{pattern: "POST /libraries/{lib_id}/rpc", what: "sends a JSON-RPC request to a library: to the machine that it is bound to, or else to its daemon; with `Accept: text/event-stream` the response is a stream of progress and then the result",
 			path: "/libraries/demo/rpc", body: `{"jsonrpc":"2.0","id":1,"method":"config/get"}`},
 		{pattern: "POST /libraries/{lib_id}/rpc", path: "/libraries/demo/rpc", body: `{"jsonrpc":"2.0","id":2,"method":"fs/stat","params":{"path":"/etc"}}`, accept: "text/event-stream"},
-		{pattern: "GET /machines", what: "all machines that are or were connected, as below"},
-		{pattern: "GET /machines/{machine_id}", what: "one of them: its handshake and how it is", path: "/machines/cloud_demo"},
-		{pattern: "POST /machines/{machine_id}/rpc", what: "a JSON-RPC request to one machine", path: "/machines/laptop/rpc", body: `{"jsonrpc":"2.0","id":1,"method":"config/get"}`},
+		{pattern: "GET /machines", what: "lists all machines that are or were connected, each as below"},
+		{pattern: "GET /machines/{machine_id}", what: "returns one machine: its handshake and its status", path: "/machines/cloud_demo"},
+		{pattern: "POST /machines/{machine_id}/rpc", what: "sends a JSON-RPC request to a machine", path: "/machines/laptop/rpc", body: `{"jsonrpc":"2.0","id":1,"method":"config/get"}`},
 		{pattern: "PUT /libraries/{lib_id}", what: "binds a library to a user's machine", path: "/libraries/mine", body: `{"machine_id":"laptop"}`},
-		{pattern: "GET /libraries/{lib_id}", what: "its machine; 404 without one", path: "/libraries/mine"},
-		{pattern: "DELETE /libraries/{lib_id}", what: "frees it", path: "/libraries/mine"},
-		{pattern: "GET /ws/daemon", what: "the daemons' WebSocket (see Session)"},
-		{pattern: "DELETE /daemons/{lib_id}", what: "stops a daemon and deletes its directory; 404 where there is neither", path: "/daemons/demo"},
+		{pattern: "GET /libraries/{lib_id}", what: "returns the machine of a library; 404 if it is not bound", path: "/libraries/mine"},
+		{pattern: "DELETE /libraries/{lib_id}", what: "removes the binding of a library", path: "/libraries/mine"},
+		{pattern: "GET /ws/daemon", what: "WebSocket of the daemons (see Session)"},
+		{pattern: "DELETE /daemons/{lib_id}", what: "stops a daemon and deletes its directory; 404 if neither exists", path: "/daemons/demo"},
 		{pattern: "DELETE /daemons/{lib_id}", path: "/daemons/demo"},
-		{pattern: "POST /stop", what: "ends all daemons, keeps their directories", path: "/stop"},
+		{pattern: "POST /stop", what: "stops all daemons and keeps their directories", path: "/stop"},
 	}
 }
 
-// exampleScheduler is a real one with real daemons.
+// exampleScheduler is a scheduler with real daemons.
 type exampleScheduler struct {
 	*scheduler
 	t    testing.TB
 	http *http.Client
-	root string // stands for /var/lib
+	root string // shown as /var/lib
 }
 
 func newExampleScheduler(t testing.TB) *exampleScheduler {
@@ -108,7 +108,8 @@ func (e *exampleScheduler) ask(method, path, body string) {
 	_ = response.Body.Close() // read to the end
 }
 
-// run is a request and its answer as the reference shows them.
+// run sends the request of an example and returns it with its response, as
+// REFERENCE.md shows them.
 func (e *exampleScheduler) run(example routeExample) (request, answer string) {
 	e.t.Helper()
 	method, _, _ := strings.Cut(example.pattern, " ")
@@ -144,21 +145,22 @@ func (e *exampleScheduler) run(example routeExample) (request, answer string) {
 	return request, httpText(response, body)
 }
 
-// http is the routes of the scheduler, each with an example.
+// http writes the section on the HTTP API, with an example for each route.
 func (r *reference) http(t *testing.T) {
 	s := newExampleScheduler(t)
 	examples := routeExamples()
 	r.say(`## HTTP API of the scheduler
 
-JSON in and out, bodies of at most %d MiB. With an API token every route needs `+"`Authorization: Bearer TOKEN`"+`, except those
-marked open. A `+"`Host`"+` header that names another host, and an `+"`Origin`"+` of another page, get 403.
+Requests and responses are JSON; a body has at most %d MiB. If an API token is set, every route requires
+`+"`Authorization: Bearer TOKEN`"+`, except those marked open. A request whose `+"`Host`"+` header names another host, or whose
+`+"`Origin`"+` is another site, gets 403.
 
 | route | | |
 |---|---|---|
 `, maxBody>>20)
 	for _, e := range examples {
 		if !slices.Contains(s.api.patterns, e.pattern) {
-			t.Errorf("the reference describes %s, which is no route", e.pattern)
+			t.Errorf("%s is in routeExamples but is not a route", e.pattern)
 		}
 		if e.what == "" {
 			continue
@@ -171,12 +173,12 @@ marked open. A `+"`Host`"+` header that names another host, and an `+"`Origin`"+
 	}
 	for _, pattern := range s.api.patterns {
 		if !slices.ContainsFunc(examples, func(e routeExample) bool { return e.pattern == pattern }) {
-			t.Errorf("%s is not described: add it to routeExamples", pattern)
+			t.Errorf("%s is a route but is not in routeExamples: add it", pattern)
 		}
 	}
-	r.say("\nA daemon of the pool:\n\n")
+	r.say("\nA daemon of the pool is returned as this object:\n\n")
 	r.fields("key", jsonFields(reflect.TypeFor[poolEntry]()), false)
-	r.say("An error is `application/problem+json` (RFC 9457):\n\n")
+	r.say("Errors are `application/problem+json` (RFC 9457):\n\n")
 	r.fields("key", jsonFields(reflect.TypeFor[problem]()), false)
 	r.problems(t)
 	for _, e := range examples {
@@ -188,23 +190,23 @@ marked open. A `+"`Host`"+` header that names another host, and an `+"`Origin`"+
 	}
 }
 
-// problems is the codes of the HTTP API.
+// problems writes the table of the error codes of the HTTP API.
 func (r *reference) problems(t *testing.T) {
 	explained := []struct {
 		code   errorCode
 		status int
 		when   string
 	}{
-		{codeBadRequest, 400, "the body or a header is wrong"},
-		{codeInvalidLibID, 400, "a lib_id is 1 to 128 of A-Z a-z 0-9 . _ -, not beginning with . or -"},
-		{codeUnauthorized, 401, "the token is missing or wrong"},
-		{codeForbidden, 403, "a Host or Origin that is not this server's"},
-		{codeNotFound, 404, "nothing there"},
-		{codeMethodNotAllowed, 405, "the path has other methods: see Allow"},
-		{codeDeleted, 409, "the daemon was deleted meanwhile"},
+		{codeBadRequest, 400, "the body or a header is invalid"},
+		{codeInvalidLibID, 400, "a lib_id is 1 to 128 characters of A-Z a-z 0-9 . _ -, and does not begin with . or -"},
+		{codeUnauthorized, 401, "the token is missing or invalid"},
+		{codeForbidden, 403, "the Host or Origin header does not belong to this server"},
+		{codeNotFound, 404, "the resource does not exist"},
+		{codeMethodNotAllowed, 405, "the path does not support this method: see the Allow header"},
+		{codeDeleted, 409, "the daemon was deleted in the meantime"},
 		{codeBodyTooLarge, 413, "the body is too large"},
-		{codeInternalError, 500, "the scheduler failed: its log has the cause"},
-		{codeCapacity, 503, "every daemon is busy: ask again after Retry-After seconds"},
+		{codeInternalError, 500, "internal error of the scheduler: its log has the cause"},
+		{codeCapacity, 503, "every daemon is busy: retry after Retry-After seconds"},
 		{codeAutoStartFailed, 503, "the daemon did not start: detail has the last lines of its log"},
 		{codeSpawnTimeout, 504, "the daemon was not ready in time"},
 	}
@@ -221,7 +223,7 @@ func (r *reference) problems(t *testing.T) {
 		}) bool {
 			return string(e.code) == name
 		}) {
-			t.Errorf("%s is not explained", name)
+			t.Errorf("%s is not explained: add it to the table in problems", name)
 		}
 	}
 }

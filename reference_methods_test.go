@@ -12,15 +12,16 @@ import (
 	"time"
 )
 
-// methodExample is a request that the reference shows with its answer.
+// methodExample is a request that REFERENCE.md shows with its response.
 type methodExample struct {
 	method string
 	params string
-	fails  bool // with an error, on purpose
-	hidden bool // the answer is too long to show
+	fails  bool // the response is meant to be an error
+	hidden bool // the response is too long to show
 }
 
-// methodExamples run in this order, on the files of newExampleBench.
+// methodExamples returns the examples in the order in which they run, on the
+// files of newExampleBench.
 func methodExamples() []methodExample {
 	return []methodExample{
 		{method: "rpc.discover", params: `{}`, hidden: true},
@@ -43,11 +44,12 @@ func methodExamples() []methodExample {
 	}
 }
 
-// exampleBench is a real daemon on sample files. Its answers are shown as if
-// the files were Ada's, and with figures that are the same everywhere.
+// exampleBench is a real daemon on sample files. In its responses the paths are
+// replaced by those of a user "ada", and values that differ between machines by
+// fixed ones.
 type exampleBench struct {
 	*daemonBench
-	root   string // stands for /home/ada
+	root   string // shown as /home/ada
 	answer map[string]string
 }
 
@@ -86,20 +88,21 @@ func newExampleBench(t *testing.T) *exampleBench {
 	return e
 }
 
-// run is an example as the reference shows it.
+// run returns the request and the response of an example, as REFERENCE.md shows
+// them.
 func (e *exampleBench) run(example methodExample) (request, answer string) {
 	request = `{"jsonrpc":"2.0","id":1,"method":"` + example.method + `","params":` + example.params + `}`
 	return pretty(request), e.text(e.answer[example.method+example.params])
 }
 
-// text is JSON of the daemon with what differs between machines and runs made
-// the same.
+// text formats JSON from the daemon, with fixed values in place of those that
+// differ between machines and runs.
 func (e *exampleBench) text(text string) string {
 	return pretty(sameEverywhere(strings.ReplaceAll(text, e.root, "/home/ada")))
 }
 
-// sameEverywhere gives keys whose values differ between machines and runs a
-// value of their own.
+// sameEverywhere replaces the values that differ between machines and runs by
+// fixed ones.
 func sameEverywhere(text string) string {
 	for _, key := range []struct{ name, value string }{
 		{"next_cursor", `"eyJtIjoiZnMv"`}, {"git_version", `"2.50.1"`}, {"instance_id", `"0b1e4c8a"`}, {"hostname", `"laptop"`},

@@ -26,14 +26,14 @@ const referenceIntro = `# Reference
 
 <!-- Written by: go test -run TestReference -update . Edit the Go code, not this file. -->
 
-How to talk to ` + "`c4a-daemon`" + ` and ` + "`c4a-daemon-scheduler`" + `, version ` + programVersion + `. The tables are made
-from the types and flags that the programs use, the examples from running them;
-a test fails when this file is stale.
+The protocol, the HTTP API and the flags of ` + "`c4a-daemon`" + ` and ` + "`c4a-daemon-scheduler`" + `, version ` + programVersion + `.
+The tables are generated from the types and flags of the programs, and the examples by running them. A test fails
+when this file is out of date.
 
 `
 
-// TestReference holds REFERENCE.md against the programs: it is written from the
-// tables, types and flags they use, and its examples are run.
+// TestReference fails when REFERENCE.md differs from what it generates from the
+// tables, types and flags of the programs. It runs every example.
 func TestReference(t *testing.T) {
 	var r reference
 	r.WriteString(referenceIntro)
@@ -60,34 +60,34 @@ func TestReference(t *testing.T) {
 	was, is := strings.Split(string(have), "\n"), strings.Split(r.String(), "\n")
 	for i := range min(len(was), len(is)) {
 		if was[i] != is[i] {
-			t.Errorf("line %d is\n%s\nand should be\n%s", i+1, was[i], is[i])
+			t.Errorf("%s:%d: got\n%s\nwant\n%s", file, i+1, was[i], is[i])
 			break
 		}
 	}
-	t.Errorf("%s is stale: write it anew with\n\tgo test -run TestReference -update .", file)
+	t.Errorf("%s is out of date: update it with\n\tgo test -run TestReference -update .", file)
 }
 
-// reference is the text as it grows.
+// reference is the text of REFERENCE.md while it is being written.
 type reference struct{ bytes.Buffer }
 
 func (r *reference) say(format string, args ...any) { fmt.Fprintf(r, format, args...) }
 
-// code is a block of code.
+// code writes a code block.
 func (r *reference) code(language, text string) {
 	r.say("```%s\n%s\n```\n\n", language, strings.TrimRight(text, "\n"))
 }
 
 func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
 
-// fields is a table of the keys of a type.
+// fields writes a table of the keys of a type.
 func (r *reference) fields(head string, fields []jsonField, nested bool) {
 	r.say("| %s | type | |\n|---|---|---|\n", head)
 	r.rows("", fields, nested)
 	r.say("\n")
 }
 
-// rows lists the keys, and those of the objects in them behind a dot; a list is
-// marked by [].
+// rows writes a row for each key. The keys of nested objects follow after a
+// dot; [] marks a list.
 func (r *reference) rows(prefix string, fields []jsonField, nested bool) {
 	for _, f := range fields {
 		element, suffix := f.typ, ""
@@ -108,7 +108,7 @@ func (r *reference) rows(prefix string, fields []jsonField, nested bool) {
 	}
 }
 
-// typeWords is the type of a key for people.
+// typeWords returns the type of a key in words.
 func typeWords(f jsonField) string {
 	s := newSchemas().field(f)
 	return schemaWords(s)
@@ -140,68 +140,70 @@ func schemaWords(s *schema) string {
 	return "any"
 }
 
-// session is how a link begins and stays alive.
+// session writes the section on the handshake, heartbeats and the end of a
+// link.
 func (r *reference) session(t *testing.T, b *exampleBench) {
 	r.say(`## Session
 
-The daemon dials `+"`GET %s`"+` (RFC 6455), with `+"`Authorization: Bearer TOKEN`"+` where it has a token and its
-machine id, percent-encoded, in `+"`%s`"+`. Each text message is one JSON-RPC 2.0 message or a batch of 1 to %d.
-Both sides ask. A key marked ? may be absent.
+The daemon dials `+"`GET %s`"+` (RFC 6455), with `+"`Authorization: Bearer TOKEN`"+` if it has a token, and with
+its machine id, percent-encoded, in `+"`%s`"+`. Each text message is one JSON-RPC 2.0 message or a batch of 1 to %d.
+Both sides may send requests. A key marked with ? may be absent.
 
-The daemon's first message is a request:
+The first message of the daemon is this request:
 
 `, linkPath, machineIDHeader, maxBatch)
-	hello, err := encodeCall(json.RawMessage("1"), "daemon/handshake", b.daemon.handshake())
+	handshake, err := encodeCall(json.RawMessage("1"), "daemon/handshake", b.daemon.handshake())
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.code("json", b.text(string(hello)))
+	r.code("json", b.text(string(handshake)))
 	r.fields("daemon/handshake", jsonFields(reflect.TypeFor[handshakeParams]()), false)
 	answer, err := json.Marshal(handshakeResult{Accepted: true, LibID: "lib_abc123", HeartbeatIntervalMS: defaultHeartbeatInterval.Milliseconds()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.say("The server's answer, within %v:\n\n", handshakeTimeout)
+	r.say("The server responds within %v:\n\n", handshakeTimeout)
 	r.code("json", `{"jsonrpc":"2.0","id":1,"result":`+string(answer)+`}`)
 	r.fields("result", jsonFields(reflect.TypeFor[handshakeResult]()), false)
-	r.say("From then on the daemon sends the notification `daemon/heartbeat`, at once and at each interval:\n\n")
+	r.say("The daemon then sends the notification `daemon/heartbeat`, at once and after each interval:\n\n")
 	r.fields("daemon/heartbeat", jsonFields(reflect.TypeFor[heartbeat]()), false)
-	r.say(`A request is given up with the notification ` + "`$/cancelRequest {\"id\":…}`" + `; it is then answered with -32800. A lost
-link cancels what it had asked for, except clones and requests with a ` + "`task_id`" + `.
+	r.say(`The notification ` + "`$/cancelRequest {\"id\":…}`" + ` cancels a request, which then fails with -32800. When a link is
+lost, its requests are cancelled, except clones and requests with a ` + "`task_id`" + `.
 
-A request that takes longer than a second, and every clone, tells of its progress by the notification ` + "`task/progress`" + `:
+A clone, and every request that takes longer than a second, reports progress with the notification ` + "`task/progress`" + `:
 
 `)
 	r.fields(progressMethod, jsonFields(reflect.TypeFor[taskProgress]()), false)
 	r.say(`| close code | |
 |---|---|
-| 1001 | either side stops |
-| 1003 | a binary message |
+| 1001 | the other side is stopping |
+| 1003 | a binary message was received |
 | 1008 | the handshake is missing, late or refused |
-| 1009 | a message over the limit (` + "`--max-message`" + `) |
-| 4001 | replaced by another process of the same cloud machine: do not connect again |
-| 4002 | no heartbeat for too long |
+| 1009 | a message exceeds the limit (` + "`--max-message`" + `) |
+| 4001 | replaced by another process of the same cloud machine: do not reconnect |
+| 4002 | no heartbeat was received in time |
 
 `)
 }
 
-// methods is each method: parameters, result, errors, an example.
+// methods writes the section on the methods: parameters, result, errors and
+// examples.
 func (r *reference) methods(t *testing.T, b *exampleBench) {
 	examples := methodExamples()
 	table := builtinMethods()
 	slices.SortFunc(table, func(x, y *method) int { return strings.Compare(x.name, y.name) })
-	r.say("## Methods\n\nParameters are given by name. A path is absolute, or relative to the work dir, and must lie in an allowed directory\nafter all symbolic links. Every method takes these, too:\n\n")
+	r.say("## Methods\n\nParameters are passed by name. A path is absolute or relative to the work dir. After its symbolic links are resolved, it\nmust be inside an allowed directory. Every method also accepts these parameters:\n\n")
 	r.fields("parameter", jsonFields(reflect.TypeFor[commonParams]()), false)
-	r.say("The time limit is %d ms, for `%s` %d ms, unless the request gives another.\n\n", defaultMethodTimeout.Milliseconds(), cloneMethod, cloneMethodTimeout.Milliseconds())
+	r.say("The default time limit is %d ms; for `%s` it is %d ms.\n\n", defaultMethodTimeout.Milliseconds(), cloneMethod, cloneMethodTimeout.Milliseconds())
 	everyone := (&method{}).errorCodes()
-	r.say("Any method may answer with -32602, -32603, %s.\n\n", codeList(everyone))
+	r.say("Every method may fail with -32602, -32603, %s.\n\n", codeList(everyone))
 	for _, m := range table {
 		r.say("### %s\n\n%s\n\n", m.name, m.summary)
 		if fields := jsonFields(m.params); len(fields) > 0 {
 			r.fields("parameter", fields, true)
 		}
 		if m.name == "rpc.discover" {
-			r.say("The result is an [OpenRPC](https://spec.open-rpc.org) %s document of all methods of this daemon, those of `--handler` included.\n\n", openrpcVersion)
+			r.say("The result is an [OpenRPC](https://spec.open-rpc.org) %s document of all methods of this daemon, including those added with `--handler`.\n\n", openrpcVersion)
 		} else {
 			r.fields("result", jsonFields(m.result), true)
 		}
@@ -231,7 +233,7 @@ func codeList(codes []errorCode) string {
 	return strings.Join(names, ", ")
 }
 
-// errors is the codes of the link and of the HTTP API.
+// errors writes the section on the error codes of the link.
 func (r *reference) errors(t *testing.T) {
 	r.say("## Error codes\n\n| code | `data.code` | when |\n|---|---|---|\n")
 	own := ownMeanings()
@@ -248,7 +250,7 @@ func (r *reference) errors(t *testing.T) {
 	r.say("\n`data.reason` of `GIT_FAILED` is one of %s.\n\n", strings.Join(reasons, " "))
 }
 
-// constantsOf lists the values of a string type's constants in a file.
+// constantsOf returns the values of the constants of a string type in a file.
 func constantsOf(t *testing.T, name, of string) []string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
@@ -273,19 +275,21 @@ func constantsOf(t *testing.T, name, of string) []string {
 	return values
 }
 
-// programs is the flags, as --help prints them, and the exit statuses.
+// programs writes the section on the flags, as --help prints them, and the exit
+// statuses.
 func (r *reference) programs(t *testing.T) {
-	r.say("## Programs\n\nA flag wins over its variable. A token is the first line of a file or a variable's value, never a flag's.\n\n")
+	r.say("## Programs\n\nA flag takes precedence over its variable. A token is read from the first line of a file or from a variable, never from\na flag.\n\n")
 	r.flags(t, daemonName, (*program).daemon)
-	r.say(`A handler is a program that answers a method of your own, such as ` + "`--handler lint/run='my-lint --json'`" + `. It is split at
-spaces, with quotes but without a shell, and looked up once. It gets the params as one line of JSON on its standard input;
-its standard output must be one JSON value, the result. Lines ` + "`{\"percent\":40,\"message\":\"half-way\"}`" + ` on its descriptor 3
-become progress (not on Windows). A non-zero exit is -32603 with the last line of its standard error. It gets no ` + "`C4A_`" + `
-variable and is ended with SIGTERM, then SIGKILL. In the variable each handler has a line.
+	r.say(`A handler is a program that implements a method of your own, such as ` + "`--handler lint/run='my-lint --json'`" + `. The command
+is split at spaces; quotes work, but no shell is run. The program is looked up once, when the daemon starts. It reads the
+params as one line of JSON from its standard input and writes the result as one JSON value to its standard output. Lines
+such as ` + "`{\"percent\":40,\"message\":\"half-way\"}`" + ` on file descriptor 3 are sent as progress (not on Windows). If the program
+exits with a status other than 0, the request fails with -32603 and the last line of its standard error. ` + "`C4A_`" + ` variables
+are not passed to it. It is ended with SIGTERM, then SIGKILL. The variable has one handler per line.
 
 `)
 	r.flags(t, schedulerName, (*program).scheduler)
-	r.say("`%s call` takes the same flags, and `--url` (`C4A_URL`), the scheduler to ask.\n\n", schedulerName)
+	r.say("`%s call` accepts the same flags, and `--url` (`C4A_URL`) with the URL of a running scheduler.\n\n", schedulerName)
 	r.say("| exit | `%s` | `%s` | `call` |\n|---|---|---|---|\n", daemonName, schedulerName)
 	for _, e := range []struct {
 		status                  int
@@ -293,16 +297,16 @@ variable and is ended with SIGTERM, then SIGKILL. In the variable each handler h
 	}{
 		{exitStopped, "stopped by a signal", "stopped by a signal", "the result was printed"},
 		{exitFailure, "failed, or stopped by a second signal", "failed, or stopped by a second signal", "the call failed"},
-		{exitUsage, "wrong use", "wrong use", "wrong use"},
+		{exitUsage, "usage error", "usage error", "usage error"},
 		{exitGaveUp, "gave up reconnecting", "", ""},
 		{exitRefused, "refused by the server", "", ""},
-		{exitReplaced, "replaced by another of its machine id", "", ""},
+		{exitReplaced, "replaced by another daemon with the same machine id", "", ""},
 	} {
 		r.say("| %d | %s | %s | %s |\n", e.status, e.daemon, e.scheduler, e.call)
 	}
 }
 
-// flags runs a program with --help and makes a table of what it prints.
+// flags runs a program with --help and writes its flags as a table.
 func (r *reference) flags(t *testing.T, name string, run func(*program) error) {
 	t.Helper()
 	out, err := os.Create(filepath.Join(t.TempDir(), "help"))
@@ -341,7 +345,7 @@ func (r *reference) flags(t *testing.T, name string, run func(*program) error) {
 	r.say("\n")
 }
 
-// pretty breaks JSON into lines where it would not fit on one.
+// pretty breaks JSON into lines if it does not fit on one.
 func pretty(text string) string {
 	var compact bytes.Buffer
 	if json.Compact(&compact, []byte(text)) != nil {
@@ -359,7 +363,7 @@ func prettyValue(raw []byte, indent string) string {
 		return string(raw) // a list of words
 	}
 	decoder := json.NewDecoder(bytes.NewReader(raw))
-	open, _ := decoder.Token() // it was compacted: it is JSON
+	open, _ := decoder.Token() // cannot fail: json.Compact accepted it
 	var parts []string
 	for decoder.More() {
 		key := ""
@@ -377,8 +381,8 @@ func prettyValue(raw []byte, indent string) string {
 	return fmt.Sprintf("%c\n%s\n%s%c", raw[0], strings.Join(parts, ",\n"), indent, raw[len(raw)-1])
 }
 
-// httpText is an answer as it looks on the wire: status, the headers that
-// matter, the body.
+// httpText formats a response as it is sent: status line, important headers and
+// body.
 func httpText(response *http.Response, body string) string {
 	var text strings.Builder
 	text.WriteString("HTTP/1.1 " + response.Status + "\n")
@@ -390,7 +394,7 @@ func httpText(response *http.Response, body string) string {
 	return text.String() + "\n" + body
 }
 
-// readSome reads to the end, or until enough says so.
+// readSome reads to the end, or until enough returns true.
 func readSome(r io.Reader, enough func(string) bool) (string, error) {
 	var text strings.Builder
 	part := make([]byte, 4096)

@@ -15,56 +15,60 @@ import (
 )
 
 const (
-	// maxUnsentCalls bounds the calls of ours that wait to be written; the others
-	// wait for them. So they never fill the link's queue, which would pause the
-	// reading of their own answers: with the other side in the same state neither
-	// would go on.
+	// maxUnsentCalls bounds the calls that wait to be written; further calls
+	// block. Without this bound calls could fill the queue of the link, and a
+	// full queue pauses reading (link.overloaded), so the responses to those
+	// calls would not be read either. If both sides did this, neither would
+	// make progress.
 	maxUnsentCalls = 32
-	// cancelMethod is the Language Server Protocol's notification.
+	// cancelMethod is the notification that cancels a request, as in the
+	// Language Server Protocol.
 	cancelMethod = "$/cancelRequest"
 )
 
-// errLinkLost is the cause of a request's end when its link died. Work that
-// belongs to the daemon goes on without its asker.
+// errLinkLost cancels the requests of a link that was lost. Clones and tasks,
+// which belong to the daemon, go on when they are cancelled with this cause.
 var errLinkLost = errors.New("the link was lost")
 
-// transport carries whole JSON-RPC messages both ways.
+// transport sends and receives complete JSON-RPC messages.
 type transport interface {
-	// read returns the next message. Its error is final: the link is lost.
+	// read returns the next message. An error is final and means that the link
+	// is lost.
 	read() ([]byte, error)
-	// send queues a message and returns at once. sent, unless nil, is called
-	// exactly once, when the message was written or cannot be any more.
+	// send queues a message and returns without blocking. sent, unless nil, is
+	// called exactly once: with nil after the message was written, or with an
+	// error when it cannot be written.
 	send(message []byte, sent func(error))
 }
 
-// handler is what one side does with the other's words. Both methods run in
-// the reading goroutine and must not block.
+// handler handles the requests and notifications of the other side. Both
+// methods run in the reading goroutine and must not block.
 type handler interface {
-	// request must lead to exactly one answer, by r.answer.
+	// request must cause exactly one call of r.answer, now or later.
 	request(r *incoming)
 	notify(method string, params json.RawMessage)
 }
 
-// peer is one end of a link: JSON-RPC 2.0 in both directions.
-// https://www.jsonrpc.org/specification
+// peer is one end of a link. It speaks JSON-RPC 2.0 in both directions
+// (https://www.jsonrpc.org/specification).
 type peer struct {
 	transport  transport
 	handler    handler
-	maxMessage int // bytes of one message, the other side's limit
+	maxMessage int // size limit of a message in bytes, the same on both sides
 	log        *slog.Logger
-	writing    chan struct{} // holds one for each call that waits to be written
+	writing    chan struct{} // semaphore: one token for each call that waits to be written
 
 	mu       sync.Mutex // guards the fields below
 	lastID   int64
-	calls    map[string]chan<- response // ours, by id, waiting for an answer
-	inFlight map[string]*incoming       // theirs, by id as written, not yet answered
-	lost     error                      // why the link ended
+	calls    map[string]chan<- response // our calls that wait for a response, by id
+	inFlight map[string]*incoming       // the other side's unanswered requests, by id as sent
+	lost     error                      // why the link was lost; nil while it is open
 }
 
-// response is the other side's answer to a call of ours.
+// response is the other side's response to one of our calls.
 type response struct {
 	result json.RawMessage
-	err    error // an *rpcError, or the reason why there is no answer
+	err    error // an *rpcError, or why there is no response
 }
 
 func newPeer(t transport, h handler, maxMessage int, log *slog.Logger) *peer {
@@ -74,20 +78,22 @@ func newPeer(t transport, h handler, maxMessage int, log *slog.Logger) *peer {
 	}
 }
 
-// run reads until the link is lost and returns the reason. All that the link
-// asked for is then told so (errLinkLost), and all calls end.
+// run reads messages until the link is lost, and returns the reason. It then
+// cancels the requests of the other side with errLinkLost, and all our calls
+// return.
 func (p *peer) run() error {
 	for {
 		data, err := p.transport.read()
 		if err != nil {
-			p.lose(err)
+			p.failAll(err)
 			return err
 		}
 		p.receive(data)
 	}
 }
 
-func (p *peer) lose(err error) {
+// failAll ends all calls and cancels all requests of a lost link.
+func (p *peer) failAll(err error) {
 	p.mu.Lock()
 	p.lost = err
 	calls, inFlight := p.calls, p.inFlight
@@ -101,16 +107,17 @@ func (p *peer) lose(err error) {
 	}
 }
 
-// gone tells that the link was lost; what it asked for is cancelled or about to
-// be.
-func (p *peer) gone() bool {
+// isLost reports whether the link is lost. Its requests are then cancelled or
+// about to be.
+func (p *peer) isLost() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.lost != nil
 }
 
-// envelope is any message. Everything is kept raw: params and result are
-// decoded once, by whom they concern, and the id is echoed byte for byte.
+// envelope is a JSON-RPC message of any kind. Its members stay raw: params and
+// result are decoded once, by the code that knows their type, and the id must
+// be echoed byte for byte.
 type envelope struct {
 	Version json.RawMessage `json:"jsonrpc"`
 	ID      json.RawMessage `json:"id"`
@@ -120,14 +127,15 @@ type envelope struct {
 	Error   json.RawMessage `json:"error"`
 }
 
-// receive takes one message: a request, notification or response, or a batch
+// receive handles one message: a request, notification or response, or a batch
 // of them.
 func (p *peer) receive(data []byte) {
 	var err error
 	data = bytes.TrimLeft(data, " \t\r\n")
 	switch {
 	case !utf8.Valid(data):
-		// encoding/json would put U+FFFD in its place and act on another text.
+		// encoding/json would replace the invalid bytes by U+FFFD, so that the request
+		// would act on a different text.
 		p.reject(nil, codeParseError, "parse error: the message is not UTF-8")
 		return
 	case len(data) > 0 && data[0] == '[':
@@ -151,7 +159,7 @@ func (p *peer) receive(data []byte) {
 	p.reject(nil, codeParseError, "parse error: "+err.Error())
 }
 
-// dispatch sorts one message by its kind.
+// dispatch handles one message according to its kind.
 func (p *peer) dispatch(m envelope, b *batch) {
 	if m.Method == nil && (m.Result != nil || m.Error != nil) {
 		p.deliver(m)
@@ -179,20 +187,20 @@ func (p *peer) dispatch(m envelope, b *batch) {
 		b.expect()
 	}
 	p.mu.Lock()
-	_, twice := p.inFlight[string(m.ID)]
-	if !twice {
+	_, inUse := p.inFlight[string(m.ID)]
+	if !inUse {
 		p.inFlight[string(m.ID)] = r
 	}
 	p.mu.Unlock()
-	if twice {
-		p.reject(b, codeInvalidRequest, "invalid request: the id is in use by a request that is not answered yet")
+	if inUse {
+		p.reject(b, codeInvalidRequest, "invalid request: the id belongs to a request that is still running")
 		return
 	}
 	p.handler.request(r)
 }
 
-// request is the method of a request or notification, or what is wrong with
-// it.
+// request returns the method of a request or notification, or an error if the
+// message is invalid.
 func (m envelope) request() (method string, err error) {
 	switch {
 	case string(m.Version) != `"2.0"`:
@@ -205,13 +213,14 @@ func (m envelope) request() (method string, err error) {
 	return method, nil
 }
 
-// validID tells the kinds that JSON-RPC allows; the JSON itself was checked.
+// validID reports whether the id is of a kind that JSON-RPC allows. It must
+// already be valid JSON.
 func validID(id json.RawMessage) bool {
 	return id[0] == '"' || id[0] == '-' || (id[0] >= '0' && id[0] <= '9') || string(id) == "null"
 }
 
-// cancelIncoming is $/cancelRequest {"id":…}. Nothing to cancel is no error: the answer
-// may be on its way.
+// cancelIncoming handles $/cancelRequest {"id":…}. An unknown id is ignored,
+// because the response may already be on its way.
 func (p *peer) cancelIncoming(params json.RawMessage) {
 	var c struct {
 		ID json.RawMessage `json:"id"`
@@ -227,7 +236,8 @@ func (p *peer) cancelIncoming(params json.RawMessage) {
 	}
 }
 
-// reject answers what is no request: the id is null.
+// reject sends an error for a message that is not a valid request. Its id is
+// null.
 func (p *peer) reject(b *batch, code int, message string) {
 	var buf bytes.Buffer
 	writeAnswer(&buf, json.RawMessage("null"), nil, &rpcError{Code: code, Message: message})
@@ -238,15 +248,15 @@ func (p *peer) reject(b *batch, code int, message string) {
 	p.transport.send(buf.Bytes(), nil)
 }
 
-// deliver hands a response to the call that waits for it.
+// deliver passes a response to the call that waits for it.
 func (p *peer) deliver(m envelope) {
 	p.mu.Lock()
 	c := p.calls[string(m.ID)]
 	delete(p.calls, string(m.ID))
 	p.mu.Unlock()
 	if c == nil {
-		// The caller gave up before, or the other side could not read the id.
-		p.log.Debug("an answer that nobody waits for", "id", showName(string(m.ID)))
+		// The caller has given up, or the other side could not read the id.
+		p.log.Debug("ignoring a response to an unknown call", "id", showName(string(m.ID)))
 		return
 	}
 	if m.Error == nil {
@@ -255,16 +265,16 @@ func (p *peer) deliver(m envelope) {
 	}
 	var e rpcError
 	if err := json.Unmarshal(m.Error, &e); err != nil {
-		e = rpcError{Code: codeInternal, Message: "the answer holds an error that cannot be read"}
+		e = rpcError{Code: codeInternal, Message: "the response contains an invalid error"}
 	}
 	c <- response{err: &e}
 }
 
-// call asks the other side and waits for its answer: the raw result or an
-// *rpcError. When ctx ends first the request is cancelled over there and the
-// cause is returned; a lost link is errLinkLost.
+// call sends a request and waits for its response: the raw result or an
+// *rpcError. If ctx ends first, call cancels the request on the other side and
+// returns the cause. The error wraps errLinkLost if the link is lost.
 func (p *peer) call(ctx context.Context, method string, params any) (json.RawMessage, error) {
-	done := make(chan response, 1) // the answer never waits for us
+	done := make(chan response, 1) // buffered: deliver must not block
 	p.mu.Lock()
 	if p.lost != nil {
 		p.mu.Unlock()
@@ -276,7 +286,7 @@ func (p *peer) call(ctx context.Context, method string, params any) (json.RawMes
 	p.mu.Unlock()
 	message, err := encodeCall(json.RawMessage(id), method, params)
 	if err == nil && len(message) > p.maxMessage {
-		err = failure(codeResultTooLarge, "the request has %d bytes, a message holds at most %d", len(message), p.maxMessage).with("bytes", len(message))
+		err = failure(codeResultTooLarge, "the request has %d bytes; a message holds at most %d", len(message), p.maxMessage).with("bytes", len(message))
 	}
 	if err != nil {
 		p.forget(id)
@@ -290,7 +300,7 @@ func (p *peer) call(ctx context.Context, method string, params any) (json.RawMes
 		p.forget(id)
 		return nil, context.Cause(ctx)
 	}
-	p.transport.send(message, func(error) { <-p.writing }) // a failed send is a lost link: run tells
+	p.transport.send(message, func(error) { <-p.writing }) // if sending fails the link is lost, and run ends this call
 	select {
 	case r := <-done:
 		return r.result, r.err
@@ -307,13 +317,13 @@ func (p *peer) forget(id string) {
 	delete(p.calls, id)
 }
 
-// notify tells the other side something; sent, unless nil, is called when it
-// was written or lost.
+// notify sends a notification. sent, unless nil, is called when it was written
+// or lost.
 func (p *peer) notify(method string, params any, sent func(error)) {
 	message, err := encodeCall(nil, method, params)
 	if err != nil {
-		// Params are our own types; this cannot come from outside.
-		p.log.Error("a notification could not be written as JSON", "method", method, "err", err)
+		// Cannot be caused by the other side: params are types of this program.
+		p.log.Error("encoding a notification failed", "method", method, "error", err)
 		if sent != nil {
 			sent(err)
 		}
@@ -322,7 +332,7 @@ func (p *peer) notify(method string, params any, sent func(error)) {
 	p.transport.send(message, sent)
 }
 
-// encodeCall writes a request, or a notification when id is nil.
+// encodeCall encodes a request, or a notification if id is nil.
 func encodeCall(id json.RawMessage, method string, params any) ([]byte, error) {
 	var buf bytes.Buffer
 	buf.WriteString(`{"jsonrpc":"2.0"`)
@@ -336,7 +346,7 @@ func encodeCall(id json.RawMessage, method string, params any) ([]byte, error) {
 	}
 	buf.WriteString(`,"params":`)
 	if raw, ok := params.(json.RawMessage); ok {
-		buf.Write(raw) // a RawMessage inside a value would be checked and copied once more
+		buf.Write(raw) // encoding/json would validate and copy it again
 	} else if err := encodeJSON(&buf, params); err != nil {
 		return nil, err
 	}
@@ -344,8 +354,8 @@ func encodeCall(id json.RawMessage, method string, params any) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// writeAnswer writes a response: the envelope by hand around the one encoding
-// of the result. A []byte result is JSON already.
+// writeAnswer encodes a response. The envelope is written by hand, so that a
+// large result is encoded once and not copied. A []byte result is already JSON.
 func writeAnswer(buf *bytes.Buffer, id json.RawMessage, result any, err error) {
 	buf.WriteString(`{"jsonrpc":"2.0","id":`)
 	buf.Write(id)
@@ -368,11 +378,12 @@ func writeAnswer(buf *bytes.Buffer, id json.RawMessage, result any, err error) {
 	buf.WriteByte('}')
 }
 
-// encodeJSON appends v without HTML escapes and without a line feed.
+// encodeJSON appends v as JSON, without HTML escapes and without a trailing
+// newline.
 func encodeJSON(buf *bytes.Buffer, v any) error {
 	if long, ok := v.(jsonAppender); ok {
 		buf.Grow(long.jsonSize())
-		buf.Write(long.appendJSON(buf.AvailableBuffer())) // no copy where the size was right
+		buf.Write(long.appendJSON(buf.AvailableBuffer())) // no copy if jsonSize was large enough
 		return nil
 	}
 	e := json.NewEncoder(buf)
@@ -380,26 +391,26 @@ func encodeJSON(buf *bytes.Buffer, v any) error {
 	mark := buf.Len()
 	if err := e.Encode(v); err != nil {
 		buf.Truncate(mark)
-		return fmt.Errorf("writing JSON: %w", err)
+		return fmt.Errorf("encoding JSON: %w", err)
 	}
 	buf.Truncate(buf.Len() - 1)
 	return nil
 }
 
-// incoming is one request of the other side.
+// incoming is a request of the other side.
 type incoming struct {
 	peer   *peer
-	batch  *batch // nil when it came alone
+	batch  *batch // nil if the request is not part of a batch
 	id     json.RawMessage
 	method string
 	params json.RawMessage
 
-	ctx    context.Context // ends by $/cancelRequest or with the link (errLinkLost)
+	ctx    context.Context // cancelled by $/cancelRequest, or with errLinkLost
 	cancel context.CancelCauseFunc
 }
 
-// answer sends the one answer; written, unless nil, is called when it is out
-// or cannot go out any more.
+// answer sends the response to the request. written, unless nil, is called when
+// the response was written or can no longer be written.
 func (r *incoming) answer(result any, err error, written func()) {
 	p := r.peer
 	p.mu.Lock()
@@ -417,30 +428,31 @@ func (r *incoming) answer(result any, err error, written func()) {
 	}
 	if err != nil {
 		if rpc := asRPCError(err); rpc.Code == codeInternal {
-			p.log.Error("request failed", "method", r.method, "err", err)
+			p.log.Error("request failed", "method", r.method, "error", err)
 		}
 	}
 	var buf bytes.Buffer
 	writeAnswer(&buf, r.id, result, err)
 	if r.batch != nil {
-		r.batch.add(r.fit(buf.Bytes()), sent)
+		r.batch.add(r.fitToLimit(buf.Bytes()), sent)
 		return
 	}
-	p.transport.send(r.fit(buf.Bytes()), sent)
+	p.transport.send(r.fitToLimit(buf.Bytes()), sent)
 }
 
-// fit replaces an answer that the other side would not accept.
-func (r *incoming) fit(message []byte) []byte {
+// fitToLimit returns the message, or RESULT_TOO_LARGE in its place if it is
+// larger than the other side accepts.
+func (r *incoming) fitToLimit(message []byte) []byte {
 	if len(message) <= r.peer.maxMessage {
 		return message
 	}
 	var buf bytes.Buffer
 	writeAnswer(&buf, r.id, nil, failure(codeResultTooLarge,
-		"the result has %d bytes, a message holds at most %d: ask for less with limit, cursor, length or max_bytes", len(message), r.peer.maxMessage).with("bytes", len(message)))
+		"the result has %d bytes; a message holds at most %d: request less with limit, cursor, length or max_bytes", len(message), r.peer.maxMessage).with("bytes", len(message)))
 	return buf.Bytes()
 }
 
-// cancelAll ends what the other side has asked for.
+// cancelAll cancels all requests of the other side.
 func (p *peer) cancelAll(cause error) {
 	p.mu.Lock()
 	all := slices.Collect(maps.Values(p.inFlight))
@@ -450,7 +462,7 @@ func (p *peer) cancelAll(cause error) {
 	}
 }
 
-// maxBatch bounds the requests in one message.
+// maxBatch bounds the number of messages in a batch.
 const maxBatch = 100
 
 func (p *peer) receiveBatch(messages []json.RawMessage) {
@@ -458,7 +470,7 @@ func (p *peer) receiveBatch(messages []json.RawMessage) {
 		p.reject(nil, codeInvalidRequest, fmt.Sprintf("invalid request: a batch holds 1 to %d requests, not %d", maxBatch, len(messages)))
 		return
 	}
-	b := &batch{peer: p, waiting: 1} // one for this loop: it must not go out before the last was taken
+	b := &batch{peer: p, waiting: 1} // this loop counts as one, so that nothing is sent before it ends
 	for _, raw := range messages {
 		var m envelope
 		if raw[0] != '{' || json.Unmarshal(raw, &m) != nil {
@@ -471,7 +483,7 @@ func (p *peer) receiveBatch(messages []json.RawMessage) {
 	b.add(nil, nil)
 }
 
-// batch gathers the answers to one batch into one array.
+// batch collects the responses to a batch into one array.
 type batch struct {
 	peer *peer
 
@@ -488,13 +500,13 @@ func (b *batch) expect() {
 	b.waiting++
 }
 
-// add takes one answer, nil for none; the last one sends them all. A batch of
-// notifications alone has no answer.
+// add adds a response, or nil for none. The last one sends them all. A batch of
+// notifications gets no response (JSON-RPC 2.0, section 6).
 func (b *batch) add(answer []byte, sent func(error)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if answer != nil {
-		// Two brackets, and a comma each.
+		// The array needs two brackets, and a comma after each response.
 		if b.size+len(answer)+len(b.answers)+2 > b.peer.maxMessage {
 			answer = tooLargeInBatch(answer)
 		}
@@ -517,14 +529,14 @@ func (b *batch) add(answer []byte, sent func(error)) {
 	})
 }
 
-// tooLargeInBatch is the answer in place of one that no longer fits beside the
-// others.
+// tooLargeInBatch returns the error that replaces a response which does not fit
+// in the message with the others.
 func tooLargeInBatch(answer []byte) []byte {
 	var m envelope
 	if err := json.Unmarshal(answer, &m); err != nil {
 		m.ID = json.RawMessage("null")
 	}
 	var buf bytes.Buffer
-	writeAnswer(&buf, m.ID, nil, failure(codeResultTooLarge, "the results of this batch do not fit in one message: ask for them one by one").with("bytes", len(answer)))
+	writeAnswer(&buf, m.ID, nil, failure(codeResultTooLarge, "the results of this batch do not fit in one message: send its requests one by one").with("bytes", len(answer)))
 	return buf.Bytes()
 }

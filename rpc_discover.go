@@ -6,12 +6,13 @@ import (
 	"strings"
 )
 
-// openrpcVersion is that of the specification, https://spec.open-rpc.org, which
-// the document keeps to.
+// openrpcVersion is the version of the OpenRPC specification
+// (https://spec.open-rpc.org) that the document follows.
 const openrpcVersion = "1.3.2"
 
-// openrpcDocument describes a daemon's methods (OpenRPC Object). It is made from
-// the table that the dispatcher calls and the Go types that it decodes into.
+// openrpcDocument describes the methods of a daemon (OpenRPC Object). It is
+// built from the table that the dispatcher calls and from the Go types of
+// params and results.
 type openrpcDocument struct {
 	OpenRPC    string            `json:"openrpc" doc:"version of the OpenRPC specification"`
 	Info       openrpcInfo       `json:"info"`
@@ -21,24 +22,24 @@ type openrpcDocument struct {
 
 type openrpcInfo struct {
 	Title       string `json:"title"`
-	Version     string `json:"version" doc:"of the daemon"`
+	Version     string `json:"version" doc:"daemon version"`
 	Description string `json:"description"`
 }
 
 type openrpcComponents struct {
-	Schemas map[string]*schema `json:"schemas" doc:"by name, what $ref refers to"`
+	Schemas map[string]*schema `json:"schemas" doc:"schemas that $ref refers to, by name"`
 }
 
 type openrpcMethod struct {
 	Name           string         `json:"name"`
 	Summary        string         `json:"summary"`
 	ParamStructure string         `json:"paramStructure" enum:"by-name"`
-	Params         []openrpcValue `json:"params" doc:"the required ones first"`
+	Params         []openrpcValue `json:"params" doc:"required parameters first"`
 	Result         openrpcValue   `json:"result"`
-	Errors         []openrpcError `json:"errors" doc:"by number; data.code lists the names"`
+	Errors         []openrpcError `json:"errors" doc:"one entry for each number; data.code lists the names"`
 }
 
-// openrpcValue is a parameter or a result (Content Descriptor Object).
+// openrpcValue describes a parameter or a result (Content Descriptor Object).
 type openrpcValue struct {
 	Name        string  `json:"name"`
 	Description string  `json:"description,omitempty"`
@@ -46,8 +47,9 @@ type openrpcValue struct {
 	Schema      *schema `json:"schema"`
 }
 
-// openrpcError is an error by number: the specification wants numbers unique in
-// a method, so the names that share one stand together.
+// openrpcError describes all errors with one number: the specification requires
+// numbers to be unique within a method, and several named errors share a
+// number.
 type openrpcError struct {
 	Code    int                `json:"code"`
 	Message string             `json:"message"`
@@ -55,14 +57,16 @@ type openrpcError struct {
 }
 
 type openrpcErrorNames struct {
-	Code []errorCode `json:"code" doc:"what data.code of such an error may be"`
+	Code []errorCode `json:"code" doc:"possible values of data.code"`
 }
 
-// newDiscovery adds rpc.discover to a table, which it describes, itself
-// included (OpenRPC specification, Service Discovery Method).
+// newDiscovery adds rpc.discover to a table of methods and returns it. The
+// document describes rpc.discover too (OpenRPC specification, Service Discovery
+// Method).
 func newDiscovery(table []*method) []*method {
-	// Made when it is asked for: few daemons ever are, and all would carry it.
-	discover := newMethod("rpc.discover", "Describe all methods as an OpenRPC document.",
+	// The document is built for each request: most daemons never need it, so
+	// none should keep it in memory.
+	discover := newMethod("rpc.discover", "Describe all methods in an OpenRPC document.",
 		func(context.Context, none) (openrpcDocument, error) { return newOpenRPC(table), nil })
 	table = append(table, discover)
 	return table
@@ -92,7 +96,7 @@ func (m *method) describe(types *schemas) openrpcMethod {
 	}
 	for _, f := range m.paramFields() {
 		value := types.field(f)
-		value.Description = "" // the parameter has it
+		value.Description = "" // it is the description of the parameter
 		if f.name == "timeout_ms" {
 			value.Default = m.timeLimit().Milliseconds()
 		}
@@ -109,14 +113,14 @@ func (m *method) describe(types *schemas) openrpcMethod {
 	})
 	result := types.of(m.resultType())
 	name := "result"
-	if rest, ok := strings.CutPrefix(result.Ref, schemaPlace); ok {
+	if rest, ok := strings.CutPrefix(result.Ref, schemaRefPrefix); ok {
 		name = rest
 	}
 	d.Result = openrpcValue{Name: name, Schema: result}
 	return d
 }
 
-// describeErrors lists the errors, one entry for each number.
+// describeErrors returns the errors of the method, one entry for each number.
 func (m *method) describeErrors() []openrpcError {
 	own := ownMeanings()
 	list := []openrpcError{
@@ -139,52 +143,52 @@ func (m *method) describeErrors() []openrpcError {
 	return list
 }
 
-// builtinMethods is the table of a daemon without handlers, to read and not to
-// call.
+// builtinMethods returns the methods of a daemon without handlers. They can be
+// described but not called.
 func builtinMethods() []*method {
 	return (&daemon{credentials: &credentials{}, cloner: &cloner{}, cfg: &daemonConfig{}}).methods()
 }
 
-// errorMeaning is when an error of that name is answered.
+// errorMeaning explains when an error is returned.
 type errorMeaning struct {
 	code errorCode
 	when string
 }
 
-// errorMeanings are all named errors of the link, by number.
+// errorMeanings returns all named errors, by number.
 func errorMeanings() []errorMeaning {
 	return []errorMeaning{
-		{codeAccessDenied, "the path lies outside the allowed directories, whether it exists or not, or is a secret of the daemon"},
-		{codeRepoNotFound, "the path is in no git repository"},
+		{codeAccessDenied, "the path is outside the allowed directories, whether it exists or not, or is a credentials file of the daemon"},
+		{codeRepoNotFound, "the path is not in a git repository"},
 		{codeSourceNotFound, "no such file, directory or object"},
 		{codeCommitNotFound, "no such branch, tag or commit"},
-		{codeCommitNotAvailable, "the commit is known but beyond the depth of a shallow repository"},
-		{codeGitFailed, "git said no: data has exit_code, stderr (its last 4 KiB, without secrets) and reason"},
-		{codeServerBusy, "too many requests wait: ask again after data.retry_after_ms"},
+		{codeCommitNotAvailable, "the commit exists but is beyond the depth of this shallow repository"},
+		{codeGitFailed, "a git command failed: data has exit_code, stderr (the last 4 KiB, without secrets) and reason"},
+		{codeServerBusy, "too many requests are waiting: retry after data.retry_after_ms"},
 		{codeTimeout, "the request took longer than its time limit"},
-		{codeResultTooLarge, "the result, of data.bytes, does not fit in a message: ask for less at once"},
-		{codeNotConfigured, "the method needs something that was not given at start, such as --work-dir"},
-		{codeConflict, "what a cursor lists has changed, or the task_id is in use for something else"},
-		{codeDaemonOffline, "from the server: the machine is not connected"},
-		{codeAutoStartFailed, "from the server: the library's daemon did not start"},
-		{codeCapacity, "from the server: as many daemons as allowed are busy"},
-		{codeDraining, "the daemon is about to stop and has started nothing: ask for it anew"},
+		{codeResultTooLarge, "the result has data.bytes bytes and does not fit in a message: request less at once"},
+		{codeNotConfigured, "the method needs a flag that the daemon was started without, such as --work-dir"},
+		{codeConflict, "the list behind a cursor has changed, or the task_id belongs to another request"},
+		{codeDaemonOffline, "sent by the server: the machine is not connected"},
+		{codeAutoStartFailed, "sent by the server: the daemon of the library did not start"},
+		{codeCapacity, "sent by the server: the maximum number of daemons is running and all are busy"},
+		{codeDraining, "the daemon is stopping and did not start the request: send it again"},
 		{codeCancelled, "the request was cancelled"},
 	}
 }
 
-// ownMeanings are the errors of JSON-RPC itself (its section 5.1).
+// ownMeanings returns the errors that JSON-RPC itself defines (section 5.1).
 func ownMeanings() map[int]string {
 	return map[int]string{
-		codeParseError:     "the message is not JSON in UTF-8",
-		codeInvalidRequest: "the message is no request, its id is in use, or a batch is empty or too long",
-		codeMethodNotFound: "there is no such method",
-		codeInvalidParams:  "a parameter is missing or wrong: data.param names it",
-		codeInternal:       "the daemon failed: its log has the cause",
+		codeParseError:     "the message is not valid JSON in UTF-8",
+		codeInvalidRequest: "the message is not a valid request, its id is in use, or a batch is empty or too long",
+		codeMethodNotFound: "the method does not exist",
+		codeInvalidParams:  "a parameter is missing or invalid: data.param names it",
+		codeInternal:       "internal error of the daemon: its log has the cause",
 	}
 }
 
-// errorCodes are the named errors that the method may answer with.
+// errorCodes returns the named errors that the method may return.
 func (m *method) errorCodes() []errorCode {
 	codes := []errorCode{codeResultTooLarge, codeDraining}
 	if !m.inline {

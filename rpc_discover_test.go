@@ -178,7 +178,7 @@ func checkSchemas(t *testing.T, document object, v any, at string) {
 	switch v := v.(type) {
 	case object:
 		if ref, ok := v["$ref"].(string); ok {
-			name, local := strings.CutPrefix(ref, schemaPlace)
+			name, local := strings.CutPrefix(ref, schemaRefPrefix)
 			if schemas := document["components"].(object)["schemas"].(object); !local || schemas[name] == nil {
 				t.Errorf("%s: %s leads nowhere, want a schema", at, ref)
 			}
@@ -223,7 +223,7 @@ func TestSchemaOfTypes(t *testing.T) {
 	}
 	_ = sample{}.private
 	types := newSchemas()
-	if got := types.of(reflect.TypeFor[sample]()); got.Ref != schemaPlace+"sample" {
+	if got := types.of(reflect.TypeFor[sample]()); got.Ref != schemaRefPrefix+"sample" {
 		t.Fatalf("the schema is %+v, want a reference to sample", got)
 	}
 	got, err := json.Marshal(types.named)

@@ -14,25 +14,25 @@ import (
 )
 
 const (
-	// maxQueue bounds the requests of a link that wait for a place.
+	// maxQueue bounds the requests of a link that wait to run.
 	maxQueue = 1000
-	// busyRetryAfter is what SERVER_BUSY advises: most requests are done by then.
+	// busyRetryAfter is the retry_after_ms of SERVER_BUSY: most requests take less.
 	busyRetryAfter = time.Second
-	// taskKeep and maxTaskKept bound the outcomes that are remembered for a caller
-	// that comes back after its link was lost; where messages may be larger than
-	// that (--max-message) a daemon remembers more, see taskKept.
+	// taskKeep and maxTaskKept bound the age and the bytes of the outcomes that are
+	// kept for callers that retry with the same task_id after a lost link. With a
+	// larger --max-message a daemon keeps more, up to maxTaskKeptEver (taskKept).
 	taskKeep        = 60 * time.Second
 	maxTaskKept     = 16 << 20
 	maxTaskKeptEver = 64 << 20
-	// maxTaskID bounds a task_id, which is kept and sent with each progress.
+	// maxTaskID bounds a task_id in bytes: it is kept, and sent with each progress.
 	maxTaskID = 256
 )
 
-// taskKept is how many bytes of outcomes are remembered: as many as one message
-// holds at the least, for what is not remembered may run twice.
+// taskKept returns how many bytes of outcomes are kept: at least as many as one
+// message may have, because a task whose outcome is not kept may run twice.
 func taskKept(maxMessage int) int { return min(max(maxTaskKept, maxMessage), maxTaskKeptEver) }
 
-// service is what a daemon can do, whichever link asks.
+// service is the methods of a daemon and the work that they share across links.
 type service struct {
 	methods       map[string]*method
 	tasks         *flightGroup
@@ -40,39 +40,39 @@ type service struct {
 	maxConcurrent int
 	log           *slog.Logger
 
-	wg sync.WaitGroup // the requests that run
+	wg sync.WaitGroup // running requests
 }
 
-// wait returns when no request runs; none may begin any more.
+// wait waits until no request runs. No request may start any more.
 func (s *service) wait() { s.wg.Wait() }
 
-// dispatcher runs the requests of one link: up to maxConcurrent at a time, the
-// others wait in order. It implements handler.
+// dispatcher runs the requests of one link: up to maxConcurrent at the same
+// time, the others wait in order. It implements handler.
 type dispatcher struct {
 	*service
 
 	mu      sync.Mutex // guards the fields below
 	running int
 	waiting []*job
-	clones  int // running ones, which take no place of the others
+	clones  int // running clones; they do not count in running
 }
 
 func (s *service) newDispatcher() *dispatcher { return &dispatcher{service: s} }
 
-// job is one request on its way through the dispatcher.
+// job is a request that the dispatcher has accepted.
 type job struct {
 	*incoming
 	method   *method
 	taskID   string
 	timeout  time.Duration
-	ctx      context.Context // the request's, with its time limit and progress
+	ctx      context.Context // context of the request, with time limit and progress
 	stop     context.CancelFunc
-	unwatch  func() bool // set while it waits: stops watching for the end of ctx
+	unwatch  func() bool // set while the job waits: cancels the watch for the end of ctx
 	progress *progressSender
 }
 
 func (d *dispatcher) notify(method string, _ json.RawMessage) {
-	d.log.Debug("a notification that means nothing here", "method", showName(method))
+	d.log.Debug("ignoring an unknown notification", "method", showName(method))
 }
 
 func (d *dispatcher) request(r *incoming) {
@@ -91,7 +91,7 @@ func (d *dispatcher) request(r *incoming) {
 	}
 }
 
-// admit checks what can be checked without work.
+// admit checks a request and returns its job, without doing any of its work.
 func (d *dispatcher) admit(r *incoming) (*job, error) {
 	m := d.methods[r.method]
 	if m == nil {
@@ -115,7 +115,7 @@ func (d *dispatcher) admit(r *incoming) (*job, error) {
 		j.taskID = *t
 	}
 	if !d.activity.begin() {
-		return nil, failure(codeDraining, "the daemon is about to stop and has not started this request: ask for it anew")
+		return nil, failure(codeDraining, "the daemon is stopping and did not start this request: send it again")
 	}
 	if j.inline() {
 		j.ctx, j.stop = r.ctx, func() {}
@@ -126,18 +126,20 @@ func (d *dispatcher) admit(r *incoming) (*job, error) {
 	return j, nil
 }
 
-// inline tells whether the job runs in the reading goroutine. A task may have
-// to wait for another's run.
+// inline reports whether the job runs in the reading goroutine. A job with a
+// task_id does not, because it may wait for another run of the task.
 func (j *job) inline() bool { return j.method.inline && j.taskID == "" }
 
-// schedule starts the job, lets it wait, or refuses it.
+// schedule starts the job or queues it. It returns SERVER_BUSY if the queue is
+// full.
 func (d *dispatcher) schedule(j *job) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
 	case j.method.clones:
-		// How many clones run at once is the cloner's to say. The others wait there
-		// and take no place here, but they count as waiting.
+		// The cloner limits how many clones run at the same time. The others
+		// wait there and do not use up maxConcurrent, but they count as
+		// waiting.
 		if d.clones+len(d.waiting) >= maxQueue {
 			return busy()
 		}
@@ -157,12 +159,13 @@ func (d *dispatcher) schedule(j *job) error {
 }
 
 func busy() error {
-	return failure(codeServerBusy, "the daemon has %d requests waiting: try again later", maxQueue).with("retry_after_ms", busyRetryAfter.Milliseconds())
+	return failure(codeServerBusy, "%d requests are already waiting: retry later", maxQueue).with("retry_after_ms", busyRetryAfter.Milliseconds())
 }
 
-// giveUp takes a job whose context ended out of the queue. That goes for a task
-// too when its link was lost: it has not begun and is begun when it is asked for
-// again. With all places free at once the whole queue would begin here.
+// giveUp removes a job from the queue when its context has ended. This includes
+// a task whose link was lost: it has not started, and starts when a caller
+// sends it again. If lost links left their jobs in the queue, all of them would
+// run as soon as requests finish.
 func (d *dispatcher) giveUp(j *job) {
 	d.mu.Lock()
 	i := slices.Index(d.waiting, j)
@@ -187,7 +190,8 @@ func (d *dispatcher) run(j *job) {
 	d.finish(j, result, err, func() { d.release(j) })
 }
 
-// finish answers; the request counts as active until its answer is written.
+// finish sends the response. The request counts as active until the response is
+// written.
 func (d *dispatcher) finish(j *job, result any, err error, written func()) {
 	j.stop()
 	if j.progress != nil {
@@ -201,7 +205,7 @@ func (d *dispatcher) finish(j *job, result any, err error, written func()) {
 	})
 }
 
-// release gives the job's place to the next that waits.
+// release starts the next waiting job in place of a job that has ended.
 func (d *dispatcher) release(j *job) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -209,17 +213,17 @@ func (d *dispatcher) release(j *job) {
 		d.clones--
 		return
 	}
-	if len(d.waiting) == 0 || d.waiting[0].peer.gone() { // giveUp takes those
+	if len(d.waiting) == 0 || d.waiting[0].peer.isLost() { // giveUp removes its jobs
 		d.running--
 		return
 	}
 	next := d.waiting[0]
 	d.waiting = slices.Delete(d.waiting, 0, 1)
 	next.unwatch()
-	d.wg.Go(func() { d.run(next) }) // ends as in place
+	d.wg.Go(func() { d.run(next) }) // ends as in schedule
 }
 
-// perform runs the method, or joins the task of its task_id.
+// perform runs the method, or joins the running task with the same task_id.
 func (d *dispatcher) perform(j *job) (any, error) {
 	if j.taskID == "" {
 		return d.callMethod(j.ctx, j.method, j.params)
@@ -228,12 +232,14 @@ func (d *dispatcher) perform(j *job) (any, error) {
 	value, err := d.tasks.do(j.ctx, j.taskID, string(fingerprint[:]), func(ctx context.Context) (any, error) {
 		ctx, cancel := context.WithTimeout(ctx, j.timeout)
 		defer cancel()
-		// A method that loses its last asker must not be remembered as failed:
-		// the flight group drops what was stopped.
+		// The error of the method is part of the outcome: it is kept and
+		// returned to every caller of the task. The flight group does not keep
+		// the outcome of a run that was stopped because its last caller
+		// cancelled.
 		return newOutcome(d.callMethod(ctx, j.method, j.params)), nil
 	})
 	if errors.Is(err, errKeyConflict) {
-		return nil, failure(codeConflict, "task_id: is in use for another method or other params")
+		return nil, failure(codeConflict, "the task_id is in use for another method or other params")
 	}
 	if err != nil {
 		return nil, err
@@ -242,8 +248,8 @@ func (d *dispatcher) perform(j *job) (any, error) {
 	return o.result, o.err
 }
 
-// withoutCommon is the params as they tell one task from another: a caller that
-// comes back has less time left.
+// withoutCommon returns the params without timeout_ms and task_id: a retry of
+// the same task may have less time left.
 func withoutCommon(params json.RawMessage) []byte {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(params, &fields); err != nil {
@@ -251,14 +257,14 @@ func withoutCommon(params json.RawMessage) []byte {
 	}
 	delete(fields, "timeout_ms")
 	delete(fields, "task_id")
-	text, err := json.Marshal(fields) // in the order of the keys
+	text, err := json.Marshal(fields) // sorted by key
 	if err != nil {
 		return params
 	}
 	return text
 }
 
-// outcome is a remembered answer: the result as JSON, or the error.
+// outcome is the kept outcome of a task: the result as JSON, or the error.
 type outcome struct {
 	result any // []byte, or nil with err
 	err    error
@@ -272,7 +278,7 @@ func newOutcome(result any, err error) *outcome {
 	if err := encodeJSON(&buf, result); err != nil {
 		return &outcome{err: err}
 	}
-	return &outcome{result: bytes.Clone(buf.Bytes())} // the buffer has room to grow, which size would not count
+	return &outcome{result: bytes.Clone(buf.Bytes())} // frees the spare capacity of buf, which size does not count
 }
 
 func (o *outcome) size() int {
@@ -280,8 +286,8 @@ func (o *outcome) size() int {
 	return len(raw)
 }
 
-// callMethod runs a method. When its context ended, the reason for that is the
-// error, whatever the method made of it.
+// callMethod runs a method. If ctx has ended, it returns the cause of that in
+// place of the error of the method.
 func (s *service) callMethod(ctx context.Context, m *method, params json.RawMessage) (result any, err error) {
 	defer recoverAs(&err)
 	result, err = m.call(ctx, params)

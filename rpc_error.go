@@ -19,7 +19,7 @@ const (
 	codeInternal       = -32603
 )
 
-// errorCode is the stable name of a failure, sent as data.code. Several names
+// errorCode is the stable name of an error, sent as data.code. Several names
 // share one number.
 type errorCode string
 
@@ -42,11 +42,11 @@ const (
 	codeDraining           errorCode = "DRAINING"
 )
 
-// number is the JSON-RPC error code that goes with the name.
+// number returns the JSON-RPC error code of the name.
 func (c errorCode) number() int {
 	switch c {
 	case codeCancelled:
-		return -32800 // the Language Server Protocol's RequestCancelled
+		return -32800 // RequestCancelled of the Language Server Protocol
 	case codeAccessDenied:
 		return -32001
 	case codeRepoNotFound, codeSourceNotFound:
@@ -73,17 +73,17 @@ func (c errorCode) number() int {
 	return codeInternal
 }
 
-// rpcError is an error that may cross the wire as it is: its message is one
-// sentence for the caller and holds no secret.
+// rpcError is an error that is sent to the caller as it is: its message is a
+// single sentence without secrets.
 type rpcError struct {
-	Code    int            `json:"code" doc:"number"`
-	Message string         `json:"message" doc:"one sentence"`
-	Data    map[string]any `json:"data,omitempty" doc:"code is the name of the error"`
+	Code    int            `json:"code" doc:"error number"`
+	Message string         `json:"message" doc:"single sentence for people"`
+	Data    map[string]any `json:"data,omitempty" doc:"code is the name of the error; more keys depend on it"`
 }
 
 func (e *rpcError) Error() string { return e.Message }
 
-// name is data.code, "" for the codes of JSON-RPC itself.
+// name returns data.code, or "" for an error that JSON-RPC itself defines.
 func (e *rpcError) name() errorCode {
 	switch name := e.Data["code"].(type) {
 	case errorCode:
@@ -94,7 +94,7 @@ func (e *rpcError) name() errorCode {
 	return ""
 }
 
-// failure makes the error for a named code.
+// failure returns an error with the code and message.
 func failure(code errorCode, format string, args ...any) *rpcError {
 	return &rpcError{
 		Code:    code.number(),
@@ -103,8 +103,7 @@ func failure(code errorCode, format string, args ...any) *rpcError {
 	}
 }
 
-// with returns the error with one more fact in its data; a fact of that key is
-// replaced.
+// with returns a copy of the error with key set to value in its data.
 func (e *rpcError) with(key string, value any) *rpcError {
 	data := map[string]any{}
 	maps.Copy(data, e.Data)
@@ -112,7 +111,8 @@ func (e *rpcError) with(key string, value any) *rpcError {
 	return &rpcError{Code: e.Code, Message: e.Message, Data: data}
 }
 
-// invalidParam is -32602; it names the parameter, in the text and in data.
+// invalidParam returns an invalid params error (-32602) that names the
+// parameter in its message and in data.param.
 func invalidParam(name, format string, args ...any) *rpcError {
 	return &rpcError{
 		Code:    codeInvalidParams,
@@ -121,9 +121,9 @@ func invalidParam(name, format string, args ...any) *rpcError {
 	}
 }
 
-// asRPCError turns any error into the one that goes out. An error that is no
-// *rpcError becomes -32603 without its text, which may name a path or a
-// secret; the caller logs it.
+// asRPCError converts an error to one that may be sent. An error that is not an
+// *rpcError becomes -32603 without its text, which may contain a path or a
+// secret; the caller logs it instead.
 func asRPCError(err error) *rpcError {
 	if e, ok := errors.AsType[*rpcError](err); ok {
 		return e
@@ -137,14 +137,14 @@ func asRPCError(err error) *rpcError {
 	case errors.Is(err, context.Canceled):
 		return failure(codeCancelled, "the request was cancelled")
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		// The one cause that a caller can do something about.
+		// The only internal cause that a caller can act on.
 		return &rpcError{Code: codeInternal, Message: "the daemon's disk is full: see its log"}
 	}
 	return &rpcError{Code: codeInternal, Message: "internal error: see the daemon's log"}
 }
 
-// decodeParams reads params by name into v. Absent params mean {}; an array or
-// a wrong type is -32602 with the parameter's name.
+// decodeParams decodes params by name into v. Absent params mean {}. It returns
+// an invalid params error for an array or a value of the wrong type.
 func decodeParams(params json.RawMessage, v any) error {
 	if len(params) == 0 {
 		params = json.RawMessage("{}")
@@ -165,8 +165,8 @@ func decodeParams(params json.RawMessage, v any) error {
 	return &rpcError{Code: codeInvalidParams, Message: "invalid params: " + err.Error()}
 }
 
-// recoverAs turns a panic into an error for the log: one bad repository must
-// not end the daemon. Deferred by what runs a method.
+// recoverAs converts a panic to an error, which is logged: one malformed
+// repository must not end the daemon. Functions that run a method defer it.
 func recoverAs(err *error) {
 	if p := recover(); p != nil {
 		*err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())

@@ -2,13 +2,14 @@ package main
 
 import "unicode/utf8"
 
-// jsonAppender writes itself as JSON, byte for byte as encoding/json without
-// HTML escapes would: for the few results that hold tens of thousands of
-// objects, where reflection takes as long as the work itself.
+// jsonAppender is implemented by the few results that hold tens of thousands of
+// objects: for those, encoding by reflection would take as long as the work
+// itself. appendJSON appends exactly the bytes that encoding/json would write
+// without HTML escapes.
 type jsonAppender interface {
 	appendJSON(to []byte) []byte
-	// jsonSize is about how many bytes that will be: growing bit by bit would copy
-	// all of it again and again.
+	// jsonSize estimates the number of bytes that appendJSON appends. A buffer
+	// that grows step by step would copy its content each time.
 	jsonSize() int
 }
 
@@ -49,7 +50,7 @@ func appendJSONString(to []byte, s string) []byte {
 		switch {
 		case r == utf8.RuneError && width == 1:
 			to = append(append(to, s[begin:i]...), `\ufffd`...)
-		case r == '\u2028' || r == '\u2029': // no JavaScript string may hold them
+		case r == '\u2028' || r == '\u2029': // not allowed in JavaScript strings before ES2019
 			to = append(append(to, s[begin:i]...), '\\', 'u', '2', '0', '2', hex[r&15])
 		default:
 			i += width

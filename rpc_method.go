@@ -10,30 +10,30 @@ import (
 	"time"
 )
 
-// Time limits of a request, where it gives no timeout_ms.
+// Time limits of a request without timeout_ms.
 const (
 	defaultMethodTimeout = 60 * time.Second
-	cloneMethodTimeout   = 30 * time.Minute // a big repository over a slow line
-	// maxRequestTimeout bounds timeout_ms: a day, longer than any clone should take.
+	cloneMethodTimeout   = 30 * time.Minute // enough for a large repository over a slow network
+	// maxRequestTimeout bounds timeout_ms. No clone should take a day.
 	maxRequestTimeout = 24 * time.Hour
 )
 
-// method is one row of a table of methods: what the dispatcher calls and what
-// rpc.discover tells of it.
+// method is an entry of the table of methods. The dispatcher calls it, and
+// rpc.discover describes it.
 type method struct {
 	name    string
 	summary string
 	timeout time.Duration // 0 means defaultMethodTimeout
-	inline  bool          // never blocks: runs in the reading goroutine
-	clones  bool          // counts as a clone, belongs to the daemon and not to the link
-	params  reflect.Type  // a struct, its json tags are the names
+	inline  bool          // runs in the reading goroutine, so it must not block
+	clones  bool          // is scheduled as a clone and goes on when its link is lost
+	params  reflect.Type  // a struct; its json tags are the names of the params
 	result  reflect.Type
-	errors  []errorCode // beside those that any method may have
+	errors  []errorCode // in addition to those that every method may return
 	call    func(ctx context.Context, params json.RawMessage) (any, error)
 }
 
-// timeLimit is the time limit of a request that gives none. A method that is not
-// in the table has the default: to a hub, those that a handler adds.
+// timeLimit returns the time limit of a request without timeout_ms. A nil method
+// has the default: a hub does not know the methods that a handler adds.
 func (m *method) timeLimit() time.Duration {
 	if m == nil || m.timeout == 0 {
 		return defaultMethodTimeout
@@ -41,6 +41,7 @@ func (m *method) timeLimit() time.Duration {
 	return m.timeout
 }
 
+// methodsByName returns the methods of a table by name.
 func methodsByName(table []*method) map[string]*method {
 	methods := map[string]*method{}
 	for _, m := range table {
@@ -49,14 +50,14 @@ func methodsByName(table []*method) map[string]*method {
 	return methods
 }
 
-// commonParams are what every method takes.
+// commonParams is the params that every method accepts.
 type commonParams struct {
-	TaskID    *string `json:"task_id,omitempty" doc:"a name that the caller makes up: progress carries it, and a request asked again with it joins the first; at most 256 bytes"`
-	TimeoutMS *int64  `json:"timeout_ms,omitempty" doc:"time limit in milliseconds, at most a day"`
+	TaskID    *string `json:"task_id,omitempty" doc:"id chosen by the caller, at most 256 bytes; echoed in progress; a retry with the same id joins the running request"`
+	TimeoutMS *int64  `json:"timeout_ms,omitempty" doc:"time limit in milliseconds, at most one day"`
 }
 
-// newMethod makes a row from a typed function. Params are decoded by name,
-// unknown ones are ignored.
+// newMethod returns a method that calls a typed function. Params are decoded by
+// name; unknown ones are ignored.
 func newMethod[P, R any](name, summary string, call func(context.Context, P) (R, error)) *method {
 	return &method{
 		name:    name,
@@ -73,18 +74,19 @@ func newMethod[P, R any](name, summary string, call func(context.Context, P) (R,
 	}
 }
 
-// fails names the errors that the method may have beside everyone's.
+// fails adds errors that this method may return, in addition to those of every
+// method.
 func (m *method) fails(codes ...errorCode) *method {
 	m.errors = append(m.errors, codes...)
 	return m
 }
 
-// paramFields are all parameters, the common ones last.
+// paramFields returns all parameters, those of every method last.
 func (m *method) paramFields() []jsonField {
 	return append(jsonFields(m.params), jsonFields(reflect.TypeFor[commonParams]())...)
 }
 
-// resultType is the result without the pointer that Go functions return.
+// resultType returns the type of the result, without the pointer.
 func (m *method) resultType() reflect.Type {
 	if m.result.Kind() == reflect.Pointer {
 		return m.result.Elem()
@@ -92,10 +94,11 @@ func (m *method) resultType() reflect.Type {
 	return m.result
 }
 
-// none is the params of a method that takes none.
+// none is the params type of a method without params.
 type none struct{}
 
-// jsonTypeName is how a caller that writes JSON calls the Go type.
+// jsonTypeName returns the JSON name of a Go type for error messages, such as
+// "an array".
 func jsonTypeName(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Pointer:
@@ -116,8 +119,8 @@ func jsonTypeName(t reflect.Type) string {
 	return "a " + t.String()
 }
 
-// limitParam is an optional count: its default when absent, an error outside
-// 1 to most.
+// limitParam returns the value of an optional count, or its default if absent.
+// It returns an error unless 1 ≤ value ≤ most.
 func limitParam(name string, given *int, byDefault, most int) (int, error) {
 	if given == nil {
 		return byDefault, nil
@@ -128,7 +131,7 @@ func limitParam(name string, given *int, byDefault, most int) (int, error) {
 	return *given, nil
 }
 
-// valueOr is an optional param's value.
+// valueOr returns the value of an optional param, or the default if absent.
 func valueOr[T any](given *T, byDefault T) T {
 	if given == nil {
 		return byDefault
@@ -136,12 +139,13 @@ func valueOr[T any](given *T, byDefault T) T {
 	return *given
 }
 
-// schema is a JSON Schema (draft 7, https://json-schema.org/draft-07) as far as
-// the types of the wire need it; an empty one allows anything.
+// schema is the subset of JSON Schema (draft 7,
+// https://json-schema.org/draft-07) that the types of the protocol need. An
+// empty schema allows any value.
 type schema struct {
-	Ref         string             `json:"$ref,omitempty" doc:"where the schema is, in components"`
+	Ref         string             `json:"$ref,omitempty" doc:"reference to a schema in components"`
 	Description string             `json:"description,omitempty"`
-	Type        any                `json:"type,omitempty" doc:"a type, or a list of those allowed"`
+	Type        any                `json:"type,omitempty" doc:"allowed type, or a list of allowed types"`
 	Format      string             `json:"format,omitempty"`
 	Enum        []string           `json:"enum,omitempty"`
 	Default     any                `json:"default,omitempty"`
@@ -152,15 +156,16 @@ type schema struct {
 	AnyOf       []*schema          `json:"anyOf,omitempty"`
 }
 
-// schemaPlace is where a document keeps the schemas of named types.
-const schemaPlace = "#/components/schemas/"
+// schemaRefPrefix is the $ref prefix of the schemas of named types.
+const schemaRefPrefix = "#/components/schemas/"
 
-// enumerated is a string type with known values.
+// enumerated is implemented by string types with a fixed set of values.
 type enumerated interface{ values() []string }
 
-// jsonField is one key of an object, made from a struct's field. Beside the
-// json tag these count: doc describes it in a phrase, enum lists the values of
-// a plain string with commas, type names the JSON types of a json.RawMessage.
+// jsonField is a key of a JSON object, derived from a struct field. In addition
+// to json, three tags are used: doc is the description, enum lists the values
+// of a string, separated by commas, and type lists the JSON types of a
+// json.RawMessage.
 type jsonField struct {
 	name     string
 	typ      reflect.Type
@@ -170,9 +175,9 @@ type jsonField struct {
 	optional bool // the key may be absent
 }
 
-// jsonFields lists the keys of a struct as encoding/json writes them: embedded
-// structs count as fields of their own. A pointer to a struct is as good; any
-// other type has none.
+// jsonFields returns the keys of a struct, or of a pointer to one, as
+// encoding/json writes them: the fields of an embedded struct are included. For
+// any other type it returns nil.
 func jsonFields(t reflect.Type) []jsonField {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -205,13 +210,13 @@ func splitTag(text string) []string {
 	return strings.Split(text, ",")
 }
 
-// schemas makes schemas of Go types. Those of named structs are collected, and
-// referred to by name wherever they occur: a type may hold itself.
+// schemas builds the schemas of Go types. The schemas of named structs are
+// collected in named and used by reference, because a type may contain itself.
 type schemas struct{ named map[string]*schema }
 
 func newSchemas() *schemas { return &schemas{named: map[string]*schema{}} }
 
-// of is the schema of what encoding/json makes of t.
+// of returns the schema of the JSON that encoding/json writes for t.
 func (s *schemas) of(t reflect.Type) *schema {
 	switch t {
 	case reflect.TypeFor[time.Time]():
@@ -242,20 +247,21 @@ func (s *schemas) of(t reflect.Type) *schema {
 	case reflect.Struct:
 		return s.refer(t)
 	}
-	return &schema{} // an interface: anything
+	return &schema{} // an interface: any value
 }
 
-// refer collects a named struct; one without a name is described in place.
+// refer adds a named struct to s.named and returns a reference to it. The
+// schema of an unnamed struct is returned itself.
 func (s *schemas) refer(t reflect.Type) *schema {
 	name := t.Name()
 	if name == "" {
 		return s.object(t)
 	}
 	if _, known := s.named[name]; !known {
-		s.named[name] = nil // it may hold itself
+		s.named[name] = nil // the type may contain itself
 		s.named[name] = s.object(t)
 	}
-	return &schema{Ref: schemaPlace + name}
+	return &schema{Ref: schemaRefPrefix + name}
 }
 
 func (s *schemas) object(t reflect.Type) *schema {
@@ -269,8 +275,8 @@ func (s *schemas) object(t reflect.Type) *schema {
 	return o
 }
 
-// field is the schema of a key's value. A key that is left out when it has
-// nothing to say is never null.
+// field returns the schema of the value of a key. The value of an optional key
+// is never null: the key is absent instead.
 func (s *schemas) field(f jsonField) *schema {
 	t := f.typ
 	if f.optional && t.Kind() == reflect.Pointer {
@@ -289,14 +295,14 @@ func (s *schemas) field(f jsonField) *schema {
 	if f.doc == "" {
 		return value
 	}
-	if value.Ref != "" { // draft 7 ignores what stands beside a $ref
+	if value.Ref != "" { // draft 7 ignores all keywords next to $ref
 		value = &schema{AllOf: []*schema{value}}
 	}
 	value.Description = f.doc
 	return value
 }
 
-// orNull also allows null.
+// orNull returns a schema that allows null in addition to s.
 func orNull(s *schema) *schema {
 	if name, ok := s.Type.(string); ok && s.Enum == nil {
 		s.Type = []string{name, "null"}
@@ -305,8 +311,7 @@ func orNull(s *schema) *schema {
 	return &schema{AnyOf: []*schema{s, {Type: "null"}}}
 }
 
-// allows tells whether a value of the JSON type fits; a schema without types
-// allows any.
+// allows reports whether the schema allows values of the JSON type.
 func (s *schema) allows(name string) bool {
 	switch types := s.Type.(type) {
 	case string:

@@ -98,8 +98,8 @@ func (w *pathWorld) askPath(t *testing.T, path string, each func(name string, an
 	}
 }
 
-// Every method that takes a path gives one answer for all paths that it may
-// not look at: it does not tell whether something is there, nor what.
+// Every method that takes a path returns the same error for all paths that it may
+// not read: the response must not show whether a file exists, or its type.
 func TestDeniedPathsOfEveryMethod(t *testing.T) {
 	t.Parallel()
 	w := newPathWorld(t)
@@ -138,7 +138,7 @@ func TestDeniedPathsOfEveryMethod(t *testing.T) {
 	}
 	for _, m := range builtinMethods() {
 		if answers[m.name] == "" && slices.ContainsFunc(m.paramFields(), func(f jsonField) bool { return slices.Contains([]string{"path", "paths", "url"}, f.name) }) && m.name != "config/setAuth" {
-			t.Errorf("%s takes a path and was not asked, want it asked here", m.name)
+			t.Errorf("%s takes a path and has no request here: add one to pathWorld.askPath", m.name)
 		}
 	}
 }

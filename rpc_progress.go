@@ -9,71 +9,70 @@ import (
 )
 
 const (
-	// progressAfter is how long a request runs before it tells of its progress;
-	// a clone does from the start.
+	// progressAfter is how long a request runs before its first progress
+	// notification. A clone sends its first one at once.
 	progressAfter = time.Second
-	// progressPause is the least time between two notifications: at most 4 a second.
+	// progressPause is the minimum time between two notifications: at most 4 a second.
 	progressPause = 250 * time.Millisecond
-	// progressBeat is the most time between two: a sign of life.
+	// progressBeat is the maximum time between two, to show that the request still runs.
 	progressBeat = 15 * time.Second
 )
 
-// progress is one report of a running request; zero fields are left out.
-// Percent is 0 to 100; what is sent never falls.
+// progress is a progress report of a running request; zero fields are omitted.
 type progress struct {
-	Phase          string `json:"phase,omitempty" doc:"of a clone: connecting, counting, compressing, receiving, resolving, checkout, done"`
-	Percent        int    `json:"percent" doc:"0 to 100, never falls"`
-	Message        string `json:"message,omitempty"`
-	Done           int64  `json:"done,omitempty"`
-	Total          int64  `json:"total,omitempty"`
-	Bytes          int64  `json:"bytes,omitempty"`
-	BytesPerSecond int64  `json:"bytes_per_second,omitempty"`
+	Phase          string `json:"phase,omitempty" doc:"phase of a clone: connecting, counting, compressing, receiving, resolving, checkout or done"`
+	Percent        int    `json:"percent" doc:"0 to 100, never decreases"`
+	Message        string `json:"message,omitempty" doc:"text for people"`
+	Done           int64  `json:"done,omitempty" doc:"number of items done in this phase"`
+	Total          int64  `json:"total,omitempty" doc:"number of items in this phase"`
+	Bytes          int64  `json:"bytes,omitempty" doc:"bytes received"`
+	BytesPerSecond int64  `json:"bytes_per_second,omitempty" doc:"current transfer rate"`
 }
 
 // taskProgress is the params of the notification task/progress.
 type taskProgress struct {
-	TaskID string `json:"task_id" doc:"the request's, else its id as a string"`
-	Method string `json:"method"`
+	TaskID string `json:"task_id" doc:"task_id of the request; without one, the id of the request as a string"`
+	Method string `json:"method" doc:"method of the request"`
 	progress
 }
 
 type progressKey struct{}
 
-// withProgress gives the request of ctx a place to report to. report must not
-// block and may be called from several goroutines.
+// withProgress returns a context that passes progress reports to report, which
+// must not block and may be called from several goroutines.
 func withProgress(ctx context.Context, report func(progress)) context.Context {
 	return context.WithValue(ctx, progressKey{}, report)
 }
 
-// reportProgress tells how far the request of ctx is; without a listener it
-// does nothing.
+// reportProgress reports progress of the request of ctx. It does nothing if
+// nobody listens.
 func reportProgress(ctx context.Context, p progress) {
 	if report, ok := ctx.Value(progressKey{}).(func(progress)); ok {
 		report(p)
 	}
 }
 
-// progressSender sends the progress of one request. One notification is under
-// way at a time; on a slow link the newest report replaces those that could
-// not go out.
+// progressSender sends the progress of one request. Only one notification at a
+// time waits to be written: over a slow link the newest report replaces those
+// that were not sent.
 type progressSender struct {
 	peer   *peer
 	taskID string
 	method string
 	timer  *time.Timer // calls tick
 
-	sending atomic.Bool // a notification waits to be written
+	sending atomic.Bool // a notification is queued and not yet written
 
 	mu       sync.Mutex // guards the fields below
 	latest   progress
-	fresh    bool // latest was not sent
-	begun    bool // it may send
+	fresh    bool // latest has not been sent
+	begun    bool // notifications may be sent
 	ended    bool
 	lastSent time.Time
 }
 
-// newProgressSender starts the clock of a request. Without a task_id the
-// request's id, as a string, names it.
+// newProgressSender starts the progress of a request. Without a task_id the
+// notifications carry the id of the request as a string.
 func newProgressSender(r *incoming, taskID string, atOnce bool) *progressSender {
 	if taskID == "" && json.Unmarshal(r.id, &taskID) != nil {
 		taskID = string(r.id) // a number; null unmarshals to ""
@@ -89,7 +88,8 @@ func newProgressSender(r *incoming, taskID string, atOnce bool) *progressSender 
 	return s
 }
 
-// report takes a new state; the percent never falls.
+// report records a new state and sends it if it is due. The percentage never
+// decreases.
 func (s *progressSender) report(p progress) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,8 +100,8 @@ func (s *progressSender) report(p progress) {
 	}
 }
 
-// tick is called by the timer: the first second is over, a pause is, or
-// nothing was said for long.
+// tick is called by the timer: after the first second, after a pause, and when
+// nothing was sent for progressBeat.
 func (s *progressSender) tick() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +112,8 @@ func (s *progressSender) tick() {
 	s.sendIfDueLocked()
 }
 
-// sendIfDueLocked sends what is new, or sets the timer for when it may.
+// sendIfDueLocked sends the latest report, or sets the timer for when it may be
+// sent.
 func (s *progressSender) sendIfDueLocked() {
 	silence := time.Since(s.lastSent)
 	switch {
@@ -132,15 +133,15 @@ func (s *progressSender) sendLocked() {
 	s.peer.notify(progressMethod, taskProgress{TaskID: s.taskID, Method: s.method, progress: s.latest}, s.sent)
 }
 
-// sent is called when a notification is written or lost, perhaps inside
-// sendLocked: it takes no lock.
+// sent is called when a notification was written or lost. sendLocked may call
+// it while it holds mu, so it must not lock mu.
 func (s *progressSender) sent(error) {
 	s.sending.Store(false)
 	s.timer.Reset(progressPause)
 }
 
-// finish ends the reports; after it the answer is sent. A success ends at 100,
-// whatever the pause.
+// finish stops the notifications; the response is sent after it. A successful
+// request ends at 100 percent, even within the pause.
 func (s *progressSender) finish(success bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

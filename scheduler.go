@@ -18,15 +18,15 @@ import (
 	"time"
 )
 
-// Bounds of the HTTP server; a body's are readBody's.
+// Limits of the HTTP server. readBody limits the size of a body.
 const (
 	headerTimeout = 5 * time.Second
 	keepAliveTime = 60 * time.Second
 	maxHeader     = 16 << 10
 )
 
-// scheduler is the composition: the pool, the hub when there is no other
-// server, and the HTTP server in front of both.
+// scheduler connects the parts of c4a-daemon-scheduler: the pool, the hub
+// unless --server names another server, and the HTTP server in front of both.
 type scheduler struct {
 	cfg     *schedulerConfig
 	pool    *pool
@@ -36,14 +36,15 @@ type scheduler struct {
 	usage   *diskSize
 	http    *http.Server
 	main    net.Listener
-	inner   net.Listener // for the children's links, where they cannot use main; else nil
+	inner   net.Listener // for the children's links, if they cannot use main; else nil
 	tokens  *childTokens
-	wg      sync.WaitGroup // the HTTP servers and the hub's watch
+	wg      sync.WaitGroup // the HTTP servers and hub.sweep
 	endWork context.CancelFunc
 }
 
-// runScheduler is c4a-daemon-scheduler; it returns the exit status. Called by
-// the daemon's name it is the daemon: one file on a server is enough.
+// runScheduler runs c4a-daemon-scheduler and returns its exit status. Started
+// under the name of the daemon it runs the daemon, so that a server needs only
+// one executable.
 func runScheduler(p *program) int {
 	if p.calledAsDaemon() {
 		return runDaemon(p)
@@ -82,24 +83,25 @@ func (p *program) scheduler() error {
 	<-signals
 	cfg.log.Info("stopping")
 	system.tell("STOPPING=1")
-	// A second signal kills what does not end.
-	hurry, rush := context.WithCancelCause(context.Background())
+	// A second signal kills the daemons that are still running.
+	force, forceStop := context.WithCancelCause(context.Background())
 	wg.Go(func() {
 		select {
 		case <-signals:
-			rush(errSecondSignal)
+			forceStop(errSecondSignal)
 		case <-watched.Done():
 		}
 	})
-	s.stop(hurry)
+	s.stop(force)
 	unwatch()
 	wg.Wait()
-	err = context.Cause(hurry)
-	rush(nil)
+	err = context.Cause(force)
+	forceStop(nil)
 	return err
 }
 
-// healthcheck asks a running scheduler; degraded is a failure.
+// healthcheck queries /health of a running scheduler. Any status but 200, such
+// as that of a degraded scheduler, is an error.
 func (p *program) healthcheck(cfg *schedulerConfig) error {
 	client := &callClient{base: cfg.baseURL(), http: cfg.localClient()}
 	defer client.http.CloseIdleConnections()
@@ -107,16 +109,17 @@ func (p *program) healthcheck(cfg *schedulerConfig) error {
 	defer cancel()
 	response, err := client.do(ctx, http.MethodGet, "/health", nil, "application/json")
 	if err != nil {
-		return fmt.Errorf("asking the scheduler: %w", err)
+		return fmt.Errorf("querying the scheduler: %w", err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("the scheduler says %s", response.Status)
+		return fmt.Errorf("the scheduler is not healthy: GET /health returned %s", response.Status)
 	}
 	return nil
 }
 
-// localClient reaches the scheduler of the same flags on this machine.
+// localClient returns an HTTP client for a scheduler on this machine that was
+// started with the same flags.
 func (c *schedulerConfig) localClient() *http.Client {
 	transport := &http.Transport{}
 	if path, ok := strings.CutPrefix(c.host, unixPrefix); ok {
@@ -125,20 +128,21 @@ func (c *schedulerConfig) localClient() *http.Client {
 		}
 	}
 	if c.certificate != nil {
-		// Its own certificate names its public host, not the loopback.
+		// Not verified: the certificate is for the scheduler's public name, and
+		// this client dials loopback.
 		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 	}
 	return &http.Client{Transport: transport}
 }
 
-// startScheduler takes the workspace, ends what an earlier scheduler left
-// there, and listens.
+// startScheduler locks the workspace, ends processes that an earlier scheduler
+// left in it, and listens.
 func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) {
 	s := &scheduler{cfg: cfg, tokens: &childTokens{}, events: newEvents(cfg.log)}
 	bin := cfg.daemonBin
 	if bin == "" {
 		if bin, err = os.Executable(); err != nil {
-			return nil, fmt.Errorf("finding this program, to run it as the daemon: %w", err)
+			return nil, fmt.Errorf("finding the path of this executable: %w", err)
 		}
 	}
 	s.pool, err = newPool(poolConfig{
@@ -186,7 +190,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	return s, nil
 }
 
-// listen opens the port and tells the pool where its children dial.
+// listen opens the port and gives the pool the URL that its children dial.
 func (s *scheduler) listen() (err error) {
 	network, address := "tcp", net.JoinHostPort(s.cfg.host, strconv.Itoa(s.cfg.port))
 	if path, ok := strings.CutPrefix(s.cfg.host, unixPrefix); ok {
@@ -206,7 +210,8 @@ func (s *scheduler) listen() (err error) {
 	if server == nil {
 		dial := s.main
 		if network == "unix" || s.cfg.certificate != nil {
-			// Children dial plain TCP on loopback. Nothing but their link is there.
+			// Children dial plain TCP on loopback. This port serves only their
+			// links.
 			if s.inner, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 				return fmt.Errorf("listening for the daemons: %w", err)
 			}
@@ -223,8 +228,9 @@ func (s *scheduler) listen() (err error) {
 	if s.inner != nil {
 		links := http.NewServeMux()
 		links.HandleFunc("GET "+linkPath, func(w http.ResponseWriter, r *http.Request) {
-			// Who may not open the socket, or has no certificate to trust, is not to come
-			// in here.
+			// A client that may not open the Unix socket, or does not trust the
+			// certificate, must not get around that through this port: only the
+			// tokens of children are accepted.
 			if s.tokens.machineFor(bearerOf(r)) == "" {
 				writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "this port is for the daemons of the pool")
 				return
@@ -238,15 +244,16 @@ func (s *scheduler) listen() (err error) {
 	return nil
 }
 
-// serve ends when the listener is closed.
+// serve serves HTTP until the listener is closed.
 func (s *scheduler) serve(server *http.Server, l net.Listener) {
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-		s.cfg.log.Error("serving HTTP", "err", err)
+		s.cfg.log.Error("serving HTTP failed", "error", err)
 	}
 }
 
-// removeStaleSocket deletes the socket of a scheduler that is gone; a file that
-// is no socket, or one that answers, stays.
+// removeStaleSocket deletes the socket that a previous scheduler left. It
+// returns an error if the file is not a socket, or if a program still listens
+// on it.
 func removeStaleSocket(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -256,16 +263,17 @@ func removeStaleSocket(path string) error {
 		return fmt.Errorf("listening: %w", err)
 	}
 	if info.Mode()&fs.ModeSocket == 0 {
-		return fmt.Errorf("listening: %s is there and is no socket: remove it or choose another path", path)
+		return fmt.Errorf("listening: %s exists and is not a socket: remove it or choose another path", path)
 	}
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		_ = conn.Close()
-		return fmt.Errorf("listening: another program listens at %s", path)
+		return fmt.Errorf("listening: another program listens on %s", path)
 	}
 	return os.Remove(path)
 }
 
-// hostPort is a listener's address as this machine dials it.
+// hostPort returns the address of a listener as clients on this machine dial
+// it.
 func (s *scheduler) hostPort(l net.Listener) string {
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {
@@ -277,7 +285,7 @@ func (s *scheduler) hostPort(l net.Listener) string {
 	return net.JoinHostPort(s.cfg.dialHost(), port)
 }
 
-// url is where the HTTP API is.
+// url returns the base URL of the HTTP API, or unix:/path.
 func (s *scheduler) url() string {
 	if strings.HasPrefix(s.cfg.host, unixPrefix) {
 		return s.cfg.host
@@ -289,17 +297,18 @@ func (s *scheduler) url() string {
 	return scheme + "://" + s.hostPort(s.main)
 }
 
-// stop ends everything, in this order: no new work, the children side by side
-// (SIGTERM, then SIGKILL; at once when hurry ends), the links, the requests of
-// the API that still wait, the lock of the workspace.
-func (s *scheduler) stop(hurry context.Context) {
-	unhook := context.AfterFunc(hurry, s.pool.killNow)
-	defer unhook()
+// stop ends everything in this order: the listener, so that no new connection
+// arrives; the children in parallel, with SIGTERM and later SIGKILL, or with
+// SIGKILL as soon as force ends; the links; the HTTP requests that still wait;
+// the lock of the workspace.
+func (s *scheduler) stop(force context.Context) {
+	unregister := context.AfterFunc(force, s.pool.killNow)
+	defer unregister()
 	if s.main != nil {
 		_ = s.main.Close() // no new connections
 	}
 	if err := s.pool.shutdown(context.Background()); err != nil {
-		s.cfg.log.Error("stopping the daemons", "err", err)
+		s.cfg.log.Error("stopping the daemons failed", "error", err)
 	}
 	s.endWork()
 	if s.hub != nil {
@@ -310,7 +319,7 @@ func (s *scheduler) stop(hurry context.Context) {
 	}
 	if s.http != nil {
 		s.events.close()
-		// Answers that are being written get a moment; streams are cut.
+		// Responses that are being written get a second; then connections are closed.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if s.http.Shutdown(ctx) != nil {
@@ -323,8 +332,9 @@ func (s *scheduler) stop(hurry context.Context) {
 	}
 }
 
-// childToken is the token that a child dials with: the operator's for another
-// server, else one of its own that is good for its machine id alone.
+// childToken returns the token that a child dials with: for another server the
+// token of --token-file, for the hub a token that is valid for the machine id
+// of this child only.
 func (s *scheduler) childToken(libID string) secret {
 	if s.cfg.server != nil {
 		return s.cfg.serverToken

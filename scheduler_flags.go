@@ -17,32 +17,33 @@ const schedulerIntro = `Usage: c4a-daemon-scheduler [flags]
        c4a-daemon-scheduler call [flags] LIB_ID METHOD [KEY=VALUE… | JSON]
 
 Keeps a pool of c4a-daemon processes, one for each library, started on demand
-over an HTTP API. Without --server it is the server that they dial, and users'
-daemons too.
+over an HTTP API. Without --server the scheduler is also the server that these
+daemons and users' daemons dial.
 
   c4a-daemon-scheduler --workspace /var/lib/c4a
   c4a-daemon-scheduler --server example.com --port 5110 --max-daemons 20
   c4a-daemon-scheduler call demo vcs/clone url=https://example.com/r.git
 
-Exit: 0 stopped by a signal, 1 failed or stopped by a second signal, 2 wrong use.
+Exit status: 0 stopped by a signal, 1 failed or stopped by a second signal,
+2 usage error.
 `
 
 const (
 	defaultSchedulerPort = 5110
 	defaultWorkspace     = "./data/daemon-workspace"
 	defaultMaxDaemons    = 20
-	defaultIdleTimeout   = 5 * time.Minute // the original's CLOUD_DAEMON_IDLE_TIMEOUT
+	defaultIdleTimeout   = 5 * time.Minute // as CLOUD_DAEMON_IDLE_TIMEOUT of the original service
 	defaultSpawnTimeout  = 15 * time.Second
 	defaultStopTimeout   = 2 * time.Second
 	defaultMinFreeDisk   = 5 // percent
 	unixPrefix           = "unix:"
 )
 
-// schedulerConfig is what a scheduler is started with, checked.
+// schedulerConfig is the validated configuration of a scheduler.
 type schedulerConfig struct {
-	server           *url.URL // nil: this program is the server
-	host             string   // or unix:/path
-	port             int      // 0: a free one
+	server           *url.URL // nil if this program is the server
+	host             string   // a host name, an address or unix:/path
+	port             int      // 0 means any free port
 	workspace        string
 	workspaceGiven   bool
 	maxDaemons       int
@@ -51,7 +52,7 @@ type schedulerConfig struct {
 	stopTimeout      time.Duration
 	offlineThreshold time.Duration
 	allow            list
-	daemonBin        string // "" for this program itself
+	daemonBin        string // "" means this executable
 	apiToken         secret
 	daemonToken      secret
 	serverToken      secret
@@ -64,29 +65,29 @@ type schedulerConfig struct {
 	version          bool
 }
 
-// schedulerFlags registers the scheduler's flags. build checks their values
-// after the parse.
+// schedulerFlags registers the flags. After they are parsed, the returned
+// function builds a validated configuration from them.
 func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerConfig, error)) {
 	c := &schedulerConfig{}
 	var server, apiTokenFile, daemonTokenFile, tokenFile, cert, key string
-	f.StringVar(&server, "server", "", "`ADDRESS` that the daemons dial (default: this program is the server)")
-	f.StringVar(&c.host, "host", "127.0.0.1", "`ADDRESS` to listen on, or unix:/path; beyond loopback only with an API token")
-	f.IntVar(&c.port, "port", defaultSchedulerPort, "`PORT` to listen on; 0 takes a free one")
-	f.StringVar(&c.workspace, "workspace", defaultWorkspace, "`DIR` for the daemons' work dirs")
-	f.IntVar(&c.maxDaemons, "max-daemons", defaultMaxDaemons, "`N` daemons at once")
-	f.DurationVar(&c.idleTimeout, "idle-timeout", defaultIdleTimeout, "`TIME` without use after which a daemon is ended")
-	f.DurationVar(&c.spawnTimeout, "spawn-timeout", defaultSpawnTimeout, "`TIME` for a daemon to get ready")
-	f.DurationVar(&c.stopTimeout, "stop-timeout", defaultStopTimeout, "`TIME` for a daemon to end before it is killed")
-	f.DurationVar(&c.offlineThreshold, "offline-threshold", defaultOfflineThreshold, "`TIME` of silence after which a daemon is offline")
-	f.Var(&c.allow, "allow", "`DIRS` that every daemon may read beside its own work dir, separated by commas")
-	f.StringVar(&c.daemonBin, "daemon-bin", "", "`PROGRAM` to run as the daemon (default: this program itself)")
-	f.StringVar(&apiTokenFile, "api-token-file", "", "`FILE` with the token that opens the HTTP API (or the variable C4A_API_TOKEN)")
-	f.StringVar(&daemonTokenFile, "daemon-token-file", "", "`FILE` with the token of users' daemons (or the variable C4A_DAEMON_TOKEN)")
-	f.StringVar(&tokenFile, "token-file", "", "`FILE` with the token for --server (or the variable C4A_TOKEN)")
-	f.Var(&c.allowHosts, "allow-host", "further `NAMES` that a request's Host may have, separated by commas")
-	f.StringVar(&cert, "tls-cert", "", "PEM `FILE` of the certificate to serve HTTPS with")
-	f.StringVar(&key, "tls-key", "", "PEM `FILE` of its key")
-	f.Float64Var(&c.minFreeDisk, "min-free-disk", defaultMinFreeDisk, "`PERCENT` of free disk below which /health is degraded and no clone begins")
+	f.StringVar(&server, "server", "", "`ADDRESS` of the server that the daemons dial (default: this scheduler)")
+	f.StringVar(&c.host, "host", "127.0.0.1", "`ADDRESS` to listen on, or unix:/path; anything but loopback needs an API token")
+	f.IntVar(&c.port, "port", defaultSchedulerPort, "`PORT` to listen on; 0 picks a free port")
+	f.StringVar(&c.workspace, "workspace", defaultWorkspace, "`DIR` that holds the work dirs of the daemons")
+	f.IntVar(&c.maxDaemons, "max-daemons", defaultMaxDaemons, "maximum number `N` of daemons that run at the same time")
+	f.DurationVar(&c.idleTimeout, "idle-timeout", defaultIdleTimeout, "`TIME` after which an idle daemon is stopped")
+	f.DurationVar(&c.spawnTimeout, "spawn-timeout", defaultSpawnTimeout, "`TIME` within which a new daemon must be ready")
+	f.DurationVar(&c.stopTimeout, "stop-timeout", defaultStopTimeout, "`TIME` that a daemon has to exit before it is killed")
+	f.DurationVar(&c.offlineThreshold, "offline-threshold", defaultOfflineThreshold, "`TIME` without a heartbeat after which a daemon counts as offline")
+	f.Var(&c.allow, "allow", "comma-separated `DIRS` that every daemon may read besides its own work dir")
+	f.StringVar(&c.daemonBin, "daemon-bin", "", "`PROGRAM` to run as the daemon (default: this executable)")
+	f.StringVar(&apiTokenFile, "api-token-file", "", "`FILE` with the token that HTTP API clients must send (or set C4A_API_TOKEN)")
+	f.StringVar(&daemonTokenFile, "daemon-token-file", "", "`FILE` with the token that users' daemons must send (or set C4A_DAEMON_TOKEN)")
+	f.StringVar(&tokenFile, "token-file", "", "`FILE` with the token to send to --server (or set C4A_TOKEN)")
+	f.Var(&c.allowHosts, "allow-host", "comma-separated `NAMES` to accept in the Host header of a request, besides this host's own")
+	f.StringVar(&cert, "tls-cert", "", "PEM `FILE` with the certificate for HTTPS")
+	f.StringVar(&key, "tls-key", "", "PEM `FILE` with the private key of --tls-cert")
+	f.Float64Var(&c.minFreeDisk, "min-free-disk", defaultMinFreeDisk, "`PERCENT` of free disk space below which /health is degraded and no clone starts")
 	c.logs.register(f)
 	return func(f *flagSet) (*schedulerConfig, error) {
 		f.Visit(func(fl *flag.Flag) { c.workspaceGiven = c.workspaceGiven || fl.Name == "workspace" })
@@ -113,7 +114,7 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 			}
 		}
 		if (cert == "") != (key == "") {
-			return nil, usage("--tls-cert and --tls-key go together")
+			return nil, usage("--tls-cert and --tls-key must be given together")
 		}
 		if cert != "" {
 			pair, err := tls.LoadX509KeyPair(cert, key)
@@ -126,11 +127,11 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	}
 }
 
-// schedulerConfig reads the scheduler's command line.
+// schedulerConfig parses and validates the command line and the environment.
 func (p *program) schedulerConfig() (*schedulerConfig, error) {
 	f := p.newFlagSet(schedulerName, schedulerIntro)
 	build := p.schedulerFlags(f)
-	healthcheck := f.Bool("healthcheck", false, "ask a running scheduler for its health and exit 0 or 1")
+	healthcheck := f.Bool("healthcheck", false, "query /health of a running scheduler and exit 0 or 1")
 	version := f.Bool("version", false, "print the version and exit")
 	if err := f.parse(p.args[1:]); err != nil {
 		return nil, err
@@ -139,7 +140,7 @@ func (p *program) schedulerConfig() (*schedulerConfig, error) {
 		return &schedulerConfig{version: true}, nil
 	}
 	if f.NArg() > 0 {
-		return nil, usage("unexpected argument %q: the only subcommand is call, and it comes first", f.Arg(0))
+		return nil, usage("unexpected argument %q: the only subcommand is call, and it must come first", f.Arg(0))
 	}
 	c, err := build(f)
 	if err != nil {
@@ -147,12 +148,12 @@ func (p *program) schedulerConfig() (*schedulerConfig, error) {
 	}
 	c.healthcheck = *healthcheck
 	if !c.healthcheck && !c.isLocal() && c.apiToken == "" {
-		return nil, usage("--host %s is open to other machines: give a token with --api-token-file or C4A_API_TOKEN", c.host)
+		return nil, usage("--host %s is reachable from other machines: set a token with --api-token-file or C4A_API_TOKEN", c.host)
 	}
 	return c, nil
 }
 
-// validate checks what the values mean.
+// validate checks the ranges of the values and makes paths absolute.
 func (c *schedulerConfig) validate() error {
 	if c.port < 0 || c.port > 65535 {
 		return usage("invalid value %d for --port: must be 0 to 65535", c.port)
@@ -185,7 +186,7 @@ func (c *schedulerConfig) validate() error {
 		return usage("invalid value %q for --host: must be an address, a host name or unix:/path", c.host)
 	}
 	for i, dir := range c.allow {
-		// A child runs in its own directory.
+		// A child runs in another directory.
 		var err error
 		if c.allow[i], err = filepath.Abs(dir); err != nil {
 			return usage("invalid value for --allow: %v", err)
@@ -194,7 +195,7 @@ func (c *schedulerConfig) validate() error {
 	return c.allow.areDirs()
 }
 
-// isLocal tells whether only this machine can reach the listener.
+// isLocal reports whether only this machine can reach the listener.
 func (c *schedulerConfig) isLocal() bool {
 	if strings.HasPrefix(c.host, unixPrefix) || c.host == "localhost" {
 		return true
@@ -203,10 +204,11 @@ func (c *schedulerConfig) isLocal() bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-// baseURL is where a client on this machine reaches the listener.
+// baseURL returns the URL at which a client on this machine reaches the
+// listener.
 func (c *schedulerConfig) baseURL() string {
 	if strings.HasPrefix(c.host, unixPrefix) {
-		return "http://localhost" // what localClient dials for any name
+		return "http://localhost" // localClient dials the socket whatever the host is
 	}
 	scheme := "http"
 	if c.certificate != nil {
@@ -215,7 +217,8 @@ func (c *schedulerConfig) baseURL() string {
 	return scheme + "://" + net.JoinHostPort(c.dialHost(), strconv.Itoa(c.port))
 }
 
-// dialHost is the listener's address as this machine dials it.
+// dialHost returns the host that a client on this machine dials: loopback if
+// the listener accepts on all addresses.
 func (c *schedulerConfig) dialHost() string {
 	if ip, err := netip.ParseAddr(c.host); err == nil && ip.IsUnspecified() {
 		if ip.Is6() {
@@ -226,7 +229,7 @@ func (c *schedulerConfig) dialHost() string {
 	return c.host
 }
 
-// childArgs are the flags that every child gets beside its own.
+// childArgs returns the flags that every child gets in addition to its own.
 func (c *schedulerConfig) childArgs() []string {
 	args := []string{
 		"--log-level", c.logs.level, "--log-format", c.logs.format,

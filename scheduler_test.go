@@ -336,7 +336,7 @@ func TestCallCommand(t *testing.T) {
 	// may use the default port.
 	p := start(t, schedulerName, nil, "call", "--allow", repo.dir, "demo", "vcs/clone", "url="+repo.dir)
 	if code := p.exit(); code != 0 {
-		if strings.Contains(p.stderr.String(), "a scheduler listens at") || strings.Contains(p.stderr.String(), "is no c4a-daemon-scheduler") {
+		if strings.Contains(p.stderr.String(), "a scheduler already listens at") || strings.Contains(p.stderr.String(), "is not a c4a-daemon-scheduler") {
 			t.Skip("something listens on the scheduler's default port of this machine: " + p.stderr.String())
 		}
 		t.Fatalf("exit %d, want 0", code)
@@ -376,10 +376,11 @@ func TestCallRunningScheduler(t *testing.T) {
 		{[]string{"--url", url, "demo", "fs/readFile", "path=x", "path=y"}, "s3cret-token", 2, "", "path is given twice"},
 		{[]string{"--url", url, "demo", "fs/readFile", "path"}, "s3cret-token", 2, "", "KEY=VALUE"},
 		{[]string{"--url", url, "demo", "fs/readFile", "{"}, "s3cret-token", 2, "", "not JSON"},
+		{[]string{"--url", url, "demo", "config/setAuth", `{"token":"s3cret"`}, "s3cret-token", 2, "", "not JSON"},
 		{[]string{"--url", url, "demo"}, "s3cret-token", 2, "", "LIB_ID and a METHOD"},
 		{[]string{"--url", url, "../demo", "fs/stat"}, "s3cret-token", 2, "", "lib_id"},
 		{[]string{"--url", "ftp://x", "demo", "fs/stat"}, "s3cret-token", 2, "", "--url"},
-		{[]string{"--url", url, "--allow", repo.dir, "demo", "fs/stat"}, "s3cret-token", 2, "", "--allow is for starting one"},
+		{[]string{"--url", url, "--allow", repo.dir, "demo", "fs/stat"}, "s3cret-token", 2, "", "leave out --allow"},
 		{[]string{"--url", url, "demo", "config/get"}, "wrong", 1, "", "UNAUTHORIZED"},
 		{[]string{"--url", "http://127.0.0.1:1", "demo", "config/get"}, "", 1, "", "no scheduler listens at http://127.0.0.1:1"},
 	} {
@@ -394,7 +395,7 @@ func TestCallRunningScheduler(t *testing.T) {
 	}
 	git := newGitServer(t)
 	p := start(t, schedulerName, nil, "call", "--url", git.address(""), "demo", "config/get")
-	if code := p.exit(); code != 1 || !strings.Contains(p.stderr.String(), "is no c4a-daemon-scheduler") {
+	if code := p.exit(); code != 1 || !strings.Contains(p.stderr.String(), "is not a c4a-daemon-scheduler") {
 		t.Errorf("exit %d, want 1 and a hint: %s", code, p.stderr)
 	}
 }
@@ -619,7 +620,7 @@ func TestExitStatus(t *testing.T) {
 		{schedulerName, nil, []string{"--min-free-disk", "101"}, 2, "--min-free-disk"},
 		{schedulerName, nil, []string{"--server", "ftp://x"}, 2, "--server"},
 		{schedulerName, nil, []string{"--workspace", file}, 1, "workspace"},
-		{schedulerName, nil, []string{"--port", "1", "--healthcheck"}, 1, "asking the scheduler"},
+		{schedulerName, nil, []string{"--port", "1", "--healthcheck"}, 1, "querying the scheduler"},
 		{schedulerName, nil, []string{"--version"}, 0, ""},
 		{schedulerName, nil, []string{"--help"}, 0, ""},
 		{schedulerName, nil, []string{"call"}, 2, "LIB_ID"},

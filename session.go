@@ -21,44 +21,45 @@ import (
 )
 
 const (
-	// provenAfter is how long an accepted session must live before the count of
-	// failed attempts starts anew: a server that accepts and hangs up is no server.
+	// provenAfter is how long an accepted session must last before the count of
+	// failed attempts is reset. Otherwise a server that accepts every daemon
+	// and closes the link at once would be retried forever without backoff.
 	provenAfter = 10 * time.Second
-	// minHeartbeat and maxHeartbeat bound what a server may ask for.
+	// minHeartbeat and maxHeartbeat bound the interval that a server may request.
 	minHeartbeat = 100 * time.Millisecond
 	maxHeartbeat = time.Hour
-	// answerTime is for what is cancelled after that: git clears away, the answers
-	// go out.
+	// answerTime is the time that requests cancelled at shutdown have to end:
+	// git removes its temporary files and the responses are sent.
 	answerTime = gitStopGrace + 500*time.Millisecond
 )
 
 var (
-	errRefused  = errors.New("the server refuses this daemon")
-	errGaveUp   = errors.New("no connection to the server")
-	errNoServer = errors.New("the handshake was refused")
+	errRefused          = errors.New("the server refuses this daemon")
+	errGaveUp           = errors.New("no connection to the server")
+	errHandshakeRefused = errors.New("the handshake was refused")
 )
 
-// connector keeps a daemon connected to its server: one session after the
-// other.
+// connector keeps a daemon connected to its server, one session at a time.
 type connector struct {
 	server     *url.URL
 	client     *http.Client
 	token      secret
 	compress   bool
 	maxMessage int
-	attempts   int // failed in a row before it gives up, 0 for ever
+	attempts   int // consecutive failures before it gives up; 0 means never
 	heartbeat  time.Duration
 	times      linkTimes
-	hello      handshakeParams
+	handshake  handshakeParams
 	service    *service
-	onState    func(state string) // told in words what the link does
+	onState    func(state string) // called with a description of the link, for people
 	onAccepted func(handshakeResult)
 	began      time.Time
 	log        *slog.Logger
 }
 
-// newLinkClient makes the HTTP client that dials the server: through the
-// environment's proxies, trusting caFile beside the system's authorities.
+// newLinkClient returns the HTTP client that dials the server. It uses the
+// proxies of the environment and trusts caFile in addition to the system's
+// certificate authorities.
 func newLinkClient(caFile string) (*http.Client, error) {
 	dialer := &net.Dialer{Timeout: handshakeTimeout, Control: func(_, _ string, c syscall.RawConn) error {
 		limitUnsent(c)
@@ -79,30 +80,30 @@ func newLinkClient(caFile string) (*http.Client, error) {
 			roots = x509.NewCertPool()
 		}
 		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s holds no certificate in PEM form", caFile)
+			return nil, fmt.Errorf("%s contains no PEM certificate", caFile)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	}
 	return &http.Client{
 		Transport: transport,
-		// A redirect could carry the token to another host.
+		// A redirect could send the token to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
 }
 
-// environmentProxy is http.ProxyFromEnvironment whose error does not show the
-// proxy's address: it may hold a password.
+// environmentProxy is http.ProxyFromEnvironment with an error that does not
+// contain the proxy's address, which may hold a password.
 func environmentProxy(r *http.Request) (*url.URL, error) {
 	proxy, err := http.ProxyFromEnvironment(r)
 	if err != nil {
-		return nil, errors.New("the proxy's address in HTTP_PROXY or HTTPS_PROXY is not a URL")
+		return nil, errors.New("the proxy address in HTTP_PROXY or HTTPS_PROXY is not a valid URL")
 	}
 	return proxy, nil
 }
 
-// run connects, and connects again, until ctx ends: nil, or until it makes no
-// sense any more: errRefused, errReplaced or errGaveUp. When stopping ends it
-// does not connect again, but keeps the session it has.
+// run connects and reconnects until ctx ends, and then returns nil. It returns
+// errRefused, errReplaced or errGaveUp when reconnecting is pointless. After
+// stopping ends it no longer reconnects, but keeps the current session.
 func (c *connector) run(ctx, stopping context.Context) error {
 	defer c.client.CloseIdleConnections()
 	failed, attempt := 0, 0
@@ -120,10 +121,10 @@ func (c *connector) run(ctx, stopping context.Context) error {
 			failed, attempt = 0, 1
 		}
 		if c.attempts > 0 && failed >= c.attempts {
-			return fmt.Errorf("%w after %d attempts; the last one: %w", errGaveUp, failed, err)
+			return fmt.Errorf("%w after %d attempts; last error: %w", errGaveUp, failed, err)
 		}
 		delay := reconnectDelay(attempt)
-		c.log.Warn("not connected, trying again", "server", c.server.Host, "in", delay.Round(time.Millisecond), "failed", failed, "err", err)
+		c.log.Warn("not connected, trying again", "server", c.server.Host, "delay_ms", delay.Milliseconds(), "failed", failed, "error", err)
 		c.onState(fmt.Sprintf("reconnecting to %s (%d failed)", c.server.Host, failed))
 		timer := time.NewTimer(delay)
 		select {
@@ -135,8 +136,8 @@ func (c *connector) run(ctx, stopping context.Context) error {
 	}
 }
 
-// session is one connection from dial to end; proven tells that it was
-// accepted and lived.
+// session runs one connection from dial to close. proven reports whether the
+// session was accepted and lasted for provenAfter.
 func (c *connector) session(ctx context.Context) (proven bool, err error) {
 	l, err := c.dial(ctx)
 	if err != nil {
@@ -150,23 +151,23 @@ func (c *connector) session(ctx context.Context) (proven bool, err error) {
 	defer wg.Wait()
 	defer func() {
 		if ctx.Err() != nil {
-			p.cancelAll(failure(codeCancelled, "the request was cancelled: the daemon stops"))
+			p.cancelAll(failure(codeCancelled, "the request was cancelled: the daemon is stopping"))
 			c.service.activity.awaitIdle(context.Background(), answerTime)
-			l.close(websocket.StatusGoingAway, "the daemon stops")
+			l.close(websocket.StatusGoingAway, "the daemon is stopping")
 			return
 		}
 		l.close(websocket.StatusNormalClosure, "")
 	}()
 
-	answer, err := c.handshake(ctx, p)
+	answer, err := c.sendHandshake(ctx, p)
 	if err != nil {
 		if errors.Is(err, errLinkLost) {
-			err = sessionError(err) // the server's reason says more
+			err = sessionError(err) // holds the server's close reason
 		}
 		return false, err
 	}
 	accepted := time.Now()
-	c.log.Info("connected", "server", c.server.Host, "machine_id", c.hello.MachineID, "lib_id", answer.LibID)
+	c.log.Info("connected", "server", c.server.Host, "machine_id", c.handshake.MachineID, "lib_id", answer.LibID)
 	c.onState("connected to " + c.server.Host)
 	c.onAccepted(answer)
 
@@ -179,7 +180,7 @@ func (c *connector) session(ctx context.Context) (proven bool, err error) {
 	for seq := int64(1); ; seq++ {
 		active, _, _ := c.service.activity.state()
 		p.notify(heartbeatMethod, heartbeat{
-			MachineID: c.hello.MachineID, InstanceID: c.hello.InstanceID, Seq: seq,
+			MachineID: c.handshake.MachineID, InstanceID: c.handshake.InstanceID, Seq: seq,
 			UptimeSeconds: int64(time.Since(c.began).Seconds()), ActiveRequests: active,
 		}, nil)
 		select {
@@ -192,18 +193,19 @@ func (c *connector) session(ctx context.Context) (proven bool, err error) {
 	}
 }
 
-// dial opens the connection. 401 and 403 are errRefused.
+// dial opens the connection. It returns errRefused if the server responds with
+// 401 or 403.
 func (c *connector) dial(ctx context.Context) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	header := http.Header{}
-	header.Set("User-Agent", "c4a-daemon/"+c.hello.Version)
-	header.Set(machineIDHeader, url.PathEscape(c.hello.MachineID))
+	header.Set("User-Agent", "c4a-daemon/"+c.handshake.Version)
+	header.Set(machineIDHeader, url.PathEscape(c.handshake.MachineID))
 	if c.token != "" {
 		header.Set("Authorization", "Bearer "+string(c.token))
 	}
 	hooks := &linkHooks{}
-	options := &websocket.DialOptions{HTTPClient: hooks.dialling(c.client), HTTPHeader: header, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong}
+	options := &websocket.DialOptions{HTTPClient: hooks.wrapClient(c.client), HTTPHeader: header, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong}
 	if c.compress {
 		options.CompressionMode = websocket.CompressionNoContextTakeover
 	}
@@ -212,15 +214,15 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 		return newLink(conn, hooks, c.maxMessage, c.times, c.log), nil
 	}
 	if response == nil {
-		return nil, fmt.Errorf("dialling %s: %w", c.server.Host, err)
+		return nil, fmt.Errorf("dialling %s: %w", c.server.Host, dialCause(err))
 	}
-	// The library leaves the first KiB of a refusal's body to read.
-	said, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+	// Of an error response the library keeps the first KiB of the body.
+	body, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
 	detail := response.Status
 	var problem struct {
 		Detail string `json:"detail"`
 	}
-	if json.Unmarshal(said, &problem) == nil && problem.Detail != "" {
+	if json.Unmarshal(body, &problem) == nil && problem.Detail != "" {
 		detail += ": " + cleanText(problem.Detail)
 	}
 	switch response.StatusCode {
@@ -229,29 +231,39 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 	case http.StatusForbidden:
 		return nil, fmt.Errorf("%w (%s)", errRefused, detail)
 	}
-	return nil, fmt.Errorf("dialling %s: the server answered %s in place of a WebSocket", c.server.Host, detail)
+	return nil, fmt.Errorf("dialling %s: no WebSocket, the server returned %s", c.server.Host, detail)
 }
 
-// handshake introduces the daemon and waits to be accepted.
-func (c *connector) handshake(ctx context.Context, p *peer) (handshakeResult, error) {
+// dialCause returns the cause of a failed dial without the prefixes of the
+// library and of net/http ("Get …"): the caller says what was dialled.
+func dialCause(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return e.Err
+	}
+	return libraryCause(err)
+}
+
+// sendHandshake sends daemon/handshake and waits until the server accepts it.
+func (c *connector) sendHandshake(ctx context.Context, p *peer) (handshakeResult, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, fmt.Errorf("the server did not answer the handshake within %v", handshakeTimeout))
 	defer cancel()
 	var answer handshakeResult
-	raw, err := p.call(ctx, handshakeMethod, c.hello)
+	raw, err := p.call(ctx, handshakeMethod, c.handshake)
 	if err != nil {
-		return answer, fmt.Errorf("handshake: %w", err)
+		return answer, fmt.Errorf("sending the handshake: %w", err)
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {
-		return answer, errors.New("handshake: the server's answer is not what the protocol says")
+		return answer, errors.New("sending the handshake: the server returned an invalid result")
 	}
 	if !answer.Accepted {
-		return answer, fmt.Errorf("%w: %s", errNoServer, cleanText(answer.Reason))
+		return answer, fmt.Errorf("%w: %s", errHandshakeRefused, cleanText(answer.Reason))
 	}
 	return answer, nil
 }
 
-// try opens the link and closes it: the server is there and takes the token.
-// It makes no handshake, which could take the place of a running daemon.
+// try opens the link and closes it again. An error means that the server cannot
+// be reached or rejects the token. No handshake is sent, because it could
+// replace a running daemon with the same machine id.
 func (c *connector) try() error {
 	defer c.client.CloseIdleConnections()
 	l, err := c.dial(context.Background())
@@ -260,7 +272,7 @@ func (c *connector) try() error {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { _, _ = l.read() }) // for the server's goodbye; ends with the link
+	wg.Go(func() { _, _ = l.read() }) // reads the server's close frame; ends with the link
 	l.close(websocket.StatusNormalClosure, "")
 	return nil
 }

@@ -66,7 +66,7 @@ func (b *hubBench) socketInstance(address, machineID, instanceID string, methods
 		server := *b.server
 		server.Host = address
 		c.server, c.times, c.maxMessage, c.heartbeat = &server, b.hub.times, defaultMaxMessage, defaultHeartbeatInterval/clockScale
-		c.hello.MachineID, c.hello.InstanceID = machineID, instanceID
+		c.handshake.MachineID, c.handshake.InstanceID = machineID, instanceID
 		c.onState = func(state string) { states <- state }
 	}, methods...)
 	return d, states

@@ -609,7 +609,7 @@ func TestCallCommandWithTLS(t *testing.T) {
 	}
 	p := start(t, schedulerName, nil, "call", "--tls-cert", filepath.Join(dir, "cert"), "--tls-key", filepath.Join(dir, "key"), "demo", "config/get")
 	if code := p.exit(); code != 0 {
-		if strings.Contains(p.stderr.String(), "asking the scheduler at") || strings.Contains(p.stderr.String(), "a scheduler listens at") {
+		if strings.Contains(p.stderr.String(), "querying the scheduler at") || strings.Contains(p.stderr.String(), "a scheduler already listens at") {
 			t.Skip("something listens on the scheduler's default port of this machine: " + p.stderr.String())
 		}
 		t.Errorf("exit %d, want success: %s", code, p.stderr)

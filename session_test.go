@@ -48,8 +48,8 @@ func newSessionBench(t *testing.T, answer func(n int, w http.ResponseWriter, r *
 	b.connector = &connector{
 		server: &url.URL{Scheme: "ws", Host: "pipe", Path: linkPath}, client: network.client(), token: "t0ken",
 		maxMessage: 1 << 20, attempts: 5, heartbeat: defaultHeartbeatInterval, times: defaultLinkTimes(),
-		hello:   handshakeParams{MachineID: "m", InstanceID: "i", ProtocolVersion: protocolVersion, Version: programVersion},
-		service: s, onState: func(string) {}, onAccepted: func(r handshakeResult) { b.accepted = append(b.accepted, r) },
+		handshake: handshakeParams{MachineID: "m", InstanceID: "i", ProtocolVersion: protocolVersion, Version: programVersion},
+		service:   s, onState: func(string) {}, onAccepted: func(r handshakeResult) { b.accepted = append(b.accepted, r) },
 		began: time.Now(), log: log,
 	}
 	t.Cleanup(func() {
@@ -250,7 +250,7 @@ func TestHeartbeats(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, stop := context.WithCancel(t.Context())
-			goodbye := make(chan error, 1)
+			closed := make(chan error, 1)
 			began := time.Now()
 			b := newSessionBench(t, func(n int, w http.ResponseWriter, r *http.Request) {
 				conn := greet(t, w, r, test.answer)
@@ -277,12 +277,12 @@ func TestHeartbeats(t *testing.T) {
 				}
 				stop()
 				_, _, err := conn.Read(context.Background())
-				goodbye <- err
+				closed <- err
 			})
 			if err := b.run(ctx); err != nil {
 				t.Errorf("run ended with %v, want no error after a stop", err)
 			}
-			if err := <-goodbye; websocket.CloseStatus(err) != websocket.StatusGoingAway {
+			if err := <-closed; websocket.CloseStatus(err) != websocket.StatusGoingAway {
 				t.Errorf("the server read %v at the end, want close code %d", err, websocket.StatusGoingAway)
 			}
 			if fmt.Sprint(b.accepted) != "[{true lib "+fmt.Sprint(b.accepted[0].HeartbeatIntervalMS)+" }]" {

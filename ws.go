@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,113 +16,120 @@ import (
 )
 
 const (
-	// defaultMaxMessage bounds a message each way, --max-message changes it.
+	// defaultMaxMessage is the default of --max-message, the size limit of a
+	// message in either direction.
 	defaultMaxMessage = 16 << 20
-	// maxFrame is the size of the frames of a long message. Control frames pass
-	// between two of them (RFC 6455, section 5.4).
+	// maxFrame is the frame size of a long message. Control frames can be sent
+	// between two frames of a message (RFC 6455, section 5.4), so a ping or
+	// pong does not wait for the whole message.
 	maxFrame = 64 << 10
-	// maxUnsent and maxUnsentBytes are what may wait to be written before no more
-	// is read: the other side shall take its answers before it asks for more.
+	// maxUnsent and maxUnsentBytes bound the messages that wait to be written.
+	// Above either, reading pauses: the other side must take its responses
+	// before it sends more requests.
 	maxUnsent      = 1000
 	maxUnsentBytes = 64 << 20
-	// closeTimeout bounds the closing handshake: the other side may be gone.
+	// closeTimeout bounds the closing handshake, because the other side may no
+	// longer respond.
 	closeTimeout = 500 * time.Millisecond
-	// wallCheck is how often the wall clock is looked at, wallJump how far it
-	// must be off: the machine slept, and the link with it.
+	// wallCheck is the interval at which the wall clock is compared with the
+	// monotonic clock. A difference of more than wallJump means that the
+	// machine was suspended, so the link may be dead.
 	wallCheck = 5 * time.Second
 	wallJump  = 15 * time.Second
 
-	// closeReplaced and closeHeartbeat are this protocol's own close codes.
+	// closeReplaced and closeHeartbeat are the close codes of this protocol.
 	closeReplaced  = websocket.StatusCode(4001)
 	closeHeartbeat = websocket.StatusCode(4002)
 )
 
-// linkTimes are the clocks of a link.
+// linkTimes are the time limits of a link, and its wall clock.
 type linkTimes struct {
-	ping  time.Duration // a ping goes out after so long without a byte
-	pong  time.Duration // and must be answered within
-	piece time.Duration // a frame must be taken within
+	ping  time.Duration // a ping is sent after this long without a byte from the other side
+	pong  time.Duration // limit for the pong, or for any other byte
+	piece time.Duration // limit for writing one frame
 	wall  func() time.Time
 }
 
 func defaultLinkTimes() linkTimes {
-	// A dead peer is known after ping + pong = 30 s.
+	// A dead peer is detected after ping + pong = 30 s.
 	return linkTimes{ping: 20 * time.Second, pong: 10 * time.Second, piece: 10 * time.Second, wall: time.Now}
 }
 
 var (
-	errReplaced     = errors.New("another daemon with the same machine id has taken this one's place")
-	errPingTimeout  = errors.New("the other side does not answer pings")
-	errWriteTimeout = errors.New("the other side takes no data")
+	errReplaced     = errors.New("another daemon with the same machine id has replaced this one")
+	errPingTimeout  = errors.New("the other side did not answer a ping")
+	errWriteTimeout = errors.New("the other side does not accept data")
 	errBinary       = errors.New("the other side sent a binary message")
 )
 
-// link is the transport over one WebSocket connection. Two goroutines belong
-// to it, the writer and the pinger; both end when the link fails or is closed,
-// and close waits for them. Reading is the caller's.
+// link implements transport over a WebSocket connection. It owns two
+// goroutines, the writer and the pinger. Both end when the link fails or is
+// closed, and close waits for them. The caller does the reading.
 type link struct {
 	conn       *websocket.Conn
-	socket     io.ReadCloser // below the library
-	tcp        *net.TCPConn  // at the bottom; nil in memory
+	socket     io.ReadCloser // the connection below the WebSocket library
+	tcp        *net.TCPConn  // the TCP connection below TLS; nil if there is none
 	times      linkTimes
 	log        *slog.Logger
 	wg         sync.WaitGroup
 	done       chan struct{} // closed when the link has failed
 	wake       chan struct{} // 1-buffered: something waits to be written
-	room       chan struct{} // 1-buffered: something was written
-	lastRead   atomic.Int64  // since began, ns: any byte, a pong's too
-	lastData   atomic.Int64  // since began, ns: a byte of a message
-	lastSaid   atomic.Int64  // since began, ns: a frame of ours was taken, or a ping answered
-	receiving  atomic.Bool   // a message has begun to come and has not ended
+	written    chan struct{} // 1-buffered: something was written
+	lastRead   atomic.Int64  // ns since began: last byte received, including pongs
+	lastData   atomic.Int64  // ns since began: last byte of a message received
+	lastSent   atomic.Int64  // ns since began: last frame written, or ping answered
+	receiving  atomic.Bool   // part of a message has been received
 	sending    atomic.Bool   // a long message is being written
-	broken     atomic.Bool   // nothing can be written any more
+	broken     atomic.Bool   // a write has failed
 	began      time.Time
 	maxMessage int
 
 	mu          sync.Mutex // guards the fields below
-	err         error      // why it failed
-	closeReason error      // why this side is about to hang up, nil while it is not
+	err         error      // why the link failed
+	closeReason error      // why this side is closing the link, or nil
 	short       []outMessage
 	long        []outMessage
-	unsent      int // messages that wait or are being written
-	pending     int // bytes of them
+	unsent      int // messages that are queued or being written
+	pending     int // bytes of these messages
 }
 
-// outMessage waits to be written.
+// outMessage is a message that waits to be written.
 type outMessage struct {
 	data []byte
 	sent func(error)
 }
 
-// linkHooks are what a connection needs from its start: the callbacks, and its
-// cover (see dialling and accepting).
+// linkHooks connects a link to its WebSocket connection before either exists:
+// it holds the ping and pong callbacks, and wraps the connection (see
+// wrapClient and wrapWriter).
 type linkHooks struct {
 	link   atomic.Pointer[link]
-	socket io.ReadCloser // below the library; set before the link is made, as is the next
-	tcp    *net.TCPConn  // at the bottom; nil where there is none
+	socket io.ReadCloser // below the library; like tcp set before newLink
+	tcp    *net.TCPConn  // below TLS; nil if there is none
 }
 
 func (h *linkHooks) ping(context.Context, []byte) bool {
-	h.alive()
+	h.noteRead()
 	if l := h.link.Load(); l != nil {
-		l.lastSaid.Store(int64(time.Since(l.began))) // with the pong
+		l.lastSent.Store(int64(time.Since(l.began))) // the library sends the pong
 	}
 	return true
 }
 
-func (h *linkHooks) pong(context.Context, []byte) { h.alive() }
+func (h *linkHooks) pong(context.Context, []byte) { h.noteRead() }
 
-func (h *linkHooks) alive() {
+func (h *linkHooks) noteRead() {
 	if l := h.link.Load(); l != nil {
 		l.lastRead.Store(int64(time.Since(l.began)))
 	}
 }
 
-// newLink takes over an open connection that was made with the hooks.
+// newLink returns a link for an open connection that was made with the hooks.
+// It owns the connection from then on.
 func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkTimes, log *slog.Logger) *link {
 	l := &link{
 		conn: conn, socket: hooks.socket, tcp: hooks.tcp, times: times, log: log, began: time.Now(), maxMessage: maxMessage,
-		done: make(chan struct{}), wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
+		done: make(chan struct{}), wake: make(chan struct{}, 1), written: make(chan struct{}, 1),
 	}
 	conn.SetReadLimit(int64(maxMessage))
 	hooks.link.Store(l)
@@ -130,13 +138,13 @@ func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkT
 	return l
 }
 
-// read returns the next message. Too long a one closes the link with 1009, a
-// binary one with 1003. A connection that ends within a message is an error
-// because the hooks cover it.
+// read returns the next message. A message that is too long closes the link
+// with 1009, a binary one with 1003. A connection that ends within a message is
+// an error, because of the wrappers in ws_conn.go.
 func (l *link) read() ([]byte, error) {
 	for l.overloaded() {
 		select {
-		case <-l.room:
+		case <-l.written:
 		case <-l.done:
 		}
 	}
@@ -153,12 +161,12 @@ func (l *link) read() ([]byte, error) {
 	var message []byte
 	for {
 		if len(message) == cap(message) {
-			// Twice as much, but never much more than a message may have.
+			// Double the capacity, but not far beyond the limit of a message.
 			message = append(make([]byte, 0, min(2*cap(message), l.maxMessage)+512), message...)
 		}
 		space := message[len(message):cap(message)]
-		// The library fills what it is given before it returns. Over a slow link the
-		// pieces must be small enough to tell that the other side lives.
+		// The library fills the whole buffer before it returns. Short reads
+		// show that data still arrives over a slow link.
 		n, err := r.Read(space[:min(len(space), maxFrame)])
 		now := int64(time.Since(l.began))
 		l.lastRead.Store(now)
@@ -176,30 +184,30 @@ func (l *link) read() ([]byte, error) {
 	}
 }
 
-// drainUnread takes in what the other side still sends after the library has told it
-// why the link ends: a connection that is closed with bytes unread is reset, and
-// the close frame may be lost with it (RFC 7230, section 6.6, tells the same of
-// HTTP).
+// drainUnread reads what the other side still sends after the library has sent
+// the close frame. Closing a connection with unread bytes makes TCP reset it,
+// and the close frame may be lost with it (RFC 9112, section 9.6, describes
+// this for HTTP).
 func (l *link) drainUnread() {
 	timer := time.AfterFunc(closeTimeout, func() { _ = l.socket.Close() })
 	defer timer.Stop()
-	_, _ = io.Copy(io.Discard, l.socket) // until the other side closes, or the time is over
+	_, _ = io.Copy(io.Discard, l.socket) // until the other side closes or the timer fires
 }
 
-// overloaded tells that too much waits to be written.
+// overloaded reports whether too much waits to be written.
 func (l *link) overloaded() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.err == nil && !l.broken.Load() && (l.unsent >= maxUnsent || l.pending >= maxUnsentBytes)
 }
 
-// silence is how long no piece of a message has come.
+// silence returns the time since the last byte of a message was received.
 func (l *link) silence() time.Duration {
 	return time.Since(l.began) - time.Duration(l.lastData.Load())
 }
 
-// send queues a message. A short one overtakes the long ones that wait, not
-// the one that is being written.
+// send queues a message. A short message overtakes the long ones in the queue,
+// but not the one that is being written.
 func (l *link) send(message []byte, sent func(error)) {
 	l.mu.Lock()
 	if l.err != nil {
@@ -222,16 +230,16 @@ func (l *link) send(message []byte, sent func(error)) {
 	wake(l.wake)
 }
 
-// wake wakes the reader of a 1-buffered channel.
+// wake wakes the goroutine that reads from a channel with a buffer of one.
 func wake(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
-	default: // it will wake already
+	default: // a wake-up is already pending
 	}
 }
 
-// write is the one writer of the connection. It ends when the link fails, and
-// then tells all that waits.
+// write is the only writer of the connection. It ends when the link fails,
+// after it has reported the failure to all queued messages.
 func (l *link) write() {
 	watchdog := time.AfterFunc(l.times.piece, func() { l.fail(errWriteTimeout) })
 	watchdog.Stop()
@@ -242,25 +250,25 @@ func (l *link) write() {
 		}
 		err := l.writeMessage(m.data, watchdog)
 		if err != nil {
-			err = l.failAfterLastWords(err)
+			err = l.failAfterRead(err)
 		}
 		l.mu.Lock()
 		l.unsent--
 		l.pending -= len(m.data)
 		l.mu.Unlock()
-		wake(l.room)
+		wake(l.written)
 		if m.sent != nil {
 			m.sent(err)
 		}
 	}
 }
 
-// failAfterLastWords fails the link for a broken write once the reader has had
-// its time: what the other side said before it hung up tells more, and its
-// close code may forbid to come back.
-func (l *link) failAfterLastWords(err error) error {
+// failAfterRead fails the link after a write error, but gives the reader time
+// to fail it first: the close frame of the other side says more than a write
+// error, and its code may forbid reconnecting.
+func (l *link) failAfterRead(err error) error {
 	l.broken.Store(true)
-	wake(l.room)
+	wake(l.written)
 	timer := time.NewTimer(closeTimeout)
 	defer timer.Stop()
 	select {
@@ -270,7 +278,7 @@ func (l *link) failAfterLastWords(err error) error {
 	return l.fail(err)
 }
 
-// next waits for a message to write; false when the link has failed.
+// next returns the next message to write, or false after the link has failed.
 func (l *link) next() (outMessage, bool) {
 	for {
 		l.mu.Lock()
@@ -291,7 +299,7 @@ func (l *link) next() (outMessage, bool) {
 		}
 		if len(*queue) > 0 {
 			m := (*queue)[0]
-			(*queue)[0] = outMessage{} // lets go of the message
+			(*queue)[0] = outMessage{} // allows the message to be freed
 			*queue = (*queue)[1:]
 			l.mu.Unlock()
 			return m, true
@@ -304,16 +312,16 @@ func (l *link) next() (outMessage, bool) {
 	}
 }
 
-// writeMessage writes one message, a long one in frames. The watchdog fails
-// the link when a frame is not taken in time; a context for each would cost
-// more.
+// writeMessage writes one message, a long one in several frames. The watchdog
+// fails the link if a frame is not written in time. It is one timer that is
+// reset, because a context for each frame would cost more.
 func (l *link) writeMessage(data []byte, watchdog *time.Timer) error {
 	defer watchdog.Stop()
 	ctx := context.Background()
 	watchdog.Reset(l.times.piece)
 	if len(data) <= maxFrame {
 		err := l.conn.Write(ctx, websocket.MessageText, data)
-		l.lastSaid.Store(int64(time.Since(l.began)))
+		l.lastSent.Store(int64(time.Since(l.began)))
 		return err
 	}
 	l.sending.Store(true)
@@ -328,20 +336,21 @@ func (l *link) writeMessage(data []byte, watchdog *time.Timer) error {
 			return err
 		}
 		watchdog.Reset(l.times.piece)
-		l.lastSaid.Store(int64(time.Since(l.began)))
+		l.lastSent.Store(int64(time.Since(l.began)))
 		data = data[n:]
 	}
 	return w.Close()
 }
 
-// keepAlive pings when nothing has come for a while, and at once when the wall
-// clock jumped. It ends when the link fails.
+// keepAlive pings the other side when nothing was received for a while, and at
+// once when the wall clock jumped. It ends when the link fails.
 //
-// While a long message comes it pings when it has not said anything itself for
-// half that while: the other side's own ping waits behind its message in all
-// the buffers on the way, so that a slow link would look like a dead one.
+// While a long message is being received, it also pings when nothing was sent
+// for half that time. The pings of the other side then wait in all the buffers
+// behind its message; without a ping from this side, the other side would hear
+// nothing and take a slow link for a dead one.
 func (l *link) keepAlive() {
-	wall := l.times.wall().Round(0) // without the monotonic reading, which stands still in sleep
+	wall := l.times.wall().Round(0) // without the monotonic clock, which stops while the machine is suspended
 	mono := time.Now()
 	for {
 		quiet := time.Since(l.began) - time.Duration(l.lastRead.Load())
@@ -356,18 +365,19 @@ func (l *link) keepAlive() {
 		jump := (nowWall.Sub(wall) - nowMono.Sub(mono)).Abs() > wallJump
 		wall, mono = nowWall, nowMono
 		quiet = time.Since(l.began) - time.Duration(l.lastRead.Load())
-		mute := time.Since(l.began) - time.Duration(l.lastSaid.Load())
+		sinceSent := time.Since(l.began) - time.Duration(l.lastSent.Load())
 		switch {
 		case l.overloaded():
-			// Pongs cannot be read while reading pauses; the writer's watchdog rules.
+			// Pongs are not read while reading pauses; the writer's watchdog detects a
+			// dead link instead.
 			l.lastRead.Store(int64(time.Since(l.began)))
-		case jump || quiet >= l.times.ping || l.receiving.Load() && mute >= l.times.ping/2:
+		case jump || quiet >= l.times.ping || l.receiving.Load() && sinceSent >= l.times.ping/2:
 			if jump {
-				l.log.Info("the clock jumped: the machine slept, asking the other side for a sign of life")
+				l.log.Info("the wall clock jumped, the machine was probably suspended: checking the link")
 			}
 			switch err := l.ping(l.times.pong); {
 			case errors.Is(err, net.ErrClosed):
-				<-l.done // the reader knows why, and says so
+				<-l.done // the reader fails the link with the reason
 				return
 			case err != nil:
 				l.fail(err)
@@ -377,15 +387,16 @@ func (l *link) keepAlive() {
 	}
 }
 
-// ping asks for a sign of life; any byte that comes within the limit is one.
-// While a long message is being written an unanswered ping tells nothing, for
-// it may still wait behind the frames before it; the watchdog does.
+// ping sends a ping. Any byte that is received within the limit counts as the
+// response. While a long message is being written, a missing pong is not an
+// error, because the ping may still wait behind the frames of that message; the
+// watchdog of the writer detects a dead link then.
 func (l *link) ping(limit time.Duration) error {
 	before := l.lastRead.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	err := l.conn.Ping(ctx)
-	l.lastSaid.Store(int64(time.Since(l.began)))
+	l.lastSent.Store(int64(time.Since(l.began)))
 	switch {
 	case err == nil, l.lastRead.Load() != before:
 		return nil
@@ -399,8 +410,9 @@ func (l *link) ping(limit time.Duration) error {
 	return nil
 }
 
-// fail ends the link at once. The first reason counts and is returned; the
-// reader of a link that is hung up on only knows that it is closed.
+// fail ends the link at once and returns the first reason that was given. After
+// this side has closed the link, that is closeReason: the reader only sees a
+// closed connection.
 func (l *link) fail(err error) error {
 	l.mu.Lock()
 	if l.err != nil {
@@ -415,28 +427,29 @@ func (l *link) fail(err error) error {
 	l.mu.Unlock()
 	close(l.done)
 	if l.tcp != nil && (err == errPingTimeout || err == errWriteTimeout) {
-		_ = l.tcp.SetLinger(0) // it may hear us all the same, but no FIN (see ws_conn.go)
+		_ = l.tcp.SetLinger(0) // reset: a FIN would wait for unacknowledged data (see ws_conn.go)
 	}
 	l.abort()
 	return err
 }
 
-// abort closes the connection at once: it is given up, there is nobody to tell.
+// abort closes the connection at once, without a close frame.
 func (l *link) abort() {
-	_ = l.socket.Close() // CloseNow waits for a Close that is under way
+	_ = l.socket.Close() // first, because CloseNow waits for a running Close
 	_ = l.conn.CloseNow()
 }
 
-// sendClose says goodbye with a close code, for as long as closeTimeout.
+// sendClose sends a close frame and waits at most closeTimeout for the
+// response.
 func (l *link) sendClose(code websocket.StatusCode, reason string) {
 	timer := time.AfterFunc(closeTimeout, func() { _ = l.socket.Close() })
 	defer timer.Stop()
 	if err := l.conn.Close(code, reason); err != nil {
-		l.log.Debug("closing the link", "err", err)
+		l.log.Debug("closing the link failed", "error", err)
 	}
 }
 
-// closeWith says goodbye and ends the link for that reason.
+// closeWith sends a close frame and fails the link with the reason.
 func (l *link) closeWith(code websocket.StatusCode, reason string) {
 	l.mu.Lock()
 	healthy := l.err == nil
@@ -446,18 +459,18 @@ func (l *link) closeWith(code websocket.StatusCode, reason string) {
 	l.mu.Unlock()
 	if healthy {
 		l.sendClose(code, reason)
-		_ = l.fail(net.ErrClosed) // for the reason above
+		_ = l.fail(net.ErrClosed) // returns closeReason
 	}
 }
 
-// close ends the link politely and waits for its goroutines. The reader
-// notices by itself.
+// close closes the link with a close frame and waits for its goroutines. The
+// goroutine that reads notices the end of the link itself.
 func (l *link) close(code websocket.StatusCode, reason string) {
 	l.closeWith(code, reason)
 	l.wg.Wait()
 }
 
-// sessionError is why a session ended, in words.
+// sessionError returns an error for people that says why a session ended.
 func sessionError(err error) error {
 	switch {
 	case websocket.CloseStatus(err) == closeReplaced:
@@ -469,7 +482,21 @@ func sessionError(err error) error {
 		return fmt.Errorf("the other side closed the link (%d %s)", e.Code, cleanText(e.Reason))
 	}
 	if e, ok := errors.AsType[*net.OpError](err); ok {
-		err = e // without the library's steps on the way there
+		err = e // keep the cause, drop the prefixes of the library
 	}
-	return fmt.Errorf("the link was lost: %w", err)
+	return fmt.Errorf("the link was lost: %w", libraryCause(err))
+}
+
+// libraryCause returns err without the prefixes of the WebSocket library, which
+// puts one in front of each step ("failed to get reader: …"). They do not help
+// the reader of a log.
+func libraryCause(err error) error {
+	for strings.HasPrefix(err.Error(), "failed to ") {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			break
+		}
+		err = inner
+	}
+	return err
 }

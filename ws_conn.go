@@ -10,20 +10,24 @@ import (
 	"net/http/httptrace"
 )
 
-// This file covers the connection below the library, which lacks three things.
-// It takes io.EOF for the end of the message, so that a connection that ends
-// within one hands over the part that came as if it were whole
-// (readFramePayload passes the error up to its reader): the end of a connection
-// has another name here, and a message that is cut short is a lost link, never
-// a request. And its CloseNow only waits while a Close is under way, for 5 s
-// and more: the socket itself can be closed here. And it can be reset, which the
-// other side hears of at once: a FIN has to wait until what was sent before it
-// is acknowledged, and of a link whose packets are lost one way nothing is.
+// This file wraps the connection below the WebSocket library, for three reasons.
+//
+// The library returns io.EOF both at the end of a message and when the
+// connection ends within one (readFramePayload passes the error on to the
+// reader). A truncated message would look complete and could be executed, so
+// the wrapper returns errHungUp at the end of the connection.
+//
+// CloseNow of the library waits, for 5 s and more, while a Close is running. The
+// link therefore closes the socket itself.
+//
+// A dead link is closed with a TCP reset. A FIN is only sent after all earlier
+// data is acknowledged, which never happens when packets are lost in one
+// direction; the other side would not notice that the link has ended.
 
-// errHungUp is the end of a connection without a close frame.
-var errHungUp = errors.New("the connection ended without a goodbye")
+// errHungUp reports that a connection ended without a close frame.
+var errHungUp = errors.New("the connection ended without a close frame")
 
-// hungUp is err with the end of the connection by its own name.
+// hungUp returns errHungUp for io.EOF, and any other error unchanged.
 func hungUp(err error) error {
 	if err == io.EOF {
 		return errHungUp
@@ -31,16 +35,17 @@ func hungUp(err error) error {
 	return err
 }
 
-// dialling is client for one link: it covers the connection that the upgrade
-// answers with, over TLS and proxies as well.
-func (h *linkHooks) dialling(client *http.Client) *http.Client {
+// wrapClient returns a copy of client for one link. It wraps the connection
+// that the upgrade returns, which also works over TLS and proxies.
+func (h *linkHooks) wrapClient(client *http.Client) *http.Client {
 	one := *client
-	one.Transport = wholeTransport{client.Transport, h}
+	one.Transport = linkTransport{client.Transport, h}
 	return &one
 }
 
-// bottom is the TCP connection below TLS, a proxy's too; nil where there is none.
-func bottom(conn net.Conn) *net.TCPConn {
+// tcpOf returns the TCP connection below TLS, also that to a proxy; nil if
+// there is none.
+func tcpOf(conn net.Conn) *net.TCPConn {
 	for {
 		secured, ok := conn.(*tls.Conn)
 		if !ok {
@@ -52,57 +57,57 @@ func bottom(conn net.Conn) *net.TCPConn {
 	return tcp
 }
 
-type wholeTransport struct {
+type linkTransport struct {
 	http.RoundTripper
 	hooks *linkHooks
 }
 
-func (t wholeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	trace := &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) { t.hooks.tcp = bottom(got.Conn) }}
+func (t linkTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	trace := &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) { t.hooks.tcp = tcpOf(got.Conn) }}
 	response, err := t.RoundTripper.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
 	if err != nil {
 		return nil, err
 	}
 	if rwc, ok := response.Body.(io.ReadWriteCloser); ok && response.StatusCode == http.StatusSwitchingProtocols {
 		t.hooks.socket = rwc
-		response.Body = wholeBody{rwc}
+		response.Body = linkBody{rwc}
 	}
 	return response, nil
 }
 
-type wholeBody struct{ io.ReadWriteCloser }
+type linkBody struct{ io.ReadWriteCloser }
 
-func (b wholeBody) Read(p []byte) (int, error) {
+func (b linkBody) Read(p []byte) (int, error) {
 	n, err := b.ReadWriteCloser.Read(p)
 	return n, hungUp(err)
 }
 
-// accepting is w for one link: it covers the connection that is taken over from
-// the HTTP server.
-func (h *linkHooks) accepting(w http.ResponseWriter) http.ResponseWriter { return wholeWriter{w, h} }
+// wrapWriter returns a copy of w for one link. It wraps the connection that is
+// hijacked from the HTTP server.
+func (h *linkHooks) wrapWriter(w http.ResponseWriter) http.ResponseWriter { return linkWriter{w, h} }
 
-type wholeWriter struct {
+type linkWriter struct {
 	http.ResponseWriter
 	hooks *linkHooks
 }
 
-func (w wholeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (w linkWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffers, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
-	w.hooks.socket, w.hooks.tcp = conn, bottom(conn)
+	w.hooks.socket, w.hooks.tcp = conn, tcpOf(conn)
 	if tcp := w.hooks.tcp; tcp != nil {
 		if raw, err := tcp.SyscallConn(); err == nil {
 			limitUnsent(raw)
 		}
 	}
-	return wholeConn{conn}, buffers, nil
+	return linkConn{conn}, buffers, nil
 }
 
-type wholeConn struct{ net.Conn }
+type linkConn struct{ net.Conn }
 
-func (c wholeConn) Read(p []byte) (int, error) {
+func (c linkConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	return n, hungUp(err)
 }

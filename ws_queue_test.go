@@ -82,7 +82,7 @@ func TestBothSidesCrowded(t *testing.T) {
 			}()
 		}
 		for range all {
-			if err := <-outcomes; err != nil && !strings.Contains(err.Error(), "requests waiting") {
+			if err := <-outcomes; err != nil && !strings.Contains(err.Error(), "already waiting") {
 				t.Fatal(err)
 			}
 		}

@@ -47,7 +47,7 @@ func newLinkServer(t *testing.T, more ...*method) *linkServer {
 	}
 	server := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hooks := &linkHooks{}
-		conn, err := websocket.Accept(hooks.accepting(w), r, &websocket.AcceptOptions{
+		conn, err := websocket.Accept(hooks.wrapWriter(w), r, &websocket.AcceptOptions{
 			CompressionMode: websocket.CompressionNoContextTakeover, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong,
 		})
 		if err != nil {

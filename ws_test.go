@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -118,7 +121,7 @@ func linkPair(t *testing.T, wrap func(net.Conn) net.Conn, times linkTimes) (clie
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hooks := &linkHooks{}
-		conn, err := websocket.Accept(hooks.accepting(w), r, &websocket.AcceptOptions{OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
+		conn, err := websocket.Accept(hooks.wrapWriter(w), r, &websocket.AcceptOptions{OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
 		if err != nil {
 			t.Error(err)
 			return
@@ -129,7 +132,7 @@ func linkPair(t *testing.T, wrap func(net.Conn) net.Conn, times linkTimes) (clie
 	go func() { defer close(served); _ = s.Serve(network) }()
 	hooks := &linkHooks{}
 	httpClient := network.client()
-	conn, _, err := websocket.Dial(t.Context(), "ws://pipe/", &websocket.DialOptions{HTTPClient: hooks.dialling(httpClient), OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
+	conn, _, err := websocket.Dial(t.Context(), "ws://pipe/", &websocket.DialOptions{HTTPClient: hooks.wrapClient(httpClient), OnPingReceived: hooks.ping, OnPongReceived: hooks.pong})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -425,4 +428,36 @@ func TestCrowdedLinkLives(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestLibraryCause checks that the prefixes of the WebSocket library do not reach
+// a log, and that the cause can still be recognised.
+func TestLibraryCause(t *testing.T) {
+	const lost = "the link was lost: "
+	plain := errors.New("failed to read")
+	inner := fmt.Errorf("failed to read frame header: %w", io.ErrUnexpectedEOF)
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("failed to get reader: %w", inner), lost + "unexpected EOF"},
+		{plain, lost + plain.Error()},
+		{fmt.Errorf("failed to write: %w", errPingTimeout), lost + errPingTimeout.Error()},
+	} {
+		got := sessionError(test.err)
+		if got.Error() != test.want {
+			t.Errorf("sessionError(%q): got %q, want %q", test.err, got, test.want)
+		}
+	}
+	if err := sessionError(fmt.Errorf("failed to write: %w", errPingTimeout)); !errors.Is(err, errPingTimeout) {
+		t.Errorf("got %v, want an error that wraps %v", err, errPingTimeout)
+	}
+	client, err := newLinkClient("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &connector{server: &url.URL{Scheme: "ws", Host: "127.0.0.1:1", Path: linkPath}, client: client, log: slog.New(slog.DiscardHandler)}
+	if _, err := c.dial(t.Context()); err == nil || strings.Contains(err.Error(), "failed to") || !strings.HasPrefix(err.Error(), "dialling 127.0.0.1:1: ") {
+		t.Errorf("got %v, want the cause of the failed dial after %q", err, "dialling 127.0.0.1:1: ")
+	}
 }
