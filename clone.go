@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -77,7 +78,7 @@ func newCloner(cfg clonerConfig) *cloner {
 			cfg.log.Warn("git processes of an earlier run may be left", "error", err)
 		}
 	}
-	if c.store, c.err = openRepoStore(workDir); c.err != nil {
+	if c.store, c.err = openRepoStore(cfg.base, workDir); c.err != nil {
 		cfg.log.Error("the directory of repositories cannot be used", "error", c.err)
 	}
 	return c
@@ -88,7 +89,7 @@ func newCloner(cfg clonerConfig) *cloner {
 func (c *cloner) wait() {
 	c.flights.wait()
 	if c.store != nil {
-		_ = c.store.root.Close() // only held open for its name
+		c.store.close()
 	}
 }
 
@@ -203,18 +204,17 @@ func (j cloneJob) key() string {
 	return string(key)
 }
 
-// run does the whole of one request. When it returns nothing of it is left but
-// the result.
+// run executes one request. No temporary files remain when it returns.
 func (c *cloner) run(ctx context.Context, job cloneJob) (cloneResult, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, maxCloneRun, errCloneTooLong)
 	defer cancel()
-	bar := startProgress(ctx)
-	release, err := c.store.lock(ctx, job.name)
+	r := &clonedRepo{cloner: c, cloneJob: job, progress: startProgress(ctx)}
+	unlock, err := c.store.lock(ctx, job.name)
 	if err != nil {
 		return cloneResult{}, err
 	}
-	defer release()
+	defer unlock()
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
@@ -224,18 +224,28 @@ func (c *cloner) run(ctx context.Context, job cloneJob) (cloneResult, error) {
 	if err := c.checkDisk(); err != nil {
 		return cloneResult{}, err
 	}
-	result, err := c.bring(ctx, job, bar)
+	result, err := r.cloneOrUpdate(ctx)
+	r.discard()
 	if err != nil {
-		err = job.remote.explain(err)
-		if errors.Is(err, errCloneTooLong) {
-			err = gitFailure(gitTimeout, "%v", errCloneTooLong)
-		}
+		err = explainClone(job.remote, err)
 		c.cfg.log.InfoContext(ctx, "a clone failed", "name", job.name, "url", job.remote.String(), "error", err)
 		return cloneResult{}, err
 	}
 	result.DurationMS = time.Since(began).Milliseconds()
-	bar.finish()
+	r.progress.finish()
 	return result, nil
+}
+
+// explainClone turns the error of a run into what the caller can act on.
+func explainClone(remote *remote, err error) error {
+	err = remote.explain(err)
+	switch {
+	case errors.Is(err, errCloneTooLong):
+		return gitFailure(gitTimeout, "%v", errCloneTooLong)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return gitFailure(gitDiskFull, "the disk of the work dir has no space or no inodes left: free some")
+	}
+	return err
 }
 
 // checkDisk refuses to begin what could fill the disk: what else is written
@@ -253,160 +263,4 @@ func (c *cloner) checkDisk() error {
 		return gitFailure(gitDiskFull, "the disk of the work dir has %.1f %% free, and no clone begins below %g %% (--min-free-disk): free some space", free, c.cfg.minFreeDisk)
 	}
 	return nil
-}
-
-// bring chooses between a fresh clone and an update.
-func (c *cloner) bring(ctx context.Context, job cloneJob, bar *cloneProgress) (cloneResult, error) {
-	state, err := c.store.look(job.name)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	list, err := job.remote.list(ctx)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	target, err := pickTarget(list, job.ref)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	switch state {
-	case repoAbsent:
-		return c.fresh(ctx, job, target, bar, actionCloned)
-	case repoPresent:
-		result, err := c.update(ctx, job, target, bar)
-		if !errors.Is(err, errRepoCorrupt) {
-			return result, err
-		}
-		c.cfg.log.WarnContext(ctx, "a repository is cloned afresh", "name", job.name, "reason", err)
-	}
-	return c.fresh(ctx, job, target, bar, actionRecloned)
-}
-
-func (c *cloner) workTree(name string) workTree {
-	return workTree{git: c.cfg.git, dir: c.store.path(name), owner: c.owner}
-}
-
-// fresh clones into a temporary and moves it to its place when it is complete.
-func (c *cloner) fresh(ctx context.Context, job cloneJob, target cloneTarget, bar *cloneProgress, action cloneAction) (_ cloneResult, err error) {
-	temp, err := c.store.temp()
-	if err != nil {
-		return cloneResult{}, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, c.store.remove(temp))
-		}
-	}()
-	w := c.workTree(temp)
-	if err := w.create(ctx, target.sha256); err != nil {
-		return cloneResult{}, err
-	}
-	commit := ""
-	if !target.empty {
-		if commit, err = c.take(ctx, job, target, w, depthArgs(job.depth, true, false), bar); err != nil {
-			return cloneResult{}, err
-		}
-	} else if err := w.configure(ctx, job.remote.remoteURL, ""); err != nil {
-		return cloneResult{}, err
-	}
-	if err := c.store.place(temp, job.name); err != nil {
-		return cloneResult{}, err
-	}
-	return c.result(ctx, job, commit, action)
-}
-
-// update brings the repository at its place to the target. errRepoCorrupt
-// asks for a fresh clone instead.
-func (c *cloner) update(ctx context.Context, job cloneJob, target cloneTarget, bar *cloneProgress) (_ cloneResult, err error) {
-	if err := c.store.unlock(job.name); err != nil {
-		return cloneResult{}, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, c.store.unlock(job.name))
-		}
-	}()
-	w := c.workTree(job.name)
-	origin, err := w.origin(ctx)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	if err := w.tame(ctx); err != nil {
-		return cloneResult{}, err
-	}
-	before, err := w.head(ctx)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	if origin != job.remote.key() {
-		return c.fresh(ctx, job, target, bar, actionRecloned)
-	}
-	if target.empty {
-		if before.commit != "" {
-			return c.fresh(ctx, job, target, bar, actionRecloned)
-		}
-		if err := w.clean(ctx); err != nil {
-			return cloneResult{}, err
-		}
-		return c.result(ctx, job, "", actionUnchanged)
-	}
-	shallow := c.store.shallow(job.name)
-	if shallow == "" && before.commit != "" {
-		if err := w.whole(ctx, before.commit); err != nil {
-			return cloneResult{}, err
-		}
-	}
-	args := depthArgs(job.depth, before.commit == "", shallow != "")
-	if before.commit == target.commit && (shallow == "" || job.depth == 1) {
-		refs, err := w.refs(ctx)
-		if err != nil {
-			return cloneResult{}, err
-		}
-		if hasAll(refs, target.refs(target.oid, target.commit)) {
-			args = nil // nothing to fetch
-		}
-	}
-	commit, err := c.take(ctx, job, target, w, args, bar)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	if c.store.packs(job.name) > maxPacks {
-		if err := w.pack(ctx); err != nil {
-			return cloneResult{}, err
-		}
-	}
-	action := actionUpdated
-	if before == (headState{commit: commit, branch: target.branch}) && shallow == c.store.shallow(job.name) {
-		action = actionUnchanged
-	}
-	return c.result(ctx, job, commit, action)
-}
-
-func hasAll(have, want map[string]string) bool {
-	for name, oid := range want {
-		if have[name] != oid {
-			return false
-		}
-	}
-	return true
-}
-
-// result describes the repository in its place.
-func (c *cloner) result(ctx context.Context, job cloneJob, commit string, action cloneAction) (cloneResult, error) {
-	w := c.workTree(job.name)
-	head, err := w.head(ctx)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	r := cloneResult{
-		Path: w.dir, Name: job.name, URL: job.remote.String(), Action: action,
-		IsEmpty: commit == "", IsShallow: c.store.shallow(job.name) != "",
-	}
-	if head.branch != "" {
-		r.Branch = &head.branch
-	}
-	if head.commit != "" {
-		r.Commit = &head.commit
-	}
-	return r, nil
 }

@@ -553,7 +553,7 @@ func TestCloneLinksInItsGitDirectory(t *testing.T) {
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	remote.git("branch", "feat/x")
 	p := cloneParams{URL: w.server.address("lib")}
-	for _, name := range []string{"refs", "refs/heads", "objects", "objects/pack", "logs"} {
+	for _, name := range []string{"refs", "refs/heads", "objects", "objects/pack", "info"} {
 		p.Ref = ""
 		r, err := w.try(p)
 		if err != nil {
