@@ -194,7 +194,9 @@ func (r *clonedRepo) finish(ctx context.Context, head headState) (cloneResult, e
 // install puts the new state into its place. An old one goes, and what stays of
 // it is removed when the next daemon starts.
 func (r *clonedRepo) install() error {
+	ended := r.cfg.access.replaced.begin(r.store.path(r.name))
 	replaced, err := r.store.install(r.temp, r.name)
+	ended()
 	if err != nil {
 		return err
 	}

@@ -17,9 +17,10 @@ import (
 const (
 	reposDirName = "repos"
 	// tempPrefix and oldPrefix begin the names of what is only there while a
-	// clone runs. No repository's name begins with a dot.
-	tempPrefix = ".tmp-"
-	oldPrefix  = ".old-"
+	// clone runs: no repository's name begins with a dot, and no method finds a
+	// name like this.
+	tempPrefix = secretPrefix + "tmp-"
+	oldPrefix  = secretPrefix + "old-"
 	// retiredDirName is the directory of the work dir that old states are moved to
 	// when a new one has taken their place. No method finds a name like this.
 	retiredDirName = secretPrefix + "retired"
@@ -109,10 +110,11 @@ func (s *repoStore) clear() error {
 	}
 	errs := []error{s.clearRetired()}
 	for _, name := range names {
-		if strings.HasPrefix(name, tempPrefix) {
+		kind := strings.TrimPrefix(name, ".git-daemon") // earlier versions' names begin with the dot alone
+		if strings.HasPrefix(kind, ".tmp-") {
 			errs = append(errs, s.root.RemoveAll(name))
 		}
-		if !strings.HasPrefix(name, oldPrefix) {
+		if !strings.HasPrefix(kind, ".old-") {
 			continue
 		}
 		_, encoded, _ := strings.Cut(name, "+")

@@ -104,7 +104,7 @@ func (w *cloneWorld) noTemporaries() {
 	w.t.Helper()
 	err := filepath.WalkDir(filepath.Join(w.workDir, reposDirName), func(path string, d os.DirEntry, err error) error {
 		base := filepath.Base(path)
-		if strings.HasPrefix(base, tempPrefix) || strings.HasPrefix(base, oldPrefix) || strings.HasPrefix(base, "tmp_pack_") || strings.HasSuffix(base, ".lock") {
+		if strings.HasPrefix(base, secretPrefix) || strings.HasPrefix(base, ".tmp-") || strings.HasPrefix(base, ".old-") || strings.HasPrefix(base, "tmp_pack_") || strings.HasSuffix(base, ".lock") {
 			w.t.Errorf("%s is left", path)
 		}
 		return err

@@ -164,6 +164,21 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	return d, nil
 }
 
+// reading returns the methods that read files and repositories. fs/repoScan, which
+// can take minutes, checks each repository by itself.
+func (d *daemon) reading() []*method {
+	methods := slices.Concat(
+		newFSService(d.access, d.git, d.cfg.log).methods(),
+		newGitReader(d.git, d.access, d.cloner.remotes, d.cfg.log).methods(),
+	)
+	for _, m := range methods {
+		if m.name != "fs/repoScan" {
+			m.readsWhole(d.access)
+		}
+	}
+	return methods
+}
+
 // methods returns the table of methods that the dispatcher calls.
 func (d *daemon) methods() []*method {
 	get := newMethod("config/get", "Return the configuration of the daemon, without tokens.", d.configGet)
@@ -172,8 +187,7 @@ func (d *daemon) methods() []*method {
 		[]*method{get},
 		d.credentials.methods(),
 		d.cloner.methods(),
-		newFSService(d.access, d.git, d.cfg.log).methods(),
-		newGitReader(d.git, d.access, d.cloner.remotes, d.cfg.log).methods(),
+		d.reading(),
 		d.handlers,
 	))
 }
