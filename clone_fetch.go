@@ -28,26 +28,45 @@ func depthArgs(depth int, isNew, isShallow bool) []string {
 // against the limits and checks it out, once the files are linked that links
 // stands for. HEAD is detached then.
 func (r *clonedRepo) fetchAndCheckout(ctx context.Context, args []string, links *sync.WaitGroup) (headState, error) {
-	commit := r.target.commit
+	rev := r.target.commit
 	if args != nil {
-		rev, err := r.fetch(ctx, args)
-		if err != nil {
+		var err error
+		if rev, err = r.fetch(ctx, args); err != nil {
 			return headState{}, err
-		}
-		if commit, err = r.commitOf(ctx, rev); err != nil {
-			return headState{}, err
-		}
-		if commit == "" {
-			return headState{}, failure(codeCommitNotFound, "what the remote has at %s is not a commit", r.target.source)
 		}
 		r.target.oid = rev
 	}
 	r.progress.enter(phaseCheckout)
-	if err := r.checkTree(ctx, commit); err != nil {
-		return headState{}, corruptUnlessFull(err)
-	}
+	err := r.checkTree(ctx, rev)
 	links.Wait()
-	return headState{commit: commit, branch: r.target.branch}, r.checkout(ctx, commit)
+	if err == nil {
+		err = r.checkout(ctx, rev)
+	}
+	if err != nil {
+		return headState{}, r.unlessNoCommit(ctx, rev, err)
+	}
+	text, err := r.readFile("HEAD")
+	if err != nil {
+		return headState{}, err
+	}
+	commit, _ := parseRefFile(text)
+	if commit == "" {
+		return headState{}, fmt.Errorf("%w: git checkout left no commit in HEAD", errRepoCorrupt)
+	}
+	return headState{commit: commit, branch: r.target.branch}, nil
+}
+
+// unlessNoCommit is the error of working with rev: COMMIT_NOT_FOUND when that is
+// a tree or a file.
+func (r *clonedRepo) unlessNoCommit(ctx context.Context, rev string, err error) error {
+	if _, failed := errors.AsType[*gitError](err); !failed {
+		return err
+	}
+	_, asked := r.cfg.git.run(ctx, r.command("rev-parse", "--verify", "--quiet", "--end-of-options", rev+"^{commit}"))
+	if e, ok := errors.AsType[*gitError](asked); ok && e.exit == 1 {
+		return failure(codeCommitNotFound, "what the remote has at %s is not a commit", r.target.source)
+	}
+	return corruptUnlessFull(err)
 }
 
 // parallelFrom is the number of files from which a checkout is shared among

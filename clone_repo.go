@@ -291,16 +291,6 @@ func (r *clonedRepo) isClean(ctx context.Context) (bool, error) {
 	return clean && err == nil, err
 }
 
-// commitOf is the commit that rev leads to, through tags; "" when it leads to
-// none.
-func (r *clonedRepo) commitOf(ctx context.Context, rev string) (string, error) {
-	out, err := r.cfg.git.run(ctx, r.command("rev-parse", "--verify", "--quiet", "--end-of-options", rev+"^{commit}"))
-	if e, ok := errors.AsType[*gitError](err); ok && e.exit == 1 {
-		return "", nil
-	}
-	return strings.TrimSuffix(string(out), "\n"), corruptUnlessFull(err)
-}
-
 // maxPacks is how many fetches are kept apart before they are packed together:
 // each slows down every lookup a little.
 const maxPacks = 40

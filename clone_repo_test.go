@@ -6,10 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // gitWrapper is a program in git's place that counts the starts of git. The stopAt-th
@@ -40,7 +45,7 @@ n=1
 until mkdir "n-$n" 2>/dev/null; do n=$((n+1)); done
 echo "$*" >> starts
 cd "$OLDPWD"
-stop() { touch ` + shellQuote(dir) + `/reached; exec sleep 600; }
+stop() { echo $$ > ` + shellQuote(dir) + `/pid; touch ` + shellQuote(dir) + `/reached; exec sleep 600; }
 [ -e ` + shellQuote(dir) + `/before-$n ] && stop
 if [ -e ` + shellQuote(dir) + `/after-$n ]; then ` + shellQuote(git) + ` "$@"; stop; fi
 exec ` + shellQuote(git) + ` "$@"
@@ -104,6 +109,20 @@ func (g *gitWrapper) goOn() {
 func (g *gitWrapper) reached() bool {
 	_, err := os.Stat(filepath.Join(g.dir, "reached"))
 	return err == nil
+}
+
+// end kills the program that stopAt stopped.
+func (g *gitWrapper) end() {
+	g.t.Helper()
+	text, err := os.ReadFile(filepath.Join(g.dir, "pid"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	_ = syscall.Kill(pid, syscall.SIGKILL) // the next daemon may have been faster
 }
 
 // subcommands are the git subcommands of command lines, for a failure message.
@@ -269,4 +288,110 @@ func TestCloneUpdateCannotBeCheckedOut(t *testing.T) {
 		t.Errorf("got the state\n%s\nwant\n%s", got, old)
 	}
 	w.noTemporaries()
+}
+
+// A daemon that is killed at any moment of an update leaves the old state or the
+// new one, and the next one goes on from there.
+func TestCloneUpdateKilled(t *testing.T) {
+	t.Parallel()
+	server := newGitServer(t)
+	remote := server.repo("lib", map[string]string{"a": "1", "dir/b": "2", "gone": "3"})
+	remote.git("branch", "first")
+	remote.git("rm", "-q", "gone")
+	remote.commit("second", map[string]string{"a": "2", "dir/b": "3", "new/c": "4"})
+	git, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapper := newGitWrapper(t, git)
+	_, hub := startSchedulerProcess(t, nil)
+	workDir := realTempDir(t)
+	env := []string{"PATH=" + wrapper.dir + ":" + os.Getenv("PATH")}
+	daemon := func() *startedProgram {
+		return startUserDaemon(t, hub, "m", env, "--work-dir", workDir, "--min-free-disk", "0")
+	}
+	clone := func(ref string) rpcAnswer {
+		_, a := callRPC(t, hub+"/machines/m", "vcs/clone", `{"url":"`+server.address("lib")+`","ref":"`+ref+`"}`)
+		return a
+	}
+	lib := filepath.Join(workDir, reposDirName, "lib")
+	d := daemon()
+	states := map[string]string{} // what a whole clone looks like, by branch
+	var took time.Duration
+	for _, ref := range []string{"first", "main"} {
+		began := time.Now()
+		if a := clone(ref); a.Error != nil {
+			t.Fatal(a.Error)
+		}
+		took = time.Since(began)
+		states[ref] = treeState(t, lib)
+	}
+	at := "main" // where the clone is
+	// killWhile begins an update after prepare and kills the daemon after wait.
+	killWhile := func(moment string, prepare, wait func()) {
+		t.Helper()
+		if at != "main" {
+			if a := clone("main"); a.Error != nil {
+				t.Fatalf("%s: %v", moment, a.Error)
+			}
+		}
+		prepare()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		body := `{"jsonrpc":"2.0","id":"x","method":"vcs/clone","params":{"url":"` + server.address("lib") + `","ref":"first"}}`
+		request, err := http.NewRequestWithContext(ctx, http.MethodPost, hub+"/machines/m/rpc", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Content-Type", "application/json")
+		done := make(chan struct{})
+		go func() { // ends with the answer, or when ctx is cancelled
+			defer close(done)
+			if resp, err := http.DefaultClient.Do(request); err == nil {
+				_ = resp.Body.Close() // nobody reads it
+			}
+		}()
+		wait()
+		if err := d.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		<-d.done
+		switch got := treeState(t, lib); got {
+		case states["main"]:
+			at = "main"
+		case states["first"]:
+			at = "first"
+		default:
+			t.Fatalf("%s: got the state\n%s\nwant\n%s\nor\n%s", moment, got, states["main"], states["first"])
+		}
+		cancel() // or the hub sends it to the next daemon
+		<-done
+		wrapper.goOn()
+		d = daemon()
+	}
+	for _, when := range []string{"before", "after"} {
+		for n := 1; n <= 6; n++ {
+			killWhile(fmt.Sprint(when, " process ", n), func() { wrapper.stopAt(when, n) }, func() {
+				awaitThat(t, "the step to be reached", wrapper.reached)
+			})
+			wrapper.end()
+		}
+	}
+	rounds := 10
+	if testing.Short() {
+		rounds = 3
+	}
+	for n := range rounds {
+		killWhile(fmt.Sprint("moment ", n), wrapper.goOn, func() { time.Sleep(took * time.Duration(n+1) / time.Duration(rounds)) })
+	}
+	if a := clone("first"); a.Error != nil {
+		t.Fatal(a.Error)
+	}
+	if got := treeState(t, lib); got != states["first"] {
+		t.Errorf("at last: got the state\n%s\nwant\n%s", got, states["first"])
+	}
+	entries, err := os.ReadDir(filepath.Join(workDir, reposDirName))
+	if err != nil || len(entries) != 1 {
+		t.Errorf("beside the repository there is %v, %v; want nothing", entries, err)
+	}
 }
