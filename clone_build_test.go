@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Every file of a clone is its blob, whatever the attributes of this commit and
@@ -30,8 +31,18 @@ func TestCloneFilesAreTheirBlobs(t *testing.T) {
 		return remote.head()
 	}
 	p := cloneParams{URL: w.server.address("lib")}
+	reader := w.reader()
 	check := func(r cloneResult) {
 		t.Helper()
+		for name := range content { // git has to look into the files
+			if err := os.Chtimes(filepath.Join(r.Path, name), time.Time{}, time.Unix(1e9, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		info, _ := reader.read("vcs/info", map[string]string{"path": r.Path})
+		if dirty := field[map[string]int](t, info, "dirty"); dirty["unstaged"] != 0 {
+			t.Errorf("vcs/info gave dirty %v, want none", dirty)
+		}
 		for name, want := range content {
 			if got := w.file(r, name); got != want {
 				t.Errorf("%s is %q, want %q", name, got, want)
