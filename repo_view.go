@@ -15,7 +15,7 @@ import (
 const maxIndexFile = 512 << 20
 
 // gitView is a temporary git directory that stands for a repository's own, so
-// that git never runs with the repository's configuration, hooks,
+// that git never runs with the repository's configuration or hooks,
 // which could start programs: fsmonitor, hooks, filters, textconv, external
 // diffs, aliases, promisor remotes, includes. References and, for a status, the
 // index are copied, and the objects are those of the repository. Of its
