@@ -14,10 +14,11 @@ import (
 )
 
 const (
-	// maxDepth bounds the depth parameter; who wants more wants 0, all.
+	// maxDepth bounds the depth parameter. A caller that needs more can ask for
+	// all with 0.
 	maxDepth = 1_000_000
-	// maxCloneRun ends a clone whose askers are gone, and with them their time
-	// limits.
+	// maxCloneRun bounds a clone that outlives its callers, and with them their
+	// time limits.
 	maxCloneRun = 6 * time.Hour
 )
 
@@ -26,23 +27,23 @@ var (
 	errCloneTooLarge = errors.New("the remote sent too much")
 )
 
-// maxClones is how many clones run at once: each is a git that takes a core to
-// unpack and check out.
+// maxClones bounds the clones that run at once: each runs a git that needs a core
+// to unpack and check out.
 const maxClones = 4
 
-// clonerConfig is what a cloner works with.
+// clonerConfig configures a cloner.
 type clonerConfig struct {
 	git         *gitRunner
 	access      *access
 	credentials *credentials
 	log         *slog.Logger
-	base        context.Context // the daemon's: its end ends all clones
-	maxFiles    int             // of one tree, directories beside them as many again
-	maxBytes    int64           // of one tree, and of what a remote may send
+	base        context.Context // the daemon's context; all clones end with it
+	maxFiles    int             // in one tree; as many directories are allowed besides
+	maxBytes    int64           // in one tree, and in the answer of a remote
 	allowHosts  []string        // patterns of --allow-git-host; empty allows all
 	minFreeDisk float64         // percent of the work dir's disk; below it no clone begins
-	// predecessorDied tells that the daemon before in this work dir did not end by
-	// itself: its git processes may have outlived it.
+	// predecessorDied reports whether the previous daemon of this work dir was
+	// killed, so that its git processes may still run.
 	predecessorDied bool
 }
 
@@ -52,19 +53,19 @@ type cloner struct {
 	remotes *remotes
 	store   *repoStore // nil without a work dir
 	err     error      // why there is no store although there is a work dir
-	flights *flightGroup
+	group   *flightGroup
 	slots   chan struct{} // holds a token for each clone that runs
 	owner   string
-	ended   func(took time.Duration, err error) // hears of each run's end, unless nil
+	ended   func(took time.Duration, err error) // called at the end of each run, unless nil
 }
 
-// newCloner clears away what an earlier daemon left: its git processes,
-// temporaries, old repositories. One daemon works in a work dir at a time.
+// newCloner returns a cloner. It first ends git processes and removes temporary
+// files that an earlier daemon left; only one daemon uses a work dir at a time.
 func newCloner(cfg clonerConfig) *cloner {
 	c := &cloner{
 		cfg:     cfg,
 		remotes: newRemotes(cfg.git, cfg.access, cfg.credentials, cfg.allowHosts),
-		flights: newFlightGroup(cfg.base, 0, 0),
+		group:   newFlightGroup(cfg.base, 0, 0),
 		slots:   make(chan struct{}, maxClones),
 	}
 	workDir := cfg.access.workDir
@@ -73,27 +74,27 @@ func newCloner(cfg clonerConfig) *cloner {
 	}
 	c.owner = ownerMark(os.Getpid(), workDir)
 	c.remotes.owner = c.owner
-	if cfg.predecessorDied { // else a look at every process of the machine is in vain
+	if cfg.predecessorDied { // otherwise skip the search through all processes of the machine
 		if err := endGitOrphans(func(dir string) bool { return dir == workDir }); err != nil {
-			cfg.log.Warn("git processes of an earlier run may be left", "error", err)
+			cfg.log.Warn("ending git processes of an earlier daemon failed", "error", err)
 		}
 	}
 	if c.store, c.err = openRepoStore(cfg.base, workDir); c.err != nil {
-		cfg.log.Error("the directory of repositories cannot be used", "error", c.err)
+		cfg.log.Error("opening the directory of repositories failed", "error", c.err)
 	}
 	return c
 }
 
-// wait returns when no clone runs any more; base must have ended, or clones go
-// on to their end.
+// wait returns when no clone runs and nothing is left to remove. Running clones
+// are stopped only if base has ended.
 func (c *cloner) wait() {
-	c.flights.wait()
+	c.group.wait()
 	if c.store != nil {
 		c.store.close()
 	}
 }
 
-// methods is what the cloner answers to.
+// methods returns the cloner's rows of the method table.
 func (c *cloner) methods() []*method {
 	m := newMethod("vcs/clone", "Clone a repository into the work dir, or bring an earlier clone up to date.", c.clone)
 	m.timeout, m.clones = cloneMethodTimeout, true
@@ -108,7 +109,7 @@ type cloneParams struct {
 	Depth *int   `json:"depth,omitempty" doc:"commits of history; 0 for all; default 1"`
 }
 
-// cloneAction tells what vcs/clone did.
+// cloneAction is the outcome of a vcs/clone.
 type cloneAction string
 
 const (
@@ -134,7 +135,7 @@ type cloneResult struct {
 	DurationMS int64       `json:"duration_ms"`
 }
 
-// vcs/clone
+// clone implements vcs/clone.
 func (c *cloner) clone(ctx context.Context, p cloneParams) (cloneResult, error) {
 	switch {
 	case c.err != nil:
@@ -146,7 +147,7 @@ func (c *cloner) clone(ctx context.Context, p cloneParams) (cloneResult, error) 
 	if err != nil {
 		return cloneResult{}, err
 	}
-	value, err := c.flights.do(ctx, job.key(), "", func(ctx context.Context) (any, error) {
+	value, err := c.group.do(ctx, job.key(), "", func(ctx context.Context) (any, error) {
 		began := time.Now()
 		result, err := c.run(ctx, job)
 		if c.ended != nil {
@@ -196,8 +197,8 @@ func (c *cloner) newJob(p cloneParams) (cloneJob, error) {
 	return job, nil
 }
 
-// key is equal for requests that may share one run. What only a holder of
-// certain credentials may get is not shared with others.
+// key is equal for requests that may share one run. The credentials are part of
+// it, so that a caller without access does not get the answer of one with access.
 func (j cloneJob) key() string {
 	digest := sha256.Sum256([]byte(j.remote.username + "\x00" + string(j.remote.password)))
 	key, _ := json.Marshal([]any{j.remote.key(), j.remote.String(), j.ref, j.depth, strings.ToLower(j.name), hex.EncodeToString(digest[:])}) // strings and a number always marshal
@@ -236,7 +237,7 @@ func (c *cloner) run(ctx context.Context, job cloneJob) (cloneResult, error) {
 	return result, nil
 }
 
-// explainClone turns the error of a run into what the caller can act on.
+// explainClone adds to the error of a run what the caller can do about it.
 func explainClone(remote *remote, err error) error {
 	err = remote.explain(err)
 	switch {
@@ -248,15 +249,15 @@ func explainClone(remote *remote, err error) error {
 	return err
 }
 
-// checkDisk refuses to begin what could fill the disk: what else is written
-// there, credentials and process ids among it, needs the rest.
+// checkDisk returns an error when a clone could fill the disk: credentials and
+// process ids are written there too.
 func (c *cloner) checkDisk() error {
 	if c.cfg.minFreeDisk <= 0 {
 		return nil
 	}
 	disk, err := statDisk(c.cfg.access.workDir)
 	if err != nil {
-		c.cfg.log.Warn("the disk's floor cannot be kept", "error", err)
+		c.cfg.log.Warn("checking the free disk space failed", "error", err)
 		return nil
 	}
 	if free := disk.freePercent(); free < c.cfg.minFreeDisk {

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// targetRef receives what is fetched: a name of our own, so that no branch
-	// of the remote can stand in its way (feat against feat/sub).
+	// targetRef receives the fetched object. It is outside refs/heads, so that no
+	// branch of the remote can collide with it (feat against feat/sub).
 	targetRef = "refs/daemon/target"
 	// originHead names the remote's default branch (git-remote(1), set-head).
 	originHead = "refs/remotes/origin/HEAD"
@@ -29,8 +29,7 @@ const (
 	maxTreeDepth = 64
 )
 
-// cloneFacts are what is known of a repository in the store. They are read once,
-// without git.
+// cloneFacts describe a repository in the store. They are read once, without git.
 type cloneFacts struct {
 	origin   string // key of the remote that it was cloned from
 	head     headState
@@ -42,8 +41,8 @@ type cloneFacts struct {
 	settings gitSettings
 	objects  []string // packs and loose objects, below .git
 	packs    int
-	// pristine means that the git directory holds what the cloner wrote and
-	// nothing else: its files are what its index says.
+	// pristine means that the git directory holds nothing but what the cloner
+	// wrote there, so that its index can be trusted.
 	pristine bool
 }
 
@@ -60,7 +59,7 @@ func (r *clonedRepo) readFacts() (*cloneFacts, error) {
 	return f, nil
 }
 
-// readRepository is readFacts without what scanGitDir finds.
+// readRepository returns all facts but those that scanGitDir finds.
 func (r *clonedRepo) readRepository() (*cloneFacts, error) {
 	at, err := r.cfg.access.within(r.store.path(r.name))
 	if err != nil {
@@ -161,8 +160,9 @@ func (r *clonedRepo) create(ctx context.Context) error {
 }
 
 // carryOver makes a git directory for the new state out of the old one: its
-// objects and its index by hard links, refs and configuration anew. What others
-// wrote into the old one, and what a killed git left in it, stays behind.
+// objects and its index are hard links, refs and configuration are written anew.
+// Files that others wrote into the old one, and those of a killed git, are not
+// taken over.
 func (r *clonedRepo) carryOver() error {
 	if err := r.makeTemp(); err != nil {
 		return err
@@ -241,10 +241,9 @@ func (r *clonedRepo) writeFiles(files map[string]string) error {
 	return nil
 }
 
-// config is the whole configuration of a clone: how its file system behaves,
-// taken from what is known, and an origin as a person expects to find it, without
-// credentials. A setting of anybody else, which could name a program, is not
-// taken over.
+// config returns the whole configuration of a clone: the properties of its file
+// system, taken from known, and an origin without credentials. Other settings are
+// not taken over, because they could name programs.
 func (r *clonedRepo) config(known gitSettings, branch string) string {
 	var b strings.Builder
 	sha256 := r.target.sha256 || r.old != nil && r.old.sha256

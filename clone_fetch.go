@@ -142,12 +142,11 @@ func (r *clonedRepo) fetchOnce(ctx context.Context, args []string, refspecs ...s
 	return err
 }
 
-// cloneTarget is what a clone is to stand at, chosen from what the remote
-// offers.
+// cloneTarget is the ref or commit to clone, chosen from the refs of the remote.
 type cloneTarget struct {
-	source        string // what is fetched: a full ref name, HEAD or an object id
-	oid           string // what the remote says it is at
-	commit        string // where oid leads, if the remote told; for a branch the same
+	source        string // argument of the fetch: a full ref name, HEAD or an object id
+	oid           string // object that the remote has there
+	commit        string // commit that oid leads to, if the remote sent it; for a branch oid itself
 	branch        string // short, when source is a branch
 	tag           string // short, when source is a tag
 	defaultBranch string // short; "" when the remote's HEAD is detached
@@ -208,8 +207,8 @@ func (t *cloneTarget) set(ref remoteRef) {
 	}
 }
 
-// refs are those that a clone of the target has, at what was fetched: oid, and
-// the commit that it leads to.
+// refs returns the refs of a clone of the target by name, where oid was fetched and
+// leads to commit.
 func (t cloneTarget) refs(oid, commit string) map[string]string {
 	switch {
 	case t.branch != "":
@@ -228,7 +227,7 @@ func (t cloneTarget) symrefs() map[string]string {
 	return map[string]string{originHead: "refs/remotes/origin/" + t.branch}
 }
 
-// maxTreeHeader bounds what stands before a path in the output of git ls-tree.
+// maxTreeHeader bounds the fields before a path in the output of git ls-tree.
 const maxTreeHeader = 256
 
 var (

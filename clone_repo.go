@@ -26,12 +26,12 @@ type clonedRepo struct {
 	progress *cloneProgress
 
 	action cloneAction
-	old    *cloneFacts // what stands at the name; nil when no repository of use does
-	target cloneTarget // what the remote has
-	temp   string      // the new state in the store; "" before it is begun and after it is installed
+	old    *cloneFacts // repository at the name; nil if there is none that can be used
+	target cloneTarget // set by pickTarget
+	temp   string      // name of the new state in the store; "" before it is begun and after it is installed
 }
 
-// cloneOrUpdate brings the repository to what the remote has at the wanted ref.
+// cloneOrUpdate makes the repository match the wanted ref of the remote.
 func (r *clonedRepo) cloneOrUpdate(ctx context.Context) (cloneResult, error) {
 	state, err := r.store.stat(r.name)
 	if err != nil {
@@ -58,11 +58,11 @@ func (r *clonedRepo) cloneOrUpdate(ctx context.Context) (cloneResult, error) {
 	if !errors.Is(err, errRepoCorrupt) {
 		return cloneResult{}, err
 	}
-	r.cfg.log.WarnContext(ctx, "a repository is cloned afresh", "name", r.name, "error", err)
+	r.cfg.log.WarnContext(ctx, "cloning a corrupt repository anew", "name", r.name, "error", err)
 	return r.cloneNew(ctx)
 }
 
-// cloneNew clones without anything of what stands at the name.
+// cloneNew clones without using the repository at the name.
 func (r *clonedRepo) cloneNew(ctx context.Context) (cloneResult, error) {
 	r.discard()
 	r.old = nil
@@ -82,7 +82,8 @@ func (r *clonedRepo) cloneNew(ctx context.Context) (cloneResult, error) {
 	return r.finish(ctx, head)
 }
 
-// update starts from what stands at the name. errRepoCorrupt asks for cloneNew.
+// update starts from the repository at the name. After errRepoCorrupt the caller
+// uses cloneNew.
 func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
 	if err := r.carryOver(); err != nil {
 		return cloneResult{}, err
@@ -126,9 +127,9 @@ func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
 	return r.finish(ctx, head)
 }
 
-// checkWhileAsking asks the remote for its refs and meanwhile looks whether the
-// repository at the name is whole. clean reports that its files are those of its
-// commit, and that nothing in its git directory is anybody else's.
+// checkWhileAsking asks the remote for its refs and meanwhile checks that the
+// repository at the name is complete. clean reports whether its files are those of
+// its commit and its git directory is pristine.
 func (r *clonedRepo) checkWhileAsking(ctx context.Context) (clean bool, err error) {
 	checking, stop := context.WithCancel(ctx)
 	defer stop()
@@ -191,8 +192,8 @@ func (r *clonedRepo) finish(ctx context.Context, head headState) (cloneResult, e
 	return r.result(head, shallow), nil
 }
 
-// install puts the new state into its place. An old one goes, and what stays of
-// it is removed when the next daemon starts.
+// install exchanges the new state with the old one, which is then removed. If the
+// removal fails, the next daemon does it.
 func (r *clonedRepo) install() error {
 	ended := r.cfg.access.replaced.begin(r.store.path(r.name))
 	replaced, err := r.store.install(r.temp, r.name)
@@ -202,7 +203,7 @@ func (r *clonedRepo) install() error {
 	}
 	if replaced {
 		if err := r.store.retire(r.temp); err != nil {
-			r.cfg.log.Warn("an old repository could not be removed", "name", r.name, "error", err)
+			r.cfg.log.Warn("removing an old repository failed", "name", r.name, "error", err)
 		}
 	}
 	r.temp = ""
@@ -224,14 +225,14 @@ func (r *clonedRepo) result(head headState, shallow string) cloneResult {
 	return result
 }
 
-// discard removes what was built and not installed. What stays is removed when
-// the next daemon starts.
+// discard removes a new state that was not installed. If that fails, the next
+// daemon does it.
 func (r *clonedRepo) discard() {
 	if r.temp == "" {
 		return
 	}
 	if err := r.store.remove(r.temp); err != nil {
-		r.cfg.log.Warn("a temporary directory could not be removed", "error", err)
+		r.cfg.log.Warn("removing a temporary directory failed", "error", err)
 	}
 	r.temp = ""
 }

@@ -16,18 +16,18 @@ import (
 
 const (
 	reposDirName = "repos"
-	// tempPrefix and oldPrefix begin the names of what is only there while a
-	// clone runs: no repository's name begins with a dot, and no method finds a
-	// name like this.
+	// tempPrefix and oldPrefix begin the names of directories that exist only
+	// while a clone runs. No repository's name begins with a dot, and every method
+	// denies names with this prefix.
 	tempPrefix = secretPrefix + "tmp-"
 	oldPrefix  = secretPrefix + "old-"
-	// retiredDirName is the directory of the work dir that old states are moved to
-	// when a new one has taken their place. No method finds a name like this.
+	// retiredDirName is the directory in the work dir that receives the old state
+	// of a clone after the exchange. Every method denies it.
 	retiredDirName = secretPrefix + "retired"
-	// retiredGrace is how long an old state stays for readers that have begun to
-	// read it: a git that lists refs takes some milliseconds.
+	// retiredGrace is the time after which an old state is removed. A git that has
+	// just begun to read it needs some milliseconds.
 	retiredGrace = time.Second
-	// maxRetired bounds the old states that wait for their removal; one more is
+	// maxRetired bounds the old states that wait for removal; beyond that they are
 	// removed at once.
 	maxRetired = 64
 	// maxWalked bounds the entries looked at for git's leftovers; a repository
@@ -46,15 +46,15 @@ type repoStore struct {
 	root  *os.Root
 	grace time.Duration // retiredGrace but in tests
 
-	base    context.Context // the daemon's: at its end what is retired is removed at once
-	retired sync.WaitGroup  // old states that wait for their removal
+	base    context.Context // the daemon's; old states are removed at once when it ends
+	retired sync.WaitGroup  // removals that wait
 
 	mu      sync.Mutex
 	held    map[string]chan struct{} // under mu: names in use; closed on release
 	waiting int                      // under mu: how many old states wait
 }
 
-// openRepoStore makes the directory if need be and clears away what an earlier
+// openRepoStore creates the directory if necessary and removes what an earlier
 // process left in it.
 func openRepoStore(base context.Context, workDir string) (_ *repoStore, err error) {
 	work, err := os.OpenRoot(workDir)
@@ -85,8 +85,8 @@ func openRepoStore(base context.Context, workDir string) (_ *repoStore, err erro
 	return s, s.clear()
 }
 
-// close returns when what is retired is removed; base must have ended, and no run
-// may be under way.
+// close returns when all old states are removed. base must have ended, and no
+// clone may be running.
 func (s *repoStore) close() {
 	s.retired.Wait()
 	_ = s.root.Close() // only held open for its name
@@ -96,8 +96,8 @@ func (s *repoStore) close() {
 // path is the absolute path of a name in the store.
 func (s *repoStore) path(name string) string { return filepath.Join(s.dir, filepath.FromSlash(name)) }
 
-// clear removes temporaries. An old repository whose successor did not get its
-// place is put back. Nothing may be running.
+// clear removes temporary directories. An old repository is put back if its
+// successor was not installed. No clone may be running.
 func (s *repoStore) clear() error {
 	dir, err := s.root.Open(".")
 	if err != nil {
@@ -142,8 +142,7 @@ func (s *repoStore) clearRetired() error {
 	return errors.Join(errs...)
 }
 
-// retire removes an old state, which is at temp, when those who read it have had
-// time to end.
+// retire removes the old state at temp after a grace period for its readers.
 func (s *repoStore) retire(temp string) error {
 	at := retiredDirName + "/" + temp
 	if !s.mayWait(1) {
@@ -165,7 +164,8 @@ func (s *repoStore) retire(temp string) error {
 	return nil
 }
 
-// mayWait counts old states that wait, unless there are too many.
+// mayWait adds n to the number of removals that wait, and reports whether there
+// is room.
 func (s *repoStore) mayWait(n int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,9 +176,9 @@ func (s *repoStore) mayWait(n int) bool {
 	return true
 }
 
-// lock waits until nobody works on name, on a repository inside it or on one
-// around it, and returns what releases it. Names that differ in case are the
-// same: they are on some file systems.
+// lock waits until name, and each name inside or around it, is unlocked, locks it
+// and returns the function that unlocks it. Names that differ only in case count
+// as equal, as on some file systems.
 func (s *repoStore) lock(ctx context.Context, name string) (release func(), err error) {
 	name = strings.ToLower(name)
 	for {
@@ -214,13 +214,13 @@ func (s *repoStore) release(name string) {
 	delete(s.held, name)
 }
 
-// repoState is what stands at a name.
+// repoState describes what exists at a name.
 type repoState int
 
 const (
 	repoAbsent repoState = iota
 	repoPresent
-	repoBroken // something that is no repository
+	repoBroken // a directory that is not a repository
 )
 
 // stat reports what is at name, which the caller has locked. It refuses a
@@ -316,9 +316,9 @@ func (s *repoStore) remove(temp string) error {
 }
 
 // install puts the complete temporary at name. What stood there, if anything, is
-// at temp afterwards. Where two directories can be exchanged at once, nobody ever
-// finds none; elsewhere the old one is moved aside first, and clear puts it back
-// after a crash in between.
+// at temp afterwards. Where the system can exchange two directories in one step,
+// name always exists; elsewhere the old one is moved aside first, and clear puts
+// it back after a crash in between.
 func (s *repoStore) install(temp, name string) (replaced bool, err error) {
 	if parent := path.Dir(name); parent != "." {
 		if err := s.root.MkdirAll(parent, 0o755); err != nil {

@@ -155,9 +155,9 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 		maxConcurrent: cfg.maxConcurrent,
 		log:           cfg.log,
 	}
-	d.service.activity = newActivity(func() int { return max(tasks.running(), d.cloner.flights.running()) }) // a clone with a task_id counts in both
+	d.service.activity = newActivity(func() int { return max(tasks.running(), d.cloner.group.running()) }) // a clone with a task_id counts in both
 	d.service.activity.whenIdle(memoryIdle, giveBackMemory)
-	tasks.ended, d.cloner.flights.ended = d.service.activity.touch, d.service.activity.touch
+	tasks.ended, d.cloner.group.ended = d.service.activity.touch, d.service.activity.touch
 	for _, m := range d.methods() {
 		d.service.methods[m.name] = m
 	}
