@@ -144,7 +144,7 @@ func (s *repoStore) clearRetired() error {
 
 // retire removes the old state at temp after a grace period for its readers.
 func (s *repoStore) retire(temp string) error {
-	at := retiredDirName + "/" + temp
+	at := retiredDirName + "/" + strings.TrimPrefix(temp, tempPrefix)
 	if !s.mayWait(1) {
 		return s.remove(temp)
 	}
