@@ -64,6 +64,9 @@ func TestCloneFilesAreTheirBlobs(t *testing.T) {
 // An update leaves unchanged files the ones that they were, and packs the
 // fetches together from time to time.
 func TestCloneUpdateKeepsUnchangedFiles(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes as many updates as there may be packs")
+	}
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"same": "1", "dir/same": "1", "changes": "0"})

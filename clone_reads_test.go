@@ -47,6 +47,9 @@ func (r *wholeReader) read(method string, params any) (json.RawMessage, bool) {
 // Those who read a clone while it is updated, cloned afresh from another remote
 // or after it was damaged get one state or CONFLICT.
 func TestCloneReadersSeeOneState(t *testing.T) {
+	if testing.Short() {
+		t.Skip("reads and clones for seconds")
+	}
 	t.Parallel()
 	w := newCloneWorld(t)
 	const files = 60
@@ -146,11 +149,7 @@ func TestCloneReadersSeeOneState(t *testing.T) {
 			t.Errorf("fs/repoScan gave %s", result)
 		}
 	})
-	rounds := 12
-	if testing.Short() {
-		rounds = 3
-	}
-	for range rounds {
+	for range 4 {
 		clone("one", "first")
 		clone("one", "main")
 		clone("two", "main")
