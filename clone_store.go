@@ -66,13 +66,11 @@ func openRepoStore(base context.Context, workDir string) (_ *repoStore, err erro
 			_ = work.Close() // only held open for its name
 		}
 	}()
-	for _, name := range []string{reposDirName, retiredDirName} {
-		if err := work.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("making the directory of repositories: %w", err)
-		}
-		if info, err := work.Lstat(name); err != nil || !info.IsDir() {
-			return nil, fmt.Errorf("opening the directory of repositories: %s is no directory", filepath.Join(workDir, name))
-		}
+	if err := work.Mkdir(reposDirName, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("making the directory of repositories: %w", err)
+	}
+	if info, err := work.Lstat(reposDirName); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("opening the directory of repositories: %s is no directory", filepath.Join(workDir, reposDirName))
 	}
 	root, err := work.OpenRoot(reposDirName)
 	if err != nil {
@@ -108,7 +106,7 @@ func (s *repoStore) clear() error {
 	if err != nil {
 		return fmt.Errorf("clearing temporaries: %w", err)
 	}
-	errs := []error{s.clearRetired()}
+	errs := []error{s.work.RemoveAll(retiredDirName)}
 	for _, name := range names {
 		kind := strings.TrimPrefix(name, ".git-daemon") // earlier versions' names begin with the dot alone
 		if strings.HasPrefix(kind, ".tmp-") {
@@ -128,29 +126,19 @@ func (s *repoStore) clear() error {
 	return errors.Join(errs...)
 }
 
-func (s *repoStore) clearRetired() error {
-	dir, err := s.work.Open(retiredDirName)
-	if err != nil {
-		return fmt.Errorf("clearing old states: %w", err)
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	errs := []error{err}
-	for _, name := range names {
-		errs = append(errs, s.work.RemoveAll(retiredDirName+"/"+name))
-	}
-	return errors.Join(errs...)
-}
-
 // retire removes the old state at temp after a grace period for its readers.
 func (s *repoStore) retire(temp string) error {
 	at := retiredDirName + "/" + strings.TrimPrefix(temp, tempPrefix)
 	if !s.mayWait(1) {
 		return s.remove(temp)
 	}
-	if err := s.work.Rename(reposDirName+"/"+temp, at); err != nil {
+	err := s.work.Mkdir(retiredDirName, 0o700)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = s.work.Rename(reposDirName+"/"+temp, at)
+	}
+	if err != nil {
 		s.mayWait(-1)
-		return s.remove(temp) // repos may be a file system of its own
+		return s.remove(temp) // the directory was just removed, or repos is a file system of its own
 	}
 	// Ends after the grace, or at the end of base; close waits for it.
 	s.retired.Go(func() {
@@ -159,7 +147,8 @@ func (s *repoStore) retire(temp string) error {
 		case <-time.After(s.grace):
 		case <-s.base.Done():
 		}
-		_ = s.work.RemoveAll(at) // clear removes what stays
+		_ = s.work.RemoveAll(at)          // clear removes what stays
+		_ = s.work.Remove(retiredDirName) // when it is empty
 	})
 	return nil
 }
