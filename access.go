@@ -30,6 +30,8 @@ type access struct {
 	workDir string  // absolute path, symlinks resolved; "" without one
 	roots   []*root // longest real path first
 
+	replaced replacements // of repositories, by vcs/clone
+
 	mu      sync.Mutex
 	secrets []string // guarded by mu: absolute paths of files that no method may read
 }

@@ -9,14 +9,16 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
 const (
-	// maxDepth bounds the depth parameter; who wants more wants 0, all.
+	// maxDepth bounds the depth parameter. A caller that needs more can ask for
+	// all with 0.
 	maxDepth = 1_000_000
-	// maxCloneRun ends a clone whose askers are gone, and with them their time
-	// limits.
+	// maxCloneRun bounds a clone that outlives its callers, and with them their
+	// time limits.
 	maxCloneRun = 6 * time.Hour
 )
 
@@ -25,23 +27,23 @@ var (
 	errCloneTooLarge = errors.New("the remote sent too much")
 )
 
-// maxClones is how many clones run at once: each is a git that takes a core to
-// unpack and check out.
+// maxClones bounds the clones that run at once: each runs a git that needs a core
+// to unpack and check out.
 const maxClones = 4
 
-// clonerConfig is what a cloner works with.
+// clonerConfig configures a cloner.
 type clonerConfig struct {
 	git         *gitRunner
 	access      *access
 	credentials *credentials
 	log         *slog.Logger
-	base        context.Context // the daemon's: its end ends all clones
-	maxFiles    int             // of one tree, directories beside them as many again
-	maxBytes    int64           // of one tree, and of what a remote may send
+	base        context.Context // the daemon's context; all clones end with it
+	maxFiles    int             // in one tree; as many directories are allowed besides
+	maxBytes    int64           // in one tree, and in the answer of a remote
 	allowHosts  []string        // patterns of --allow-git-host; empty allows all
 	minFreeDisk float64         // percent of the work dir's disk; below it no clone begins
-	// predecessorDied tells that the daemon before in this work dir did not end by
-	// itself: its git processes may have outlived it.
+	// predecessorDied reports whether the previous daemon of this work dir was
+	// killed, so that its git processes may still run.
 	predecessorDied bool
 }
 
@@ -51,19 +53,19 @@ type cloner struct {
 	remotes *remotes
 	store   *repoStore // nil without a work dir
 	err     error      // why there is no store although there is a work dir
-	flights *flightGroup
+	group   *flightGroup
 	slots   chan struct{} // holds a token for each clone that runs
 	owner   string
-	ended   func(took time.Duration, err error) // hears of each run's end, unless nil
+	ended   func(took time.Duration, err error) // called at the end of each run, unless nil
 }
 
-// newCloner clears away what an earlier daemon left: its git processes,
-// temporaries, old repositories. One daemon works in a work dir at a time.
+// newCloner returns a cloner. It first ends git processes and removes temporary
+// files that an earlier daemon left; only one daemon uses a work dir at a time.
 func newCloner(cfg clonerConfig) *cloner {
 	c := &cloner{
 		cfg:     cfg,
 		remotes: newRemotes(cfg.git, cfg.access, cfg.credentials, cfg.allowHosts),
-		flights: newFlightGroup(cfg.base, 0, 0),
+		group:   newFlightGroup(cfg.base, 0, 0),
 		slots:   make(chan struct{}, maxClones),
 	}
 	workDir := cfg.access.workDir
@@ -72,27 +74,27 @@ func newCloner(cfg clonerConfig) *cloner {
 	}
 	c.owner = ownerMark(os.Getpid(), workDir)
 	c.remotes.owner = c.owner
-	if cfg.predecessorDied { // else a look at every process of the machine is in vain
+	if cfg.predecessorDied { // otherwise skip the search through all processes of the machine
 		if err := endGitOrphans(func(dir string) bool { return dir == workDir }); err != nil {
-			cfg.log.Warn("git processes of an earlier run may be left", "error", err)
+			cfg.log.Warn("ending git processes of an earlier daemon failed", "error", err)
 		}
 	}
-	if c.store, c.err = openRepoStore(workDir); c.err != nil {
-		cfg.log.Error("the directory of repositories cannot be used", "error", c.err)
+	if c.store, c.err = openRepoStore(cfg.base, workDir); c.err != nil {
+		cfg.log.Error("opening the directory of repositories failed", "error", c.err)
 	}
 	return c
 }
 
-// wait returns when no clone runs any more; base must have ended, or clones go
-// on to their end.
+// wait returns when no clone runs and nothing is left to remove. Running clones
+// are stopped only if base has ended.
 func (c *cloner) wait() {
-	c.flights.wait()
+	c.group.wait()
 	if c.store != nil {
-		_ = c.store.root.Close() // only held open for its name
+		c.store.close()
 	}
 }
 
-// methods is what the cloner answers to.
+// methods returns the cloner's rows of the method table.
 func (c *cloner) methods() []*method {
 	m := newMethod("vcs/clone", "Clone a repository into the work dir, or bring an earlier clone up to date.", c.clone)
 	m.timeout, m.clones = cloneMethodTimeout, true
@@ -107,7 +109,7 @@ type cloneParams struct {
 	Depth *int   `json:"depth,omitempty" doc:"commits of history; 0 for all; default 1"`
 }
 
-// cloneAction tells what vcs/clone did.
+// cloneAction is the outcome of a vcs/clone.
 type cloneAction string
 
 const (
@@ -133,7 +135,7 @@ type cloneResult struct {
 	DurationMS int64       `json:"duration_ms"`
 }
 
-// vcs/clone
+// clone implements vcs/clone.
 func (c *cloner) clone(ctx context.Context, p cloneParams) (cloneResult, error) {
 	switch {
 	case c.err != nil:
@@ -145,7 +147,7 @@ func (c *cloner) clone(ctx context.Context, p cloneParams) (cloneResult, error) 
 	if err != nil {
 		return cloneResult{}, err
 	}
-	value, err := c.flights.do(ctx, job.key(), "", func(ctx context.Context) (any, error) {
+	value, err := c.group.do(ctx, job.key(), "", func(ctx context.Context) (any, error) {
 		began := time.Now()
 		result, err := c.run(ctx, job)
 		if c.ended != nil {
@@ -195,26 +197,25 @@ func (c *cloner) newJob(p cloneParams) (cloneJob, error) {
 	return job, nil
 }
 
-// key is equal for requests that may share one run. What only a holder of
-// certain credentials may get is not shared with others.
+// key is equal for requests that may share one run. The credentials are part of
+// it, so that a caller without access does not get the answer of one with access.
 func (j cloneJob) key() string {
 	digest := sha256.Sum256([]byte(j.remote.username + "\x00" + string(j.remote.password)))
 	key, _ := json.Marshal([]any{j.remote.key(), j.remote.String(), j.ref, j.depth, strings.ToLower(j.name), hex.EncodeToString(digest[:])}) // strings and a number always marshal
 	return string(key)
 }
 
-// run does the whole of one request. When it returns nothing of it is left but
-// the result.
+// run executes one request. No temporary files remain when it returns.
 func (c *cloner) run(ctx context.Context, job cloneJob) (cloneResult, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, maxCloneRun, errCloneTooLong)
 	defer cancel()
-	bar := startProgress(ctx)
-	release, err := c.store.lock(ctx, job.name)
+	r := &clonedRepo{cloner: c, cloneJob: job, progress: startProgress(ctx)}
+	unlock, err := c.store.lock(ctx, job.name)
 	if err != nil {
 		return cloneResult{}, err
 	}
-	defer release()
+	defer unlock()
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
@@ -224,189 +225,43 @@ func (c *cloner) run(ctx context.Context, job cloneJob) (cloneResult, error) {
 	if err := c.checkDisk(); err != nil {
 		return cloneResult{}, err
 	}
-	result, err := c.bring(ctx, job, bar)
+	result, err := r.cloneOrUpdate(ctx)
+	r.discard()
 	if err != nil {
-		err = job.remote.explain(err)
-		if errors.Is(err, errCloneTooLong) {
-			err = gitFailure(gitTimeout, "%v", errCloneTooLong)
-		}
+		err = explainClone(job.remote, err)
 		c.cfg.log.InfoContext(ctx, "a clone failed", "name", job.name, "url", job.remote.String(), "error", err)
 		return cloneResult{}, err
 	}
 	result.DurationMS = time.Since(began).Milliseconds()
-	bar.finish()
+	r.progress.finish()
 	return result, nil
 }
 
-// checkDisk refuses to begin what could fill the disk: what else is written
-// there, credentials and process ids among it, needs the rest.
+// explainClone adds to the error of a run what the caller can do about it.
+func explainClone(remote *remote, err error) error {
+	err = remote.explain(err)
+	switch {
+	case errors.Is(err, errCloneTooLong):
+		return gitFailure(gitTimeout, "%v", errCloneTooLong)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return gitFailure(gitDiskFull, "the disk of the work dir has no space or no inodes left: free some")
+	}
+	return err
+}
+
+// checkDisk returns an error when a clone could fill the disk: credentials and
+// process ids are written there too.
 func (c *cloner) checkDisk() error {
 	if c.cfg.minFreeDisk <= 0 {
 		return nil
 	}
 	disk, err := statDisk(c.cfg.access.workDir)
 	if err != nil {
-		c.cfg.log.Warn("the disk's floor cannot be kept", "error", err)
+		c.cfg.log.Warn("checking the free disk space failed", "error", err)
 		return nil
 	}
 	if free := disk.freePercent(); free < c.cfg.minFreeDisk {
 		return gitFailure(gitDiskFull, "the disk of the work dir has %.1f %% free, and no clone begins below %g %% (--min-free-disk): free some space", free, c.cfg.minFreeDisk)
 	}
 	return nil
-}
-
-// bring chooses between a fresh clone and an update.
-func (c *cloner) bring(ctx context.Context, job cloneJob, bar *cloneProgress) (cloneResult, error) {
-	state, err := c.store.look(job.name)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	list, err := job.remote.list(ctx)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	target, err := pickTarget(list, job.ref)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	switch state {
-	case repoAbsent:
-		return c.fresh(ctx, job, target, bar, actionCloned)
-	case repoPresent:
-		result, err := c.update(ctx, job, target, bar)
-		if !errors.Is(err, errRepoCorrupt) {
-			return result, err
-		}
-		c.cfg.log.WarnContext(ctx, "a repository is cloned afresh", "name", job.name, "reason", err)
-	}
-	return c.fresh(ctx, job, target, bar, actionRecloned)
-}
-
-func (c *cloner) workTree(name string) workTree {
-	return workTree{git: c.cfg.git, dir: c.store.path(name), owner: c.owner}
-}
-
-// fresh clones into a temporary and moves it to its place when it is complete.
-func (c *cloner) fresh(ctx context.Context, job cloneJob, target cloneTarget, bar *cloneProgress, action cloneAction) (_ cloneResult, err error) {
-	temp, err := c.store.temp()
-	if err != nil {
-		return cloneResult{}, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, c.store.remove(temp))
-		}
-	}()
-	w := c.workTree(temp)
-	if err := w.create(ctx, target.sha256); err != nil {
-		return cloneResult{}, err
-	}
-	commit := ""
-	if !target.empty {
-		if commit, err = c.take(ctx, job, target, w, depthArgs(job.depth, true, false), bar); err != nil {
-			return cloneResult{}, err
-		}
-	} else if err := w.configure(ctx, job.remote.remoteURL, ""); err != nil {
-		return cloneResult{}, err
-	}
-	if err := c.store.place(temp, job.name); err != nil {
-		return cloneResult{}, err
-	}
-	return c.result(ctx, job, commit, action)
-}
-
-// update brings the repository at its place to the target. errRepoCorrupt
-// asks for a fresh clone instead.
-func (c *cloner) update(ctx context.Context, job cloneJob, target cloneTarget, bar *cloneProgress) (_ cloneResult, err error) {
-	if err := c.store.unlock(job.name); err != nil {
-		return cloneResult{}, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, c.store.unlock(job.name))
-		}
-	}()
-	w := c.workTree(job.name)
-	origin, err := w.origin(ctx)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	if err := w.tame(ctx); err != nil {
-		return cloneResult{}, err
-	}
-	before, err := w.head(ctx)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	if origin != job.remote.key() {
-		return c.fresh(ctx, job, target, bar, actionRecloned)
-	}
-	if target.empty {
-		if before.commit != "" {
-			return c.fresh(ctx, job, target, bar, actionRecloned)
-		}
-		if err := w.clean(ctx); err != nil {
-			return cloneResult{}, err
-		}
-		return c.result(ctx, job, "", actionUnchanged)
-	}
-	shallow := c.store.shallow(job.name)
-	if shallow == "" && before.commit != "" {
-		if err := w.whole(ctx, before.commit); err != nil {
-			return cloneResult{}, err
-		}
-	}
-	args := depthArgs(job.depth, before.commit == "", shallow != "")
-	if before.commit == target.commit && (shallow == "" || job.depth == 1) {
-		refs, err := w.refs(ctx)
-		if err != nil {
-			return cloneResult{}, err
-		}
-		if hasAll(refs, target.refs(target.oid, target.commit)) {
-			args = nil // nothing to fetch
-		}
-	}
-	commit, err := c.take(ctx, job, target, w, args, bar)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	if c.store.packs(job.name) > maxPacks {
-		if err := w.pack(ctx); err != nil {
-			return cloneResult{}, err
-		}
-	}
-	action := actionUpdated
-	if before == (headState{commit: commit, branch: target.branch}) && shallow == c.store.shallow(job.name) {
-		action = actionUnchanged
-	}
-	return c.result(ctx, job, commit, action)
-}
-
-func hasAll(have, want map[string]string) bool {
-	for name, oid := range want {
-		if have[name] != oid {
-			return false
-		}
-	}
-	return true
-}
-
-// result describes the repository in its place.
-func (c *cloner) result(ctx context.Context, job cloneJob, commit string, action cloneAction) (cloneResult, error) {
-	w := c.workTree(job.name)
-	head, err := w.head(ctx)
-	if err != nil {
-		return cloneResult{}, err
-	}
-	r := cloneResult{
-		Path: w.dir, Name: job.name, URL: job.remote.String(), Action: action,
-		IsEmpty: commit == "", IsShallow: c.store.shallow(job.name) != "",
-	}
-	if head.branch != "" {
-		r.Branch = &head.branch
-	}
-	if head.commit != "" {
-		r.Commit = &head.commit
-	}
-	return r, nil
 }

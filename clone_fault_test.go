@@ -85,6 +85,8 @@ func TestCloneCrashLeftovers(t *testing.T) {
 		os.Rename(repos+"/g/lib", repos+"/"+oldPrefix+"ABC+g+lib"),
 		os.MkdirAll(repos+"/"+oldPrefix+"DEF+other", 0o755),
 		os.MkdirAll(repos+"/"+tempPrefix+"XYZ/.git", 0o755),
+		os.MkdirAll(repos+"/.tmp-XYZ/.git", 0o755), // of an earlier version
+		os.MkdirAll(repos+"/.old-XYZ+lib", 0o755),
 	} {
 		if err != nil {
 			t.Fatal(err)

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // depthArgs are the options of git fetch for a wanted depth. A complete history
@@ -22,102 +24,140 @@ func depthArgs(depth int, isNew, isShallow bool) []string {
 	return []string{"--update-shallow"} // the remote may be a shallow clone itself
 }
 
-// take fetches the target (args nil: it is there), holds its tree against the
-// limits, checks it out and sets refs and configuration. It returns the commit.
-func (c *cloner) take(ctx context.Context, job cloneJob, target cloneTarget, w workTree, args []string, bar *cloneProgress) (string, error) {
-	from := target.commit
+// fetchAndCheckout fetches the target (args nil: it is there), holds its tree
+// against the limits and checks it out, once the files are linked that links
+// stands for. HEAD is detached then.
+func (r *clonedRepo) fetchAndCheckout(ctx context.Context, args []string, links *sync.WaitGroup) (headState, error) {
+	rev := r.target.commit
 	if args != nil {
-		from = targetRef
-		if err := c.fetch(ctx, job, target, w, args, bar); err != nil {
-			return "", err
+		var err error
+		if rev, err = r.fetch(ctx, args); err != nil {
+			return headState{}, err
 		}
+		r.target.oid = rev
 	}
-	commit, err := w.commitOf(ctx, from)
+	r.progress.enter(phaseCheckout)
+	err := r.checkTree(ctx, rev)
+	links.Wait()
+	if err == nil {
+		err = r.checkout(ctx, rev)
+	}
 	if err != nil {
-		return "", err
+		return headState{}, r.unlessNoCommit(ctx, rev, err)
 	}
+	text, err := r.readFile("HEAD")
+	if err != nil {
+		return headState{}, err
+	}
+	commit, _ := parseRefFile(text)
 	if commit == "" {
-		return "", failure(codeCommitNotFound, "what the remote has at %s is not a commit", target.source)
+		return headState{}, fmt.Errorf("%w: git checkout left no commit in HEAD", errRepoCorrupt)
 	}
-	oid := target.oid
-	if args != nil {
-		if oid, err = w.ask(ctx, "rev-parse", "--verify", "--quiet", targetRef); err != nil {
-			return "", err
-		}
-	}
-	bar.enter(phaseCheckout)
-	if err := c.checkTree(ctx, w, commit); err != nil {
-		return "", corruptUnlessFull(err)
-	}
-	if err := w.checkout(ctx, commit, func(line string) { bar.line(line) }); err != nil {
-		return "", err
-	}
-	if err := w.settle(ctx, target.refs(oid, commit), target.branch, target.defaultBranch); err != nil {
-		return "", err
-	}
-	return commit, w.configure(ctx, job.remote.remoteURL, target.branch)
+	return headState{commit: commit, branch: r.target.branch}, nil
 }
 
-// fetch brings the target to targetRef. A server that hands out only its refs
-// is asked for all of them; a dumb one for everything.
-func (c *cloner) fetch(ctx context.Context, job cloneJob, target cloneTarget, w workTree, args []string, bar *cloneProgress) error {
-	err := c.fetchOnce(ctx, job, w, args, bar, "+"+target.source+":"+targetRef)
+// unlessNoCommit is the error of working with rev: COMMIT_NOT_FOUND when that is
+// a tree or a file.
+func (r *clonedRepo) unlessNoCommit(ctx context.Context, rev string, err error) error {
+	if _, failed := errors.AsType[*gitError](err); !failed {
+		return err
+	}
+	_, asked := r.cfg.git.run(ctx, r.command("rev-parse", "--verify", "--quiet", "--end-of-options", rev+"^{commit}"))
+	if e, ok := errors.AsType[*gitError](asked); ok && e.exit == 1 {
+		return failure(codeCommitNotFound, "what the remote has at %s is not a commit", r.target.source)
+	}
+	return corruptUnlessFull(err)
+}
+
+// parallelFrom is the number of files from which a checkout is shared among
+// workers; starting them costs more than a hundred files do.
+const parallelFrom = 100
+
+// checkout makes the files of the new state those of commit. Only files that the
+// old state left clean are there.
+func (r *clonedRepo) checkout(ctx context.Context, commit string) error {
+	c := r.command("checkout", "--progress", "--force", "--detach", commit, "--")
+	c.config = []string{
+		"advice.detachedHead=false",
+		"core.protectHFS=true",
+		"core.protectNTFS=true", // a tree is the same danger on every system
+		"checkout.workers=" + strconv.Itoa(runtime.GOMAXPROCS(0)),
+		"checkout.thresholdForParallelism=" + strconv.Itoa(parallelFrom),
+	}
+	c.env = append(c.env, "GIT_PROGRESS_DELAY=0") // else silent for two seconds
+	c.line = func(line string) { r.progress.line(line) }
+	_, err := r.git(ctx, c)
+	return err
+}
+
+// fetch brings the target and returns the object that the remote has there. A
+// server that hands out only its refs is asked for all of them; a dumb one for
+// everything.
+func (r *clonedRepo) fetch(ctx context.Context, args []string) (oid string, err error) {
+	one := "+" + r.target.source + ":" + targetRef
+	err = r.fetchOnce(ctx, args, one)
 	e, ok := errors.AsType[*gitError](err)
 	switch {
 	case !ok:
-		return err
 	case strings.Contains(e.stderr, "does not support shallow"):
-		err = c.fetchOnce(ctx, job, w, []string{"--update-shallow"}, bar, "+"+target.source+":"+targetRef)
+		err = r.fetchOnce(ctx, []string{"--update-shallow"}, one)
 	case strings.Contains(e.stderr, "unadvertised object"):
-		if err = c.fetchOnce(ctx, job, w, []string{"--update-shallow"}, bar, "+refs/heads/*:refs/daemon/heads/*", "+refs/tags/*:refs/daemon/tags/*"); err != nil {
-			break
-		}
-		if _, err = w.git.run(ctx, w.command("update-ref", targetRef, target.oid)); err != nil {
-			return failure(codeCommitNotFound, "the remote has no commit %s", target.oid)
+		if err = r.fetchOnce(ctx, []string{"--update-shallow"}, "+refs/heads/*:refs/daemon/heads/*", "+refs/tags/*:refs/daemon/tags/*"); err == nil {
+			return r.target.oid, nil
 		}
 	case strings.Contains(e.stderr, "not our ref"), strings.Contains(e.stderr, "couldn't find remote ref"):
-		return failure(codeCommitNotFound, "the remote has no %s", target.source)
+		return "", failure(codeCommitNotFound, "the remote has no %s", r.target.source)
 	}
-	if e, ok := errors.AsType[*gitError](err); ok && (e.reason == gitCorrupt || e.reason == gitOther) {
-		return fmt.Errorf("%w: %w", errRepoCorrupt, err)
+	if e, ok := errors.AsType[*gitError](err); ok && (e.reason == gitCorrupt || e.reason == gitOther) && !strings.Contains(e.stderr, "fsck error") {
+		return "", fmt.Errorf("%w: %w", errRepoCorrupt, err)
 	}
-	return err
+	if err != nil {
+		return "", err
+	}
+	text, err := r.readFile(targetRef)
+	if err != nil {
+		return "", err
+	}
+	if oid, _ = parseRefFile(text); oid == "" {
+		return "", fmt.Errorf("%w: git fetch left no %s", errRepoCorrupt, targetRef)
+	}
+	return oid, nil
 }
 
-func (c *cloner) fetchOnce(ctx context.Context, job cloneJob, w workTree, args []string, bar *cloneProgress, refspecs ...string) error {
+func (r *clonedRepo) fetchOnce(ctx context.Context, args []string, refspecs ...string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	all := append([]string{"fetch", "--progress", "--no-tags", "--force", "--no-recurse-submodules", "--no-auto-maintenance", "--no-write-fetch-head"}, args...)
-	cmd := w.in(job.remote.command(append(append(all, "--end-of-options", job.remote.String()), refspecs...)...))
+	cmd := r.in(r.remote.command(append(append(all, "--end-of-options", r.remote.String()), refspecs...)...), r.temp)
 	cmd.config = append(cmd.config, "fetch.unpackLimit=1") // always a pack: they are counted, loose objects are not
 	cmd.line = func(line string) {
-		if count, ok := bar.line(line); ok && count.bytes > c.cfg.maxBytes {
+		if count, ok := r.progress.line(line); ok && count.bytes > r.cfg.maxBytes {
 			cancel(errCloneTooLarge)
 		}
 	}
-	_, err := c.cfg.git.run(ctx, cmd)
+	_, err := r.cfg.git.run(ctx, cmd)
 	if errors.Is(err, errCloneTooLarge) {
-		return gitFailure(gitTooLarge, "the remote sent more than %d bytes (--max-clone-bytes)", c.cfg.maxBytes)
+		return gitFailure(gitTooLarge, "the remote sent more than %d bytes (--max-clone-bytes)", r.cfg.maxBytes)
 	}
 	return err
 }
 
-// cloneTarget is what a clone is to stand at, chosen from what the remote
-// offers.
+// cloneTarget is the ref or commit to clone, chosen from the refs of the remote.
 type cloneTarget struct {
-	source        string // what is fetched: a full ref name, HEAD or an object id
-	oid           string // what the remote says it is at
-	commit        string // where oid leads, if the remote told; for a branch the same
+	source        string // argument of the fetch: a full ref name, HEAD or an object id
+	oid           string // object that the remote has there
+	commit        string // commit that oid leads to, if the remote sent it; for a branch oid itself
 	branch        string // short, when source is a branch
 	tag           string // short, when source is a tag
 	defaultBranch string // short; "" when the remote's HEAD is detached
+	known         bool   // the remote was asked
 	sha256        bool   // the object format
 	empty         bool   // the remote has no commits
 }
 
 // pickTarget finds ref, "" or HEAD for the default, among a remote's refs.
 func pickTarget(list remoteRefs, ref string) (cloneTarget, error) {
-	t := cloneTarget{}
+	t := cloneTarget{known: true}
 	t.defaultBranch, _ = strings.CutPrefix(list.head, "refs/heads/")
 	if len(list.refs) > 0 {
 		t.sha256 = len(list.refs[0].oid) == 64
@@ -131,7 +171,7 @@ func pickTarget(list remoteRefs, ref string) (cloneTarget, error) {
 	}
 	for _, name := range []string{"refs/heads/" + ref, "refs/tags/" + ref, ref} {
 		if found, ok := list.find(name); ok {
-			t.take(found)
+			t.set(found)
 			return t, nil
 		}
 	}
@@ -143,7 +183,7 @@ func pickTarget(list remoteRefs, ref string) (cloneTarget, error) {
 
 func (t cloneTarget) pickDefault(list remoteRefs) (cloneTarget, error) {
 	if found, ok := list.find(list.head); ok {
-		t.take(found)
+		t.set(found)
 		return t, nil
 	}
 	switch {
@@ -157,7 +197,8 @@ func (t cloneTarget) pickDefault(list remoteRefs) (cloneTarget, error) {
 	return t, nil
 }
 
-func (t *cloneTarget) take(ref remoteRef) {
+// set makes a ref the target.
+func (t *cloneTarget) set(ref remoteRef) {
 	t.source, t.oid, t.commit = ref.name, ref.oid, cmp.Or(ref.peeled, ref.oid)
 	if branch, ok := strings.CutPrefix(ref.name, "refs/heads/"); ok {
 		t.branch = branch
@@ -166,8 +207,8 @@ func (t *cloneTarget) take(ref remoteRef) {
 	}
 }
 
-// refs are those that a clone of the target has, at what was fetched: oid, and
-// the commit that it leads to.
+// refs returns the refs of a clone of the target by name, where oid was fetched and
+// leads to commit.
 func (t cloneTarget) refs(oid, commit string) map[string]string {
 	switch {
 	case t.branch != "":
@@ -178,7 +219,15 @@ func (t cloneTarget) refs(oid, commit string) map[string]string {
 	return map[string]string{} // HEAD, detached, holds it
 }
 
-// maxTreeHeader bounds what stands before a path in the output of git ls-tree.
+// symrefs are the symbolic refs of a clone of the target.
+func (t cloneTarget) symrefs() map[string]string {
+	if t.branch == "" || t.branch != t.defaultBranch {
+		return map[string]string{}
+	}
+	return map[string]string{originHead: "refs/remotes/origin/" + t.branch}
+}
+
+// maxTreeHeader bounds the fields before a path in the output of git ls-tree.
 const maxTreeHeader = 256
 
 var (
@@ -262,9 +311,9 @@ func (g *treeGuard) entry() error {
 
 // checkTree holds a commit's tree against the limits before it is checked
 // out. A blob that is missing is a *gitError for a corrupt repository.
-func (c *cloner) checkTree(ctx context.Context, w workTree, commit string) error {
-	guard := &treeGuard{maxFiles: c.cfg.maxFiles, maxBytes: c.cfg.maxBytes}
-	cmd := w.command("ls-tree", "-r", "-t", "-z", "--long", "--full-tree", "--end-of-options", commit)
+func (r *clonedRepo) checkTree(ctx context.Context, commit string) error {
+	guard := &treeGuard{maxFiles: r.cfg.maxFiles, maxBytes: r.cfg.maxBytes}
+	cmd := r.command("ls-tree", "-r", "-t", "-z", "--long", "--full-tree", "--end-of-options", commit)
 	var stopped error
 	cmd.stdout = writerFunc(func(p []byte) (int, error) {
 		n, err := guard.Write(p)
@@ -273,10 +322,10 @@ func (c *cloner) checkTree(ctx context.Context, w workTree, commit string) error
 		}
 		return n, err
 	})
-	_, err := c.cfg.git.run(ctx, cmd)
+	_, err := r.cfg.git.run(ctx, cmd)
 	switch {
 	case errors.Is(stopped, errTreeLimit):
-		return gitFailure(gitTooLarge, "the tree holds more than %d files or directories, or more than %d bytes (--max-clone-files, --max-clone-bytes)", c.cfg.maxFiles, c.cfg.maxBytes)
+		return gitFailure(gitTooLarge, "the tree holds more than %d files or directories, or more than %d bytes (--max-clone-files, --max-clone-bytes)", r.cfg.maxFiles, r.cfg.maxBytes)
 	case stopped != nil:
 		return fmt.Errorf("counting the files of a commit: %w", stopped)
 	case err != nil:

@@ -338,3 +338,65 @@ func TestRemoteWithTooManyRefs(t *testing.T) {
 	_, err := newGitReader(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log).listRefs(t.Context(), refsParams{URL: &url})
 	wantGitFailure(t, err, gitTooLarge)
 }
+
+// What old and foreign tools wrote is cloned as git clone does.
+func TestCloneHarmlessMistakes(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	tree, blob := remote.git("rev-parse", "HEAD^{tree}"), remote.git("rev-parse", "HEAD:a")
+	raw, err := hex.DecodeString(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(kind, content string) string {
+		t.Helper()
+		out, err := remote.tryGit(content, "hash-object", "-t", kind, "-w", "--literally", "--stdin")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(out)
+	}
+	const who = "A <a@b> 1700000000 +0000"
+	commit := func(tree, author, committer string) string {
+		return write("commit", "tree "+tree+"\n"+author+committer+"\nmessage\n")
+	}
+	for name, oid := range map[string]string{
+		"badDate":                 commit(tree, "author A <a@b> x +0000\n", "committer "+who+"\n"),
+		"zeroPaddedDate":          commit(tree, "author A <a@b> 0170000000 +0000\n", "committer "+who+"\n"),
+		"badDateOverflow":         commit(tree, "author A <a@b> 99999999999999999999 +0000\n", "committer "+who+"\n"),
+		"badTimezone":             commit(tree, "author A <a@b> 1700000000 +00x\n", "committer "+who+"\n"),
+		"missingEmail":            commit(tree, "author A 1700000000 +0000\n", "committer "+who+"\n"),
+		"missingSpaceBeforeEmail": commit(tree, "author A<a@b> 1700000000 +0000\n", "committer "+who+"\n"),
+		"missingSpaceBeforeDate":  commit(tree, "author A <a@b>1700000000 +0000\n", "committer "+who+"\n"),
+		"badEmail":                commit(tree, "author A <a@b <c>> 1700000000 +0000\n", "committer "+who+"\n"),
+		"multipleAuthors":         commit(tree, "author "+who+"\nauthor "+who+"\n", "committer "+who+"\n"),
+		"missingAuthor":           commit(tree, "", "committer "+who+"\n"),
+		"zeroPaddedFilemode":      commit(write("tree", "0100644 a\x00"+string(raw)), "author "+who+"\n", "committer "+who+"\n"),
+		"duplicateEntries":        commit(write("tree", "100644 a\x00"+string(raw)+"100644 a\x00"+string(raw)), "author "+who+"\n", "committer "+who+"\n"),
+		"treeNotSorted":           commit(write("tree", "100644 b\x00"+string(raw)+"100644 a\x00"+string(raw)), "author "+who+"\n", "committer "+who+"\n"),
+	} {
+		remote.git("update-ref", "refs/heads/"+name, oid)
+		r, err := w.try(cloneParams{URL: w.server.address("lib"), Ref: name, Name: name})
+		if err != nil || *r.Commit != oid {
+			t.Errorf("%s: got %+v, %v, want commit %s", name, r, err, oid)
+		}
+	}
+}
+
+// What a remote calls its refs is not held against the limits of our params.
+func TestCloneLongRefName(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	branch := "feature/" + strings.Repeat("a", 200) + "/" + strings.Repeat("b", 200)
+	remote.git("branch", "-m", "main", branch)
+	p := cloneParams{URL: w.server.address("lib")}
+	for _, p.Ref = range []string{"", branch, "refs/heads/" + branch} {
+		r, err := w.try(p)
+		if err != nil || r.Branch == nil || *r.Branch != branch {
+			t.Errorf("ref %q: got %+v, %v, want the branch %s", p.Ref, r, err, branch)
+		}
+	}
+	w.must(p, actionUpdated, remote.commit("second", map[string]string{"a": "2"}))
+}

@@ -24,7 +24,7 @@ const (
 type gitCount struct {
 	phase          string
 	done, total    int64 // objects or files
-	bytes          int64 // received so far, 0 where git tells none
+	bytes          int64 // received so far; 0 if git does not print it
 	bytesPerSecond int64
 }
 
@@ -73,7 +73,7 @@ func gitPhase(title string) string {
 	return ""
 }
 
-// isCount tells 1 to most decimal digits.
+// isCount reports whether s has 1 to most decimal digits and nothing else.
 func isCount(s string, most int) bool {
 	return s != "" && len(s) <= most && strings.Trim(s, "0123456789") == ""
 }
@@ -140,7 +140,7 @@ func phaseRank(phase string) float64 {
 	return from
 }
 
-// line takes one line of git's standard error and tells the counter in it.
+// line handles one line of git's standard error and returns the counter in it.
 func (p *cloneProgress) line(line string) (gitCount, bool) {
 	c, ok := parseGitProgress(line)
 	if !ok || phaseRank(c.phase) < phaseRank(p.last.Phase) {

@@ -1,55 +1,259 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
-	"slices"
+	"maps"
 	"strconv"
 	"strings"
+	"sync"
 )
 
-const (
-	// targetRef receives what is fetched: a name of our own, so that no branch
-	// of the remote can stand in its way (feat against feat/sub).
-	targetRef = "refs/daemon/target"
-	// originHead names the remote's default branch (git-remote(1), set-head).
-	originHead = "refs/remotes/origin/HEAD"
-	// parallelFrom is the number of files from which a checkout is shared among
-	// workers; starting them costs more than a hundred files do.
-	parallelFrom = 100
-	// maxPacks is how many fetches are kept apart before they are packed
-	// together: each slows down every lookup a little.
-	maxPacks = 40
-)
-
-// errRepoCorrupt tells that git could not work with a repository of ours: it
-// is cloned afresh.
+// errRepoCorrupt means that git could not work with a repository of the store:
+// it is cloned afresh.
 var errRepoCorrupt = errors.New("the repository is corrupt")
 
-// workTree is a repository in the store with its files.
-type workTree struct {
-	git   *gitRunner
-	dir   string // absolute
-	owner string // marks the processes, see ownerMark
+// clonedRepo is one repository of the store during one run of vcs/clone, which
+// holds the lock of its name. Whatever the run has to do, it builds the new
+// state in a directory beside the old one and exchanges the two by a rename at
+// the end: until then nothing changes for readers, and an error, a cancel or a
+// kill at any moment leaves the old state as it was.
+type clonedRepo struct {
+	*cloner
+	cloneJob
+	progress *cloneProgress
+
+	action cloneAction
+	old    *cloneFacts // repository at the name; nil if there is none that can be used
+	target cloneTarget // set by pickTarget
+	temp   string      // name of the new state in the store; "" before it is begun and after it is installed
 }
 
-// command prepares a git command in the repository.
-func (w workTree) command(args ...string) gitCommand { return w.in(gitCommand{args: args}) }
+// cloneOrUpdate makes the repository match the wanted ref of the remote.
+func (r *clonedRepo) cloneOrUpdate(ctx context.Context) (cloneResult, error) {
+	state, err := r.store.stat(r.name)
+	if err != nil {
+		return cloneResult{}, err
+	}
+	if state == repoAbsent {
+		r.action = actionCloned
+		return r.cloneNew(ctx)
+	}
+	r.action = actionRecloned
+	if state == repoBroken {
+		return r.cloneNew(ctx)
+	}
+	r.old, err = r.readFacts()
+	if err == nil && r.old.origin != r.remote.key() {
+		return r.cloneNew(ctx)
+	}
+	if err == nil {
+		var result cloneResult
+		if result, err = r.update(ctx); err == nil {
+			return result, nil
+		}
+	}
+	if !errors.Is(err, errRepoCorrupt) {
+		return cloneResult{}, err
+	}
+	r.cfg.log.WarnContext(ctx, "cloning a corrupt repository anew", "name", r.name, "error", err)
+	return r.cloneNew(ctx)
+}
 
-// in makes c work in the repository. Naming its directory keeps git from
-// looking further up, and from refusing a volume of another user.
-func (w workTree) in(c gitCommand) gitCommand {
-	c.dir, c.gitDir, c.workTree = w.dir, w.dir+"/.git", w.dir
-	c.env = append(c.env, w.owner)
+// cloneNew clones without using the repository at the name.
+func (r *clonedRepo) cloneNew(ctx context.Context) (cloneResult, error) {
+	r.discard()
+	r.old = nil
+	if err := r.pickTarget(ctx); err != nil {
+		return cloneResult{}, err
+	}
+	if err := r.create(ctx); err != nil {
+		return cloneResult{}, err
+	}
+	head := headState{branch: cmp.Or(r.target.defaultBranch, "main")}
+	if !r.target.empty {
+		var err error
+		if head, err = r.fetchAndCheckout(ctx, depthArgs(r.depth, true, false), &sync.WaitGroup{}); err != nil {
+			return cloneResult{}, err
+		}
+	}
+	return r.finish(ctx, head)
+}
+
+// update starts from the repository at the name. After errRepoCorrupt the caller
+// uses cloneNew.
+func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
+	if err := r.carryOver(); err != nil {
+		return cloneResult{}, err
+	}
+	clean, err := r.checkWhileAsking(ctx)
+	if err != nil {
+		return cloneResult{}, err
+	}
+	if r.target.empty && r.old.head.commit != "" {
+		return r.cloneNew(ctx)
+	}
+	args, isShallow := []string(nil), r.old.shallow != ""
+	upToDate := r.old.hasAll(r.target.refs(r.target.oid, r.target.commit)) && r.old.head.commit == r.target.commit
+	if !r.target.empty && !(upToDate && (!isShallow || r.depth == 1)) {
+		args = depthArgs(r.depth, r.old.head.commit == "", isShallow)
+	}
+	want := headState{commit: r.target.commit, branch: r.target.branch}
+	if r.target.empty {
+		want.branch = r.old.head.branch
+	}
+	if args == nil && clean && r.old.head == want && r.old.isExactly(r) {
+		r.action = actionUnchanged
+		return r.result(r.old.head, r.old.shallow), nil
+	}
+	head := want
+	if !r.target.empty {
+		var links sync.WaitGroup
+		if clean {
+			// Ends when all files are linked, which is waited for before the checkout.
+			links.Go(func() { r.linkFiles(ctx) })
+		} else if err := r.store.root.RemoveAll(r.temp + "/.git/index"); err != nil {
+			return cloneResult{}, fmt.Errorf("leaving out the index: %w", err)
+		}
+		head, err = r.fetchAndCheckout(ctx, args, &links)
+		links.Wait()
+		if err != nil {
+			return cloneResult{}, err
+		}
+	}
+	r.action = actionUpdated
+	return r.finish(ctx, head)
+}
+
+// checkWhileAsking asks the remote for its refs and meanwhile checks that the
+// repository at the name is complete. clean reports whether its files are those of
+// its commit and its git directory is pristine.
+func (r *clonedRepo) checkWhileAsking(ctx context.Context) (clean bool, err error) {
+	checking, stop := context.WithCancel(ctx)
+	defer stop()
+	var corrupt error
+	var check sync.WaitGroup
+	// Ends with its git processes, at the latest when checking is stopped.
+	check.Go(func() {
+		if corrupt = r.checkHistory(checking); corrupt == nil && r.old.pristine {
+			clean, corrupt = r.isClean(checking)
+		}
+	})
+	err = r.pickTarget(ctx)
+	if err != nil {
+		stop()
+	}
+	check.Wait()
+	if err == nil {
+		err = corrupt
+	}
+	return clean, err
+}
+
+// pickTarget asks the remote for its refs, once in a run.
+func (r *clonedRepo) pickTarget(ctx context.Context) error {
+	if r.target.known {
+		return nil
+	}
+	list, err := r.remote.list(ctx)
+	if err != nil {
+		return err
+	}
+	r.target, err = pickTarget(list, r.ref)
+	return err
+}
+
+// finish writes refs, HEAD and configuration of the new state and installs it.
+// From there on nothing fails: the new state is in its place.
+func (r *clonedRepo) finish(ctx context.Context, head headState) (cloneResult, error) {
+	if err := r.setRefs(head); err != nil {
+		return cloneResult{}, err
+	}
+	if r.old != nil && r.old.packs >= maxPacks {
+		if err := r.pack(ctx); err != nil {
+			return cloneResult{}, err
+		}
+	}
+	shallow, err := r.readFile("shallow")
+	if err != nil {
+		return cloneResult{}, err
+	}
+	if r.action == actionUpdated && r.old.head == head && r.old.shallow == shallow {
+		r.action = actionUnchanged // local edits were discarded
+	}
+	if ctx.Err() != nil {
+		return cloneResult{}, context.Cause(ctx)
+	}
+	if err := r.install(); err != nil {
+		return cloneResult{}, err
+	}
+	return r.result(head, shallow), nil
+}
+
+// install exchanges the new state with the old one, which is then removed. If the
+// removal fails, the next daemon does it.
+func (r *clonedRepo) install() error {
+	ended := r.cfg.access.replaced.begin(r.store.path(r.name))
+	replaced, err := r.store.install(r.temp, r.name)
+	ended()
+	if err != nil {
+		return err
+	}
+	if replaced {
+		if err := r.store.retire(r.temp); err != nil {
+			r.cfg.log.Warn("removing an old repository failed", "name", r.name, "error", err)
+		}
+	}
+	r.temp = ""
+	return nil
+}
+
+// result describes the repository.
+func (r *clonedRepo) result(head headState, shallow string) cloneResult {
+	result := cloneResult{
+		Path: r.store.path(r.name), Name: r.name, URL: r.remote.String(), Action: r.action,
+		IsEmpty: head.commit == "", IsShallow: shallow != "",
+	}
+	if head.branch != "" {
+		result.Branch = &head.branch
+	}
+	if head.commit != "" {
+		result.Commit = &head.commit
+	}
+	return result
+}
+
+// discard removes a new state that was not installed. If that fails, the next
+// daemon does it.
+func (r *clonedRepo) discard() {
+	if r.temp == "" {
+		return
+	}
+	if err := r.store.remove(r.temp); err != nil {
+		r.cfg.log.Warn("removing a temporary directory failed", "error", err)
+	}
+	r.temp = ""
+}
+
+// command prepares a git command on the new state.
+func (r *clonedRepo) command(args ...string) gitCommand { return r.in(gitCommand{args: args}, r.temp) }
+
+// in makes c work with the new state's git directory on the files of the
+// repository called name. Git never runs in a git directory that others could
+// write to. Naming it keeps git from looking further up, and from refusing a
+// volume of another user.
+func (r *clonedRepo) in(c gitCommand, name string) gitCommand {
+	c.dir, c.gitDir, c.workTree = r.store.path(name), r.store.path(r.temp+"/.git"), r.store.path(name)
+	c.env = append(c.env, r.owner)
 	return c
 }
 
-// run runs a local command. Whatever git says but that the disk is full means
+// git runs a local command. Whatever git reports but that the disk is full means
 // that the repository is corrupt.
-func (w workTree) run(ctx context.Context, c gitCommand) (string, error) {
-	out, err := w.git.run(ctx, c)
+func (r *clonedRepo) git(ctx context.Context, c gitCommand) (string, error) {
+	out, err := r.cfg.git.run(ctx, c)
 	return strings.TrimSuffix(string(out), "\n"), corruptUnlessFull(err)
 }
 
@@ -60,23 +264,43 @@ func corruptUnlessFull(err error) error {
 	return err
 }
 
-// ask runs a local command that says no with exit status 1 and prints nothing.
-func (w workTree) ask(ctx context.Context, args ...string) (string, error) {
-	out, err := w.git.run(ctx, w.command(args...))
-	if e, ok := errors.AsType[*gitError](err); ok && e.exit == 1 {
-		return "", nil
+// maxCommitsWalked is how many commits checkHistory looks at: some milliseconds.
+const maxCommitsWalked = 1000
+
+// checkHistory returns an error when objects of the old commits are missing, or
+// when the history ends where it should not: a shallow clone that lost the file
+// .git/shallow looks like a full one.
+func (r *clonedRepo) checkHistory(ctx context.Context) error {
+	if r.old.head.commit == "" {
+		return nil
 	}
-	return strings.TrimSuffix(string(out), "\n"), corruptUnlessFull(err)
+	_, err := r.git(ctx, r.command("rev-list", "--objects", "--quiet", "--max-count="+strconv.Itoa(maxCommitsWalked), "--end-of-options", r.old.head.commit, "--"))
+	return err
 }
 
-// create makes an empty repository in the directory.
-func (w workTree) create(ctx context.Context, sha256 bool) error {
-	args := []string{"init", "-q", "--template=", "--initial-branch=main"}
-	if sha256 {
-		args = append(args, "--object-format=sha256")
-	}
-	// Not with GIT_DIR: init would write the work tree's path into the config.
-	_, err := w.git.run(ctx, gitCommand{args: append(args, "--", w.dir), dir: w.dir, env: []string{w.owner}})
+// isClean reports whether the files at the name are those of the old commit and
+// no others are there. A submodule is an empty directory: nothing in one is
+// looked at, for git would run in it.
+func (r *clonedRepo) isClean(ctx context.Context) (bool, error) {
+	clean := true
+	c := r.in(gitCommand{args: []string{"status", "--porcelain", "-z", "--untracked-files=all", "--ignored", "--ignore-submodules=all", "--no-renames"}}, r.name)
+	c.stdout = writerFunc(func(p []byte) (int, error) {
+		clean = false
+		return len(p), nil
+	})
+	_, err := r.git(ctx, c)
+	return clean && err == nil, err
+}
+
+// maxPacks is how many fetches are kept apart before they are packed together:
+// each slows down every lookup a little.
+const maxPacks = 40
+
+// pack puts the packs of the new state together and drops what no ref needs.
+func (r *clonedRepo) pack(ctx context.Context) error {
+	c := r.command("gc", "-q", "--prune=now")
+	c.config = []string{"gc.writeCommitGraph=false", "gc.packRefs=false", "repack.updateServerInfo=false"} // files that carryOver would not know
+	_, err := r.git(ctx, c)
 	return err
 }
 
@@ -86,227 +310,18 @@ type headState struct {
 	branch string // short; "" when detached
 }
 
-func (w workTree) head(ctx context.Context) (headState, error) {
-	commit, err := w.ask(ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", "HEAD^{commit}")
-	if err != nil {
-		return headState{}, err
-	}
-	ref, err := w.ask(ctx, "symbolic-ref", "--quiet", "HEAD")
-	if err != nil {
-		return headState{}, err
-	}
-	branch, _ := strings.CutPrefix(ref, "refs/heads/")
-	return headState{commit: commit, branch: branch}, nil
-}
-
-// commitOf is the commit that ref leads to, through tags; "" when it leads to
-// none.
-func (w workTree) commitOf(ctx context.Context, ref string) (string, error) {
-	return w.ask(ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", ref+"^{commit}")
-}
-
-// origin is the key of the remote that the repository was cloned from.
-func (w workTree) origin(ctx context.Context) (string, error) {
-	settings, err := w.settings(ctx)
-	if err != nil {
-		return "", err
-	}
-	u, err := parseRemoteURL(settings["remote.origin.url"])
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", errRepoCorrupt, err)
-	}
-	return u.key(), nil
-}
-
-// settings is the repository's own configuration, the last value of each.
-func (w workTree) settings(ctx context.Context) (map[string]string, error) {
-	out, err := w.run(ctx, w.command("config", "--file", w.dir+"/.git/config", "--no-includes", "-z", "--list"))
-	if err != nil {
-		return nil, err
-	}
-	settings := map[string]string{}
-	for entry := range strings.SplitSeq(out, "\x00") {
-		if key, value, ok := strings.Cut(entry, "\n"); ok {
-			settings[key] = value
+// hasAll reports whether all these refs are there.
+func (f *cloneFacts) hasAll(refs map[string]string) bool {
+	for name, oid := range refs {
+		if f.refs[name] != oid {
+			return false
 		}
 	}
-	return settings, nil
+	return true
 }
 
-// maxForeign bounds the settings that are taken out one by one.
-const maxForeign = 100
-
-// tame takes every setting out of the configuration that is not the cloner's
-// own: a filter, an include or a hook of somebody who may write there would run
-// a program beside the credentials.
-func (w workTree) tame(ctx context.Context) error {
-	settings, err := w.settings(ctx)
-	if err != nil {
-		return err
-	}
-	foreign := 0
-	for key := range settings {
-		section, _, _ := strings.Cut(key, ".")
-		switch {
-		case section == "branch":
-			continue
-		case slices.Contains([]string{"core.repositoryformatversion", "core.filemode", "core.bare", "core.logallrefupdates",
-			"core.symlinks", "core.ignorecase", "core.precomposeunicode", "extensions.objectformat", "remote.origin.url", "remote.origin.fetch"}, key):
-			continue
-		}
-		if foreign++; foreign > maxForeign {
-			return fmt.Errorf("%w: its configuration is somebody else's", errRepoCorrupt)
-		}
-		if _, err := w.run(ctx, w.command("config", "--file", w.dir+"/.git/config", "--no-includes", "--unset-all", key)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// configure makes origin what a person expects to find: the URL without
-// credentials, the usual refspec, an upstream for the branch.
-func (w workTree) configure(ctx context.Context, u remoteURL, branch string) error {
-	have, err := w.settings(ctx)
-	if err != nil {
-		return err
-	}
-	want := [][2]string{
-		{"remote.origin.url", u.String()},
-		{"remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"},
-	}
-	if branch != "" {
-		want = append(want, [2]string{"branch." + branch + ".remote", "origin"}, [2]string{"branch." + branch + ".merge", "refs/heads/" + branch})
-	}
-	for _, setting := range want {
-		if have[setting[0]] == setting[1] {
-			continue
-		}
-		if _, err := w.run(ctx, w.command("config", "--file", w.dir+"/.git/config", "--replace-all", setting[0], setting[1])); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// refs lists the repository's refs and what they are at.
-func (w workTree) refs(ctx context.Context) (map[string]string, error) {
-	out, err := w.run(ctx, w.command("for-each-ref", "--format=%(refname) %(objectname)"))
-	if err != nil {
-		return nil, err
-	}
-	refs := map[string]string{}
-	for line := range strings.Lines(out) {
-		if name, oid, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
-			refs[name] = oid
-		}
-	}
-	return refs, nil
-}
-
-// checkout makes the files those of commit, with HEAD detached. Local edits and
-// untracked files go.
-func (w workTree) checkout(ctx context.Context, commit string, line func(string)) error {
-	c := w.command("checkout", "--progress", "--force", "--detach", commit, "--")
-	c.config = []string{
-		"advice.detachedHead=false",
-		"core.protectHFS=true",
-		"core.protectNTFS=true", // a tree is the same danger on every system
-		"checkout.workers=" + strconv.Itoa(runtime.GOMAXPROCS(0)),
-		"checkout.thresholdForParallelism=" + strconv.Itoa(parallelFrom),
-	}
-	c.env = append(c.env, "GIT_PROGRESS_DELAY=0") // else silent for two seconds
-	c.line = line
-	if _, err := w.run(ctx, c); err != nil {
-		return err
-	}
-	return w.clean(ctx)
-}
-
-// clean removes what is not tracked, repositories included (the second f).
-func (w workTree) clean(ctx context.Context) error {
-	_, err := w.run(ctx, w.command("clean", "-ffdxq"))
-	return err
-}
-
-// settle makes the refs exactly want, and head a branch or "" for none. HEAD
-// is detached while it works.
-func (w workTree) settle(ctx context.Context, want map[string]string, branch string, defaultBranch string) error {
-	have, err := w.refs(ctx)
-	if err != nil {
-		return err
-	}
-	// Two transactions: one cannot delete feat and make feat/sub. The new ones come
-	// first where they can, or somebody who reads meanwhile finds none.
-	var deletes, updates strings.Builder
-	gone, made := map[string]bool{}, map[string]bool{}
-	for name := range have {
-		keep := name == originHead && branch != "" && branch == defaultBranch // set below
-		if _, ok := want[name]; !ok && !keep {
-			fmt.Fprintf(&deletes, "option no-deref\ndelete %s\n", name)
-			gone[name] = true
-		}
-	}
-	for name, oid := range want {
-		if have[name] != oid {
-			fmt.Fprintf(&updates, "option no-deref\nupdate %s %s\n", name, oid)
-			made[name] = true
-		}
-	}
-	scripts := []string{updates.String(), deletes.String()}
-	if anyBelow(gone, made) || anyBelow(made, gone) {
-		slices.Reverse(scripts)
-	}
-	for _, script := range scripts {
-		if script == "" {
-			continue
-		}
-		c := w.command("update-ref", "--stdin")
-		c.stdin = strings.NewReader(script)
-		if _, err := w.run(ctx, c); err != nil {
-			return err
-		}
-	}
-	if branch == "" {
-		return nil
-	}
-	if _, err := w.run(ctx, w.command("symbolic-ref", "-m", "checkout", "HEAD", "refs/heads/"+branch)); err != nil {
-		return err
-	}
-	if branch == defaultBranch {
-		_, err = w.run(ctx, w.command("symbolic-ref", originHead, "refs/remotes/origin/"+branch))
-	}
-	return err
-}
-
-// pack puts the repository's packs together and drops what no ref needs.
-func (w workTree) pack(ctx context.Context) error {
-	if _, err := w.run(ctx, w.command("reflog", "expire", "--expire=now", "--all")); err != nil {
-		return err
-	}
-	_, err := w.run(ctx, w.command("gc", "-q", "--prune=now"))
-	return err
-}
-
-// anyBelow tells whether one of the refs is a directory in the name of another:
-// feat of feat/sub.
-func anyBelow(refs, others map[string]bool) bool {
-	for name := range others {
-		for end := strings.LastIndexByte(name, '/'); end > 0; end = strings.LastIndexByte(name[:end], '/') {
-			if refs[name[:end]] {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// maxCommitsWalked is how many commits whole looks at: some milliseconds.
-const maxCommitsWalked = 1000
-
-// whole tells by an error when the history of commit ends where it should not: a
-// shallow clone that lost the file that says so looks like a full one.
-func (w workTree) whole(ctx context.Context, commit string) error {
-	_, err := w.run(ctx, w.command("rev-list", "--quiet", "--max-count="+strconv.Itoa(maxCommitsWalked), "--end-of-options", commit, "--"))
-	return err
+// isExactly reports whether refs and configuration are what the run would write.
+func (f *cloneFacts) isExactly(r *clonedRepo) bool {
+	want := r.target.refs(r.target.oid, r.target.commit)
+	return maps.Equal(f.refs, want) && maps.Equal(f.symrefs, r.target.symrefs()) && f.config == r.config(f.settings, f.head.branch)
 }

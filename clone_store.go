@@ -11,14 +11,25 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 )
 
 const (
 	reposDirName = "repos"
-	// tempPrefix and oldPrefix begin the names of what is only there while a
-	// clone runs. No repository's name begins with a dot.
-	tempPrefix = ".tmp-"
-	oldPrefix  = ".old-"
+	// tempPrefix and oldPrefix begin the names of directories that exist only
+	// while a clone runs. No repository's name begins with a dot, and every method
+	// denies names with this prefix.
+	tempPrefix = secretPrefix + "tmp-"
+	oldPrefix  = secretPrefix + "old-"
+	// retiredDirName is the directory in the work dir that receives the old state
+	// of a clone after the exchange. Every method denies it.
+	retiredDirName = secretPrefix + "retired"
+	// retiredGrace is the time after which an old state is removed. A git that has
+	// just begun to read it needs some milliseconds.
+	retiredGrace = time.Second
+	// maxRetired bounds the old states that wait for removal; beyond that they are
+	// removed at once.
+	maxRetired = 64
 	// maxWalked bounds the entries looked at for git's leftovers; a repository
 	// has far fewer refs and packs.
 	maxWalked = 1_000_000
@@ -30,21 +41,31 @@ var errWalk = errors.New("too many entries")
 // repoStore is <work-dir>/repos. All work on files goes through one os.Root:
 // whatever a symbolic link says, nothing outside is changed.
 type repoStore struct {
-	dir  string // absolute
-	root *os.Root
+	dir   string // absolute
+	work  *os.Root
+	root  *os.Root
+	grace time.Duration // retiredGrace but in tests
 
-	mu   sync.Mutex
-	held map[string]chan struct{} // under mu: names in use; closed on release
+	base    context.Context // the daemon's; old states are removed at once when it ends
+	retired sync.WaitGroup  // removals that wait
+
+	mu      sync.Mutex
+	held    map[string]chan struct{} // under mu: names in use; closed on release
+	waiting int                      // under mu: how many old states wait
 }
 
-// openRepoStore makes the directory if need be and clears away what an earlier
+// openRepoStore creates the directory if necessary and removes what an earlier
 // process left in it.
-func openRepoStore(workDir string) (*repoStore, error) {
+func openRepoStore(base context.Context, workDir string) (_ *repoStore, err error) {
 	work, err := os.OpenRoot(workDir)
 	if err != nil {
 		return nil, fmt.Errorf("opening the work dir: %w", err)
 	}
-	defer work.Close()
+	defer func() {
+		if err != nil {
+			_ = work.Close() // only held open for its name
+		}
+	}()
 	if err := work.Mkdir(reposDirName, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("making the directory of repositories: %w", err)
 	}
@@ -55,15 +76,26 @@ func openRepoStore(workDir string) (*repoStore, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the directory of repositories: %w", err)
 	}
-	s := &repoStore{dir: filepath.Join(workDir, reposDirName), root: root, held: map[string]chan struct{}{}}
+	s := &repoStore{
+		dir: filepath.Join(workDir, reposDirName), work: work, root: root, grace: retiredGrace,
+		base: base, held: map[string]chan struct{}{},
+	}
 	return s, s.clear()
+}
+
+// close returns when all old states are removed. base must have ended, and no
+// clone may be running.
+func (s *repoStore) close() {
+	s.retired.Wait()
+	_ = s.root.Close() // only held open for its name
+	_ = s.work.Close() // only held open for its name
 }
 
 // path is the absolute path of a name in the store.
 func (s *repoStore) path(name string) string { return filepath.Join(s.dir, filepath.FromSlash(name)) }
 
-// clear removes temporaries. An old repository whose successor did not get its
-// place is put back. Nothing may be running.
+// clear removes temporary directories. An old repository is put back if its
+// successor was not installed. No clone may be running.
 func (s *repoStore) clear() error {
 	dir, err := s.root.Open(".")
 	if err != nil {
@@ -74,12 +106,13 @@ func (s *repoStore) clear() error {
 	if err != nil {
 		return fmt.Errorf("clearing temporaries: %w", err)
 	}
-	var errs []error
+	errs := []error{s.work.RemoveAll(retiredDirName)}
 	for _, name := range names {
-		if strings.HasPrefix(name, tempPrefix) {
+		kind := strings.TrimPrefix(name, ".git-daemon") // earlier versions' names begin with the dot alone
+		if strings.HasPrefix(kind, ".tmp-") {
 			errs = append(errs, s.root.RemoveAll(name))
 		}
-		if !strings.HasPrefix(name, oldPrefix) {
+		if !strings.HasPrefix(kind, ".old-") {
 			continue
 		}
 		_, encoded, _ := strings.Cut(name, "+")
@@ -93,13 +126,52 @@ func (s *repoStore) clear() error {
 	return errors.Join(errs...)
 }
 
-// lock waits until nobody works on name, on a repository inside it or on one
-// around it, and returns what releases it. Names that differ in case are the
-// same: they are on some file systems.
+// retire removes the old state at temp after a grace period for its readers.
+func (s *repoStore) retire(temp string) error {
+	at := retiredDirName + "/" + strings.TrimPrefix(temp, tempPrefix)
+	if !s.mayWait(1) {
+		return s.remove(temp)
+	}
+	err := s.work.Mkdir(retiredDirName, 0o700)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = s.work.Rename(reposDirName+"/"+temp, at)
+	}
+	if err != nil {
+		s.mayWait(-1)
+		return s.remove(temp) // the directory was just removed, or repos is a file system of its own
+	}
+	// Ends after the grace, or at the end of base; close waits for it.
+	s.retired.Go(func() {
+		defer s.mayWait(-1)
+		select {
+		case <-time.After(s.grace):
+		case <-s.base.Done():
+		}
+		_ = s.work.RemoveAll(at)          // clear removes what stays
+		_ = s.work.Remove(retiredDirName) // when it is empty
+	})
+	return nil
+}
+
+// mayWait adds n to the number of removals that wait, and reports whether there
+// is room.
+func (s *repoStore) mayWait(n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting+n > maxRetired {
+		return false
+	}
+	s.waiting += n
+	return true
+}
+
+// lock waits until name, and each name inside or around it, is unlocked, locks it
+// and returns the function that unlocks it. Names that differ only in case count
+// as equal, as on some file systems.
 func (s *repoStore) lock(ctx context.Context, name string) (release func(), err error) {
 	name = strings.ToLower(name)
 	for {
-		busy := s.take(name)
+		busy := s.tryLock(name)
 		if busy == nil {
 			return func() { s.release(name) }, nil
 		}
@@ -111,8 +183,8 @@ func (s *repoStore) lock(ctx context.Context, name string) (release func(), err 
 	}
 }
 
-// take holds name, or returns the channel of one that is in its way.
-func (s *repoStore) take(name string) (busy chan struct{}) {
+// tryLock locks name, or returns the channel of one that is in its way.
+func (s *repoStore) tryLock(name string) (busy chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for other, ch := range s.held {
@@ -131,18 +203,18 @@ func (s *repoStore) release(name string) {
 	delete(s.held, name)
 }
 
-// repoState is what stands at a name.
+// repoState describes what exists at a name.
 type repoState int
 
 const (
 	repoAbsent repoState = iota
 	repoPresent
-	repoBroken // something that is no repository
+	repoBroken // a directory that is not a repository
 )
 
-// look tells what is at name, which the caller has locked. It refuses a
+// stat reports what is at name, which the caller has locked. It refuses a
 // symbolic link and a place inside or around another repository.
-func (s *repoStore) look(name string) (repoState, error) {
+func (s *repoStore) stat(name string) (repoState, error) {
 	segments := strings.Split(name, "/")
 	for i := range segments {
 		at := strings.Join(segments[:i+1], "/")
@@ -215,29 +287,6 @@ func (s *repoStore) walk(name string, visit func(p string, d fs.DirEntry) error)
 	return nil
 }
 
-// unlock removes what a killed git leaves in the repository at name: its lock
-// files, which stop every later command, and half-written packs and objects.
-// No git may be running in it. A link in .git is none of git's: git would follow
-// it, and write wherever it leads. The error is then errRepoCorrupt.
-func (s *repoStore) unlock(name string) error {
-	return s.walk(name+"/.git", func(p string, d fs.DirEntry) error {
-		base := d.Name()
-		inObjects := strings.HasPrefix(p, name+"/.git/objects/")
-		switch {
-		case d.IsDir():
-			return nil
-		case d.Type()&fs.ModeSymlink != 0:
-			return fmt.Errorf("%w: %s is a link", errRepoCorrupt, p)
-		case strings.HasSuffix(base, ".lock") && d.Type().IsRegular(),
-			inObjects && (strings.HasPrefix(base, "tmp_") || strings.HasPrefix(base, ".tmp-")):
-			if err := s.root.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
 // temp makes an empty directory for a repository in the making.
 func (s *repoStore) temp() (string, error) {
 	name := tempPrefix + rand.Text()
@@ -247,7 +296,7 @@ func (s *repoStore) temp() (string, error) {
 	return name, nil
 }
 
-// remove deletes a temporary.
+// remove removes a temporary.
 func (s *repoStore) remove(temp string) error {
 	if err := s.root.RemoveAll(temp); err != nil {
 		return fmt.Errorf("removing a temporary directory: %w", err)
@@ -255,62 +304,62 @@ func (s *repoStore) remove(temp string) error {
 	return nil
 }
 
-// place moves a complete temporary to name. What stood there is moved aside
-// first and removed last: at any moment one of the two is whole, and clear
-// puts the old one back after a crash in between.
-func (s *repoStore) place(temp, name string) error {
+// install puts the complete temporary at name. What stood there, if anything, is
+// at temp afterwards. Where the system can exchange two directories in one step,
+// name always exists; elsewhere the old one is moved aside first, and clear puts
+// it back after a crash in between.
+func (s *repoStore) install(temp, name string) (replaced bool, err error) {
 	if parent := path.Dir(name); parent != "." {
 		if err := s.root.MkdirAll(parent, 0o755); err != nil {
-			return fmt.Errorf("making the repository's directory: %w", err)
+			return false, fmt.Errorf("making the repository's directory: %w", err)
 		}
 	}
-	old := ""
 	if s.exists(name) {
-		old = oldPrefix + rand.Text() + "+" + strings.ReplaceAll(name, "/", "+")
-		if err := s.root.Rename(name, old); err != nil {
-			return fmt.Errorf("moving the old repository aside: %w", err)
+		err := s.exchange(temp, name)
+		if errors.Is(err, errors.ErrUnsupported) {
+			err = s.moveAside(temp, name)
 		}
+		return true, err
 	}
 	if err := s.root.Rename(temp, name); err != nil {
-		if old != "" {
-			err = errors.Join(err, s.root.Rename(old, name))
-		}
+		return false, fmt.Errorf("moving the new repository to its place: %w", err)
+	}
+	return false, nil
+}
+
+// moveAside is exchange in three steps.
+func (s *repoStore) moveAside(temp, name string) error {
+	old := oldPrefix + rand.Text() + "+" + strings.ReplaceAll(name, "/", "+")
+	if err := s.root.Rename(name, old); err != nil {
+		return fmt.Errorf("moving the old repository aside: %w", err)
+	}
+	if err := s.root.Rename(temp, name); err != nil {
+		err = errors.Join(err, s.root.Rename(old, name))
 		return fmt.Errorf("moving the new repository to its place: %w", err)
 	}
-	if old != "" {
+	if err := s.root.Rename(old, temp); err != nil {
 		return s.remove(old)
 	}
 	return nil
 }
 
-// shallow is the list of commits where the repository's history is cut off,
-// "" when it is complete.
-func (s *repoStore) shallow(name string) string {
-	data, err := s.root.ReadFile(name + "/.git/shallow")
+// exchange swaps two directories of the store in one step; errors.ErrUnsupported
+// where the system or the file system cannot.
+func (s *repoStore) exchange(temp, name string) error {
+	from, err := s.root.Open(".")
 	if err != nil {
-		return ""
+		return fmt.Errorf("exchanging the repository: %w", err)
 	}
-	return string(data)
-}
-
-// maxPackEntries bounds the names looked at in an object store.
-const maxPackEntries = 100_000
-
-// packs counts the repository's packs.
-func (s *repoStore) packs(name string) int {
-	dir, err := s.root.Open(name + "/.git/objects/pack")
+	defer from.Close() // only held open for its name
+	to, err := s.root.Open(path.Dir(name))
 	if err != nil {
-		return 0
+		return fmt.Errorf("exchanging the repository: %w", err)
 	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(maxPackEntries) // as many as it could read
-	n := 0
-	for _, file := range names {
-		if strings.HasSuffix(file, ".pack") {
-			n++
-		}
+	defer to.Close() // only held open for its name
+	if err := exchangeNames(from, temp, to, path.Base(name)); err != nil {
+		return fmt.Errorf("exchanging the repository: %w", err)
 	}
-	return n
+	return nil
 }
 
 // checkRepoName holds name against the rule: one to four segments of

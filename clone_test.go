@@ -104,7 +104,7 @@ func (w *cloneWorld) noTemporaries() {
 	w.t.Helper()
 	err := filepath.WalkDir(filepath.Join(w.workDir, reposDirName), func(path string, d os.DirEntry, err error) error {
 		base := filepath.Base(path)
-		if strings.HasPrefix(base, tempPrefix) || strings.HasPrefix(base, oldPrefix) || strings.HasPrefix(base, "tmp_pack_") || strings.HasSuffix(base, ".lock") {
+		if strings.HasPrefix(base, secretPrefix) || strings.HasPrefix(base, ".tmp-") || strings.HasPrefix(base, ".old-") || strings.HasPrefix(base, "tmp_pack_") || strings.HasSuffix(base, ".lock") {
 			w.t.Errorf("%s is left", path)
 		}
 		return err
@@ -553,7 +553,7 @@ func TestCloneLinksInItsGitDirectory(t *testing.T) {
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	remote.git("branch", "feat/x")
 	p := cloneParams{URL: w.server.address("lib")}
-	for _, name := range []string{"refs", "refs/heads", "objects", "objects/pack", "logs"} {
+	for _, name := range []string{"refs", "refs/heads", "objects", "objects/pack", "info"} {
 		p.Ref = ""
 		r, err := w.try(p)
 		if err != nil {

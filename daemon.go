@@ -155,13 +155,28 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 		maxConcurrent: cfg.maxConcurrent,
 		log:           cfg.log,
 	}
-	d.service.activity = newActivity(func() int { return max(tasks.running(), d.cloner.flights.running()) }) // a clone with a task_id counts in both
+	d.service.activity = newActivity(func() int { return max(tasks.running(), d.cloner.group.running()) }) // a clone with a task_id counts in both
 	d.service.activity.whenIdle(memoryIdle, giveBackMemory)
-	tasks.ended, d.cloner.flights.ended = d.service.activity.touch, d.service.activity.touch
+	tasks.ended, d.cloner.group.ended = d.service.activity.touch, d.service.activity.touch
 	for _, m := range d.methods() {
 		d.service.methods[m.name] = m
 	}
 	return d, nil
+}
+
+// reading returns the methods that read files and repositories. fs/repoScan, which
+// can take minutes, checks each repository by itself.
+func (d *daemon) reading() []*method {
+	methods := slices.Concat(
+		newFSService(d.access, d.git, d.cfg.log).methods(),
+		newGitReader(d.git, d.access, d.cloner.remotes, d.cfg.log).methods(),
+	)
+	for _, m := range methods {
+		if m.name != "fs/repoScan" {
+			m.readsWhole(d.access)
+		}
+	}
+	return methods
 }
 
 // methods returns the table of methods that the dispatcher calls.
@@ -172,8 +187,7 @@ func (d *daemon) methods() []*method {
 		[]*method{get},
 		d.credentials.methods(),
 		d.cloner.methods(),
-		newFSService(d.access, d.git, d.cfg.log).methods(),
-		newGitReader(d.git, d.access, d.cloner.remotes, d.cfg.log).methods(),
+		d.reading(),
 		d.handlers,
 	))
 }

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // read calls each for every entry of the directory except "." and "..", in no
@@ -13,4 +17,16 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 		return err
 	}
 	return eachName(d.f, func(name string) error { return each(name, typeUnknown) })
+}
+
+// exchangeNames swaps what two names stand for, in one step (renameatx_np(2));
+// errors.ErrUnsupported where the file system cannot.
+func exchangeNames(fromDir *os.File, from string, toDir *os.File, to string) error {
+	_, err := retryEINTR(func() (int, error) {
+		return 0, unix.RenameatxNp(int(fromDir.Fd()), from, int(toDir.Fd()), to, unix.RENAME_SWAP)
+	})
+	if err == unix.EINVAL || err == unix.ENOTSUP {
+		return errors.ErrUnsupported
+	}
+	return err
 }

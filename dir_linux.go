@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"unsafe"
 
@@ -73,4 +75,16 @@ func direntType(typ byte) fs.FileMode {
 		return fs.ModeDevice
 	}
 	return typeUnknown // some file systems do not report it
+}
+
+// exchangeNames swaps what two names stand for, in one step (renameat2(2));
+// errors.ErrUnsupported where the kernel or the file system cannot.
+func exchangeNames(fromDir *os.File, from string, toDir *os.File, to string) error {
+	_, err := retryEINTR(func() (int, error) {
+		return 0, unix.Renameat2(int(fromDir.Fd()), from, int(toDir.Fd()), to, unix.RENAME_EXCHANGE)
+	})
+	if err == unix.EINVAL || err == unix.ENOSYS {
+		return errors.ErrUnsupported
+	}
+	return err
 }

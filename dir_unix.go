@@ -102,6 +102,29 @@ func retryEINTR(f func() (int, error)) (int, error) {
 	}
 }
 
+// openDirBelow opens the directory called name in root.
+func openDirBelow(root *os.Root, name string) (*dirHandle, error) {
+	f, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return &dirHandle{f: f}, nil
+}
+
+// mkdir makes the directory called name in d.
+func (d *dirHandle) mkdir(name string) error {
+	_, err := retryEINTR(func() (int, error) { return 0, unix.Mkdirat(int(d.f.Fd()), name, 0o777) })
+	return err
+}
+
+// link gives the file or symbolic link called name in d the same name in to.
+func (d *dirHandle) link(name string, to *dirHandle) error {
+	_, err := retryEINTR(func() (int, error) {
+		return 0, unix.Linkat(int(d.f.Fd()), name, int(to.f.Fd()), name, 0)
+	})
+	return err
+}
+
 func describe(st *unix.Stat_t) entryInfo {
 	return entryInfo{
 		mode:  goMode(uint32(st.Mode)),

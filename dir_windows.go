@@ -87,3 +87,21 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 // fileIDAt returns zero: Windows has no cheap identity. openFile compares the
 // files themselves.
 func fileIDAt(string) fileID { return fileID{} }
+
+// openDirBelow opens the directory called name in root.
+func openDirBelow(root *os.Root, name string) (*dirHandle, error) {
+	below, err := root.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	return &dirHandle{root: below}, nil
+}
+
+// mkdir makes the directory called name in d.
+func (d *dirHandle) mkdir(name string) error { return d.root.Mkdir(name, 0o777) }
+
+// link has no form here that cannot be led elsewhere.
+func (d *dirHandle) link(string, *dirHandle) error { return errors.ErrUnsupported }
+
+// exchangeNames has no form here.
+func exchangeNames(*os.File, string, *os.File, string) error { return errors.ErrUnsupported }

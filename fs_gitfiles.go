@@ -20,6 +20,20 @@ func (f *fsService) workTreeOf(at resolvedPath) *repository {
 	return nil
 }
 
+// headOf returns the commit that is checked out in the repository around at; nil
+// outside a repository, and in one without commits.
+func (f *fsService) headOf(at resolvedPath) *string {
+	r := f.workTreeOf(at)
+	if r == nil {
+		return nil
+	}
+	head := r.head
+	if r.headRef != "" {
+		head = r.readRef(r.headRef)
+	}
+	return optionalString(head)
+}
+
 // workTreeView returns a gitView with which git lists or searches r's files.
 // The view has no objects, because checking each object directory for symlinks
 // is slow and git does not need them, except for a sparse index, which refers

@@ -24,6 +24,7 @@ type globParams struct {
 type globResult struct {
 	Files      []globFile `json:"files" doc:"regular files, sorted by path, bytewise"`
 	NextCursor *string    `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
+	Head       *string    `json:"head,omitempty" doc:"commit that was checked out; absent outside a repository and without commits"`
 }
 
 type globFile struct {
@@ -66,7 +67,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, f.walkError(ctx, err, at.abs)
 	}
-	result := &globResult{Files: g.files}
+	result := &globResult{Files: g.files, Head: f.headOf(at)}
 	if result.Files == nil {
 		result.Files = []globFile{}
 	}

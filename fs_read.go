@@ -38,15 +38,16 @@ type readFileParams struct {
 // before the end of the file: text ends at a whole character and before its
 // JSON grows too long. Reading continues at offset + length until eof.
 type readFileResult struct {
-	Path       string `json:"path" doc:"absolute path, symlinks resolved"`
-	PathBase64 string `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
-	Content    string `json:"content"`
-	Encoding   string `json:"encoding" enum:"utf-8,base64" doc:"base64 if the part is not valid UTF-8 or contains a NUL"`
-	Offset     int64  `json:"offset" doc:"offset of content in the file, in bytes"`
-	Length     int    `json:"length" doc:"bytes of the file in content; may be less than requested: continue at offset + length"`
-	Size       int64  `json:"size" doc:"size of the whole file in bytes"`
-	EOF        bool   `json:"eof" doc:"true if content reaches the end of the file"`
-	Mtime      string `json:"mtime" doc:"modification time, RFC 3339 in UTC"`
+	Path       string  `json:"path" doc:"absolute path, symlinks resolved"`
+	PathBase64 string  `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
+	Content    string  `json:"content"`
+	Encoding   string  `json:"encoding" enum:"utf-8,base64" doc:"base64 if the part is not valid UTF-8 or contains a NUL"`
+	Offset     int64   `json:"offset" doc:"offset of content in the file, in bytes"`
+	Length     int     `json:"length" doc:"bytes of the file in content; may be less than requested: continue at offset + length"`
+	Size       int64   `json:"size" doc:"size of the whole file in bytes"`
+	EOF        bool    `json:"eof" doc:"true if content reaches the end of the file"`
+	Mtime      string  `json:"mtime" doc:"modification time, RFC 3339 in UTC"`
+	Head       *string `json:"head,omitempty" doc:"commit that was checked out; absent outside a repository and without commits"`
 }
 
 // readFile implements fs/readFile.
@@ -93,7 +94,7 @@ func (f *fsService) readFile(ctx context.Context, p readFileParams) (*readFileRe
 		Path: showName(at.abs), PathBase64: nameBase64(at.abs),
 		Content: content, Encoding: encoding,
 		Offset: offset, Length: used, Size: size, EOF: offset+int64(used) >= size,
-		Mtime: wireTime(info.ModTime()),
+		Mtime: wireTime(info.ModTime()), Head: f.headOf(at),
 	}, nil
 }
 

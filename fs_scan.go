@@ -55,6 +55,7 @@ type repoScan struct {
 	prune    globs            // patterns that match a directory of which exclude covers everything
 	found    chan *repository // run closes it
 	repos    int              // number sent to found
+	mark     int              // moment at which the scan began, see replacements
 
 	scanned   int
 	seen      map[string]bool // paths of repositories sent; one start may lie inside another
@@ -83,7 +84,7 @@ func (f *fsService) repoScan(ctx context.Context, p repoScanParams) (*repoScanRe
 	if err != nil {
 		return nil, err
 	}
-	s := &repoScan{files: f, maxDepth: depth, limit: limit, exclude: exclude, prune: pruneGlobs(exclude), found: make(chan *repository, scanReaders), seen: map[string]bool{}}
+	s := &repoScan{files: f, maxDepth: depth, limit: limit, exclude: exclude, prune: pruneGlobs(exclude), found: make(chan *repository, scanReaders), seen: map[string]bool{}, mark: f.access.replaced.mark()}
 	repos, err := s.run(ctx, starts)
 	if err != nil {
 		return nil, err
@@ -134,7 +135,7 @@ func (s *repoScan) run(ctx context.Context, starts []resolvedPath) ([]*foundRepo
 				if ctx.Err() != nil {
 					continue // keep receiving: the walk may be blocked on a send
 				}
-				repo := s.files.describe(r)
+				repo := s.files.describeWhole(r, s.mark)
 				mu.Lock()
 				repos = append(repos, &repo)
 				mu.Unlock()

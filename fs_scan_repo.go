@@ -52,6 +52,23 @@ func (f *fsService) repositoryIn(dir string, bare bool) *repository {
 	return r
 }
 
+// describeWhole calls describe, and again if vcs/clone has replaced the repository
+// since mark.
+func (f *fsService) describeWhole(r *repository, mark int) foundRepo {
+	repo := f.describe(r)
+	for range maxReadTries {
+		replaced, known := f.access.replaced.since(mark)
+		if known && !f.access.overlaps(r.top.abs, replaced) {
+			break
+		}
+		mark = f.access.replaced.mark()
+		if again := f.repositoryIn(r.top.abs, r.bare); again != nil {
+			repo = f.describe(again)
+		}
+	}
+	return repo
+}
+
 // describe returns the facts of a repository whose HEAD was read. It starts no
 // process; facts that cannot be read stay null.
 func (f *fsService) describe(r *repository) foundRepo {

@@ -38,6 +38,7 @@ type searchParams struct {
 type searchResult struct {
 	Matches   []searchMatch `json:"matches" doc:"one per matching line"`
 	Truncated bool          `json:"truncated" doc:"true if there are more than limit"`
+	Head      *string       `json:"head,omitempty" doc:"commit that was checked out; absent outside a repository and without commits"`
 }
 
 type searchMatch struct {
@@ -84,7 +85,7 @@ func (f *fsService) search(ctx context.Context, p searchParams) (*searchResult, 
 	if err := s.run(p, at); err != nil {
 		return nil, err
 	}
-	return &searchResult{Matches: s.matches, Truncated: s.truncated}, nil
+	return &searchResult{Matches: s.matches, Truncated: s.truncated, Head: f.headOf(at)}, nil
 }
 
 // search is the state of one fs/search. Git finds the matching lines, but it

@@ -81,7 +81,7 @@ func TestCloneLinkLost(t *testing.T) {
 	if err := <-done; !errors.Is(err, errLinkLost) {
 		t.Errorf("got %v, want %v", err, errLinkLost)
 	}
-	if w.flights.running() != 1 {
+	if w.group.running() != 1 {
 		t.Error("the clone has ended with its link, want it to go on")
 	}
 	close(release)

@@ -56,22 +56,36 @@ func (r *remotes) open(text string) (*remote, error) {
 	return &remote{remoteURL: u, on: r, auth: auth}, nil
 }
 
+// ignoredFsck returns settings that turn off checks of git-fsck(1) on the form of
+// headers, dates, names, modes and sorting. The history of real projects fails
+// them and git clone accepts it. The remaining checks reject paths into .git or
+// out of the work tree, and hostile submodules.
+func ignoredFsck() []string {
+	var config []string
+	for _, id := range []string{
+		"badDate", "badDateOverflow", "zeroPaddedDate", "badTimezone", "missingSpaceBeforeDate", // dates
+		"badEmail", "missingEmail", "missingSpaceBeforeEmail", "badName", "missingNameBeforeEmail", // names and e-mail addresses
+		"missingAuthor", "multipleAuthors", "missingCommitter", "missingTaggerEntry", "badTagName", "extraHeaderEntry", "nulInCommit", // headers
+		"badFilemode", "zeroPaddedFilemode", "duplicateEntries", "treeNotSorted", // entries of a tree
+	} {
+		config = append(config, "fetch.fsck."+id+"=ignore")
+	}
+	return config
+}
+
 // command returns a git command for this remote. Credentials are removed from
 // its output.
 func (rm *remote) command(args ...string) gitCommand {
 	c := gitCommand{
 		args: args,
-		config: append([]string{
+		config: slices.Concat([]string{
 			"http.followRedirects=false", // a redirect must not reach a host that was not checked
 			"fetch.recurseSubmodules=no",
 			"fetch.writeCommitGraph=false",
 			"transfer.fsckObjects=true", // rejects trees that contain .git or ../x
-			"fetch.fsck.badTimezone=ignore",
-			"fetch.fsck.missingSpaceBeforeDate=ignore",
-			"fetch.fsck.zeroPaddedFilemode=ignore", // harmless faults in the history of real repositories
 			"transfer.bundleURI=false",
 			"protocol.version=2",
-		}, rm.auth.config...),
+		}, ignoredFsck(), rm.auth.config),
 		env:       slices.Clone(rm.auth.env),
 		redact:    rm.auth.redact,
 		stall:     rm.on.stall,
@@ -174,7 +188,7 @@ func parseRemoteRefs(out string) remoteRefs {
 			continue
 		}
 		if target, ok := strings.CutPrefix(value, "ref: "); ok {
-			if name == "HEAD" && strings.HasPrefix(target, "refs/") && checkRef(target) == nil {
+			if name == "HEAD" && isRefName(target) {
 				list.head = target
 			}
 			continue
@@ -190,7 +204,7 @@ func parseRemoteRefs(out string) remoteRefs {
 		}
 		if name == "HEAD" {
 			list.headOID = value
-		} else if checkRef(name) == nil && strings.HasPrefix(name, "refs/") {
+		} else if isRefName(name) {
 			list.refs = append(list.refs, remoteRef{name: name, oid: value})
 		}
 	}

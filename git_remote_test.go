@@ -26,7 +26,7 @@ func FuzzParseRemoteRefs(f *testing.F) {
 	f.Add("\t\n^{}\t^{}\n")
 	f.Fuzz(func(t *testing.T, out string) {
 		for _, ref := range parseRemoteRefs(out).refs {
-			if !strings.HasPrefix(ref.name, "refs/") || checkRef(ref.name) != nil || !isObjectID(ref.oid) {
+			if !isRefName(ref.name) || !isObjectID(ref.oid) {
 				t.Errorf("took %+v, want the name of a ref and an id", ref)
 			}
 		}

@@ -14,9 +14,10 @@ import (
 const (
 	// maxURLLength bounds a remote URL; git hosts accept far less.
 	maxURLLength = 4 << 10
-	// maxRefLength bounds a ref name. Git stores refs in files, whose names
-	// cannot be longer.
-	maxRefLength = 250
+	// maxRefLength bounds a ref name from the wire. A clone keeps its refs in one
+	// file (gitrepository-layout(5), packed-refs), so a name may be longer than a
+	// file name.
+	maxRefLength = 1024
 	// maxNameSegments and maxSegmentLength bound a repository's name: host, two
 	// groups and a project, each short enough for a file name with a suffix.
 	maxNameSegments  = 4

@@ -15,7 +15,7 @@ import (
 const maxIndexFile = 512 << 20
 
 // gitView is a temporary git directory that stands for a repository's own, so
-// that git never runs with the repository's configuration, hooks or attributes,
+// that git never runs with the repository's configuration or hooks,
 // which could start programs: fsmonitor, hooks, filters, textconv, external
 // diffs, aliases, promisor remotes, includes. References and, for a status, the
 // index are copied, and the objects are those of the repository. Of its
@@ -97,7 +97,8 @@ func (v *gitView) fill() error {
 		files[name] = "ref: " + target + "\n"
 	}
 	if v.view != objectsView {
-		for _, name := range []string{"exclude", "sparse-checkout"} {
+		// An attribute may name a filter, but the program is configuration.
+		for _, name := range []string{"attributes", "exclude", "sparse-checkout"} {
 			from := r.common
 			if name == "sparse-checkout" {
 				from = r.gitDir // each work tree has its own

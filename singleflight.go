@@ -81,6 +81,9 @@ func (g *flightGroup) do(ctx context.Context, key, fingerprint string, run func(
 		cause := context.Cause(ctx)
 		if joined && g.leave(call, w, cause) {
 			<-call.done
+			if call.err == nil {
+				return call.value, nil // it had finished before it could be stopped
+			}
 		}
 		return nil, cause
 	}

@@ -12,8 +12,8 @@ import (
 const workLockName = secretPrefix + "lock"
 
 // lockWorkDir makes this process the work dir's only daemon, until the file is
-// closed: a second one would clear away what the first is cloning. died tells
-// that the daemon before did not end by itself. On a file system without locks
+// closed: a second one would remove the clones that the first is making. died
+// reports whether the previous daemon was killed. On a file system without locks
 // it goes on without one: the file is nil, and died is true, for it may have.
 func lockWorkDir(workDir string, log *slog.Logger) (f *os.File, died bool, err error) {
 	root, err := os.OpenRoot(workDir)

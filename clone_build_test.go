@@ -1,0 +1,119 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Every file of a clone is its blob, whatever the attributes of this commit and
+// of the one before say.
+func TestCloneFilesAreTheirBlobs(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", nil)
+	remote.git("config", "core.autocrlf", "false")
+	content := map[string]string{"id.txt": "$Id$\n", "crlf.txt": "a\r\nb\r\n", "lf.txt": "a\nb\n", "utf16.txt": "plain\n"}
+	write := func(message, attributes string) string {
+		t.Helper()
+		writeFiles(t, remote.dir, content)
+		remote.git("-c", "core.attributesFile=/dev/null", "add", "-A")
+		if attributes != "" {
+			blob, err := remote.tryGit(attributes, "hash-object", "-w", "--stdin")
+			if err != nil {
+				t.Fatal(err)
+			}
+			remote.git("update-index", "--add", "--cacheinfo", "100644,"+strings.TrimSpace(blob)+",.gitattributes")
+		}
+		remote.git("commit", "-q", "--allow-empty", "-m", message)
+		return remote.head()
+	}
+	p := cloneParams{URL: w.server.address("lib")}
+	reader := w.reader()
+	check := func(r cloneResult) {
+		t.Helper()
+		for name := range content { // git has to look into the files
+			if err := os.Chtimes(filepath.Join(r.Path, name), time.Time{}, time.Unix(1e9, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		info, _ := reader.read("vcs/info", map[string]string{"path": r.Path})
+		if dirty := field[map[string]int](t, info, "dirty"); dirty["unstaged"] != 0 {
+			t.Errorf("vcs/info gave dirty %v, want none", dirty)
+		}
+		for name, want := range content {
+			if got := w.file(r, name); got != want {
+				t.Errorf("%s is %q, want %q", name, got, want)
+			}
+		}
+	}
+	first := write("first", "")
+	check(w.must(p, actionCloned, first))
+	second := write("second", "*.txt text eol=crlf ident\nutf16.txt working-tree-encoding=UTF-16\n")
+	check(w.must(p, actionUpdated, second))
+	w.must(p, actionUnchanged, second)
+	check(w.must(cloneParams{URL: p.URL, Name: "fresh"}, actionCloned, second))
+	remote.git("rm", "-q", "--cached", ".gitattributes")
+	check(w.must(p, actionUpdated, write("third", "")))
+}
+
+// An update leaves unchanged files the ones that they were, and packs the
+// fetches together from time to time.
+func TestCloneUpdateKeepsUnchangedFiles(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes as many updates as there may be packs")
+	}
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"same": "1", "dir/same": "1", "changes": "0"})
+	symlinks(t, map[string]string{remote.dir + "/link": "same"})
+	remote.commit("link", nil)
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	names := []string{"same", "dir/same", "link"}
+	before := map[string]os.FileInfo{}
+	for _, name := range names {
+		info, err := os.Lstat(filepath.Join(r.Path, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before[name] = info
+	}
+	for n := range maxPacks + 2 {
+		r = w.must(p, actionUpdated, remote.commit("more", map[string]string{"changes": strings.Repeat("x", n+1)}))
+	}
+	for _, name := range names {
+		info, err := os.Lstat(filepath.Join(r.Path, name))
+		if err != nil || !os.SameFile(info, before[name]) {
+			t.Errorf("%s is another file than before, %v", name, err)
+		}
+	}
+	packs, err := filepath.Glob(r.Path + "/.git/objects/pack/*.pack")
+	if err != nil || len(packs) > maxPacks {
+		t.Errorf("%d packs, %v; want at most %d", len(packs), err, maxPacks)
+	}
+	w.must(p, actionUnchanged, remote.head())
+}
+
+// What others put into the clone's git directory goes with the next run.
+func TestCloneGitDirectoryIsOurs(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	for _, name := range []string{"hooks/post-checkout", "commondir", "config.worktree", "objects/info/alternates", "info/grafts", "index.lock", "refs/heads/other.lock", "objects/pack/tmp_pack_x"} {
+		writeFiles(t, r.Path+"/.git", map[string]string{name: "..\n"})
+		if _, err := w.try(p); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Lstat(r.Path + "/.git/" + name); err == nil {
+			t.Errorf("%s is still there", name)
+		}
+		w.must(p, actionUnchanged, remote.head())
+	}
+}

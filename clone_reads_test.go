@@ -1,0 +1,196 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// wholeReader calls reading methods as the dispatcher does.
+type wholeReader struct {
+	t       *testing.T
+	methods map[string]*method
+}
+
+func (w *cloneWorld) reader() *wholeReader {
+	d := &daemon{cfg: &daemonConfig{log: w.cfg.log}, access: w.cfg.access, git: w.cfg.git, cloner: w.cloner}
+	r := &wholeReader{t: w.t, methods: map[string]*method{}}
+	for _, m := range d.reading() {
+		r.methods[m.name] = m
+	}
+	return r
+}
+
+// read is a result, or false for CONFLICT.
+func (r *wholeReader) read(method string, params any) (json.RawMessage, bool) {
+	raw, _ := json.Marshal(params)
+	result, err := r.methods[method].call(context.Background(), raw)
+	if err != nil {
+		if e := asRPCError(err); e.name() != codeConflict {
+			r.t.Errorf("%s of %s: error is %v %v, want a result or CONFLICT", method, raw, e, e.Data)
+		}
+		return nil, false
+	}
+	text, err := json.Marshal(result)
+	if err != nil {
+		r.t.Error(err)
+	}
+	return text, true
+}
+
+// Those who read a clone while it is updated, cloned afresh from another remote
+// or after it was damaged get one state or CONFLICT.
+func TestCloneReadersSeeOneState(t *testing.T) {
+	if testing.Short() {
+		t.Skip("reads and clones for seconds")
+	}
+	t.Parallel()
+	w := newCloneWorld(t)
+	const files = 60
+	content := func(state string) map[string]string {
+		all := map[string]string{}
+		for i := range files {
+			all[fmt.Sprintf("dir%d/file%d", i%7, i)] = "state " + state + "\n"
+		}
+		return all
+	}
+	urls := map[string]string{}
+	states := map[string]string{} // by commit
+	for _, name := range []string{"one", "two"} {
+		remote := w.server.repo(name, content(name+" 0"))
+		states[remote.head()] = name + " 0"
+		states[remote.commit("second", content(name+" 1"))] = name + " 1"
+		remote.git("branch", "first", "HEAD~1")
+		urls[name] = w.server.address(name)
+	}
+	clone := func(name, ref string) {
+		t.Helper()
+		if _, err := w.try(cloneParams{URL: urls[name], Name: "lib", Ref: ref}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clone("one", "main")
+	r := w.reader()
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[string]int{} // under mu: answers by method
+	loop := func(method string, params any, check func(result json.RawMessage)) {
+		readers.Go(func() { // ends with stop
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				result, ok := r.read(method, params)
+				mu.Lock()
+				if ok {
+					seen[method]++
+				} else {
+					seen[method+" CONFLICT"]++
+				}
+				mu.Unlock()
+				if ok {
+					check(result)
+				}
+			}
+		})
+	}
+	path := map[string]any{"path": "repos/lib"}
+	loop("fs/search", map[string]any{"path": "repos/lib", "pattern": "state"}, func(result json.RawMessage) {
+		matches, head := field[[]searchMatch](t, result, "matches"), field[string](t, result, "head")
+		texts := map[string]int{}
+		for _, m := range matches {
+			texts[m.Text]++
+		}
+		if texts["state "+states[head]] != files || len(texts) != 1 {
+			t.Errorf("fs/search at %s gave %v, want %d times %s", head, texts, files, states[head])
+		}
+	})
+	loop("fs/glob", path, func(result json.RawMessage) {
+		if got := len(field[[]globFile](t, result, "files")); got != files {
+			t.Errorf("fs/glob gave %d files, want %d", got, files)
+		}
+	})
+	loop("fs/readFile", map[string]any{"path": "repos/lib/dir0/file0"}, func(result json.RawMessage) {
+		got, head := field[string](t, result, "content"), field[string](t, result, "head")
+		if got != "state "+states[head]+"\n" {
+			t.Errorf("fs/readFile at %s gave %q, want %q", head, got, states[head])
+		}
+	})
+	loop("index/manifest", path, func(result json.RawMessage) {
+		if got := field[int](t, result, "total"); got != files {
+			t.Errorf("index/manifest gave %d files, want %d", got, files)
+		}
+	})
+	loop("vcs/info", path, func(result json.RawMessage) {
+		head, remotes := field[string](t, result, "head"), field[[]map[string]string](t, result, "remotes")
+		branch, dirty := field[*string](t, result, "branch"), field[map[string]int](t, result, "dirty")
+		name, _, _ := strings.Cut(states[head], " ")
+		if branch == nil || *branch != "main" && *branch != "first" || remotes[0]["url"] != urls[name] {
+			t.Errorf("vcs/info gave %s", result)
+		}
+		for what, n := range dirty {
+			if n != 0 {
+				t.Errorf("vcs/info gave %d files %s, want 0", n, what)
+			}
+		}
+	})
+	loop("fs/repoScan", map[string]any{"paths": []string{"repos"}}, func(result json.RawMessage) {
+		repos := field[[]repoFacts](t, result, "repos")
+		if len(repos) != 1 || repos[0].Head == nil || repos[0].RemoteURL == nil || !strings.HasPrefix(states[*repos[0].Head], strings.TrimPrefix(*repos[0].RemoteURL, w.server.URL+"/")) {
+			t.Errorf("fs/repoScan gave %s", result)
+		}
+	})
+	for range 4 {
+		clone("one", "first")
+		clone("one", "main")
+		clone("two", "main")
+		symlinks(t, map[string]string{w.workDir + "/repos/lib/.git/refs/link": "/"}) // corrupt for an update, nothing to those who read
+		clone("two", "first")
+		clone("one", "main")
+	}
+	close(stop)
+	readers.Wait()
+	t.Log(seen)
+	for _, method := range []string{"fs/search", "fs/glob", "fs/readFile", "index/manifest", "vcs/info", "fs/repoScan"} {
+		if seen[method] == 0 {
+			t.Errorf("%s never had an answer: %v", method, seen)
+		}
+	}
+}
+
+func TestReplacementsSince(t *testing.T) {
+	var r replacements
+	mark := r.mark()
+	if paths, known := r.since(mark); len(paths) > 0 || !known {
+		t.Errorf("at first: %v, %v, want none", paths, known)
+	}
+	ended := r.begin("/a")
+	if paths, _ := r.since(r.mark()); !slices.Equal(paths, []string{"/a"}) {
+		t.Errorf("while it runs: %v, want /a", paths)
+	}
+	during := r.mark()
+	ended()
+	for _, at := range []int{mark, during} {
+		if paths, _ := r.since(at); !slices.Equal(paths, []string{"/a"}) {
+			t.Errorf("begun at %d, it ended: %v, want /a", at, paths)
+		}
+	}
+	if paths, known := r.since(r.mark()); len(paths) > 0 || !known {
+		t.Errorf("after it: %v, %v, want none", paths, known)
+	}
+	for range maxReplacedKept {
+		r.begin("/b")()
+	}
+	if _, known := r.since(mark); known {
+		t.Error("a read that began before all that is remembered is known to be whole")
+	}
+}
