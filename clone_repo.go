@@ -58,7 +58,7 @@ func (r *clonedRepo) cloneOrUpdate(ctx context.Context) (cloneResult, error) {
 	if !errors.Is(err, errRepoCorrupt) {
 		return cloneResult{}, err
 	}
-	r.cfg.log.WarnContext(ctx, "cloning a corrupt repository anew", "name", r.name, "error", err)
+	r.cfg.log.WarnContext(ctx, "the repository is corrupt and is cloned anew", "name", r.name, "error", err)
 	return r.cloneNew(ctx)
 }
 
