@@ -1,0 +1,51 @@
+# Sourced by scripts/test-*.sh: a temporary folder that goes away at the end,
+# tools that are installed or the test is skipped.
+# shellcheck shell=bash
+
+tmp=$(mktemp -d)
+readonly tmp
+at_end=()
+ended() {
+	local status=$? command
+	for command in "${at_end[@]}"; do eval "$command" || true; done
+	rm -rf "$tmp"
+	exit "$status"
+}
+trap ended EXIT
+
+die() {
+	printf '%s: %s\n' "${0##*/}" "$*" >&2
+	exit 1
+}
+
+# skip REASON ends the script with success.
+skip() {
+	printf 'skipped: %s: %s\n' "${0##*/}" "$*"
+	exit 0
+}
+
+# need PROGRAM:PACKAGE… installs what is missing, or skips the test.
+need() {
+	local pair missing=()
+	for pair; do
+		if ! command -v "${pair%%:*}" >/dev/null 2>&1; then missing+=("${pair#*:}"); fi
+	done
+	if ((${#missing[@]} == 0)); then return; fi
+	if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
+		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; } >"$tmp/apt.log" 2>&1 || tail -n 3 "$tmp/apt.log"
+	fi
+	for pair; do
+		command -v "${pair%%:*}" >/dev/null 2>&1 || skip "${pair%%:*} is missing and cannot be installed (package ${pair#*:})"
+	done
+}
+
+# wait_for WHAT COMMAND… waits until the command succeeds.
+wait_for() {
+	local what=$1 i
+	shift
+	for ((i = 0; i < 600; i++)); do
+		if "$@" >/dev/null 2>&1; then return; fi
+		sleep 0.1
+	done
+	die "$what: nothing within 60 s"
+}
