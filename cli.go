@@ -10,15 +10,10 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
 )
-
-// programVersion is sent in the handshake and printed by --version.
-const programVersion = "0.1.0"
 
 // The names of the two programs. The scheduler runs as the daemon when it is
 // started as daemonName (see calledAsDaemon).
@@ -287,19 +282,6 @@ func checkSecret(source, token string) (secret, error) {
 		}
 	}
 	return secret(token), nil
-}
-
-// versionText returns the line that --version prints.
-func versionText(name string) string {
-	revision := ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				revision = " " + s.Value[:min(len(s.Value), 12)]
-			}
-		}
-	}
-	return fmt.Sprintf("%s %s%s %s/%s %s\n", name, programVersion, revision, runtime.GOOS, runtime.GOARCH, runtime.Version())
 }
 
 // calledAsDaemon reports whether the scheduler's executable should run as the

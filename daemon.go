@@ -282,7 +282,7 @@ func (d *daemon) release() {
 
 func (d *daemon) handshake() handshakeParams {
 	return handshakeParams{
-		MachineID: d.cfg.machineID, InstanceID: d.instanceID, ProtocolVersion: protocolVersion, Version: programVersion,
+		MachineID: d.cfg.machineID, InstanceID: d.instanceID, ProtocolVersion: protocolVersion, Version: programVersion(),
 		Hostname: hostName(), OS: runtime.GOOS, Arch: runtime.GOARCH, PID: os.Getpid(),
 		AllowedPaths: d.access.allowed(), WorkDir: d.workDir(), GitVersion: d.git.version(),
 		Methods:             slices.Sorted(maps.Keys(d.service.methods)),
@@ -385,7 +385,7 @@ type configResult struct {
 func (d *daemon) configGet(context.Context, none) (configResult, error) {
 	auth, err := d.credentials.list()
 	return configResult{
-		Version:      programVersion,
+		Version:      programVersion(),
 		MachineID:    d.cfg.machineID,
 		AllowedPaths: d.access.allowed(),
 		WorkDir:      d.workDir(),

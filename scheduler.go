@@ -169,7 +169,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	s.usage = newDiskSize(work, s.pool.workspace, cfg.log)
 	s.api = newAPI(apiConfig{
 		pool: s.pool, events: s.events, token: cfg.apiToken, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
-		version: programVersion, minFreeDisk: cfg.minFreeDisk, usage: s.usage, log: cfg.log,
+		version: programVersion(), minFreeDisk: cfg.minFreeDisk, usage: s.usage, log: cfg.log,
 	})
 	if cfg.server == nil {
 		libs, err := openLibraries(s.pool.workspace)
