@@ -15,8 +15,8 @@ clone() {
 	git clone --quiet --no-tags . "$1"
 	git -C "$1" -c user.name=t -c user.email=t@example.com tag "${@:2}"
 }
-clone "$tmp/first" v7.8.9-rc.1
-clone "$tmp/a longer path/second" v7.8.9-rc.1
+clone "$tmp/first" v0.7.8-rc.1
+clone "$tmp/a longer path/second" v0.7.8-rc.1
 printf 'package main\n' >"$tmp/a longer path/second/uncommitted.go"
 C4A_TARGETS="$host darwin/arm64 windows/amd64" "$tmp/first/scripts/release.sh" "$tmp/one" >/dev/null
 C4A_TARGETS="$host darwin/arm64 windows/amd64" GOFLAGS=-buildvcs=false "$tmp/a longer path/second/scripts/release.sh" "$tmp/two" >/dev/null
@@ -24,15 +24,15 @@ diff -r "$tmp/one" "$tmp/two" || die 'two builds of one commit differ'
 
 arch=$(go env GOARCH)
 want="SHA256SUMS c4a-daemon-scheduler_darwin_arm64 c4a-daemon-scheduler_linux_$arch c4a-daemon_darwin_arm64 c4a-daemon_linux_$arch c4a-daemon_windows_amd64.exe install.sh latest"
-got=$(LC_ALL=C ls "$tmp/one/7.8.9-rc.1" | tr '\n' ' ')
+got=$(cd "$tmp/one/0.7.8-rc.1" && LC_ALL=C && printf "%s " *)
 [[ $got == "$want " ]] || die "the tree holds $got, want $want"
-[[ $(od -An -c "$tmp/one/latest" | tr -d ' ') == 7.8.9-rc.1 ]] || die "latest holds $(cat "$tmp/one/latest")"
-(cd "$tmp/one/7.8.9-rc.1" && sha256sum --quiet -c SHA256SUMS)
+[[ $(od -An -c "$tmp/one/latest" | tr -d ' ') == 0.7.8-rc.1 ]] || die "latest holds $(cat "$tmp/one/latest")"
+(cd "$tmp/one/0.7.8-rc.1" && sha256sum --quiet -c SHA256SUMS)
 
 commit=$(git rev-parse HEAD)
 for name in c4a-daemon c4a-daemon-scheduler; do
-	shown=$("$tmp/one/7.8.9-rc.1/${name}_linux_$arch" --version)
-	[[ $shown == "$name 7.8.9-rc.1 (commit ${commit:0:12} of 20"*"Z) $host go"* ]] || die "--version shows: $shown"
+	shown=$("$tmp/one/0.7.8-rc.1/${name}_linux_$arch" --version)
+	[[ $shown == "$name 0.7.8-rc.1 (commit ${commit:0:12} of 20"*"Z) $host go"* ]] || die "--version shows: $shown"
 done
 
 # Without a tag the version is the commit's and its date's.
