@@ -24,7 +24,7 @@ diff -r "$tmp/one" "$tmp/two" || die 'two builds of one commit differ'
 
 arch=$(go env GOARCH)
 want="SHA256SUMS c4a-daemon-scheduler_darwin_arm64 c4a-daemon-scheduler_linux_$arch c4a-daemon_darwin_arm64 c4a-daemon_linux_$arch c4a-daemon_windows_amd64.exe install.sh latest"
-got=$(cd "$tmp/one/0.7.8-rc.1" && LC_ALL=C && printf "%s " *)
+got=$(cd "$tmp/one/0.7.8-rc.1" && printf "%s " *)
 [[ $got == "$want " ]] || die "the tree holds $got, want $want"
 [[ $(od -An -c "$tmp/one/latest" | tr -d ' ') == 0.7.8-rc.1 ]] || die "latest holds $(cat "$tmp/one/latest")"
 (cd "$tmp/one/0.7.8-rc.1" && sha256sum --quiet -c SHA256SUMS)

@@ -2,6 +2,7 @@
 # tools that are installed or the test is skipped.
 # shellcheck shell=bash
 
+export LC_ALL=C
 tmp=$(mktemp -d)
 readonly tmp
 at_end=()
