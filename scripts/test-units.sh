@@ -34,25 +34,45 @@ python3 - deploy/launchd/*.plist <<-'END'
 	    assert job["ProgramArguments"][0] == "/usr/local/bin/c4a-daemon", job
 END
 
-# The scheduler and a daemon of it with ProcSubset=pid and ProtectProc=invisible,
-# which systemd makes by mounting /proc anew.
-if ! unshare -mpf --mount-proc sh -c 'mount -t proc -o subset=pid,hidepid=invisible proc /proc' 2>/dev/null; then
-	printf 'skipped: /proc with subset=pid (mounts are not allowed here)\n'
-	exit 0
-fi
-cat >"$tmp/inside" <<-'END'
+# A scheduler, a daemon of it and a clone.
+git init -q "$tmp/repo"
+git -C "$tmp/repo" -c user.name=t -c user.email=t@example.com commit -q --allow-empty -m first
+cat >"$tmp/clone" <<-'END'
 	set -e
-	mount -t proc -o subset=pid,hidepid=invisible proc /proc
-	if [ -e /proc/sys ]; then echo '/proc/sys is still there' >&2; exit 1; fi
-	ip link set lo up 2>/dev/null || :
-	"$1/bin/c4a-daemon-scheduler" --host "unix:$1/run/api" --workspace "$1/workspace" 2>"$1/log" &
+	rm -rf "$1/workspace" "$1/run/api"
+	"$1/bin/c4a-daemon-scheduler" --host "unix:$1/run/api" --workspace "$1/workspace" --allow "$1/repo" 2>"$1/log" &
 	scheduler=$!
 	i=0
 	until curl -sf --unix-socket "$1/run/api" http://localhost/readyz >/dev/null || [ $i = 100 ]; do sleep 0.1; i=$((i + 1)); done
-	curl -s --unix-socket "$1/run/api" http://localhost/daemons -d '{"lib_id":"demo"}'
+	curl -s --unix-socket "$1/run/api" http://localhost/libraries/demo/rpc \
+		-d '{"jsonrpc":"2.0","id":1,"method":"vcs/clone","params":{"url":"'"$1/repo"'"}}'
 	kill "$scheduler"
 	wait "$scheduler"
 END
-unshare -mpf --mount-proc sh "$tmp/inside" "$tmp" >"$tmp/out" 2>"$tmp/err" || die "with ProcSubset=pid: $(cat "$tmp/out" "$tmp/err" "$tmp/log")"
-grep -q '"status":"ready"' "$tmp/out" || die "with ProcSubset=pid no daemon starts: $(cat "$tmp/out" "$tmp/log")"
-printf 'with ProcSubset=pid a daemon starts\n'
+# clones WHAT COMMAND… runs it behind the command and wants a clone.
+clones() {
+	local what=$1
+	shift
+	"$@" >"$tmp/out" 2>"$tmp/err" || die "$what: $(cat "$tmp/out" "$tmp/err" "$tmp/log")"
+	grep -q '"action":"cloned"' "$tmp/out" || die "$what: $(cat "$tmp/out" "$tmp/log")"
+	printf '%s: a clone succeeds\n' "$what"
+}
+
+if [[ $EUID == 0 ]] && ! /usr/bin/python3 -c 'import seccomp' 2>/dev/null; then
+	{ apt-get update -q && apt-get install -y -q --no-install-recommends python3-seccomp; } >/dev/null 2>&1 || true
+fi
+if /usr/bin/python3 -c 'import seccomp' 2>/dev/null; then
+	filtered=(/usr/bin/python3 scripts/unitfilter.py deploy/systemd/c4a-daemon-scheduler.service)
+	if "${filtered[@]}" unshare -m true 2>/dev/null; then die 'the filter of system calls is not in force'; fi
+	clones "the unit's filter of system calls" "${filtered[@]}" sh "$tmp/clone" "$tmp"
+else
+	printf 'skipped: the filter of system calls (python3-seccomp is missing)\n'
+fi
+
+# ProcSubset=pid and ProtectProc=invisible, which systemd makes by mounting /proc anew.
+proc='mount -t proc -o subset=pid,hidepid=invisible proc /proc && test ! -e /proc/sys'
+if unshare -mpf --mount-proc sh -c "$proc" 2>/dev/null; then
+	clones 'ProcSubset=pid' unshare -mpf --mount-proc sh -c "$proc && exec sh $tmp/clone $tmp"
+else
+	printf 'skipped: /proc with subset=pid (mounts are not allowed here)\n'
+fi
