@@ -50,3 +50,27 @@ wait_for() {
 	done
 	die "$what: nothing within 60 s"
 }
+
+# debian_root DIR makes DIR a minimal Debian 12 with git, certificates and
+# ssh, from a copy that is kept for a week.
+debian_root() {
+	local kept=${XDG_CACHE_HOME:-$HOME/.cache}/c4a-ci/bookworm-v1.tar
+	need debootstrap:debootstrap
+	[[ $EUID == 0 ]] || skip 'debootstrap needs root'
+	if [[ -z $(find "$kept" -mtime -7 2>/dev/null) ]]; then
+		mkdir -p "${kept%/*}"
+		debootstrap --variant=minbase --include=git,ca-certificates,openssh-client,libnss-wrapper,busybox bookworm \
+			"$tmp/debootstrap" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$tmp/debootstrap.log" 2>&1 ||
+			skip "debootstrap failed: $(tail -n 1 "$tmp/debootstrap.log")"
+		rm -rf "$tmp"/debootstrap/var/cache/apt/archives/*.deb
+		# What lets apt-get reach its servers from this machine.
+		cp -a /etc/apt/apt.conf.d/. "$tmp/debootstrap/etc/apt/apt.conf.d/"
+		rm -f "$tmp/debootstrap/etc/apt/apt.conf.d/"*docker* "$tmp/debootstrap/etc/apt/apt.conf.d/"*packagekit* "$tmp/debootstrap/etc/apt/apt.conf.d/"*appstream*
+		tar -C "$tmp/debootstrap" -cf "$kept.$$" .
+		mv "$kept.$$" "$kept"
+		rm -rf "$tmp/debootstrap"
+	fi
+	mkdir -p "$1"
+	tar -C "$1" -xf "$kept"
+	cp -L /etc/resolv.conf "$1/etc/resolv.conf"
+}
