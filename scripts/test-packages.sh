@@ -87,6 +87,7 @@ state >"$tmp/after"
 diff "$tmp/before" "$tmp/after" || die 'after the removal of the rpm something remains'
 
 for file in "$tree"/*.apk; do
-	tar -tzf "$file" 2>/dev/null | grep -q "^usr/bin/c4a-daemon" || die "$file holds no program"
+	tar --ignore-zeros -tzf "$file" >"$tmp/list" 2>/dev/null || true
+	grep -q "^usr/bin/c4a-daemon" "$tmp/list" || die "$file holds no program"
 done
 printf 'packages: installed, run and removed\n'
