@@ -15,13 +15,6 @@ import (
 	"syscall"
 )
 
-// The names of the two programs. The scheduler runs as the daemon when it is
-// started as daemonName (see calledAsDaemon).
-const (
-	daemonName    = "c4a-daemon"
-	schedulerName = "c4a-daemon-scheduler"
-)
-
 // program holds the process state that both programs use: arguments,
 // environment and standard streams. Tests replace it.
 type program struct {

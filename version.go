@@ -7,6 +7,12 @@ import (
 	"strings"
 )
 
+// The names under which one program is the other (see calledAsDaemon).
+const (
+	daemonName    = "c4a-daemon"
+	schedulerName = "c4a-daemon-scheduler"
+)
+
 // developmentVersion is the version of a build that the go command did not stamp:
 // one outside a git work tree, or with -buildvcs=false.
 const developmentVersion = "0.1.0"
