@@ -6,7 +6,7 @@
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 . scripts/testlib.sh
-need go:golang git:git rpm:rpm dpkg-deb:dpkg
+need go:golang git:git rpm:rpm
 root=$tmp/root
 debian_root "$root"
 
@@ -25,13 +25,6 @@ diff <(grep -v '\.rpm$' "$tmp/first") <(grep -v '\.rpm$' "$tree/SHA256SUMS") || 
 
 mkdir -p "$root/packages"
 cp "$tree"/*.deb "$tree"/*.rpm "$root/packages"
-unshare -m true 2>/dev/null || skip 'mounts are not allowed here'
-in_root() {
-	unshare -m sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$root" \
-		env PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"
-}
-mknod -m 666 "$root/dev/null" c 1 3 2>/dev/null || true
-mknod -m 666 "$root/dev/urandom" c 1 9 2>/dev/null || true
 
 # What a package manager remembers of its own work is not counted.
 state() {
@@ -41,16 +34,16 @@ state() {
 }
 # check_installed WHAT
 check_installed() {
-	[[ $(in_root c4a-daemon --version) == 'c4a-daemon 0.9.1-rc.1 '* ]] || die "$1: c4a-daemon does not run"
-	[[ $(in_root c4a-daemon-scheduler --version) == 'c4a-daemon-scheduler 0.9.1-rc.1 '* ]] || die "$1: c4a-daemon-scheduler does not run"
-	in_root getent passwd c4a >/dev/null || die "$1: there is no user c4a"
-	[[ $(in_root stat -c '%U %a' /var/lib/c4a) == 'c4a 700' ]] || die "$1: /var/lib/c4a is of $(in_root stat -c '%U %a' /var/lib/c4a)"
-	[[ $(in_root stat -c '%U %a' /etc/default/c4a-daemon-scheduler) == 'root 600' ]] || die "$1: the configuration can be read by others"
+	[[ $(in_root "$root" c4a-daemon --version) == 'c4a-daemon 0.9.1-rc.1 '* ]] || die "$1: c4a-daemon does not run"
+	[[ $(in_root "$root" c4a-daemon-scheduler --version) == 'c4a-daemon-scheduler 0.9.1-rc.1 '* ]] || die "$1: c4a-daemon-scheduler does not run"
+	in_root "$root" getent passwd c4a >/dev/null || die "$1: there is no user c4a"
+	[[ $(in_root "$root" stat -c '%U %a' /var/lib/c4a) == 'c4a 700' ]] || die "$1: /var/lib/c4a is of $(in_root "$root" stat -c '%U %a' /var/lib/c4a)"
+	[[ $(in_root "$root" stat -c '%U %a' /etc/default/c4a-daemon-scheduler) == 'root 600' ]] || die "$1: the configuration can be read by others"
 	local unit
 	for unit in system/c4a-daemon-scheduler user/c4a-daemon; do
 		grep -q "^ExecStart=/usr/bin/${unit#*/}\$" "$root/usr/lib/systemd/$unit.service" || die "$1: $unit.service starts another program"
 	done
-	in_root setpriv --reuid c4a --regid c4a --clear-groups env HOME=/var/lib/c4a c4a-daemon-scheduler call --workspace /var/lib/c4a --allow /repo \
+	in_root "$root" setpriv --reuid c4a --regid c4a --clear-groups env HOME=/var/lib/c4a c4a-daemon-scheduler call --workspace /var/lib/c4a --allow /repo \
 		demo vcs/clone url=/repo >"$tmp/clone" 2>&1 || die "$1: no clone as c4a: $(cat "$tmp/clone")"
 }
 git init -q "$root/repo"
@@ -58,23 +51,23 @@ git -C "$root/repo" -c user.name=t -c user.email=t@example.com commit -q --allow
 chown -R 12345 "$root/repo"
 state >"$tmp/before"
 
-in_root dpkg -i /packages/c4a-daemon_0.9.1-rc.1_linux_"$arch".deb /packages/c4a-daemon-scheduler_0.9.1-rc.1_linux_"$arch".deb >"$tmp/log" 2>&1 || die "dpkg -i: $(cat "$tmp/log")"
+in_root "$root" dpkg -i /packages/c4a-daemon_0.9.1-rc.1_linux_"$arch".deb /packages/c4a-daemon-scheduler_0.9.1-rc.1_linux_"$arch".deb >"$tmp/log" 2>&1 || die "dpkg -i: $(cat "$tmp/log")"
 check_installed deb
 # An upgrade keeps a changed configuration.
 printf 'C4A_PORT=5111\n' >>"$root/etc/default/c4a-daemon-scheduler"
-in_root dpkg -i /packages/c4a-daemon-scheduler_0.9.1-rc.1_linux_"$arch".deb >"$tmp/log" 2>&1 || die "dpkg -i again: $(cat "$tmp/log")"
+in_root "$root" dpkg -i /packages/c4a-daemon-scheduler_0.9.1-rc.1_linux_"$arch".deb >"$tmp/log" 2>&1 || die "dpkg -i again: $(cat "$tmp/log")"
 grep -q 5111 "$root/etc/default/c4a-daemon-scheduler" || die 'an upgrade replaced the configuration'
 
-in_root dpkg --purge c4a-daemon c4a-daemon-scheduler >"$tmp/log" 2>&1 || die "dpkg --purge: $(cat "$tmp/log")"
+in_root "$root" dpkg --purge c4a-daemon c4a-daemon-scheduler >"$tmp/log" 2>&1 || die "dpkg --purge: $(cat "$tmp/log")"
 state >"$tmp/after"
 diff "$tmp/before" "$tmp/after" >"$tmp/diff" || true
 if grep '^[<>]' "$tmp/diff" | grep -qv '^> ./var/lib/c4a\(/.*\)\?$\|^> c4a:x:'; then die "after the removal with data: $(cat "$tmp/diff")"; fi
 grep -q '^> ./var/lib/c4a/demo' "$tmp/diff" || die "the removal took the data: $(cat "$tmp/diff")"
 
 # Without data nothing remains.
-in_root dpkg -i /packages/c4a-daemon-scheduler_0.9.1-rc.1_linux_"$arch".deb >"$tmp/log" 2>&1
+in_root "$root" dpkg -i /packages/c4a-daemon-scheduler_0.9.1-rc.1_linux_"$arch".deb >"$tmp/log" 2>&1
 rm -rf "$root/var/lib/c4a/demo"
-in_root dpkg --purge c4a-daemon-scheduler >"$tmp/log" 2>&1 || die "dpkg --purge: $(cat "$tmp/log")"
+in_root "$root" dpkg --purge c4a-daemon-scheduler >"$tmp/log" 2>&1 || die "dpkg --purge: $(cat "$tmp/log")"
 state >"$tmp/after"
 diff "$tmp/before" "$tmp/after" || die 'after the removal something remains'
 

@@ -40,6 +40,12 @@ need() {
 	done
 }
 
+# at_end_kill PID ends a process of this script at its end.
+at_end_kill() { at_end+=("kill $1 2>/dev/null; wait $1 2>/dev/null"); }
+
+# free_port prints a TCP port of loopback that nothing listens on.
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
 # wait_for WHAT COMMAND… waits until the command succeeds.
 wait_for() {
 	local what=$1 i
@@ -54,12 +60,12 @@ wait_for() {
 # debian_root DIR makes DIR a minimal Debian 12 with git, certificates and
 # ssh, from a copy that is kept for a week.
 debian_root() {
-	local kept=${XDG_CACHE_HOME:-$HOME/.cache}/c4a-ci/bookworm-v1.tar
+	local kept=${XDG_CACHE_HOME:-$HOME/.cache}/c4a-ci/bookworm-v2.tar
 	need debootstrap:debootstrap
 	[[ $EUID == 0 ]] || skip 'debootstrap needs root'
 	if [[ -z $(find "$kept" -mtime -7 2>/dev/null) ]]; then
 		mkdir -p "${kept%/*}"
-		debootstrap --variant=minbase --include=git,ca-certificates,openssh-client,libnss-wrapper,busybox bookworm \
+		debootstrap --variant=minbase --include=git,openssh-client,libnss-wrapper,busybox,curl,ca-certificates bookworm \
 			"$tmp/debootstrap" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$tmp/debootstrap.log" 2>&1 ||
 			skip "debootstrap failed: $(tail -n 1 "$tmp/debootstrap.log")"
 		rm -rf "$tmp"/debootstrap/var/cache/apt/archives/*.deb
@@ -73,4 +79,14 @@ debian_root() {
 	mkdir -p "$1"
 	tar -C "$1" -xf "$kept"
 	cp -L /etc/resolv.conf "$1/etc/resolv.conf"
+	unshare -m true 2>/dev/null || skip 'mounts are not allowed here'
+	mknod -m 666 "$1/dev/null" c 1 3 2>/dev/null || true
+	mknod -m 666 "$1/dev/urandom" c 1 9 2>/dev/null || true
+}
+
+# in_root DIR COMMAND… runs it in a root of debian_root. Its own mount of /proc
+# goes away with it.
+in_root() {
+	unshare -m sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$1" \
+		env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive "${@:2}"
 }
