@@ -225,22 +225,21 @@ func (l *logFlags) logger(p *program) (*slog.Logger, error) {
 		return nil, usage("invalid value %q for --log-level: must be debug, info, warn or error", l.level)
 	}
 	options := &slog.HandlerOptions{Level: level}
-	if p.getenv("JOURNAL_STREAM") != "" {
-		// systemd's journal adds its own timestamp.
-		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
+	var format func(io.Writer) slog.Handler
 	switch l.format {
 	case "text":
-		return slog.New(slog.NewTextHandler(p.stderr, options)), nil
+		format = func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, options) }
 	case "json":
-		return slog.New(slog.NewJSONHandler(p.stderr, options)), nil
+		format = func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, options) }
+	default:
+		return nil, usage("invalid value %q for --log-format: must be text or json", l.format)
 	}
-	return nil, usage("invalid value %q for --log-format: must be text or json", l.format)
+	// A process whose standard error is a file inherits the variable too.
+	if isJournal(p.stderr, p.getenv("JOURNAL_STREAM")) {
+		options.ReplaceAttr = withoutTime
+		return slog.New(newJournalHandler(p.stderr, format)), nil
+	}
+	return slog.New(format(p.stderr)), nil
 }
 
 // readSecret returns a token: the first line of file, or the value of the

@@ -29,6 +29,20 @@ func isNoDevice(err error) bool {
 	return errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.EOPNOTSUPP)
 }
 
+// isJournal reports whether f is the stream to systemd's journal that
+// JOURNAL_STREAM names by device and inode (systemd.exec(5)).
+func isJournal(f *os.File, stream string) bool {
+	if f == nil || stream == "" {
+		return false
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	s, ok := info.Sys().(*syscall.Stat_t)
+	return ok && stream == fmt.Sprintf("%d:%d", s.Dev, s.Ino)
+}
+
 // openNonblock keeps open from blocking on a named pipe, and from making a
 // terminal the controlling terminal.
 const openNonblock = syscall.O_NONBLOCK | syscall.O_NOCTTY

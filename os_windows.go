@@ -27,6 +27,9 @@ func statDisk(path string) (diskUsage, error) {
 	return newDiskUsage(path, 1, total, free, available), nil
 }
 
+// isJournal is false: there is no systemd.
+func isJournal(*os.File, string) bool { return false }
+
 // openNonblock has no meaning on Windows.
 const openNonblock = 0
 
