@@ -120,7 +120,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	allow, workDir, died := cfg.allow, cfg.workDir, false
 	if workDir != "" {
 		if err := os.MkdirAll(workDir, 0o700); err != nil {
-			return nil, fmt.Errorf("creating the work dir: %w", err)
+			return nil, explainOwner(workDir, fmt.Errorf("creating the work dir: %w", err))
 		}
 		d.lock, died, err = lockWorkDir(workDir, cfg.log)
 		if _, held := errors.AsType[*heldError](err); held && cfg.check {
@@ -128,7 +128,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 			allow, workDir, err = slices.Concat(allow, []string{workDir}), "", nil
 		}
 		if err != nil {
-			return nil, err
+			return nil, explainOwner(workDir, err)
 		}
 	}
 	d.git = newGitRunner(p.getenv, cfg.caFile)

@@ -156,7 +156,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	})
 	if err != nil {
 		s.program.close()
-		return nil, err
+		return nil, explainOwner(cfg.workspace, err)
 	}
 	work, end := context.WithCancel(context.Background())
 	s.endWork = end
