@@ -12,8 +12,6 @@ import http.server
 import os
 import ssl
 import subprocess
-import sys
-import threading
 
 parser = argparse.ArgumentParser()
 parser.add_argument("root")
@@ -90,5 +88,4 @@ if options.cert:
 with open(options.port_file + ".new", "w") as file:
     file.write(str(server.server_port))
 os.rename(options.port_file + ".new", options.port_file)
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()  # ends with its parent
 server.serve_forever()

@@ -62,7 +62,7 @@ openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout "$tmp/tls.key" -
 openssl x509 -req -in "$tmp/tls.csr" -CA "$tmp/ca.pem" -CAkey "$tmp/ca.key" -days 2 -out "$tmp/tls.pem" \
 	-extfile <(printf 'subjectAltName=DNS:localhost,IP:127.0.0.1') 2>/dev/null
 serve() { # NAME ARGUMENT…
-	python3 scripts/gitserver.py "$tmp/git" "$tmp/port-$1" "${@:2}" < <(sleep infinity) &
+	python3 scripts/gitserver.py "$tmp/git" "$tmp/port-$1" "${@:2}" &
 	at_end_kill $!
 	wait_for "the $1 server" test -s "$tmp/port-$1"
 }

@@ -40,8 +40,21 @@ need() {
 	done
 }
 
-# at_end_kill PID ends a process of this script at its end.
-at_end_kill() { at_end+=("kill $1 2>/dev/null; wait $1 2>/dev/null"); }
+# at_end_kill PID ends a process of this script, and what it started, at the end.
+at_end_kill() { at_end+=("end_process $1"); }
+end_process() {
+	local children i
+	children=$(cat "/proc/$1/task/$1/children" 2>/dev/null) || return
+	# shellcheck disable=SC2086 # several pids
+	kill "$1" $children 2>/dev/null || true
+	for ((i = 0; i < 50; i++)); do
+		if ! jobs -rp | grep -qx "$1"; then return; fi
+		sleep 0.1
+	done
+	# shellcheck disable=SC2086
+	kill -KILL "$1" $children 2>/dev/null || true
+	wait "$1" || true
+}
 
 # free_port prints a TCP port of loopback that nothing listens on.
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
