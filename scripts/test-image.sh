@@ -68,7 +68,7 @@ serve() { # NAME ARGUMENT…
 }
 serve http
 serve https --cert "$tmp/tls.pem" --key "$tmp/tls.key"
-serve private --token s3cret-token
+serve private --cert "$tmp/tls.pem" --key "$tmp/tls.key" --token s3cret-token
 port_of() { cat "$tmp/port-$1"; }
 ssh-keygen -q -t ed25519 -N '' -f "$tmp/host_key"
 ssh-keygen -q -t ed25519 -N '' -f "$tmp/user_key"
@@ -156,9 +156,9 @@ for case_ in '65532:65532 tmpfs' '65532:65532 none' '1000770000:0 tmpfs' '100077
 	clones http demo "http://127.0.0.1:$(port_of http)/project.git"
 	clones https demo "https://localhost:$(port_of https)/project.git"
 	clones file demo file:///mnt/project.git
-	rpc demo vcs/clone "{\"url\":\"http://127.0.0.1:$(port_of private)/project.git\",\"name\":\"private\"}" | grep -q '"code":-32[0-9]*,.*auth' || die "$case_: a private repository without a token"
-	rpc demo config/setAuth "{\"host\":\"http://127.0.0.1:$(port_of private)\",\"token\":\"s3cret-token\"}" >/dev/null
-	clones private demo "http://127.0.0.1:$(port_of private)/project.git"
+	rpc demo vcs/clone "{\"url\":\"https://localhost:$(port_of private)/project.git\",\"name\":\"private\"}" | grep -q '"code":-32[0-9]*,.*auth' || die "$case_: a private repository without a token"
+	rpc demo config/setAuth "{\"host\":\"localhost:$(port_of private)\",\"token\":\"s3cret-token\"}" | grep -q "\"result\"" || die "$case_: config/setAuth"
+	clones private demo "https://localhost:$(port_of private)/project.git"
 	clones ssh demo "ssh://root@127.0.0.1:$ssh_port$tmp/git/project.git"
 	clones ssh-again other "ssh://root@127.0.0.1:$ssh_port$tmp/git/project.git"
 	stop
