@@ -25,14 +25,14 @@ git -C "$laptop/home/project" -c user.name=t -c user.email=t@example.com commit 
 start=$SECONDS
 in_root "$server" sh -c "curl -fsSL http://127.0.0.1:$files/$version/install.sh | C4A_BASE_URL=http://127.0.0.1:$files sh" >"$tmp/out" 2>&1 ||
 	die "install.sh from a release tree: $(cat "$tmp/out")"
-in_root "$server" c4a-daemon-scheduler --port "$port" --workspace /var/lib/c4a >"$tmp/scheduler" 2>&1 &
+in_root_exec "$server" c4a-daemon-scheduler --port "$port" --workspace /var/lib/c4a >"$tmp/scheduler" 2>&1 &
 at_end_kill $!
 wait_for 'the scheduler' curl -sf "http://127.0.0.1:$port/readyz"
 
 in_root "$laptop" sh -c "curl -fsSL http://127.0.0.1:$port/install.sh | sh" >"$tmp/out" 2>&1 || die "install.sh from a scheduler: $(cat "$tmp/out")"
 grep -q "c4a-daemon --server ws://127.0.0.1:$port " "$tmp/out" || die "install.sh does not say how to connect: $(cat "$tmp/out")"
 [[ $(in_root "$laptop" c4a-daemon --version) == "c4a-daemon $version "* ]] || die 'the daemon has another version than its scheduler'
-in_root "$laptop" c4a-daemon --server "ws://127.0.0.1:$port" --allow /home/project --work-dir /home/work --machine-id laptop >"$tmp/daemon" 2>&1 &
+in_root_exec "$laptop" c4a-daemon --server "ws://127.0.0.1:$port" --allow /home/project --work-dir /home/work --machine-id laptop >"$tmp/daemon" 2>&1 &
 at_end_kill $!
 call() {
 	curl -s "http://127.0.0.1:$port/machines/laptop/rpc" -d '{"jsonrpc":"2.0","id":1,"method":"vcs/clone","params":{"url":"/home/project"}}'

@@ -97,9 +97,11 @@ debian_root() {
 	mknod -m 666 "$1/dev/urandom" c 1 9 2>/dev/null || true
 }
 
-# in_root DIR COMMAND… runs it in a root of debian_root. Its own mount of /proc
-# goes away with it.
-in_root() {
-	unshare -m sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$1" \
+# in_root DIR COMMAND… runs it in a root of debian_root, with a /proc and process
+# ids of its own: what it leaves running ends with it.
+in_root() { (in_root_exec "$@"); }
+# in_root_exec is for the background: $! is its process.
+in_root_exec() {
+	exec unshare -mpf --kill-child sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$1" \
 		env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive "${@:2}"
 }
