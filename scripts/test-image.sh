@@ -134,9 +134,13 @@ start() { # USER VOLUME TMPFS: starts the image's own command; sets port and sch
 	done
 	printf '%s: healthy after %d ms\n' "$*" $(((${EPOCHREALTIME/./} - began) / 1000))
 }
+process_1() { # prints the pid of the image's process 1, unshare's only child
+	local child
+	read -r child _ <"/proc/$scheduler/task/$scheduler/children" || true
+	printf '%s' "$child"
+}
 stop() {
-	# The signal goes to process 1 of the image, unshare's only child.
-	kill "$(cat "/proc/$scheduler/task/$scheduler/children")"
+	kill "$(process_1)"
 	local status=0
 	wait "$scheduler" || status=$?
 	[[ $status == 0 ]] || die "SIGTERM: exit status $status: $(cat "$tmp/scheduler.log")"
@@ -176,7 +180,7 @@ cat "$tmp/out"
 # Process 1: a hundred clones while their gits are killed at random.
 case_='process 1'
 start 65532:65532 "$(volume 65532:65532)" none
-namespace=$(readlink "/proc/$(cat "/proc/$scheduler/task/$scheduler/children")/ns/pid")
+namespace=$(readlink "/proc/$(process_1)/ns/pid")
 inside() { # prints the pids of the image's processes
 	local process
 	for process in /proc/[0-9]*; do
@@ -200,7 +204,8 @@ while [[ $(jobs -rp | grep -cFx -f <(printf '%s\n' "${workers[@]}")) != 0 ]]; do
 	done
 done
 cat "$tmp"/clones-? >"$tmp/answers"
-[[ $(wc -l <"$tmp/answers") == 100 ]] || die "$(wc -l <"$tmp/answers") answers to 100 clones"
+answers=$(grep -c . "$tmp/answers" || true)
+[[ $answers == 100 ]] || die "$answers answers to 100 clones"
 ((killed > 0)) || die 'no git was killed'
 no_zombie() {
 	local process
