@@ -314,11 +314,13 @@ func (d *daemon) check(p *program) error {
 		_, err := os.ReadDir(path)
 		report("path", err, path)
 	}
-	var err error
-	if d.git.version() == "" {
-		err = errors.New("not found in the PATH: install git")
+	report("git", checkGit(d.git.version()), d.git.version())
+	// A daemon can do without these, so they are no failure.
+	for _, missing := range []error{checkSSH(), checkAuthorities()} {
+		if missing != nil {
+			fmt.Fprintf(p.stdout, "note %v\n", missing)
+		}
 	}
-	report("git", err, d.git.version())
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
 		maxMessage: d.cfg.maxMessage, times: p.times, handshake: d.handshake(), log: d.cfg.log,
