@@ -195,14 +195,31 @@ for worker in 1 2 3 4; do
 	clone_all "$worker" >"$tmp/clones-$worker" &
 	workers+=($!)
 done
-killed=0
-while [[ $(jobs -rp | grep -cFx -f <(printf '%s\n' "${workers[@]}")) != 0 ]]; do
-	for process in $(inside); do
-		if [[ $(cat "/proc/$process/comm" 2>/dev/null) == git* ]] && ((RANDOM % 4 == 0)); then
-			if kill -9 "$process" 2>/dev/null; then killed=$((killed + 1)); fi
-		fi
-	done
-done
+python3 - "$namespace" >"$tmp/killed" <<-'END' &
+	import os, random, signal, sys
+	count = 0
+	def end(*_):
+	    print(count, flush=True)
+	    os._exit(0)
+	signal.signal(signal.SIGTERM, end)
+	while True:
+	    for pid in filter(str.isdigit, os.listdir("/proc")):
+	        try:
+	            with open(f"/proc/{pid}/comm") as file:
+	                if not file.read().startswith("git") or os.readlink(f"/proc/{pid}/ns/pid") != sys.argv[1]:
+	                    continue
+	            if random.random() < 0.25:
+	                os.kill(int(pid), signal.SIGKILL)
+	                count += 1
+	        except OSError:
+	            pass
+END
+killer=$!
+at_end_kill "$killer"
+wait "${workers[@]}"
+kill "$killer"
+wait "$killer" || true
+killed=$(cat "$tmp/killed")
 cat "$tmp"/clones-? >"$tmp/answers"
 answers=$(grep -c . "$tmp/answers" || true)
 [[ $answers == 100 ]] || die "$answers answers to 100 clones"
