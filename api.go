@@ -20,8 +20,9 @@ type apiConfig struct {
 	token       secret   // the API token; "" opens everything
 	hosts       []string // names that are accepted in Host, besides IP literals and localhost
 	version     string
-	minFreeDisk float64   // percent of the workspace's disk; with less free the health is degraded
-	usage       *diskSize // of the workspace
+	program     *executable // nil in tests
+	minFreeDisk float64     // percent of the workspace's disk; with less free the health is degraded
+	usage       *diskSize   // of the workspace
 	log         *slog.Logger
 }
 
@@ -257,7 +258,8 @@ func (a *api) getHealth(w http.ResponseWriter, _ *http.Request) {
 		UptimeSeconds int64      `json:"uptime_seconds"`
 		Daemons       poolCounts `json:"daemons"`
 		Disk          diskUsage  `json:"disk"`
-	}{"ok", a.version, int64(time.Since(a.started).Seconds()), a.pool.counts(), disk}
+		RestartDue    bool       `json:"restart_due"` // the executable was replaced or removed
+	}{"ok", a.version, int64(time.Since(a.started).Seconds()), a.pool.counts(), disk, a.program != nil && a.program.replaced()}
 	status := http.StatusOK
 	switch {
 	case a.pool.stopping():

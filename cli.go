@@ -10,21 +10,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
-)
-
-// programVersion is sent in the handshake and printed by --version.
-const programVersion = "0.1.0"
-
-// The names of the two programs. The scheduler runs as the daemon when it is
-// started as daemonName (see calledAsDaemon).
-const (
-	daemonName    = "c4a-daemon"
-	schedulerName = "c4a-daemon-scheduler"
 )
 
 // program holds the process state that both programs use: arguments,
@@ -237,22 +225,21 @@ func (l *logFlags) logger(p *program) (*slog.Logger, error) {
 		return nil, usage("invalid value %q for --log-level: must be debug, info, warn or error", l.level)
 	}
 	options := &slog.HandlerOptions{Level: level}
-	if p.getenv("JOURNAL_STREAM") != "" {
-		// systemd's journal adds its own timestamp.
-		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
+	var format func(io.Writer) slog.Handler
 	switch l.format {
 	case "text":
-		return slog.New(slog.NewTextHandler(p.stderr, options)), nil
+		format = func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, options) }
 	case "json":
-		return slog.New(slog.NewJSONHandler(p.stderr, options)), nil
+		format = func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, options) }
+	default:
+		return nil, usage("invalid value %q for --log-format: must be text or json", l.format)
 	}
-	return nil, usage("invalid value %q for --log-format: must be text or json", l.format)
+	// A process whose standard error is a file inherits the variable too.
+	if isJournal(p.stderr, p.getenv("JOURNAL_STREAM")) {
+		options.ReplaceAttr = withoutTime
+		return slog.New(newJournalHandler(p.stderr, format)), nil
+	}
+	return slog.New(format(p.stderr)), nil
 }
 
 // readSecret returns a token: the first line of file, or the value of the
@@ -287,19 +274,6 @@ func checkSecret(source, token string) (secret, error) {
 		}
 	}
 	return secret(token), nil
-}
-
-// versionText returns the line that --version prints.
-func versionText(name string) string {
-	revision := ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				revision = " " + s.Value[:min(len(s.Value), 12)]
-			}
-		}
-	}
-	return fmt.Sprintf("%s %s%s %s/%s %s\n", name, programVersion, revision, runtime.GOOS, runtime.GOARCH, runtime.Version())
 }
 
 // calledAsDaemon reports whether the scheduler's executable should run as the

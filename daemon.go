@@ -120,7 +120,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	allow, workDir, died := cfg.allow, cfg.workDir, false
 	if workDir != "" {
 		if err := os.MkdirAll(workDir, 0o700); err != nil {
-			return nil, fmt.Errorf("creating the work dir: %w", err)
+			return nil, explainOwner(workDir, fmt.Errorf("creating the work dir: %w", err))
 		}
 		d.lock, died, err = lockWorkDir(workDir, cfg.log)
 		if _, held := errors.AsType[*heldError](err); held && cfg.check {
@@ -128,7 +128,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 			allow, workDir, err = slices.Concat(allow, []string{workDir}), "", nil
 		}
 		if err != nil {
-			return nil, err
+			return nil, explainOwner(workDir, err)
 		}
 	}
 	d.git = newGitRunner(p.getenv, cfg.caFile)
@@ -282,7 +282,7 @@ func (d *daemon) release() {
 
 func (d *daemon) handshake() handshakeParams {
 	return handshakeParams{
-		MachineID: d.cfg.machineID, InstanceID: d.instanceID, ProtocolVersion: protocolVersion, Version: programVersion,
+		MachineID: d.cfg.machineID, InstanceID: d.instanceID, ProtocolVersion: protocolVersion, Version: programVersion(),
 		Hostname: hostName(), OS: runtime.GOOS, Arch: runtime.GOARCH, PID: os.Getpid(),
 		AllowedPaths: d.access.allowed(), WorkDir: d.workDir(), GitVersion: d.git.version(),
 		Methods:             slices.Sorted(maps.Keys(d.service.methods)),
@@ -314,11 +314,13 @@ func (d *daemon) check(p *program) error {
 		_, err := os.ReadDir(path)
 		report("path", err, path)
 	}
-	var err error
-	if d.git.version() == "" {
-		err = errors.New("not found in the PATH: install git")
+	report("git", checkGit(d.git.version()), d.git.version())
+	// A daemon can do without these, so they are no failure.
+	for _, missing := range []error{checkSSH(), checkAuthorities()} {
+		if missing != nil {
+			fmt.Fprintf(p.stdout, "note %v\n", missing)
+		}
 	}
-	report("git", err, d.git.version())
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
 		maxMessage: d.cfg.maxMessage, times: p.times, handshake: d.handshake(), log: d.cfg.log,
@@ -385,7 +387,7 @@ type configResult struct {
 func (d *daemon) configGet(context.Context, none) (configResult, error) {
 	auth, err := d.credentials.list()
 	return configResult{
-		Version:      programVersion,
+		Version:      programVersion(),
 		MachineID:    d.cfg.machineID,
 		AllowedPaths: d.access.allowed(),
 		WorkDir:      d.workDir(),

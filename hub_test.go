@@ -141,7 +141,7 @@ func (b *hubBench) daemonVia(client *http.Client, configure func(*connector), me
 	d.connector = &connector{
 		server: b.server, client: client,
 		maxMessage: 1 << 20, heartbeat: defaultHeartbeatInterval, times: defaultLinkTimes(),
-		handshake: handshakeParams{MachineID: "m", InstanceID: "i", ProtocolVersion: protocolVersion, Version: programVersion},
+		handshake: handshakeParams{MachineID: "m", InstanceID: "i", ProtocolVersion: protocolVersion, Version: programVersion()},
 		service:   s, onState: func(string) {}, onAccepted: func(handshakeResult) {}, began: time.Now(), log: b.log,
 	}
 	if configure != nil {

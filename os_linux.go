@@ -6,6 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// runningImage is a path to the executable of this process that works even if
+// the file was replaced or removed (proc(5)).
+const runningImage = "/proc/self/exe"
+
 // isKernelFile reports whether f is on a kernel file system such as /proc
 // instead of a disk: /proc/self/environ would reveal the daemon's secrets.
 func isKernelFile(f *os.File) bool {

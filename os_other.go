@@ -8,6 +8,9 @@ import (
 	"os"
 )
 
+// runningImage is empty: only Linux has such a path.
+const runningImage = ""
+
 // isKernelFile reports whether f is on a kernel file system. Only Linux has
 // such files under ordinary paths.
 func isKernelFile(*os.File) bool { return false }

@@ -29,6 +29,42 @@ func isNoDevice(err error) bool {
 	return errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.EOPNOTSUPP)
 }
 
+// explainOwner adds to the error of a use of dir what to do, where dir belongs to
+// another user or its file system is read-only.
+func explainOwner(dir string, err error) error {
+	if errors.Is(err, syscall.EROFS) {
+		return fmt.Errorf("%w: mount a volume at %s or choose another directory", err, dir)
+	}
+	if !errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.EPERM) {
+		return err
+	}
+	info, statErr := os.Stat(dir)
+	if statErr != nil {
+		return err
+	}
+	s, ok := info.Sys().(*syscall.Stat_t)
+	uid := os.Geteuid()
+	if !ok || int(s.Uid) == uid {
+		return err
+	}
+	return fmt.Errorf("%w: %s belongs to uid %d and this program runs as uid %d: run chown -R %d %s, or choose another directory",
+		err, dir, s.Uid, uid, uid, dir)
+}
+
+// isJournal reports whether f is the stream to systemd's journal that
+// JOURNAL_STREAM names by device and inode (systemd.exec(5)).
+func isJournal(f *os.File, stream string) bool {
+	if f == nil || stream == "" {
+		return false
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	s, ok := info.Sys().(*syscall.Stat_t)
+	return ok && stream == fmt.Sprintf("%d:%d", s.Dev, s.Ino)
+}
+
 // openNonblock keeps open from blocking on a named pipe, and from making a
 // terminal the controlling terminal.
 const openNonblock = syscall.O_NONBLOCK | syscall.O_NOCTTY

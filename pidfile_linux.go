@@ -11,8 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// hiddenBoot is the boot of a process where /proc shows none, as under systemd's
+// ProcSubset=pid. It proves nothing: what an earlier scheduler left there ends
+// with its control group, and by itself when its standard input does.
+const hiddenBoot = "hidden"
+
 func bootID() (string, error) {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if errors.Is(err, os.ErrNotExist) {
+		return hiddenBoot, nil
+	}
 	return strings.TrimSpace(string(id)), err
 }
 
@@ -119,7 +127,7 @@ func proveOrphan(r pidRecord, pidfd int) (*procStat, error) {
 		var boot string
 		var stat procStat
 		boot, err = bootID()
-		if err == nil && boot != r.boot {
+		if err == nil && (boot != r.boot || boot == hiddenBoot) {
 			return nil, nil
 		}
 		if err == nil {

@@ -26,7 +26,7 @@ const referenceIntro = `# Reference
 
 <!-- Written by: go test -run TestReference -update . Edit the Go code, not this file. -->
 
-The protocol, the HTTP API and the flags of ` + "`c4a-daemon`" + ` and ` + "`c4a-daemon-scheduler`" + `, version ` + programVersion + `.
+The protocol, the HTTP API and the flags of ` + "`c4a-daemon`" + ` and ` + "`c4a-daemon-scheduler`" + `, version ` + developmentVersion + `.
 The tables are generated from the types and flags of the programs, and the examples by running them. A test fails
 when this file is out of date.
 

@@ -77,7 +77,7 @@ func newOpenRPC(table []*method) openrpcDocument {
 	d := openrpcDocument{
 		OpenRPC: openrpcVersion,
 		Info: openrpcInfo{
-			Title: daemonName, Version: programVersion,
+			Title: daemonName, Version: programVersion(),
 			Description: "JSON-RPC 2.0 over WebSocket: local files and git repositories for a remote server.",
 		},
 	}

@@ -102,8 +102,8 @@ func TestDiscoverIsOpenRPC(t *testing.T) {
 		t.Errorf("openrpc is %v, want 1.3.x", document["openrpc"])
 	}
 	info := document["info"].(object)
-	if info["title"] == "" || info["version"] != programVersion {
-		t.Errorf("info is %v, want a title and the version %s", info, programVersion)
+	if info["title"] == "" || info["version"] != programVersion() {
+		t.Errorf("info is %v, want a title and the version %s", info, programVersion())
 	}
 	seen := map[string]bool{}
 	for _, one := range document["methods"].([]any) {

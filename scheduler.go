@@ -34,6 +34,7 @@ type scheduler struct {
 	events  *events
 	api     *api
 	usage   *diskSize
+	program *executable
 	http    *http.Server
 	main    net.Listener
 	inner   net.Listener // for the children's links, if they cannot use main; else nil
@@ -139,14 +140,11 @@ func (c *schedulerConfig) localClient() *http.Client {
 // left in it, and listens.
 func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) {
 	s := &scheduler{cfg: cfg, tokens: &childTokens{}, events: newEvents(cfg.log)}
-	bin := cfg.daemonBin
-	if bin == "" {
-		if bin, err = os.Executable(); err != nil {
-			return nil, fmt.Errorf("finding the path of this executable: %w", err)
-		}
+	if s.program, err = openExecutable(cfg.log); err != nil {
+		return nil, err
 	}
 	s.pool, err = newPool(poolConfig{
-		workspace: cfg.workspace, daemonBin: bin, maxDaemons: cfg.maxDaemons,
+		workspace: cfg.workspace, daemonBin: cfg.daemonBin, start: s.startDaemon, maxDaemons: cfg.maxDaemons,
 		idleTimeout: cfg.idleTimeout, spawnTimeout: cfg.spawnTimeout, stopTimeout: cfg.stopTimeout,
 		childArgs: cfg.childArgs(), token: s.childToken, environ: p.environ(), log: cfg.log,
 		onEvent: func(e poolEntry) {
@@ -157,7 +155,8 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		},
 	})
 	if err != nil {
-		return nil, err
+		s.program.close()
+		return nil, explainOwner(cfg.workspace, err)
 	}
 	work, end := context.WithCancel(context.Background())
 	s.endWork = end
@@ -169,8 +168,9 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	s.usage = newDiskSize(work, s.pool.workspace, cfg.log)
 	s.api = newAPI(apiConfig{
 		pool: s.pool, events: s.events, token: cfg.apiToken, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
-		version: programVersion, minFreeDisk: cfg.minFreeDisk, usage: s.usage, log: cfg.log,
+		version: programVersion(), program: s.program, minFreeDisk: cfg.minFreeDisk, usage: s.usage, log: cfg.log,
 	})
+	(&installAPI{program: s.program}).register(s.api)
 	if cfg.server == nil {
 		libs, err := openLibraries(s.pool.workspace)
 		if err != nil {
@@ -330,6 +330,18 @@ func (s *scheduler) stop(force context.Context) {
 	if s.usage != nil {
 		s.usage.close()
 	}
+	s.program.close()
+}
+
+// startDaemon starts a daemon: --daemon-bin, or this very executable.
+func (s *scheduler) startDaemon(spec childSpec) (child, error) {
+	if spec.bin == "" {
+		var err error
+		if spec.bin, err = s.program.program(); err != nil {
+			return nil, err
+		}
+	}
+	return startChild(spec)
 }
 
 // childToken returns the token that a child dials with: for another server the

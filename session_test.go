@@ -48,7 +48,7 @@ func newSessionBench(t *testing.T, answer func(n int, w http.ResponseWriter, r *
 	b.connector = &connector{
 		server: &url.URL{Scheme: "ws", Host: "pipe", Path: linkPath}, client: network.client(), token: "t0ken",
 		maxMessage: 1 << 20, attempts: 5, heartbeat: defaultHeartbeatInterval, times: defaultLinkTimes(),
-		handshake: handshakeParams{MachineID: "m", InstanceID: "i", ProtocolVersion: protocolVersion, Version: programVersion},
+		handshake: handshakeParams{MachineID: "m", InstanceID: "i", ProtocolVersion: protocolVersion, Version: programVersion()},
 		service:   s, onState: func(string) {}, onAccepted: func(r handshakeResult) { b.accepted = append(b.accepted, r) },
 		began: time.Now(), log: log,
 	}
@@ -125,7 +125,7 @@ func TestRefusedTokenIsFinal(t *testing.T) {
 	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newSessionBench(t, func(_ int, w http.ResponseWriter, r *http.Request) {
-				if r.Header.Get("Authorization") != "Bearer t0ken" || r.Header.Get(machineIDHeader) != "m" || r.Header.Get("User-Agent") != "c4a-daemon/"+programVersion {
+				if r.Header.Get("Authorization") != "Bearer t0ken" || r.Header.Get(machineIDHeader) != "m" || r.Header.Get("User-Agent") != "c4a-daemon/"+programVersion() {
 					t.Errorf("the dial has the headers %v, want the token, the machine id m and the version", r.Header)
 				}
 				http.Error(w, "no", status)

@@ -2,7 +2,8 @@
 # Copies everything that the image needs besides the two programs into a
 # directory: git with https and ssh, a shell for git's credential helper,
 # certificates, and the libraries of all these. Runs on Debian with git,
-# openssh-client, ca-certificates and dash installed.
+# openssh-client, libnss-wrapper, ca-certificates and dash installed, and with
+# deploy/image/ssh beside it.
 #
 #   scripts/rootfs.sh DIR
 set -eu
@@ -32,6 +33,9 @@ ln -sf git-remote-http "$root$core/git-remote-https"
 ln -sf /usr/bin/git "$root$core/git"
 ln -sf git "$root/usr/bin/git-upload-pack"
 copy /usr/bin/ssh
+copy "$(dpkg -L libnss-wrapper | grep '/libnss_wrapper\.so$')"
+mkdir -p "$root/usr/local/bin"
+cp "$(dirname "$0")/ssh" "$root/usr/local/bin/ssh"
 copy /bin/dash
 mkdir -p "$root/bin"
 if [ ! -e "$root/bin/sh" ]; then
@@ -45,4 +49,7 @@ copy /etc/ssl/certs/ca-certificates.crt
 # ssh fails if its user has no name.
 printf 'root:x:0:0:root:/root:/bin/sh\nc4a:x:65532:65532:c4a:/var/lib/c4a:/bin/sh\n' >"$root/etc/passwd"
 printf 'root:x:0:\nc4a:x:65532:\n' >"$root/etc/group"
-chown -R 65532:65532 "$root/var/lib/c4a"
+chown -R 65532:0 "$root/var/lib/c4a"
+# A volume that is made from this folder can be written by any uid of group 0,
+# which is what OpenShift gives.
+chmod 2770 "$root/var/lib/c4a"

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestCheckGit(t *testing.T) {
+	for version, want := range map[string]string{
+		"":                       "git was not found",
+		"2.30.9":                 "git 2.30.9 is too old: install git 2.31 or newer",
+		"1.99":                   "git 1.99 is too old",
+		"2.31.0":                 "",
+		"2.39.5 (Apple Git-154)": "",
+		"2.45.windows.1":         "",
+		"3.0.1":                  "",
+		"unknown":                "",
+	} {
+		got := ""
+		if err := checkGit(version); err != nil {
+			got = err.Error()
+		}
+		if (want == "") != (got == "") || !strings.Contains(got, want) {
+			t.Errorf("checkGit(%q) = %q, want %q", version, got, want)
+		}
+	}
+}
+
+func TestCheckTools(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	if err := checkSSH(); err == nil || !strings.Contains(err.Error(), "install an ssh client") {
+		t.Errorf("checkSSH() = %v, want what to install", err)
+	}
+}
