@@ -39,9 +39,10 @@ type access struct {
 // root is one allowed directory, held open: renaming or replacing the directory
 // later does not change what is allowed.
 type root struct {
-	dir   *os.Root
-	given string // absolute and clean path, as the operator wrote it
-	real  string // the same path with symlinks resolved
+	dir    *os.Root
+	given  string // absolute and clean path, as the operator wrote it
+	real   string // the same path with symlinks resolved
+	places *dirPlaces
 }
 
 // openAccess opens the allowed directories, including the work dir if there is
@@ -78,7 +79,7 @@ func (a *access) add(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	a.roots = append(a.roots, &root{dir: dir, given: given, real: real})
+	a.roots = append(a.roots, &root{dir: dir, given: given, real: real, places: newDirPlaces()})
 	return real, nil
 }
 

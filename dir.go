@@ -101,8 +101,11 @@ func (d *dirHandle) namesAfter(ctx context.Context, after string, limit int, kee
 	seen := 0
 	err = d.read(func(name string, typ fs.FileMode) error {
 		// Checking each time would cost as much as reading the entry.
-		if seen++; seen%1024 == 0 && ctx.Err() != nil {
-			return context.Cause(ctx)
+		if seen++; seen%1024 == 0 {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			beat(ctx)
 		}
 		if e, ok := keep(name, typ); ok {
 			page.add(e)

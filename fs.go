@@ -40,18 +40,18 @@ func newFSService(access *access, git *gitRunner, log *slog.Logger) *fsService {
 func (f *fsService) methods() []*method {
 	path := []errorCode{codeAccessDenied, codeSourceNotFound, codeNotConfigured}
 	return []*method{
-		newMethod("fs/repoScan", "Find git repositories below directories.", f.repoScan).fails(path...),
+		newMethod("fs/repoScan", "Find git repositories below directories.", f.repoScan).fails(path...).walk(),
 		newMethod("fs/listDir", "List a directory, page by page.", f.listDir).fails(path...),
 		newMethod("fs/stat", "Describe files; symlinks are followed.", f.stat).fails(path...),
 		newMethod("fs/readFile", "Read a file or part of it.", f.readFile).fails(path...),
-		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob).fails(path...).fails(codeGitFailed),
-		newMethod("fs/search", "Search the files of a tree for a string or a regular expression.", f.search).fails(path...).fails(codeGitFailed),
+		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob).fails(path...).fails(codeGitFailed).walk(),
+		newMethod("fs/search", "Search the files of a tree for a string or a regular expression.", f.search).fails(path...).fails(codeGitFailed).walk(),
 	}
 }
 
 // openDir opens the directory that a path from the wire names, and describes
 // it; the caller closes it.
-func (f *fsService) openDir(p pathParam) (at resolvedPath, dir *dirHandle, self entryInfo, err error) {
+func (f *fsService) openDir(ctx context.Context, p pathParam) (at resolvedPath, dir *dirHandle, self entryInfo, err error) {
 	if at, err = f.access.resolve(p); err != nil {
 		return at, nil, self, err
 	}
@@ -59,8 +59,13 @@ func (f *fsService) openDir(p pathParam) (at resolvedPath, dir *dirHandle, self 
 		return at, nil, self, err
 	}
 	if self, err = dir.info(); err != nil {
+		err = f.access.wireError(err, at.abs)
+	} else {
+		err = opened(ctx)
+	}
+	if err != nil {
 		dir.close()
-		return at, nil, self, f.access.wireError(err, at.abs)
+		return at, nil, self, err
 	}
 	return at, dir, self, nil
 }
@@ -106,10 +111,14 @@ func (f *fsService) stat(ctx context.Context, p statParams) (*statResult, error)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		if err := readIn(ctx, f.access.rootOf(path)); err != nil {
+			return nil, err
+		}
 		entry, err := f.statOne(pathParam{Path: path}, fmt.Sprintf("paths[%d]", i))
 		if err != nil {
 			return nil, err
 		}
+		beat(ctx)
 		result.Entries = append(result.Entries, entry)
 	}
 	return result, nil

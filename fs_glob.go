@@ -44,7 +44,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, err
 	}
-	at, dir, self, err := f.openDir(p.pathParam)
+	at, dir, self, err := f.openDir(ctx, p.pathParam)
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +118,7 @@ func (g *globPage) tick() error {
 	if g.ctx.Err() != nil {
 		return context.Cause(g.ctx)
 	}
+	beat(g.ctx)
 	if g.seen++; g.seen%progressEvery == 0 {
 		reportProgress(g.ctx, progress{Phase: "listing", Message: "listing files", Done: g.seen})
 	}

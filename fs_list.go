@@ -50,7 +50,7 @@ func (f *fsService) listDir(ctx context.Context, p listDirParams) (*listDirResul
 	}
 	// openDir describes the directory before its names are read: a change in
 	// between makes the cursor stale.
-	at, dir, self, err := f.openDir(p.pathParam)
+	at, dir, self, err := f.openDir(ctx, p.pathParam)
 	if err != nil {
 		return nil, err
 	}
@@ -73,6 +73,7 @@ func (f *fsService) listDir(ctx context.Context, p listDirParams) (*listDirResul
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		beat(ctx)
 		info, err := dir.lstat(n.name)
 		gone := errors.Is(err, fs.ErrNotExist) // removed since its name was read
 		switch {

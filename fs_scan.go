@@ -80,7 +80,7 @@ func (f *fsService) repoScan(ctx context.Context, p repoScanParams) (*repoScanRe
 	if err != nil {
 		return nil, err
 	}
-	starts, err := f.scanStarts(p.Paths)
+	starts, err := f.scanStarts(ctx, p.Paths)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (f *fsService) repoScan(ctx context.Context, p repoScanParams) (*repoScanRe
 
 // scanStarts resolves the directories at which a scan starts: the given paths,
 // or all allowed directories. They must exist.
-func (f *fsService) scanStarts(paths []string) ([]resolvedPath, error) {
+func (f *fsService) scanStarts(ctx context.Context, paths []string) ([]resolvedPath, error) {
 	given := paths
 	if given == nil {
 		given = f.access.allowed()
@@ -108,6 +108,9 @@ func (f *fsService) scanStarts(paths []string) ([]resolvedPath, error) {
 	for _, path := range given {
 		text, err := pathParam{Path: path}.text("paths")
 		if err != nil {
+			return nil, err
+		}
+		if err := readIn(ctx, f.access.rootOf(text)); err != nil {
 			return nil, err
 		}
 		at, err := f.access.resolvePath(text)
@@ -157,11 +160,17 @@ func (s *repoScan) run(ctx context.Context, starts []resolvedPath) ([]*foundRepo
 
 func (s *repoScan) walk(ctx context.Context, starts []resolvedPath) error {
 	for _, at := range starts {
+		if err := readIn(ctx, at.root); err != nil {
+			return err
+		}
 		dir, err := s.files.access.openDir(at)
 		if err != nil {
 			return err
 		}
 		self, err := dir.info()
+		if err == nil {
+			err = opened(ctx)
+		}
 		if err == nil {
 			err = s.dir(ctx, dir, at.abs, "", 0, self.id.dev)
 		}
@@ -183,6 +192,7 @@ func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	beat(ctx)
 	if s.seen[abs] {
 		return nil // already found from another start
 	}

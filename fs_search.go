@@ -72,7 +72,7 @@ func (f *fsService) search(ctx context.Context, p searchParams) (*searchResult, 
 	if err != nil {
 		return nil, err
 	}
-	at, dir, self, err := f.openDir(p.pathParam)
+	at, dir, self, err := f.openDir(ctx, p.pathParam)
 	if err != nil {
 		return nil, err
 	}

@@ -213,6 +213,7 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	}
 	cmd.Stderr = writerFunc(func(p []byte) (int, error) { alive(); return stderr.Write(p) })
 
+	defer processRuns(ctx)()
 	p, err := startProcess(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("running git %s: %w", c.args[0], err)
