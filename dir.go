@@ -146,13 +146,29 @@ func directoryState(path string, info entryInfo) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// statBelow stats files below a directory without following symlinks or leaving
-// the file system. It keeps the last directory open, so callers ask in the
-// order of the paths.
+// child opens the directory called name in d, which parent describes. It
+// returns nil if the directory is the root of one of the kernel's own file
+// systems, such as proc. Every other file system is entered.
+func (d *dirHandle) child(name string, parent entryInfo) (*dirHandle, entryInfo, error) {
+	sub, err := d.openDir(name)
+	if err != nil {
+		return nil, entryInfo{}, err
+	}
+	self, err := sub.info()
+	if err == nil && (self.id.dev == parent.id.dev || !sub.isKernel()) {
+		return sub, self, nil
+	}
+	sub.close()
+	return nil, entryInfo{}, err
+}
+
+// statBelow stats files below a directory without following symlinks or
+// entering the kernel's own file systems. It keeps the last directory open, so
+// callers ask in the order of the paths.
 type statBelow struct {
 	start *dirHandle
-	dev   uint64
-	rel   string // path of dir, the directory that is open
+	self  entryInfo // describes start
+	rel   string    // path of dir, the directory that is open
 	dir   *dirHandle
 }
 
@@ -168,27 +184,22 @@ func (s *statBelow) lstat(rel string) (entryInfo, error) {
 }
 
 func (s *statBelow) open(rel string) error {
-	at := s.start
+	at, self := s.start, s.self
 	for name := range strings.SplitSeq(strings.TrimSuffix(rel, "/"), "/") {
 		if name == "" {
 			name = "."
 		}
-		next, err := at.openDir(name)
+		next, info, err := at.child(name, self)
 		if at != s.start {
 			at.close()
+		}
+		if err == nil && next == nil {
+			err = errors.ErrUnsupported
 		}
 		if err != nil {
 			return err
 		}
-		at = next
-	}
-	self, err := at.info()
-	if err == nil && self.id.dev != s.dev {
-		err = errors.ErrUnsupported // another file system
-	}
-	if err != nil {
-		at.close()
-		return err
+		at, self = next, info
 	}
 	s.rel, s.dir = rel, at
 	return nil

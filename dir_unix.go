@@ -60,6 +60,9 @@ func (d *dirHandle) openFile(name string) (*os.File, error) {
 	return f, nil
 }
 
+// isKernel reports whether the directory is on a file system of the kernel.
+func (d *dirHandle) isKernel() bool { return isKernelFile(d.f) }
+
 // info describes the directory itself.
 func (d *dirHandle) info() (entryInfo, error) {
 	var st unix.Stat_t

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"hash/fnv"
+	"io/fs"
 	"strconv"
 	"strings"
 )
@@ -69,6 +70,11 @@ func (g *globPage) list(f *fsService, r *repository) error {
 	sum := uint64(0)
 	command := v.command("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
 	command.dir = g.abs
+	command.line = func(line string) {
+		if isUnreadable(line) {
+			g.skipped++
+		}
+	}
 	err = f.git.stream(g.ctx, command, func(out *bufio.Reader) error {
 		return readRecords(out, func(record []byte) error {
 			if err := g.tick(); err != nil {
@@ -93,7 +99,7 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		return staleCursor()
 	}
 	g.cursor.State = state
-	below := &statBelow{start: g.start, dev: g.self.id.dev}
+	below := &statBelow{start: g.start, self: g.self}
 	defer below.close()
 	paths := page.sorted()
 	for _, e := range paths {
@@ -102,7 +108,10 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		}
 		info, err := below.lstat(e.name)
 		if err != nil {
-			continue // removed, or behind a symlink
+			if !errors.Is(err, fs.ErrNotExist) {
+				g.skipped++ // no right to read it, or behind a symlink
+			}
+			continue
 		}
 		if err := g.add(e.name, info); errors.Is(err, errEnough) {
 			return nil
@@ -112,4 +121,10 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		g.cursor.After = []byte(paths[len(paths)-1].name)
 	}
 	return nil
+}
+
+// isUnreadable reports whether a line of git's standard error is about a file
+// or directory that git passed over.
+func isUnreadable(line string) bool {
+	return strings.HasPrefix(line, "warning: could not open directory") || strings.HasPrefix(line, "error: ")
 }

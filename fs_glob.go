@@ -25,6 +25,7 @@ type globResult struct {
 	Files      []globFile `json:"files" doc:"regular files, sorted by path, bytewise"`
 	NextCursor *string    `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 	Head       *string    `json:"head,omitempty" doc:"commit that was checked out; absent outside a repository and without commits"`
+	Skipped    int        `json:"skipped" doc:"directories and files passed over on this page because they cannot be read"`
 }
 
 type globFile struct {
@@ -67,7 +68,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, f.walkError(ctx, err, at.abs)
 	}
-	result := &globResult{Files: g.files, Head: f.headOf(at)}
+	result := &globResult{Files: g.files, Head: f.headOf(at), Skipped: g.skipped}
 	if result.Files == nil {
 		result.Files = []globFile{}
 	}
@@ -88,11 +89,12 @@ type globPage struct {
 	cursor  pageCursor // at first where the page starts, at the end where it ends
 	secrets []fileID
 
-	files []globFile
-	size  int // of files as JSON
-	more  bool
-	seen  int64
-	chain []entryInfo // the directories from start to the current one
+	files   []globFile
+	size    int // of files as JSON
+	more    bool
+	skipped int
+	seen    int64
+	chain   []entryInfo // the directories from start to the current one
 }
 
 // add appends a file to the page. It returns errEnough when the page is full.
@@ -184,7 +186,9 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 					below = inside
 				}
 				err = g.child(d, n.name, rel+n.key, below, rules, ignore)
-			} else if info, statErr := d.lstat(n.name); statErr == nil { // otherwise the file was removed
+			} else if info, statErr := d.lstat(n.name); statErr != nil {
+				g.skipped++ // removed, or not readable
+			} else {
 				before := len(g.files)
 				err = g.add(rel+n.name, info)
 				if len(g.files) > before {
@@ -205,24 +209,26 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 }
 
 // child walks the directory called name in d. It skips a directory that cannot
-// be read or lies on another file system.
+// be read or belongs to the kernel.
 func (g *globPage) child(d *dirHandle, name, rel, after string, rules *ignoreRules, ignore bool) error {
 	if len(g.chain) > maxPathDepth {
+		g.skipped++
 		return nil
 	}
-	sub, err := d.openDir(name)
+	sub, self, err := d.child(name, g.chain[len(g.chain)-1])
 	if err != nil {
-		return nil // not readable, or removed
+		g.skipped++ // not readable, or removed
+		return nil
+	}
+	if sub == nil {
+		return nil
 	}
 	defer sub.close()
-	self, err := sub.info()
-	if err != nil || self.id.dev != g.chain[0].id.dev {
-		return nil
-	}
 	g.chain = append(g.chain, self)
 	err = g.dir(sub, rel, after, rules, ignore)
 	g.chain = g.chain[:len(g.chain)-1]
 	if _, ok := errors.AsType[*fs.PathError](err); ok && g.ctx.Err() == nil {
+		g.skipped++
 		return nil
 	}
 	return err

@@ -42,6 +42,7 @@ type repoScanResult struct {
 	Repos       []repoFacts `json:"repos" doc:"sorted by path"`
 	ScannedDirs int         `json:"scanned_dirs" doc:"number of directories read"`
 	Truncated   bool        `json:"truncated" doc:"true if there are more than limit"`
+	Skipped     int         `json:"skipped" doc:"directories passed over because they cannot be read"`
 	DurationMS  int64       `json:"duration_ms"`
 }
 
@@ -57,9 +58,11 @@ type repoScan struct {
 	repos    int              // number sent to found
 	mark     int              // moment at which the scan began, see replacements
 
-	scanned   int
-	seen      map[string]bool // paths of repositories sent; one start may lie inside another
-	truncated bool
+	everything bool // it starts at all allowed directories
+	scanned    int
+	skipped    int
+	seen       map[string]bool // paths of repositories sent; one start may lie inside another
+	truncated  bool
 }
 
 // repoScan implements fs/repoScan.
@@ -84,12 +87,12 @@ func (f *fsService) repoScan(ctx context.Context, p repoScanParams) (*repoScanRe
 	if err != nil {
 		return nil, err
 	}
-	s := &repoScan{files: f, maxDepth: depth, limit: limit, exclude: exclude, prune: pruneGlobs(exclude), found: make(chan *repository, scanReaders), seen: map[string]bool{}, mark: f.access.replaced.mark()}
+	s := &repoScan{files: f, maxDepth: depth, limit: limit, exclude: exclude, prune: pruneGlobs(exclude), everything: p.Paths == nil, found: make(chan *repository, scanReaders), seen: map[string]bool{}, mark: f.access.replaced.mark()}
 	repos, err := s.run(ctx, starts)
 	if err != nil {
 		return nil, err
 	}
-	result := &repoScanResult{Repos: []repoFacts{}, ScannedDirs: s.scanned, Truncated: s.truncated}
+	result := &repoScanResult{Repos: []repoFacts{}, ScannedDirs: s.scanned, Truncated: s.truncated, Skipped: s.skipped}
 	for _, r := range repos {
 		result.Repos = append(result.Repos, r.facts)
 	}
@@ -164,6 +167,10 @@ func (s *repoScan) walk(ctx context.Context, starts []resolvedPath) error {
 			return err
 		}
 		dir, err := s.files.access.openDir(at)
+		if err != nil && s.everything && ctx.Err() == nil {
+			s.skipped++ // such as a disk that is unplugged
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -172,7 +179,7 @@ func (s *repoScan) walk(ctx context.Context, starts []resolvedPath) error {
 			err = opened(ctx)
 		}
 		if err == nil {
-			err = s.dir(ctx, dir, at.abs, "", 0, self.id.dev)
+			err = s.dir(ctx, dir, at.abs, "", 0, self)
 		}
 		dir.close()
 		if errors.Is(err, errEnough) {
@@ -188,7 +195,7 @@ func (s *repoScan) walk(ctx context.Context, starts []resolvedPath) error {
 // dir visits one directory: either it is a repository, or its subdirectories
 // are walked in the order of their names. rel is its path below the start and
 // ends with a slash.
-func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth int, dev uint64) error {
+func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth int, self entryInfo) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -229,7 +236,7 @@ func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth
 			return nil
 		}
 		for _, n := range names {
-			if err := s.child(ctx, d, abs, rel+n.name, depth, dev); err != nil {
+			if err := s.child(ctx, d, abs, rel+n.name, depth, self); err != nil {
 				return err
 			}
 			after = n.key
@@ -241,25 +248,27 @@ func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth
 }
 
 // child walks the directory rel, whose last element is an entry of d. It skips
-// a directory that cannot be opened or lies on another file system.
-func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, depth int, dev uint64) error {
+// a directory that cannot be opened or belongs to the kernel. parent describes
+// d.
+func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, depth int, parent entryInfo) error {
 	if s.exclude.match(rel) || s.prune.match(rel) {
 		return nil
 	}
 	name := rel[strings.LastIndexByte(rel, '/')+1:]
-	sub, err := d.openDir(name)
+	sub, self, err := d.child(name, parent)
 	if err != nil {
-		return nil // not readable, or removed
-	}
-	defer sub.close()
-	self, err := sub.info()
-	if err != nil || self.id.dev != dev {
+		s.skipped++ // not readable, or removed
 		return nil
 	}
+	if sub == nil {
+		return nil
+	}
+	defer sub.close()
 	abs = filepath.Join(abs, name)
-	err = s.dir(ctx, sub, abs, rel+"/", depth+1, dev)
+	err = s.dir(ctx, sub, abs, rel+"/", depth+1, self)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, errEnough) {
 		s.files.log.Debug("skipping a directory that cannot be read", "path", abs, "error", err)
+		s.skipped++
 		return nil
 	}
 	return err
