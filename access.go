@@ -33,7 +33,8 @@ type access struct {
 	replaced replacements // of repositories, by vcs/clone
 
 	mu      sync.Mutex
-	secrets []string // guarded by mu: absolute paths of files that no method may read
+	secrets []string     // guarded by mu: absolute paths of files and directories that no method may read
+	denied  []deniedPath // guarded by mu
 }
 
 // root is one allowed directory, held open: renaming or replacing the directory
@@ -193,7 +194,7 @@ func (a *access) follow(path string) (resolvedPath, error) {
 			return resolvedPath{}, invalidParam("path", "is more than %d levels deep", maxPathDepth)
 		}
 		if len(rest) == 0 {
-			return resolvedPath{root: r, rel: at, abs: filepath.Join(r.real, at)}, nil
+			return a.found(r, at)
 		}
 		name := rest[0]
 		rest = rest[1:]
@@ -215,12 +216,24 @@ func (a *access) follow(path string) (resolvedPath, error) {
 			return resolvedPath{}, denied()
 		}
 		next := filepath.Join(at, name)
+		if abs := filepath.Join(r.real, next); a.covers(abs) {
+			// The daemon's own work dir may lie in there.
+			full := filepath.Join(append([]string{abs}, rest...)...)
+			if a.workDir == "" || a.workDir == r.real || !isWithin(a.workDir, full) {
+				return resolvedPath{}, denied()
+			}
+			r, rest = a.enter(full)
+			at = "."
+			continue
+		}
 		info, err := r.dir.Lstat(next)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return a.missing(r, next, rest)
 		case err != nil:
 			return resolvedPath{}, a.wireError(err, filepath.Join(r.real, next))
+		case info.IsDir() && a.isDeniedDir(info):
+			return resolvedPath{}, denied()
 		case info.Mode()&fs.ModeSymlink == 0:
 			at = next
 			continue
@@ -268,7 +281,16 @@ func (a *access) missing(r *root, at string, rest []string) (resolvedPath, error
 		}
 		at = filepath.Join(at, name)
 	}
-	return resolvedPath{root: r, rel: at, abs: filepath.Join(r.real, at)}, nil
+	return a.found(r, at)
+}
+
+// found returns the path at below r, unless it is denied.
+func (a *access) found(r *root, at string) (resolvedPath, error) {
+	abs := filepath.Join(r.real, at)
+	if a.covers(abs) {
+		return resolvedPath{}, denied()
+	}
+	return resolvedPath{root: r, rel: at, abs: abs}, nil
 }
 
 // find returns the innermost allowed directory that contains path and the rest
@@ -287,36 +309,6 @@ func (a *access) find(path string) (*root, string) {
 // within resolves an existing absolute path, such as one that git printed or
 // that a file contains. It is an error if the path is not allowed.
 func (a *access) within(abs string) (resolvedPath, error) { return a.follow(filepath.Clean(abs)) }
-
-// hasSecretName reports whether an element of path names one of the daemon's
-// own files.
-func hasSecretName(path string) bool {
-	for part := range strings.SplitSeq(filepath.ToSlash(path), "/") {
-		// EqualFold, because file systems on macOS and Windows ignore case.
-		if len(part) >= len(secretPrefix) && strings.EqualFold(part[:len(secretPrefix)], secretPrefix) {
-			return true
-		}
-	}
-	return false
-}
-
-// isSecret reports whether info is one of the daemon's own files or a hard link
-// to one.
-func (a *access) isSecret(info fs.FileInfo) bool {
-	if !info.Mode().IsRegular() {
-		return false
-	}
-	a.mu.Lock()
-	secrets := slices.Clone(a.secrets)
-	a.mu.Unlock()
-	for _, path := range secrets {
-		// Stat each time: the file is replaced when it changes.
-		if s, err := os.Stat(path); err == nil && os.SameFile(s, info) {
-			return true
-		}
-	}
-	return false
-}
 
 // stat returns the FileInfo of the file at p.
 func (a *access) stat(p resolvedPath) (fs.FileInfo, error) {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -91,5 +92,41 @@ func TestAccessUnreadable(t *testing.T) {
 	checkUnreadable(t, dir, f)
 	if got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "x"}); err != nil || len(got.Matches) != 0 {
 		t.Errorf("search: %+v, %v, want no match and no error", got, err)
+	}
+}
+
+// A daemon's own token file, and the scheduler's files and workspace, are
+// denied in the real programs.
+func TestDeniedFilesOfThePrograms(t *testing.T) {
+	t.Parallel()
+	top := realTempDir(t)
+	writeFiles(t, top, map[string]string{"f": "x", "token": "daemon-token\n", "api": "api-token\n"})
+	workspace := top + "/ws"
+	s := start(t, schedulerName, nil, "--port", "0", "--min-free-disk", "0", "--workspace", workspace, "--allow", top, "--daemon-token-file", top+"/token", "--api-token-file", top+"/api")
+	address := s.url()
+	start(t, daemonName, nil, "--server", strings.Replace(address, "http", "ws", 1), "--machine-id", "m", "--allow", top, "--token-file", top+"/token").says("connected")
+	authorized := []string{"Authorization", "Bearer api-token"}
+	ask := func(route, path string) (string, bool) {
+		t.Helper()
+		_, body := askHTTP(t, "POST", address+route+"/rpc", `{"jsonrpc":"2.0","id":1,"method":"fs/readFile","params":{"path":"`+path+`"}}`, append(authorized, "Content-Type", "application/json")...)
+		return body, strings.Contains(body, string(codeAccessDenied))
+	}
+	for _, lib := range []string{"a", "b"} {
+		if status, body := askHTTP(t, "PUT", address+"/daemons/"+lib, "", authorized...); status != 201 {
+			t.Fatal(status, body)
+		}
+	}
+	writeFiles(t, workspace, map[string]string{"a/own": "x", "b/own": "x"})
+	for _, test := range []struct {
+		route, path string
+		denied      bool
+	}{
+		{"/machines/m", top + "/f", false}, {"/machines/m", top + "/token", true},
+		{"/libraries/a", top + "/f", false}, {"/libraries/a", workspace + "/a/own", false}, {"/libraries/a", "own", false}, {"/libraries/a", workspace + "/b/own", true}, {"/libraries/a", workspace + "/b/daemon.log", true},
+		{"/libraries/a", top + "/token", true}, {"/libraries/a", top + "/api", true}, {"/libraries/a", workspace + "/none", true},
+	} {
+		if body, isDenied := ask(test.route, test.path); isDenied != test.denied || !test.denied && !strings.Contains(body, `"content":"x"`) {
+			t.Errorf("%s %s: want denied %v, got %s", test.route, test.path, test.denied, body)
+		}
 	}
 }

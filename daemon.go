@@ -135,6 +135,9 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	if d.access, err = openAccess(allow, workDir); err != nil {
 		return nil, err
 	}
+	for _, path := range cfg.deny {
+		d.access.deny(path)
+	}
 	if d.git.path == "" {
 		cfg.log.Warn("git not found in the PATH: the methods that need it will fail")
 	}

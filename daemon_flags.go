@@ -28,6 +28,7 @@ same machine id.
 type daemonConfig struct {
 	server         *url.URL
 	allow          []string
+	deny           []string // not even below an allowed directory
 	machineID      string
 	workDir        string // absolute path; "" for none
 	token          secret
@@ -105,7 +106,14 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 	if c.server, err = parseServer(server); err != nil {
 		return nil, usage("invalid value for --server: %v", err)
 	}
-	if !c.scheduled {
+	if tokenFile != "" {
+		c.deny = append(c.deny, tokenFile)
+	}
+	if c.scheduled {
+		if c.deny, err = parseDenied(p.getenv(deniedVariable)); err != nil {
+			return nil, err
+		}
+	} else {
 		if c.token, err = p.readSecret("token-file", tokenFile, "C4A_TOKEN"); err != nil {
 			return nil, err
 		}

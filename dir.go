@@ -166,10 +166,14 @@ func (d *dirHandle) child(name string, parent entryInfo) (*dirHandle, entryInfo,
 // entering the kernel's own file systems. It keeps the last directory open, so
 // callers ask in the order of the paths.
 type statBelow struct {
-	start *dirHandle
-	self  entryInfo // describes start
-	rel   string    // path of dir, the directory that is open
-	dir   *dirHandle
+	access *access
+	abs    string // absolute path of start
+	start  *dirHandle
+	self   entryInfo // describes start
+	rel    string    // path of dir, the directory that is open
+	dir    *dirHandle
+
+	secrets []fileID // nil until needed
 }
 
 func (s *statBelow) lstat(rel string) (entryInfo, error) {
@@ -184,7 +188,10 @@ func (s *statBelow) lstat(rel string) (entryInfo, error) {
 }
 
 func (s *statBelow) open(rel string) error {
-	at, self := s.start, s.self
+	if s.secrets == nil {
+		s.secrets = s.access.secretIDs()
+	}
+	at, self, below := s.start, s.self, ""
 	for name := range strings.SplitSeq(strings.TrimSuffix(rel, "/"), "/") {
 		if name == "" {
 			name = "."
@@ -193,8 +200,14 @@ func (s *statBelow) open(rel string) error {
 		if at != s.start {
 			at.close()
 		}
-		if err == nil && next == nil {
+		below = path.Join(below, name)
+		switch {
+		case err != nil:
+		case next == nil:
 			err = errors.ErrUnsupported
+		case s.access.hides(filepath.Join(s.abs, below), info.id, s.secrets):
+			next.close()
+			err = denied()
 		}
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/fnv"
 	"io/fs"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -81,7 +82,7 @@ func (g *globPage) list(f *fsService, r *repository) error {
 				return err
 			}
 			rel := string(record)
-			if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) {
+			if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) || g.access.covers(filepath.Join(g.abs, rel)) {
 				return nil // a nested repository, or filtered out
 			}
 			hash := fnv.New64a()
@@ -99,7 +100,7 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		return staleCursor()
 	}
 	g.cursor.State = state
-	below := &statBelow{start: g.start, self: g.self}
+	below := &statBelow{access: g.access, abs: g.abs, start: g.start, self: g.self}
 	defer below.close()
 	paths := page.sorted()
 	for _, e := range paths {
@@ -108,7 +109,7 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		}
 		info, err := below.lstat(e.name)
 		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
+			if _, hidden := errors.AsType[*rpcError](err); !hidden && !errors.Is(err, fs.ErrNotExist) {
 				g.skipped++ // no right to read it, or behind a symlink
 			}
 			continue

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,7 +56,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, err
 	}
-	g := &globPage{ctx: ctx, filter: filter, start: dir, self: self, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
+	g := &globPage{ctx: ctx, access: f.access, filter: filter, start: dir, self: self, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
 	var repo *repository
 	if respect {
 		repo = f.workTreeOf(at)
@@ -81,6 +82,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 // globPage collects one page of fs/glob.
 type globPage struct {
 	ctx     context.Context
+	access  *access
 	filter  *treeFilter
 	start   *dirHandle
 	self    entryInfo // describes start
@@ -224,6 +226,9 @@ func (g *globPage) child(d *dirHandle, name, rel, after string, rules *ignoreRul
 		return nil
 	}
 	defer sub.close()
+	if g.access.hides(filepath.Join(g.abs, rel), self.id, g.secrets) {
+		return nil
+	}
 	g.chain = append(g.chain, self)
 	err = g.dir(sub, rel, after, rules, ignore)
 	g.chain = g.chain[:len(g.chain)-1]

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
-	"slices"
 )
 
 // defaultListLimit is the page size of fs/listDir without limit.
@@ -77,7 +76,7 @@ func (f *fsService) listDir(ctx context.Context, p listDirParams) (*listDirResul
 		info, err := dir.lstat(n.name)
 		gone := errors.Is(err, fs.ErrNotExist) // removed since its name was read
 		switch {
-		case gone, err == nil && info.mode.IsRegular() && slices.Contains(secrets, info.id):
+		case gone, err == nil && f.access.hides(filepath.Join(at.abs, n.name), info.id, secrets):
 			cursor.After = []byte(n.name)
 			continue
 		case err != nil:

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -9,42 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// walkedPaths are the files of each walk below dir: fs/glob with and without
-// git's rules, fs/search for x, and the repositories of fs/repoScan.
-func walkedPaths(t *testing.T, f *fsService, dir string) (paths map[string][]string, skipped map[string]int) {
-	t.Helper()
-	paths, skipped = map[string][]string{}, map[string]int{}
-	for _, respect := range []bool{true, false} {
-		name := fmt.Sprintf("glob, respect_gitignore %v", respect)
-		got, err := f.glob(t.Context(), globParams{pathParam: pathOf(dir), RespectGitignore: &respect})
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		for _, file := range got.Files {
-			paths[name] = append(paths[name], file.Path)
-		}
-		skipped[name] = got.Skipped
-	}
-	if got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "x"}); err != nil {
-		t.Errorf("search: %v", err)
-	} else {
-		for _, m := range got.Matches {
-			paths["search"] = append(paths["search"], m.Path)
-		}
-		skipped["search"] = got.Skipped
-	}
-	if got, err := f.repoScan(t.Context(), repoScanParams{Paths: []string{dir}}); err != nil {
-		t.Errorf("repoScan: %v", err)
-	} else {
-		for _, r := range got.Repos {
-			paths["repoScan"] = append(paths["repoScan"], strings.TrimPrefix(r.Path, dir+"/"))
-		}
-		skipped["repoScan"] = got.Skipped
-	}
-	return paths, skipped
-}
 
 // A walk enters the file systems that are mounted below its path, such as a
 // /home on its own partition.

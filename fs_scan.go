@@ -59,6 +59,7 @@ type repoScan struct {
 	mark     int              // moment at which the scan began, see replacements
 
 	everything bool // it starts at all allowed directories
+	secrets    []fileID
 	scanned    int
 	skipped    int
 	seen       map[string]bool // paths of repositories sent; one start may lie inside another
@@ -87,7 +88,7 @@ func (f *fsService) repoScan(ctx context.Context, p repoScanParams) (*repoScanRe
 	if err != nil {
 		return nil, err
 	}
-	s := &repoScan{files: f, maxDepth: depth, limit: limit, exclude: exclude, prune: pruneGlobs(exclude), everything: p.Paths == nil, found: make(chan *repository, scanReaders), seen: map[string]bool{}, mark: f.access.replaced.mark()}
+	s := &repoScan{files: f, maxDepth: depth, limit: limit, exclude: exclude, prune: pruneGlobs(exclude), everything: p.Paths == nil, secrets: f.access.secretIDs(), found: make(chan *repository, scanReaders), seen: map[string]bool{}, mark: f.access.replaced.mark()}
 	repos, err := s.run(ctx, starts)
 	if err != nil {
 		return nil, err
@@ -117,6 +118,9 @@ func (f *fsService) scanStarts(ctx context.Context, paths []string) ([]resolvedP
 			return nil, err
 		}
 		at, err := f.access.resolvePath(text)
+		if err != nil && paths == nil {
+			continue // an allowed directory that is denied to this daemon
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -255,6 +259,7 @@ func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, dep
 		return nil
 	}
 	name := rel[strings.LastIndexByte(rel, '/')+1:]
+	abs = filepath.Join(abs, name)
 	sub, self, err := d.child(name, parent)
 	if err != nil {
 		s.skipped++ // not readable, or removed
@@ -264,7 +269,9 @@ func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, dep
 		return nil
 	}
 	defer sub.close()
-	abs = filepath.Join(abs, name)
+	if s.files.access.hides(abs, self.id, s.secrets) {
+		return nil
+	}
 	err = s.dir(ctx, sub, abs, rel+"/", depth+1, self)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, errEnough) {
 		s.files.log.Debug("skipping a directory that cannot be read", "path", abs, "error", err)

@@ -95,7 +95,7 @@ func (f *fsService) search(ctx context.Context, p searchParams) (*searchResult, 
 	defer dir.close()
 	s := &search{
 		ctx: ctx, files: f, filter: filter, limit: limit, around: around,
-		below: &statBelow{start: dir, self: self}, matches: []searchMatch{},
+		below: &statBelow{access: f.access, abs: at.abs, start: dir, self: self}, matches: []searchMatch{},
 	}
 	defer s.below.close()
 	if err := s.run(p, at); err != nil {
@@ -127,7 +127,7 @@ type search struct {
 // run searches the directory at. If a file turns out to be too large for git,
 // it searches again without the files of that size.
 func (s *search) run(p searchParams, at resolvedPath) error {
-	s.excluded = kernelMountsBelow(at.abs)
+	s.excluded = append(kernelMountsBelow(at.abs), s.files.access.deniedBelow(at.abs)...)
 	err := s.grep(p, at)
 	if !errors.Is(err, errSearchFile) {
 		return err

@@ -432,5 +432,6 @@ func (f *treeFilter) pathspecs() []string {
 	for _, p := range f.exclude {
 		specs = append(specs, ":(exclude,glob)"+p.text)
 	}
-	return append(specs, ":(exclude,glob,icase)**/"+secretPrefix+"*")
+	// A temporary name has one more dot.
+	return append(specs, ":(exclude,glob,icase)**/"+secretPrefix+"*", ":(exclude,glob,icase)**/."+secretPrefix+"*")
 }

@@ -111,6 +111,10 @@ func (v *gitView) fill() error {
 				files["info/"+name] = string(text)
 			}
 		}
+		// Git must not count what no method may read.
+		for _, path := range r.access.deniedBelow(r.top.abs) {
+			files["info/exclude"] += "\n/" + escapeIgnore(path)
+		}
 	}
 	if v.view == indexView {
 		if err := v.copyIndex(); err != nil {
