@@ -326,18 +326,25 @@ func (a *access) stat(p resolvedPath) (fs.FileInfo, error) {
 // devices, sockets and pipes: opening them can block, and reading them can have
 // side effects.
 func (a *access) openFile(p resolvedPath) (*os.File, fs.FileInfo, error) {
+	before, err := p.root.dir.Stat(p.rel)
+	if err != nil {
+		return nil, nil, a.wireError(err, p.abs)
+	}
+	if !before.Mode().IsRegular() && !before.IsDir() {
+		return nil, nil, notAFile()
+	}
 	f, err := p.root.dir.OpenFile(p.rel, os.O_RDONLY|openNonblock, 0)
 	if err != nil {
 		return nil, nil, a.wireError(err, p.abs)
 	}
-	info, err := f.Stat()
+	info, err := f.Stat() // it may have been replaced
 	switch {
 	case err != nil:
 		err = a.wireError(err, p.abs)
 	case a.isSecret(info) || isKernelFile(f):
 		err = denied()
 	case !info.Mode().IsRegular() && !info.IsDir():
-		err = invalidParam("path", "is neither a regular file nor a directory")
+		err = notAFile()
 	default:
 		return f, info, nil
 	}
@@ -359,9 +366,14 @@ func (a *access) wireError(err error, path string) error {
 	case isLinkLoop(err):
 		return tooManyLinks()
 	case isNoDevice(err):
-		return invalidParam("path", "is neither a regular file nor a directory")
+		return notAFile()
 	}
 	return fmt.Errorf("reading %s: %w", path, err)
+}
+
+// notAFile is the error for a pipe, a socket or a device.
+func notAFile() *rpcError {
+	return invalidParam("path", "is neither a regular file nor a directory")
 }
 
 func tooManyLinks() *rpcError {

@@ -44,8 +44,13 @@ func (d *dirHandle) openDir(name string) (*dirHandle, error) {
 }
 
 // openFile opens the regular file called name in d. It does not follow a
-// symlink.
+// symlink. Nothing else is opened: a pipe has another end that would notice.
 func (d *dirHandle) openFile(name string) (*os.File, error) {
+	if info, err := d.lstat(name); err != nil {
+		return nil, err
+	} else if !info.mode.IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.ErrUnsupported}
+	}
 	fd, err := retryEINTR(func() (int, error) {
 		return unix.Openat(int(d.f.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|openNonblock, 0)
 	})

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"hash/fnv"
 	"io/fs"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -76,6 +78,7 @@ func (g *globPage) list(f *fsService, r *repository) error {
 			g.skipped++
 		}
 	}
+	command.check = func(ctx context.Context) error { return f.access.checkRules(ctx, r.top, g.at) }
 	err = f.git.stream(g.ctx, command, func(out *bufio.Reader) error {
 		return readRecords(out, func(record []byte) error {
 			if err := g.tick(); err != nil {
@@ -92,6 +95,10 @@ func (g *globPage) list(f *fsService, r *repository) error {
 			return nil
 		})
 	})
+	if _, special := errors.AsType[*specialRules](err); special {
+		f.log.Warn("listing files without git", "error", err)
+		return g.listWithoutRules(f, r, v)
+	}
 	if err != nil {
 		return err
 	}
@@ -122,6 +129,34 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		g.cursor.After = []byte(paths[len(paths)-1].name)
 	}
 	return nil
+}
+
+// listWithoutRules is list for a work tree in which git would wait for a pipe
+// named .gitignore: git lists the tracked files alone, for which it reads no
+// rules, and a walk finds those that no rule ignores.
+func (g *globPage) listWithoutRules(f *fsService, r *repository, v *gitView) error {
+	g.tracked = map[string]bool{}
+	command := v.command("ls-files", "-z", "--cached", "--deduplicate")
+	command.dir = g.abs
+	err := f.git.stream(g.ctx, command, func(out *bufio.Reader) error {
+		return readRecords(out, func(record []byte) error {
+			if err := g.tick(); err != nil {
+				return err
+			}
+			// With the directories above it, which the walk must enter.
+			for rel := string(record); rel != "." && !g.tracked[rel]; rel = path.Dir(rel) {
+				g.tracked[rel] = true
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if text, err := r.optional(r.common, filepath.Join("info", "exclude"), maxConfigFile); err == nil && r.top.abs == g.abs {
+		g.rules = &ignoreRules{rules: parseIgnore(string(text))}
+	}
+	return g.walk(true)
 }
 
 // isUnreadable reports whether a line of git's standard error is about a file

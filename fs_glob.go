@@ -56,7 +56,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, err
 	}
-	g := &globPage{ctx: ctx, access: f.access, filter: filter, start: dir, self: self, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
+	g := &globPage{ctx: ctx, access: f.access, filter: filter, start: dir, self: self, at: at, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
 	var repo *repository
 	if respect {
 		repo = f.workTreeOf(at)
@@ -86,7 +86,8 @@ type globPage struct {
 	filter  *treeFilter
 	start   *dirHandle
 	self    entryInfo // describes start
-	abs     string    // absolute path of start
+	at      resolvedPath
+	abs     string // absolute path of start
 	limit   int
 	cursor  pageCursor // at first where the page starts, at the end where it ends
 	secrets []fileID
@@ -96,7 +97,9 @@ type globPage struct {
 	more    bool
 	skipped int
 	seen    int64
-	chain   []entryInfo // the directories from start to the current one
+	tracked map[string]bool // listed whatever the rules say; directories above them included
+	rules   *ignoreRules    // of the repository
+	chain   []entryInfo     // the directories from start to the current one
 }
 
 // add appends a file to the page. It returns errEnough when the page is full.
@@ -140,7 +143,7 @@ func (g *globPage) walk(ignore bool) error {
 		}
 	}
 	g.chain = []entryInfo{g.self}
-	err := g.dir(g.start, "", string(g.cursor.After), nil, ignore)
+	err := g.dir(g.start, "", string(g.cursor.After), g.rules, ignore)
 	if errors.Is(err, errEnough) {
 		return nil
 	}
@@ -167,9 +170,9 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 		path := rel + name
 		if typ.IsDir() {
 			e.key += "/" // sort as in the whole path: "a-b" before "a/b"
-			return e, e.key >= first && g.filter.dir(path) && !rules.ignored(path, true)
+			return e, e.key >= first && g.filter.dir(path) && (g.tracked[path] || !rules.ignored(path, true))
 		}
-		return e, e.key > after && typ.IsRegular() && g.filter.file(path) && !rules.ignored(path, false)
+		return e, e.key > after && typ.IsRegular() && g.filter.file(path) && (g.tracked[path] || !rules.ignored(path, false))
 	}
 	state := "" // chainState(g.chain), computed when first needed
 	for last := ""; ; {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -28,6 +29,8 @@ const (
 	// maxLargeFiles bounds the files that are excluded for their size: each is
 	// an argument of git.
 	maxLargeFiles = 1000
+	// binaryCheck is how many bytes git looks at to tell a binary file.
+	binaryCheck = 8000
 )
 
 // errSearchFile is returned when git met a file that is larger than
@@ -117,6 +120,7 @@ type search struct {
 
 	excluded []string // paths that git must not read
 	skipped  int
+	text     bool // git does not leave out binary files
 
 	matches   []searchMatch
 	size      int // of matches as JSON
@@ -147,23 +151,31 @@ func (s *search) run(p searchParams, at resolvedPath) error {
 // largeFiles returns the files of the search that are larger than
 // maxSearchFile.
 func (s *search) largeFiles(p searchParams) (large []string, err error) {
+	err = s.eachListed(p, func(path string, size int64) {
+		if size > maxSearchFileSize {
+			large = append(large, path)
+		}
+	})
+	return large, err
+}
+
+// eachListed calls each for every file of the search, as fs/glob lists them.
+func (s *search) eachListed(p searchParams, each func(path string, size int64)) error {
 	list := globParams{pathParam: p.pathParam, Include: p.Include, Exclude: p.Exclude, Limit: new(maxGlobEntries)}
 	for {
 		page, err := s.files.glob(s.ctx, list)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, file := range page.Files {
-			if file.Size > maxSearchFileSize {
-				path := file.Path
-				if exact, err := base64.StdEncoding.DecodeString(file.PathBase64); err == nil && len(exact) > 0 {
-					path = string(exact)
-				}
-				large = append(large, path)
+			path := file.Path
+			if exact, err := base64.StdEncoding.DecodeString(file.PathBase64); err == nil && len(exact) > 0 {
+				path = string(exact)
 			}
+			each(path, file.Size)
 		}
 		if list.Cursor = page.NextCursor; list.Cursor == nil {
-			return large, nil
+			return nil
 		}
 	}
 }
@@ -179,7 +191,12 @@ func (s *search) grep(p searchParams, at resolvedPath) error {
 			return err
 		}
 		defer os.RemoveAll(dir) // a leftover is only a temporary file
-		return s.pass(p, at, gitCommand{gitDir: dir, workTree: at.abs}, append(standard, "--no-index"), nil)
+		err = s.pass(p, at, gitCommand{gitDir: dir, workTree: at.abs, check: func(ctx context.Context) error { return s.files.access.checkRules(ctx, at, at) }}, append(standard, "--no-index"), nil)
+		if _, special := errors.AsType[*specialRules](err); special {
+			s.files.log.Warn("searching without git's rules", "error", err)
+			return s.grepListed(p, at)
+		}
+		return err
 	}
 	view, err := s.files.workTreeView(r, indexView)
 	if err != nil {
@@ -187,7 +204,13 @@ func (s *search) grep(p searchParams, at resolvedPath) error {
 	}
 	defer view.remove()
 	// In this mode git reads no index and finds whatever no rule ignores.
-	err = s.pass(p, at, view.command(), append(standard, "--untracked"), nil)
+	command := view.command()
+	command.check = func(ctx context.Context) error { return s.files.access.checkRules(ctx, r.top, at) }
+	err = s.pass(p, at, command, append(standard, "--untracked"), nil)
+	if _, special := errors.AsType[*specialRules](err); special {
+		s.files.log.Warn("searching without git's rules", "error", err)
+		return s.grepListed(p, at)
+	}
 	if err != nil || s.truncated {
 		return err
 	}
@@ -199,6 +222,22 @@ func (s *search) grep(p searchParams, at resolvedPath) error {
 	err = s.pass(p, at, view.command(), nil, ignored)
 	slices.SortStableFunc(s.matches, func(x, y searchMatch) int { return strings.Compare(x.Path, y.Path) })
 	return err
+}
+
+// grepListed searches the files that fs/glob lists, with a git that reads no
+// rules at all: neither .gitignore nor .gitattributes.
+func (s *search) grepListed(p searchParams, at resolvedPath) error {
+	only := map[string]bool{}
+	if err := s.eachListed(p, func(path string, _ int64) { only[path] = true }); err != nil {
+		return err
+	}
+	dir, err := emptyGitDir(40)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) // a leftover is only a temporary file
+	s.text = true
+	return s.pass(p, at, gitCommand{gitDir: dir, workTree: at.abs}, []string{"--no-index", "--no-exclude-standard"}, only)
 }
 
 // trackedIgnored returns the tracked files below at that ignore rules match.
@@ -222,7 +261,12 @@ func (s *search) trackedIgnored(command gitCommand, at resolvedPath) (map[string
 // pass runs git grep once. With only, it reports the matches in those files
 // alone.
 func (s *search) pass(p searchParams, at resolvedPath, command gitCommand, options []string, only map[string]bool) error {
-	args := append([]string{"grep", "-z", "-n", "--column", "-I", "--no-color", "--no-textconv"}, options...)
+	args := append([]string{"grep", "-z", "-n", "--column", "--no-color", "--no-textconv"}, options...)
+	if s.text {
+		args = append(args, "-a") // with -I git reads attributes
+	} else {
+		args = append(args, "-I")
+	}
 	if p.Regexp {
 		args = append(args, "-E")
 	} else {
@@ -388,6 +432,12 @@ func (s *search) readLines(hits []grepHit) (map[int]string, error) {
 	}
 	lines := map[int]string{}
 	reader := bufio.NewReaderSize(file, 64<<10)
+	if s.text {
+		// A file is binary if git finds a NUL near its start.
+		if start, _ := reader.Peek(binaryCheck); bytes.IndexByte(start, 0) >= 0 {
+			return nil, errors.ErrUnsupported
+		}
+	}
 	size, next := 0, 0
 	for number := 1; next < len(hits) && size < maxPageBytes; number++ {
 		if number%1024 == 0 && s.ctx.Err() != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -104,6 +105,9 @@ func (v *gitView) fill() error {
 				from = r.gitDir // each work tree has its own
 			}
 			text, err := r.optional(from, filepath.Join("info", name), maxConfigFile)
+			if e, ok := errors.AsType[*rpcError](err); ok && e.Data["reason"] == gitCorrupt {
+				continue // not a regular file: git would wait for it
+			}
 			if err != nil {
 				return err
 			}
@@ -237,8 +241,11 @@ func (v *gitView) copyFile(name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := p.root.dir.Lstat(p.rel); err != nil {
+	switch info, err := p.root.dir.Lstat(p.rel); {
+	case err != nil:
 		return nil // there is no index before the first git add
+	case !info.Mode().IsRegular():
+		return gitFailure(gitCorrupt, "%s: is not a regular file", showName(p.abs))
 	}
 	from, info, err := r.access.openFile(p)
 	if err != nil {
