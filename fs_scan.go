@@ -53,7 +53,7 @@ type repoScan struct {
 	maxDepth int
 	limit    int
 	exclude  globs
-	prune    globs            // patterns that match a directory of which exclude covers everything
+	prune    globs            // those of exclude that can match a whole directory
 	found    chan *repository // run closes it
 	repos    int              // number sent to found
 	mark     int              // moment at which the scan began, see replacements
@@ -255,7 +255,7 @@ func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth
 // a directory that cannot be opened or belongs to the kernel. parent describes
 // d.
 func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, depth int, parent entryInfo) error {
-	if s.exclude.match(rel) || s.prune.match(rel) {
+	if s.exclude.match(rel) || s.prune.covers(rel) {
 		return nil
 	}
 	name := rel[strings.LastIndexByte(rel, '/')+1:]
