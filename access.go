@@ -108,6 +108,18 @@ func (a *access) keepSecret(path string) {
 	a.secrets = append(a.secrets, path)
 }
 
+// renameParam returns err with the name of the parameter that it is about, if it
+// is an error for the parameter path.
+func renameParam(err error, name string) error {
+	e, ok := errors.AsType[*rpcError](err)
+	if !ok || e.Code != codeInvalidParams || e.Data["param"] != "path" {
+		return err
+	}
+	renamed := invalidParam(name, "%s", "")
+	renamed.Message += strings.TrimPrefix(e.Message, invalidParam("path", "%s", "").Message)
+	return renamed
+}
+
 // pathParam is a path from the wire: absolute, or relative to the work dir. A
 // path that is not valid UTF-8 is sent as path_base64.
 type pathParam struct {

@@ -89,6 +89,8 @@ type statEntry struct {
 	Size       *int64 `json:"size,omitempty" doc:"size in bytes"`
 	Mode       string `json:"mode,omitempty" doc:"permission bits in octal, such as 0644"`
 	Mtime      string `json:"mtime,omitempty" doc:"modification time, RFC 3339 in UTC"`
+
+	Error *rpcError `json:"error,omitempty" doc:"why this one of several paths cannot be described, such as a loop of symlinks; then exists is false and only path is set"`
 }
 
 // stat implements fs/stat.
@@ -114,9 +116,15 @@ func (f *fsService) stat(ctx context.Context, p statParams) (*statResult, error)
 		if err := readIn(ctx, f.access.rootOf(path)); err != nil {
 			return nil, err
 		}
-		entry, err := f.statOne(pathParam{Path: path}, fmt.Sprintf("paths[%d]", i))
+		name := fmt.Sprintf("paths[%d]", i)
+		entry, err := f.statOne(pathParam{Path: path}, name)
 		if err != nil {
-			return nil, err
+			// The others are described; a path that is not allowed fails the
+			// request.
+			if entry.Path == "" || isDenied(err) || ctx.Err() != nil {
+				return nil, err
+			}
+			entry.Error = asRPCError(renameParam(err, name))
 		}
 		beat(ctx)
 		result.Entries = append(result.Entries, entry)
@@ -136,7 +144,7 @@ func (f *fsService) statOne(p pathParam, name string) (statEntry, error) {
 		return statEntry{Path: showName(path), PathBase64: nameBase64(path)}, nil
 	}
 	if err != nil {
-		return statEntry{}, err
+		return statEntry{Path: showName(path), PathBase64: nameBase64(path)}, err
 	}
 	entry := statEntry{Path: showName(at.abs), PathBase64: nameBase64(at.abs)}
 	info, err := f.access.stat(at)
@@ -144,11 +152,17 @@ func (f *fsService) statOne(p pathParam, name string) (statEntry, error) {
 		return entry, nil
 	}
 	if err != nil {
-		return statEntry{}, err
+		return entry, err
 	}
 	entry.Exists, entry.Type, entry.Size = true, fileType(info.Mode()), new(info.Size())
 	entry.Mode, entry.Mtime = permMode(info.Mode()), wireTime(info.ModTime())
 	return entry, nil
+}
+
+// isDenied reports whether err is the error for a path that is not allowed.
+func isDenied(err error) bool {
+	e, ok := errors.AsType[*rpcError](err)
+	return ok && (e.Message == denied().Message || e.name() == codeNotConfigured)
 }
 
 // isMissing reports whether err is the error for an allowed path that does not

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -109,7 +110,7 @@ func (f *fsService) scanStarts(ctx context.Context, paths []string) ([]resolvedP
 		given = f.access.allowed()
 	}
 	var starts []resolvedPath
-	for _, path := range given {
+	for i, path := range given {
 		text, err := pathParam{Path: path}.text("paths")
 		if err != nil {
 			return nil, err
@@ -122,7 +123,7 @@ func (f *fsService) scanStarts(ctx context.Context, paths []string) ([]resolvedP
 			continue // an allowed directory that is denied to this daemon
 		}
 		if err != nil {
-			return nil, err
+			return nil, renameParam(err, fmt.Sprintf("paths[%d]", i))
 		}
 		starts = append(starts, at)
 	}
