@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -127,6 +128,36 @@ func TestDeniedFilesOfThePrograms(t *testing.T) {
 	} {
 		if body, isDenied := ask(test.route, test.path); isDenied != test.denied || !test.denied && !strings.Contains(body, `"content":"x"`) {
 			t.Errorf("%s %s: want denied %v, got %s", test.route, test.path, test.denied, body)
+		}
+	}
+}
+
+// A directory with a comma in its name can be allowed, for a daemon and for
+// those of a pool.
+func TestAllowedDirectoryWithACommaInItsName(t *testing.T) {
+	t.Parallel()
+	top := realTempDir(t)
+	writeFiles(t, top, map[string]string{"a,b/f": "x", "c/f": "x", "a,b,d e/f": "x"})
+	for _, test := range []struct {
+		text string
+		want []string
+	}{
+		{top + "/a,b", []string{top + "/a,b"}},
+		{top + "/a,b," + top + "/c", []string{top + "/a,b", top + "/c"}},
+		{top + "/c , " + top + "/a,b,d e", []string{top + "/c", top + "/a,b,d e"}},
+		{top + "/c," + top + "/none", []string{top + "/c", top + "/none"}},
+		{",", nil},
+	} {
+		var got dirList
+		if err := got.Set(test.text); err != nil || !slices.Equal(got, test.want) {
+			t.Errorf("%s: want %q, got %q, %v", test.text, test.want, got, err)
+		}
+	}
+	_, address := startSchedulerProcess(t, nil, "--allow", top+"/a,b,"+top+"/c")
+	startUserDaemon(t, address, "m", nil, "--allow", top+"/a,b")
+	for _, route := range []string{"/machines/m", "/libraries/a"} {
+		if status, a := callRPC(t, address+route, "fs/readFile", `{"path":"`+top+`/a,b/f"}`); status != 200 || a.Error != nil {
+			t.Errorf("%s: want the file, got %d %v", route, status, a.Error)
 		}
 	}
 }

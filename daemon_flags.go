@@ -65,7 +65,8 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 	c := &daemonConfig{scheduled: p.getenv(controlVariable) == controlStdio}
 	maxMessage, maxCloneBytes := size(defaultMaxMessage), size(defaultMaxCloneBytes)
 	var server, tokenFile string
-	var allow, gitHosts list
+	var allow dirList
+	var gitHosts list
 	var handlers handlerFlag
 	var logs logFlags
 	f := p.newFlagSet(daemonName, daemonIntro)
@@ -172,5 +173,5 @@ func (c *daemonConfig) validate() error {
 		c.allow = []string{dir}
 		defer c.log.Info("neither --allow nor --work-dir was given: serving the current directory", "dir", dir)
 	}
-	return list(c.allow).areDirs()
+	return dirList(c.allow).areDirs()
 }

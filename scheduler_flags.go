@@ -51,7 +51,7 @@ type schedulerConfig struct {
 	spawnTimeout     time.Duration
 	stopTimeout      time.Duration
 	offlineThreshold time.Duration
-	allow            list
+	allow            dirList
 	deny             []string // files of the scheduler that no daemon may read
 	daemonBin        string   // "" means this executable
 	apiToken         secret
@@ -256,8 +256,8 @@ func (c *schedulerConfig) childArgs() []string {
 		"--log-level", c.logs.level, "--log-format", c.logs.format,
 		"--min-free-disk", strconv.FormatFloat(c.minFreeDisk, 'f', -1, 64),
 	}
-	if len(c.allow) > 0 {
-		args = append(args, "--allow", c.allow.String())
+	for _, dir := range c.allow {
+		args = append(args, "--allow", dir)
 	}
 	return args
 }
