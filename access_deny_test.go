@@ -136,3 +136,84 @@ func TestDeniedVariable(t *testing.T) {
 		t.Error("want an error for what is no JSON, got none")
 	}
 }
+
+// The daemon's own files are denied in every method under the names that they
+// bear while they are written, too.
+func TestOwnFilesAreDeniedUnderTemporaryNames(t *testing.T) {
+	t.Parallel()
+	const secretText = "needle-token"
+	names := []string{"..git-daemon.credentials.tmp-123", ".git-daemon.credentials.lock", ".git-daemon.credentials.tmp-1", "...Git-Daemon.config.x", "..GIT-DAEMON.CREDENTIALS.TMP-9"}
+	for _, repository := range []bool{false, true} {
+		dir := realTempDir(t)
+		writeFiles(t, dir, map[string]string{"f": secretText, "git-daemon.txt": secretText, ".x.git-daemon.txt": secretText})
+		for _, name := range names {
+			writeFiles(t, dir, map[string]string{name: secretText, "sub/" + name: secretText, "deep/" + name + "/f": secretText})
+		}
+		if repository {
+			gitIn(t, dir, "init", "-q")
+			gitIn(t, dir, "add", "-f", ".")
+			gitIn(t, dir, "commit", "-q", "-m", "by mistake")
+			for _, name := range names {
+				writeFiles(t, dir, map[string]string{"untracked/" + name: secretText})
+			}
+		}
+		a := accessOn(t, true, dir)
+		f, g := newFSService(a, newGitRunner(os.Getenv, ""), slog.New(slog.DiscardHandler)), newTestGitReader(t, dir)
+		methods := map[string]*method{}
+		for _, m := range slices.Concat(f.methods(), g.methods()) {
+			methods[m.name] = m
+		}
+		w := &pathWorld{methods: methods}
+		for _, name := range names {
+			for _, path := range []string{dir + "/" + name, dir + "/sub/" + name, dir + "/deep/" + name + "/f", dir + "/none/" + name} {
+				w.askDenied(t, path, asJSON(t, denied()))
+			}
+		}
+		paths, _ := walkedPaths(t, f, dir)
+		for walk, got := range paths {
+			if want := []string{".x.git-daemon.txt", "f", "git-daemon.txt"}; walk != "search" && walk != "repoScan" && !slices.Equal(got, want) {
+				t.Errorf("repository %v: %s: want %q, got %q", repository, walk, want, got)
+			}
+		}
+		found, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: secretText})
+		if err != nil || len(found.Matches) != 3 {
+			t.Errorf("repository %v: search: want 3 matches, got %+v, %v", repository, found, err)
+		}
+		list, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(dir)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list.Entries {
+			if slices.Contains(names, e.Name) {
+				t.Errorf("repository %v: listDir: want no file of the daemon, got %s", repository, e.Name)
+			}
+		}
+		if !repository {
+			continue
+		}
+		manifest := asJSON(t, mustCall(t, methods["index/manifest"], map[string]any{"path": dir}))
+		if strings.Contains(strings.ToLower(manifest), "/.git-daemon") || strings.Contains(manifest, "tmp-") {
+			t.Errorf("index/manifest: want none of the daemon's files, got %s", manifest)
+		}
+		for _, name := range names {
+			data := json.RawMessage(`{"path":` + asJSON(t, dir) + `,"files":[` + asJSON(t, "sub/"+name) + `]}`)
+			if _, err := methods["index/readBlobs"].call(t.Context(), data); fsCode(err) != string(codeAccessDenied) {
+				t.Errorf("index/readBlobs %s: want it denied, got %v", name, err)
+			}
+		}
+	}
+}
+
+// mustCall calls a method and returns its result.
+func mustCall(t *testing.T, m *method, params map[string]any) any {
+	t.Helper()
+	data, err := json.Marshal(params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	result, err := m.call(t.Context(), data)
+	if err != nil {
+		t.Fatalf("%s %s: %v", m.name, data, err)
+	}
+	return result
+}
