@@ -274,7 +274,7 @@ func (d *daemon) close(end context.CancelFunc) {
 	}
 	if stuck := d.access.stuck(); len(stuck) > 0 {
 		// Even closing a directory can block. The end of the process closes all.
-		d.cfg.log.Warn("leaving work behind that a file system blocks", "path", stuck[0].Path)
+		d.cfg.log.Warn("stopping work that a file system blocks failed", "path", stuck[0].Path)
 		return
 	}
 	if d.lock != nil {

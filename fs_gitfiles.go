@@ -96,7 +96,7 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		})
 	})
 	if _, special := errors.AsType[*specialRules](err); special {
-		f.log.Warn("listing files without git", "error", err)
+		f.log.Warn("listing ignored files with git failed", "error", err)
 		return g.listWithoutRules(f, r, v)
 	}
 	if err != nil {

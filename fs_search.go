@@ -193,7 +193,7 @@ func (s *search) grep(p searchParams, at resolvedPath) error {
 		defer os.RemoveAll(dir) // a leftover is only a temporary file
 		err = s.pass(p, at, gitCommand{gitDir: dir, workTree: at.abs, check: func(ctx context.Context) error { return s.files.access.checkRules(ctx, at, at) }}, append(standard, "--no-index"), nil)
 		if _, special := errors.AsType[*specialRules](err); special {
-			s.files.log.Warn("searching without git's rules", "error", err)
+			s.files.log.Warn("searching with git's rules failed", "error", err)
 			return s.grepListed(p, at)
 		}
 		return err
@@ -208,7 +208,7 @@ func (s *search) grep(p searchParams, at resolvedPath) error {
 	command.check = func(ctx context.Context) error { return s.files.access.checkRules(ctx, r.top, at) }
 	err = s.pass(p, at, command, append(standard, "--untracked"), nil)
 	if _, special := errors.AsType[*specialRules](err); special {
-		s.files.log.Warn("searching without git's rules", "error", err)
+		s.files.log.Warn("searching with git's rules failed", "error", err)
 		return s.grepListed(p, at)
 	}
 	if err != nil || s.truncated {

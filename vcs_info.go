@@ -70,7 +70,7 @@ func (g *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) 
 	wg.Wait()
 	special, held := errors.AsType[*specialRules](statusErr)
 	if held {
-		g.log.Warn("leaving out the state of a work tree", "error", special)
+		g.log.Warn("reading the state of a work tree failed", "error", special)
 		statusErr = nil
 	}
 	if err = errors.Join(err, statusErr); err != nil {
