@@ -43,11 +43,11 @@ func (f *fsService) headOf(at resolvedPath) *string {
 // is slow and git does not need them, except for a sparse index, which refers
 // to trees. A broken configuration or unreachable objects do not fail the
 // request; the view then leaves them out.
-func (f *fsService) workTreeView(r *repository, view gitViewKind) (*gitView, error) {
+func (f *fsService) workTreeView(r *repository) (*gitView, error) {
 	if err := r.readConfig(); err != nil {
 		f.log.Debug("reading a repository's configuration failed", "path", r.top.abs, "error", err)
 	}
-	sparse := view == indexView && r.config.isTrue("core", "sparsecheckout")
+	sparse := r.config.isTrue("core", "sparsecheckout")
 	if sparse {
 		if err := r.checkObjects(); err != nil {
 			f.log.Debug("checking a repository's objects failed", "path", r.top.abs, "error", err)
@@ -57,14 +57,14 @@ func (f *fsService) workTreeView(r *repository, view gitViewKind) (*gitView, err
 	if !sparse {
 		r.objects = resolvedPath{}
 	}
-	return r.gitView(view)
+	return r.gitView(indexView)
 }
 
 // list asks git which files of a repository are tracked or not ignored. Git
 // lists all of them again for every page, so the cursor holds a checksum of
 // their names to detect changes between pages.
 func (g *globPage) list(f *fsService, r *repository) error {
-	v, err := f.workTreeView(r, indexView)
+	v, err := f.workTreeView(r)
 	if err != nil {
 		return err
 	}

@@ -198,7 +198,7 @@ func (s *search) grep(p searchParams, at resolvedPath) error {
 		}
 		return err
 	}
-	view, err := s.files.workTreeView(r, indexView)
+	view, err := s.files.workTreeView(r)
 	if err != nil {
 		return err
 	}

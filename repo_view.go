@@ -35,9 +35,7 @@ const (
 	// objectsView has no work tree, so git reads no attributes or mailmap from
 	// one.
 	objectsView gitViewKind = iota
-	// rulesView has the work tree and its ignore rules.
-	rulesView
-	// indexView also has the index.
+	// indexView has the work tree, its ignore rules and the index.
 	indexView
 )
 
