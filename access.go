@@ -33,15 +33,17 @@ type access struct {
 	replaced replacements // of repositories, by vcs/clone
 
 	mu      sync.Mutex
-	secrets []string // guarded by mu: absolute paths of files that no method may read
+	secrets []string     // guarded by mu: absolute paths of files and directories that no method may read
+	denied  []deniedPath // guarded by mu
 }
 
 // root is one allowed directory, held open: renaming or replacing the directory
 // later does not change what is allowed.
 type root struct {
-	dir   *os.Root
-	given string // absolute and clean path, as the operator wrote it
-	real  string // the same path with symlinks resolved
+	dir    *os.Root
+	given  string // absolute and clean path, as the operator wrote it
+	real   string // the same path with symlinks resolved
+	places *dirPlaces
 }
 
 // openAccess opens the allowed directories, including the work dir if there is
@@ -78,7 +80,7 @@ func (a *access) add(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	a.roots = append(a.roots, &root{dir: dir, given: given, real: real})
+	a.roots = append(a.roots, &root{dir: dir, given: given, real: real, places: newDirPlaces()})
 	return real, nil
 }
 
@@ -104,6 +106,18 @@ func (a *access) keepSecret(path string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.secrets = append(a.secrets, path)
+}
+
+// renameParam returns err with the name of the parameter that it is about, if it
+// is an error for the parameter path.
+func renameParam(err error, name string) error {
+	e, ok := errors.AsType[*rpcError](err)
+	if !ok || e.Code != codeInvalidParams || e.Data["param"] != "path" {
+		return err
+	}
+	renamed := invalidParam(name, "%s", "")
+	renamed.Message += strings.TrimPrefix(e.Message, invalidParam("path", "%s", "").Message)
+	return renamed
 }
 
 // pathParam is a path from the wire: absolute, or relative to the work dir. A
@@ -192,7 +206,7 @@ func (a *access) follow(path string) (resolvedPath, error) {
 			return resolvedPath{}, invalidParam("path", "is more than %d levels deep", maxPathDepth)
 		}
 		if len(rest) == 0 {
-			return resolvedPath{root: r, rel: at, abs: filepath.Join(r.real, at)}, nil
+			return a.found(r, at)
 		}
 		name := rest[0]
 		rest = rest[1:]
@@ -214,12 +228,24 @@ func (a *access) follow(path string) (resolvedPath, error) {
 			return resolvedPath{}, denied()
 		}
 		next := filepath.Join(at, name)
+		if abs := filepath.Join(r.real, next); a.covers(abs) {
+			// The daemon's own work dir may lie in there.
+			full := filepath.Join(append([]string{abs}, rest...)...)
+			if a.workDir == "" || a.workDir == r.real || !isWithin(a.workDir, full) {
+				return resolvedPath{}, denied()
+			}
+			r, rest = a.enter(full)
+			at = "."
+			continue
+		}
 		info, err := r.dir.Lstat(next)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return a.missing(r, next, rest)
 		case err != nil:
 			return resolvedPath{}, a.wireError(err, filepath.Join(r.real, next))
+		case info.IsDir() && a.isDeniedDir(info):
+			return resolvedPath{}, denied()
 		case info.Mode()&fs.ModeSymlink == 0:
 			at = next
 			continue
@@ -267,7 +293,16 @@ func (a *access) missing(r *root, at string, rest []string) (resolvedPath, error
 		}
 		at = filepath.Join(at, name)
 	}
-	return resolvedPath{root: r, rel: at, abs: filepath.Join(r.real, at)}, nil
+	return a.found(r, at)
+}
+
+// found returns the path at below r, unless it is denied.
+func (a *access) found(r *root, at string) (resolvedPath, error) {
+	abs := filepath.Join(r.real, at)
+	if a.covers(abs) {
+		return resolvedPath{}, denied()
+	}
+	return resolvedPath{root: r, rel: at, abs: abs}, nil
 }
 
 // find returns the innermost allowed directory that contains path and the rest
@@ -287,36 +322,6 @@ func (a *access) find(path string) (*root, string) {
 // that a file contains. It is an error if the path is not allowed.
 func (a *access) within(abs string) (resolvedPath, error) { return a.follow(filepath.Clean(abs)) }
 
-// hasSecretName reports whether an element of path names one of the daemon's
-// own files.
-func hasSecretName(path string) bool {
-	for part := range strings.SplitSeq(filepath.ToSlash(path), "/") {
-		// EqualFold, because file systems on macOS and Windows ignore case.
-		if len(part) >= len(secretPrefix) && strings.EqualFold(part[:len(secretPrefix)], secretPrefix) {
-			return true
-		}
-	}
-	return false
-}
-
-// isSecret reports whether info is one of the daemon's own files or a hard link
-// to one.
-func (a *access) isSecret(info fs.FileInfo) bool {
-	if !info.Mode().IsRegular() {
-		return false
-	}
-	a.mu.Lock()
-	secrets := slices.Clone(a.secrets)
-	a.mu.Unlock()
-	for _, path := range secrets {
-		// Stat each time: the file is replaced when it changes.
-		if s, err := os.Stat(path); err == nil && os.SameFile(s, info) {
-			return true
-		}
-	}
-	return false
-}
-
 // stat returns the FileInfo of the file at p.
 func (a *access) stat(p resolvedPath) (fs.FileInfo, error) {
 	info, err := p.root.dir.Stat(p.rel)
@@ -333,18 +338,25 @@ func (a *access) stat(p resolvedPath) (fs.FileInfo, error) {
 // devices, sockets and pipes: opening them can block, and reading them can have
 // side effects.
 func (a *access) openFile(p resolvedPath) (*os.File, fs.FileInfo, error) {
+	before, err := p.root.dir.Stat(p.rel)
+	if err != nil {
+		return nil, nil, a.wireError(err, p.abs)
+	}
+	if !before.Mode().IsRegular() && !before.IsDir() {
+		return nil, nil, notAFile()
+	}
 	f, err := p.root.dir.OpenFile(p.rel, os.O_RDONLY|openNonblock, 0)
 	if err != nil {
 		return nil, nil, a.wireError(err, p.abs)
 	}
-	info, err := f.Stat()
+	info, err := f.Stat() // it may have been replaced
 	switch {
 	case err != nil:
 		err = a.wireError(err, p.abs)
 	case a.isSecret(info) || isKernelFile(f):
 		err = denied()
 	case !info.Mode().IsRegular() && !info.IsDir():
-		err = invalidParam("path", "is neither a regular file nor a directory")
+		err = notAFile()
 	default:
 		return f, info, nil
 	}
@@ -366,9 +378,14 @@ func (a *access) wireError(err error, path string) error {
 	case isLinkLoop(err):
 		return tooManyLinks()
 	case isNoDevice(err):
-		return invalidParam("path", "is neither a regular file nor a directory")
+		return notAFile()
 	}
 	return fmt.Errorf("reading %s: %w", path, err)
+}
+
+// notAFile is the error for a pipe, a socket or a device.
+func notAFile() *rpcError {
+	return invalidParam("path", "is neither a regular file nor a directory")
 }
 
 func tooManyLinks() *rpcError {

@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -91,5 +93,71 @@ func TestAccessUnreadable(t *testing.T) {
 	checkUnreadable(t, dir, f)
 	if got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "x"}); err != nil || len(got.Matches) != 0 {
 		t.Errorf("search: %+v, %v, want no match and no error", got, err)
+	}
+}
+
+// A daemon's own token file, and the scheduler's files and workspace, are
+// denied in the real programs.
+func TestDeniedFilesOfThePrograms(t *testing.T) {
+	t.Parallel()
+	top := realTempDir(t)
+	writeFiles(t, top, map[string]string{"f": "x", "token": "daemon-token\n", "api": "api-token\n"})
+	workspace := top + "/ws"
+	s := start(t, schedulerName, nil, "--port", "0", "--min-free-disk", "0", "--workspace", workspace, "--allow", top, "--daemon-token-file", top+"/token", "--api-token-file", top+"/api")
+	address := s.url()
+	start(t, daemonName, nil, "--server", strings.Replace(address, "http", "ws", 1), "--machine-id", "m", "--allow", top, "--token-file", top+"/token").says("connected")
+	authorized := []string{"Authorization", "Bearer api-token"}
+	ask := func(route, path string) (string, bool) {
+		t.Helper()
+		_, body := askHTTP(t, "POST", address+route+"/rpc", `{"jsonrpc":"2.0","id":1,"method":"fs/readFile","params":{"path":"`+path+`"}}`, append(authorized, "Content-Type", "application/json")...)
+		return body, strings.Contains(body, string(codeAccessDenied))
+	}
+	for _, lib := range []string{"a", "b"} {
+		if status, body := askHTTP(t, "PUT", address+"/daemons/"+lib, "", authorized...); status != 201 {
+			t.Fatal(status, body)
+		}
+	}
+	writeFiles(t, workspace, map[string]string{"a/own": "x", "b/own": "x"})
+	for _, test := range []struct {
+		route, path string
+		denied      bool
+	}{
+		{"/machines/m", top + "/f", false}, {"/machines/m", top + "/token", true},
+		{"/libraries/a", top + "/f", false}, {"/libraries/a", workspace + "/a/own", false}, {"/libraries/a", "own", false}, {"/libraries/a", workspace + "/b/own", true}, {"/libraries/a", workspace + "/b/daemon.log", true},
+		{"/libraries/a", top + "/token", true}, {"/libraries/a", top + "/api", true}, {"/libraries/a", workspace + "/none", true},
+	} {
+		if body, isDenied := ask(test.route, test.path); isDenied != test.denied || !test.denied && !strings.Contains(body, `"content":"x"`) {
+			t.Errorf("%s %s: want denied %v, got %s", test.route, test.path, test.denied, body)
+		}
+	}
+}
+
+// A directory with a comma in its name can be allowed, for a daemon and for
+// those of a pool.
+func TestAllowedDirectoryWithACommaInItsName(t *testing.T) {
+	t.Parallel()
+	top := realTempDir(t)
+	writeFiles(t, top, map[string]string{"a,b/f": "x", "c/f": "x", "a,b,d e/f": "x"})
+	for _, test := range []struct {
+		text string
+		want []string
+	}{
+		{top + "/a,b", []string{top + "/a,b"}},
+		{top + "/a,b," + top + "/c", []string{top + "/a,b", top + "/c"}},
+		{top + "/c , " + top + "/a,b,d e", []string{top + "/c", top + "/a,b,d e"}},
+		{top + "/c," + top + "/none", []string{top + "/c", top + "/none"}},
+		{",", nil},
+	} {
+		var got dirList
+		if err := got.Set(test.text); err != nil || !slices.Equal(got, test.want) {
+			t.Errorf("%s: want %q, got %q, %v", test.text, test.want, got, err)
+		}
+	}
+	_, address := startSchedulerProcess(t, nil, "--allow", top+"/a,b,"+top+"/c")
+	startUserDaemon(t, address, "m", nil, "--allow", top+"/a,b")
+	for _, route := range []string{"/machines/m", "/libraries/a"} {
+		if status, a := callRPC(t, address+route, "fs/readFile", `{"path":"`+top+`/a,b/f"}`); status != 200 || a.Error != nil {
+			t.Errorf("%s: want the file, got %d %v", route, status, a.Error)
+		}
 	}
 }

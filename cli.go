@@ -174,8 +174,34 @@ func (l *list) Set(text string) error {
 	return nil
 }
 
+// dirList is a flag like list, for directories, whose names may hold commas: the
+// longest text between commas that names a directory is one.
+type dirList []string
+
+func (l *dirList) String() string { return strings.Join(*l, ",") }
+
+func (l *dirList) Set(text string) error {
+	parts := strings.Split(text, ",")
+	for len(parts) > 0 {
+		n := len(parts)
+		for n > 1 && !isDir(strings.TrimSpace(strings.Join(parts[:n], ","))) {
+			n--
+		}
+		if dir := strings.TrimSpace(strings.Join(parts[:n], ",")); dir != "" {
+			*l = append(*l, dir)
+		}
+		parts = parts[n:]
+	}
+	return nil
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
 // areDirs returns a usage error unless every entry of --allow is a directory.
-func (l list) areDirs() error {
+func (l dirList) areDirs() error {
 	for _, dir := range l {
 		if info, err := os.Stat(dir); err != nil {
 			return usage("invalid value for --allow: %v", err)

@@ -33,7 +33,35 @@ const (
 const (
 	controlVariable = "C4A_CONTROL"
 	controlStdio    = "stdio"
+	// deniedVariable holds the absolute paths, in base64 in a JSON array, that
+	// the daemon must not read although they may lie below an allowed directory.
+	deniedVariable = "C4A_CONTROL_DENIED"
 )
+
+// parseDenied reads the value of deniedVariable.
+func parseDenied(text string) (paths []string, err error) {
+	if text == "" {
+		return nil, nil
+	}
+	var exact [][]byte // a path need not be valid UTF-8
+	if err := json.Unmarshal([]byte(text), &exact); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", deniedVariable, err)
+	}
+	for _, path := range exact {
+		paths = append(paths, string(path))
+	}
+	return paths, nil
+}
+
+// formatDenied returns the variable with the paths.
+func formatDenied(paths []string) string {
+	exact := make([][]byte, 0, len(paths))
+	for _, path := range paths {
+		exact = append(exact, []byte(path))
+	}
+	text, _ := json.Marshal(exact) // bytes are always valid
+	return deniedVariable + "=" + string(text)
+}
 
 // Ops, from the scheduler down.
 const (

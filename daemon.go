@@ -135,6 +135,9 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	if d.access, err = openAccess(allow, workDir); err != nil {
 		return nil, err
 	}
+	for _, path := range cfg.deny {
+		d.access.deny(path)
+	}
 	if d.git.path == "" {
 		cfg.log.Warn("git not found in the PATH: the methods that need it will fail")
 	}
@@ -152,6 +155,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	d.service = &service{
 		methods:       map[string]*method{},
 		tasks:         tasks,
+		access:        d.access,
 		maxConcurrent: cfg.maxConcurrent,
 		log:           cfg.log,
 	}
@@ -181,12 +185,16 @@ func (d *daemon) reading() []*method {
 
 // methods returns the table of methods that the dispatcher calls.
 func (d *daemon) methods() []*method {
-	get := newMethod("config/get", "Return the configuration of the daemon, without tokens.", d.configGet)
-	get.inline = true
-	return newDiscovery(slices.Concat(
-		[]*method{get},
+	inWorkDir := slices.Concat(
+		[]*method{newMethod("config/get", "Return the configuration of the daemon, without tokens.", d.configGet)},
 		d.credentials.methods(),
 		d.cloner.methods(),
+	)
+	for _, m := range inWorkDir {
+		m.inWorkDir = true
+	}
+	return newDiscovery(slices.Concat(
+		inWorkDir,
 		d.reading(),
 		d.handlers,
 	))
@@ -251,9 +259,24 @@ func (d *daemon) drain(force context.Context) {
 // close cancels the remaining work, git first, and waits for it to end.
 func (d *daemon) close(end context.CancelFunc) {
 	end()
-	d.cloner.wait()
-	d.service.tasks.wait()
-	d.service.wait()
+	ended := make(chan struct{})
+	go func() { // ends with the work, or with the process if a file system blocks it
+		defer close(ended)
+		d.cloner.wait()
+		d.service.tasks.wait()
+		d.service.wait()
+	}()
+	timer := time.NewTimer(cloneStopTime)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+	}
+	if stuck := d.access.stuck(); len(stuck) > 0 {
+		// Even closing a directory can block. The end of the process closes all.
+		d.cfg.log.Warn("stopping work that a file system blocks failed", "path", stuck[0].Path)
+		return
+	}
 	if d.lock != nil {
 		if err := unlockFile(d.lock); err != nil {
 			d.cfg.log.Warn("unlocking the work dir failed", "error", err)
@@ -380,6 +403,7 @@ type configResult struct {
 	WorkDir      *string      `json:"work_dir" doc:"absolute path; null without a work dir"`
 	Auth         []authEntry  `json:"auth" doc:"hosts for which a token is stored"`
 	Limits       daemonLimits `json:"limits"`
+	Stuck        []stuckDir   `json:"stuck" doc:"allowed directories whose file system blocks calls; empty if there are none"`
 	GitVersion   string       `json:"git_version" doc:"empty if git is not installed"`
 }
 
@@ -393,6 +417,7 @@ func (d *daemon) configGet(context.Context, none) (configResult, error) {
 		WorkDir:      d.workDir(),
 		Auth:         auth,
 		GitVersion:   d.git.version(),
+		Stuck:        d.access.stuck(),
 		Limits: daemonLimits{
 			MaxMessage: d.cfg.maxMessage, MaxConcurrent: d.cfg.maxConcurrent, MaxQueue: maxQueue,
 			MaxClones: maxClones, MaxCloneFiles: d.cfg.maxCloneFiles, MaxCloneBytes: d.cfg.maxCloneBytes,

@@ -28,6 +28,7 @@ same machine id.
 type daemonConfig struct {
 	server         *url.URL
 	allow          []string
+	deny           []string // not even below an allowed directory
 	machineID      string
 	workDir        string // absolute path; "" for none
 	token          secret
@@ -64,7 +65,8 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 	c := &daemonConfig{scheduled: p.getenv(controlVariable) == controlStdio}
 	maxMessage, maxCloneBytes := size(defaultMaxMessage), size(defaultMaxCloneBytes)
 	var server, tokenFile string
-	var allow, gitHosts list
+	var allow dirList
+	var gitHosts list
 	var handlers handlerFlag
 	var logs logFlags
 	f := p.newFlagSet(daemonName, daemonIntro)
@@ -105,7 +107,14 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 	if c.server, err = parseServer(server); err != nil {
 		return nil, usage("invalid value for --server: %v", err)
 	}
-	if !c.scheduled {
+	if tokenFile != "" {
+		c.deny = append(c.deny, tokenFile)
+	}
+	if c.scheduled {
+		if c.deny, err = parseDenied(p.getenv(deniedVariable)); err != nil {
+			return nil, err
+		}
+	} else {
 		if c.token, err = p.readSecret("token-file", tokenFile, "C4A_TOKEN"); err != nil {
 			return nil, err
 		}
@@ -164,5 +173,5 @@ func (c *daemonConfig) validate() error {
 		c.allow = []string{dir}
 		defer c.log.Info("neither --allow nor --work-dir was given: serving the current directory", "dir", dir)
 	}
-	return list(c.allow).areDirs()
+	return dirList(c.allow).areDirs()
 }

@@ -101,8 +101,11 @@ func (d *dirHandle) namesAfter(ctx context.Context, after string, limit int, kee
 	seen := 0
 	err = d.read(func(name string, typ fs.FileMode) error {
 		// Checking each time would cost as much as reading the entry.
-		if seen++; seen%1024 == 0 && ctx.Err() != nil {
-			return context.Cause(ctx)
+		if seen++; seen%1024 == 0 {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			beat(ctx)
 		}
 		if e, ok := keep(name, typ); ok {
 			page.add(e)
@@ -143,14 +146,34 @@ func directoryState(path string, info entryInfo) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// statBelow stats files below a directory without following symlinks or leaving
-// the file system. It keeps the last directory open, so callers ask in the
-// order of the paths.
+// child opens the directory called name in d, which parent describes. It
+// returns nil if the directory is the root of one of the kernel's own file
+// systems, such as proc. Every other file system is entered.
+func (d *dirHandle) child(name string, parent entryInfo) (*dirHandle, entryInfo, error) {
+	sub, err := d.openDir(name)
+	if err != nil {
+		return nil, entryInfo{}, err
+	}
+	self, err := sub.info()
+	if err == nil && (self.id.dev == parent.id.dev || !sub.isKernel()) {
+		return sub, self, nil
+	}
+	sub.close()
+	return nil, entryInfo{}, err
+}
+
+// statBelow stats files below a directory without following symlinks or
+// entering the kernel's own file systems. It keeps the last directory open, so
+// callers ask in the order of the paths.
 type statBelow struct {
-	start *dirHandle
-	dev   uint64
-	rel   string // path of dir, the directory that is open
-	dir   *dirHandle
+	access *access
+	abs    string // absolute path of start
+	start  *dirHandle
+	self   entryInfo // describes start
+	rel    string    // path of dir, the directory that is open
+	dir    *dirHandle
+
+	secrets []fileID // nil until needed
 }
 
 func (s *statBelow) lstat(rel string) (entryInfo, error) {
@@ -165,27 +188,31 @@ func (s *statBelow) lstat(rel string) (entryInfo, error) {
 }
 
 func (s *statBelow) open(rel string) error {
-	at := s.start
+	if s.secrets == nil {
+		s.secrets = s.access.secretIDs()
+	}
+	at, self, below := s.start, s.self, ""
 	for name := range strings.SplitSeq(strings.TrimSuffix(rel, "/"), "/") {
 		if name == "" {
 			name = "."
 		}
-		next, err := at.openDir(name)
+		next, info, err := at.child(name, self)
 		if at != s.start {
 			at.close()
+		}
+		below = path.Join(below, name)
+		switch {
+		case err != nil:
+		case next == nil:
+			err = errors.ErrUnsupported
+		case s.access.hides(filepath.Join(s.abs, below), info.id, s.secrets):
+			next.close()
+			err = denied()
 		}
 		if err != nil {
 			return err
 		}
-		at = next
-	}
-	self, err := at.info()
-	if err == nil && self.id.dev != s.dev {
-		err = errors.ErrUnsupported // another file system
-	}
-	if err != nil {
-		at.close()
-		return err
+		at, self = next, info
 	}
 	s.rel, s.dir = rel, at
 	return nil

@@ -44,8 +44,13 @@ func (d *dirHandle) openDir(name string) (*dirHandle, error) {
 }
 
 // openFile opens the regular file called name in d. It does not follow a
-// symlink.
+// symlink. Nothing else is opened: a pipe has another end that would notice.
 func (d *dirHandle) openFile(name string) (*os.File, error) {
+	if info, err := d.lstat(name); err != nil {
+		return nil, err
+	} else if !info.mode.IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.ErrUnsupported}
+	}
 	fd, err := retryEINTR(func() (int, error) {
 		return unix.Openat(int(d.f.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|openNonblock, 0)
 	})
@@ -59,6 +64,9 @@ func (d *dirHandle) openFile(name string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// isKernel reports whether the directory is on a file system of the kernel.
+func (d *dirHandle) isKernel() bool { return isKernelFile(d.f) }
 
 // info describes the directory itself.
 func (d *dirHandle) info() (entryInfo, error) {

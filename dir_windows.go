@@ -58,6 +58,9 @@ func (d *dirHandle) openFile(name string) (*os.File, error) {
 	return d.root.Open(name)
 }
 
+// isKernel returns false: Windows has no such file systems.
+func (d *dirHandle) isKernel() bool { return false }
+
 // info describes the directory itself.
 func (d *dirHandle) info() (entryInfo, error) { return d.lstat(".") }
 

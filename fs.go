@@ -40,18 +40,18 @@ func newFSService(access *access, git *gitRunner, log *slog.Logger) *fsService {
 func (f *fsService) methods() []*method {
 	path := []errorCode{codeAccessDenied, codeSourceNotFound, codeNotConfigured}
 	return []*method{
-		newMethod("fs/repoScan", "Find git repositories below directories.", f.repoScan).fails(path...),
+		newMethod("fs/repoScan", "Find git repositories below directories.", f.repoScan).fails(path...).walk(),
 		newMethod("fs/listDir", "List a directory, page by page.", f.listDir).fails(path...),
 		newMethod("fs/stat", "Describe files; symlinks are followed.", f.stat).fails(path...),
 		newMethod("fs/readFile", "Read a file or part of it.", f.readFile).fails(path...),
-		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob).fails(path...).fails(codeGitFailed),
-		newMethod("fs/search", "Search the files of a tree for a string or a regular expression.", f.search).fails(path...).fails(codeGitFailed),
+		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob).fails(path...).fails(codeGitFailed).walk(),
+		newMethod("fs/search", "Search the files of a tree for a string or a regular expression.", f.search).fails(path...).fails(codeGitFailed).walk(),
 	}
 }
 
 // openDir opens the directory that a path from the wire names, and describes
 // it; the caller closes it.
-func (f *fsService) openDir(p pathParam) (at resolvedPath, dir *dirHandle, self entryInfo, err error) {
+func (f *fsService) openDir(ctx context.Context, p pathParam) (at resolvedPath, dir *dirHandle, self entryInfo, err error) {
 	if at, err = f.access.resolve(p); err != nil {
 		return at, nil, self, err
 	}
@@ -59,8 +59,13 @@ func (f *fsService) openDir(p pathParam) (at resolvedPath, dir *dirHandle, self 
 		return at, nil, self, err
 	}
 	if self, err = dir.info(); err != nil {
+		err = f.access.wireError(err, at.abs)
+	} else {
+		err = opened(ctx)
+	}
+	if err != nil {
 		dir.close()
-		return at, nil, self, f.access.wireError(err, at.abs)
+		return at, nil, self, err
 	}
 	return at, dir, self, nil
 }
@@ -84,6 +89,8 @@ type statEntry struct {
 	Size       *int64 `json:"size,omitempty" doc:"size in bytes"`
 	Mode       string `json:"mode,omitempty" doc:"permission bits in octal, such as 0644"`
 	Mtime      string `json:"mtime,omitempty" doc:"modification time, RFC 3339 in UTC"`
+
+	Error *rpcError `json:"error,omitempty" doc:"why this one of several paths cannot be described, such as a loop of symlinks; then exists is false and only path is set"`
 }
 
 // stat implements fs/stat.
@@ -106,10 +113,20 @@ func (f *fsService) stat(ctx context.Context, p statParams) (*statResult, error)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		entry, err := f.statOne(pathParam{Path: path}, fmt.Sprintf("paths[%d]", i))
-		if err != nil {
+		if err := readIn(ctx, f.access.rootOf(path)); err != nil {
 			return nil, err
 		}
+		name := fmt.Sprintf("paths[%d]", i)
+		entry, err := f.statOne(pathParam{Path: path}, name)
+		if err != nil {
+			// The others are described; a path that is not allowed fails the
+			// request.
+			if entry.Path == "" || isDenied(err) || ctx.Err() != nil {
+				return nil, err
+			}
+			entry.Error = asRPCError(renameParam(err, name))
+		}
+		beat(ctx)
 		result.Entries = append(result.Entries, entry)
 	}
 	return result, nil
@@ -127,7 +144,7 @@ func (f *fsService) statOne(p pathParam, name string) (statEntry, error) {
 		return statEntry{Path: showName(path), PathBase64: nameBase64(path)}, nil
 	}
 	if err != nil {
-		return statEntry{}, err
+		return statEntry{Path: showName(path), PathBase64: nameBase64(path)}, err
 	}
 	entry := statEntry{Path: showName(at.abs), PathBase64: nameBase64(at.abs)}
 	info, err := f.access.stat(at)
@@ -135,11 +152,17 @@ func (f *fsService) statOne(p pathParam, name string) (statEntry, error) {
 		return entry, nil
 	}
 	if err != nil {
-		return statEntry{}, err
+		return entry, err
 	}
 	entry.Exists, entry.Type, entry.Size = true, fileType(info.Mode()), new(info.Size())
 	entry.Mode, entry.Mtime = permMode(info.Mode()), wireTime(info.ModTime())
 	return entry, nil
+}
+
+// isDenied reports whether err is the error for a path that is not allowed.
+func isDenied(err error) bool {
+	e, ok := errors.AsType[*rpcError](err)
+	return ok && (e.Message == denied().Message || e.name() == codeNotConfigured)
 }
 
 // isMissing reports whether err is the error for an allowed path that does not

@@ -2,8 +2,12 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"hash/fnv"
+	"io/fs"
+	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -39,11 +43,11 @@ func (f *fsService) headOf(at resolvedPath) *string {
 // is slow and git does not need them, except for a sparse index, which refers
 // to trees. A broken configuration or unreachable objects do not fail the
 // request; the view then leaves them out.
-func (f *fsService) workTreeView(r *repository, view gitViewKind) (*gitView, error) {
+func (f *fsService) workTreeView(r *repository) (*gitView, error) {
 	if err := r.readConfig(); err != nil {
 		f.log.Debug("reading a repository's configuration failed", "path", r.top.abs, "error", err)
 	}
-	sparse := view == indexView && r.config.isTrue("core", "sparsecheckout")
+	sparse := r.config.isTrue("core", "sparsecheckout")
 	if sparse {
 		if err := r.checkObjects(); err != nil {
 			f.log.Debug("checking a repository's objects failed", "path", r.top.abs, "error", err)
@@ -53,14 +57,14 @@ func (f *fsService) workTreeView(r *repository, view gitViewKind) (*gitView, err
 	if !sparse {
 		r.objects = resolvedPath{}
 	}
-	return r.gitView(view)
+	return r.gitView(indexView)
 }
 
 // list asks git which files of a repository are tracked or not ignored. Git
 // lists all of them again for every page, so the cursor holds a checksum of
 // their names to detect changes between pages.
 func (g *globPage) list(f *fsService, r *repository) error {
-	v, err := f.workTreeView(r, indexView)
+	v, err := f.workTreeView(r)
 	if err != nil {
 		return err
 	}
@@ -69,13 +73,19 @@ func (g *globPage) list(f *fsService, r *repository) error {
 	sum := uint64(0)
 	command := v.command("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
 	command.dir = g.abs
+	command.line = func(line string) {
+		if isUnreadable(line) {
+			g.skipped++
+		}
+	}
+	command.check = func(ctx context.Context) error { return f.access.checkRules(ctx, r.top, g.at) }
 	err = f.git.stream(g.ctx, command, func(out *bufio.Reader) error {
 		return readRecords(out, func(record []byte) error {
 			if err := g.tick(); err != nil {
 				return err
 			}
 			rel := string(record)
-			if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) {
+			if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) || g.access.covers(filepath.Join(g.abs, rel)) {
 				return nil // a nested repository, or filtered out
 			}
 			hash := fnv.New64a()
@@ -85,6 +95,10 @@ func (g *globPage) list(f *fsService, r *repository) error {
 			return nil
 		})
 	})
+	if _, special := errors.AsType[*specialRules](err); special {
+		f.log.Warn("listing ignored files with git failed", "error", err)
+		return g.listWithoutRules(f, r, v)
+	}
 	if err != nil {
 		return err
 	}
@@ -93,7 +107,7 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		return staleCursor()
 	}
 	g.cursor.State = state
-	below := &statBelow{start: g.start, dev: g.self.id.dev}
+	below := &statBelow{access: g.access, abs: g.abs, start: g.start, self: g.self}
 	defer below.close()
 	paths := page.sorted()
 	for _, e := range paths {
@@ -102,7 +116,10 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		}
 		info, err := below.lstat(e.name)
 		if err != nil {
-			continue // removed, or behind a symlink
+			if _, hidden := errors.AsType[*rpcError](err); !hidden && !errors.Is(err, fs.ErrNotExist) {
+				g.skipped++ // no right to read it, or behind a symlink
+			}
+			continue
 		}
 		if err := g.add(e.name, info); errors.Is(err, errEnough) {
 			return nil
@@ -112,4 +129,38 @@ func (g *globPage) list(f *fsService, r *repository) error {
 		g.cursor.After = []byte(paths[len(paths)-1].name)
 	}
 	return nil
+}
+
+// listWithoutRules is list for a work tree in which git would wait for a pipe
+// named .gitignore: git lists the tracked files alone, for which it reads no
+// rules, and a walk finds those that no rule ignores.
+func (g *globPage) listWithoutRules(f *fsService, r *repository, v *gitView) error {
+	g.tracked = map[string]bool{}
+	command := v.command("ls-files", "-z", "--cached", "--deduplicate")
+	command.dir = g.abs
+	err := f.git.stream(g.ctx, command, func(out *bufio.Reader) error {
+		return readRecords(out, func(record []byte) error {
+			if err := g.tick(); err != nil {
+				return err
+			}
+			// With the directories above it, which the walk must enter.
+			for rel := string(record); rel != "." && !g.tracked[rel]; rel = path.Dir(rel) {
+				g.tracked[rel] = true
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if text, err := r.optional(r.common, filepath.Join("info", "exclude"), maxConfigFile); err == nil && r.top.abs == g.abs {
+		g.rules = &ignoreRules{rules: parseIgnore(string(text))}
+	}
+	return g.walk(true)
+}
+
+// isUnreadable reports whether a line of git's standard error is about a file
+// or directory that git passed over.
+func isUnreadable(line string) bool {
+	return strings.HasPrefix(line, "warning: could not open directory") || strings.HasPrefix(line, "error: ")
 }

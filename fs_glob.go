@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ type globResult struct {
 	Files      []globFile `json:"files" doc:"regular files, sorted by path, bytewise"`
 	NextCursor *string    `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 	Head       *string    `json:"head,omitempty" doc:"commit that was checked out; absent outside a repository and without commits"`
+	Skipped    int        `json:"skipped" doc:"directories and files passed over on this page because they cannot be read"`
 }
 
 type globFile struct {
@@ -44,7 +46,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, err
 	}
-	at, dir, self, err := f.openDir(p.pathParam)
+	at, dir, self, err := f.openDir(ctx, p.pathParam)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +56,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, err
 	}
-	g := &globPage{ctx: ctx, filter: filter, start: dir, self: self, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
+	g := &globPage{ctx: ctx, access: f.access, filter: filter, start: dir, self: self, at: at, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
 	var repo *repository
 	if respect {
 		repo = f.workTreeOf(at)
@@ -67,7 +69,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, f.walkError(ctx, err, at.abs)
 	}
-	result := &globResult{Files: g.files, Head: f.headOf(at)}
+	result := &globResult{Files: g.files, Head: f.headOf(at), Skipped: g.skipped}
 	if result.Files == nil {
 		result.Files = []globFile{}
 	}
@@ -80,19 +82,24 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 // globPage collects one page of fs/glob.
 type globPage struct {
 	ctx     context.Context
+	access  *access
 	filter  *treeFilter
 	start   *dirHandle
 	self    entryInfo // describes start
-	abs     string    // absolute path of start
+	at      resolvedPath
+	abs     string // absolute path of start
 	limit   int
 	cursor  pageCursor // at first where the page starts, at the end where it ends
 	secrets []fileID
 
-	files []globFile
-	size  int // of files as JSON
-	more  bool
-	seen  int64
-	chain []entryInfo // the directories from start to the current one
+	files   []globFile
+	size    int // of files as JSON
+	more    bool
+	skipped int
+	seen    int64
+	tracked map[string]bool // listed whatever the rules say; directories above them included
+	rules   *ignoreRules    // of the repository
+	chain   []entryInfo     // the directories from start to the current one
 }
 
 // add appends a file to the page. It returns errEnough when the page is full.
@@ -118,6 +125,7 @@ func (g *globPage) tick() error {
 	if g.ctx.Err() != nil {
 		return context.Cause(g.ctx)
 	}
+	beat(g.ctx)
 	if g.seen++; g.seen%progressEvery == 0 {
 		reportProgress(g.ctx, progress{Phase: "listing", Message: "listing files", Done: g.seen})
 	}
@@ -135,7 +143,7 @@ func (g *globPage) walk(ignore bool) error {
 		}
 	}
 	g.chain = []entryInfo{g.self}
-	err := g.dir(g.start, "", string(g.cursor.After), nil, ignore)
+	err := g.dir(g.start, "", string(g.cursor.After), g.rules, ignore)
 	if errors.Is(err, errEnough) {
 		return nil
 	}
@@ -162,9 +170,9 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 		path := rel + name
 		if typ.IsDir() {
 			e.key += "/" // sort as in the whole path: "a-b" before "a/b"
-			return e, e.key >= first && g.filter.dir(path) && !rules.ignored(path, true)
+			return e, e.key >= first && g.filter.dir(path) && (g.tracked[path] || !rules.ignored(path, true))
 		}
-		return e, e.key > after && typ.IsRegular() && g.filter.file(path) && !rules.ignored(path, false)
+		return e, e.key > after && typ.IsRegular() && g.filter.file(path) && (g.tracked[path] || !rules.ignored(path, false))
 	}
 	state := "" // chainState(g.chain), computed when first needed
 	for last := ""; ; {
@@ -183,7 +191,9 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 					below = inside
 				}
 				err = g.child(d, n.name, rel+n.key, below, rules, ignore)
-			} else if info, statErr := d.lstat(n.name); statErr == nil { // otherwise the file was removed
+			} else if info, statErr := d.lstat(n.name); statErr != nil {
+				g.skipped++ // removed, or not readable
+			} else {
 				before := len(g.files)
 				err = g.add(rel+n.name, info)
 				if len(g.files) > before {
@@ -204,24 +214,29 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 }
 
 // child walks the directory called name in d. It skips a directory that cannot
-// be read or lies on another file system.
+// be read or belongs to the kernel.
 func (g *globPage) child(d *dirHandle, name, rel, after string, rules *ignoreRules, ignore bool) error {
 	if len(g.chain) > maxPathDepth {
+		g.skipped++
 		return nil
 	}
-	sub, err := d.openDir(name)
+	sub, self, err := d.child(name, g.chain[len(g.chain)-1])
 	if err != nil {
-		return nil // not readable, or removed
+		g.skipped++ // not readable, or removed
+		return nil
+	}
+	if sub == nil {
+		return nil
 	}
 	defer sub.close()
-	self, err := sub.info()
-	if err != nil || self.id.dev != g.chain[0].id.dev {
+	if g.access.hides(filepath.Join(g.abs, rel), self.id, g.secrets) {
 		return nil
 	}
 	g.chain = append(g.chain, self)
 	err = g.dir(sub, rel, after, rules, ignore)
 	g.chain = g.chain[:len(g.chain)-1]
 	if _, ok := errors.AsType[*fs.PathError](err); ok && g.ctx.Err() == nil {
+		g.skipped++
 		return nil
 	}
 	return err

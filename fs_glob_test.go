@@ -327,3 +327,31 @@ func TestGlobCancelled(t *testing.T) {
 		t.Errorf("got %v after %v, want REQUEST_CANCELLED at most %v later", err, took, patience)
 	}
 }
+
+// What exclude leaves out is the same with and without git: a bracket is a
+// class there, also in the pattern of a whole directory.
+func TestGlobExcludesTheSameWithAndWithoutGit(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	gitIn(t, dir, "init", "-q")
+	for _, name := range []string{"src/[id]/a", "src/[id]/deep/b", "src/i/a", "src/d/deep/b", "src/id/a", "a*b/f", "axb/f", "q?/f", "qx/f", `b\s/f`, "x/y/f", "[", "[x]/f"} {
+		writeFiles(t, dir, map[string]string{name: ""})
+	}
+	gitIn(t, dir, "add", ".")
+	f := fsOn(t, dir)
+	for _, pattern := range []string{
+		"src/[id]/**", "src/[id]", "src/[id]/", "src/[id]/*", "src/[[]id]/**", `src/\[id\]/**`, "src/*/**", "**/[id]/**", "[[]*/**", "a*b/**", "a*b", `a\*b/**`, "q?/**", `q\?/**`, `b\s/**`, `b\\s/**`,
+		"src/**", "src", "src/", "src/**/deep/**", "**/deep/**", "[x]/**", "[/**", "[", "x/**/f", "x/y/**", "**",
+	} {
+		want := strings.Split(strings.TrimRight(gitIn(t, dir, "ls-files", "-z", "--", ".", ":(exclude,glob)"+pattern), "\x00"), "\x00")
+		if want[0] == "" {
+			want = nil
+		}
+		for _, respect := range []bool{true, false} {
+			got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir), Exclude: []string{pattern}, RespectGitignore: &respect})
+			if !slices.Equal(got, want) {
+				t.Errorf("exclude %s, respect_gitignore %v: want what git lists, %q, got %q", pattern, respect, want, got)
+			}
+		}
+	}
+}

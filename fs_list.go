@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
-	"slices"
 )
 
 // defaultListLimit is the page size of fs/listDir without limit.
@@ -50,7 +49,7 @@ func (f *fsService) listDir(ctx context.Context, p listDirParams) (*listDirResul
 	}
 	// openDir describes the directory before its names are read: a change in
 	// between makes the cursor stale.
-	at, dir, self, err := f.openDir(p.pathParam)
+	at, dir, self, err := f.openDir(ctx, p.pathParam)
 	if err != nil {
 		return nil, err
 	}
@@ -73,10 +72,11 @@ func (f *fsService) listDir(ctx context.Context, p listDirParams) (*listDirResul
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		beat(ctx)
 		info, err := dir.lstat(n.name)
 		gone := errors.Is(err, fs.ErrNotExist) // removed since its name was read
 		switch {
-		case gone, err == nil && info.mode.IsRegular() && slices.Contains(secrets, info.id):
+		case gone, err == nil && f.access.hides(filepath.Join(at.abs, n.name), info.id, secrets):
 			cursor.After = []byte(n.name)
 			continue
 		case err != nil:

@@ -74,6 +74,9 @@ func (f *fsService) readFile(ctx context.Context, p readFileParams) (*readFileRe
 		return nil, err
 	}
 	defer file.Close() // only read
+	if err := opened(ctx); err != nil {
+		return nil, err
+	}
 	if info.IsDir() {
 		return nil, invalidParam("path", "is a directory: use fs/listDir")
 	}
@@ -106,6 +109,7 @@ func readPart(ctx context.Context, file io.ReaderAt, offset int64, length int) (
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		beat(ctx)
 		n, err := file.ReadAt(data[done:min(length, done+readStep)], offset+int64(done))
 		done += n
 		if errors.Is(err, io.EOF) {

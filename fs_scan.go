@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -42,6 +43,7 @@ type repoScanResult struct {
 	Repos       []repoFacts `json:"repos" doc:"sorted by path"`
 	ScannedDirs int         `json:"scanned_dirs" doc:"number of directories read"`
 	Truncated   bool        `json:"truncated" doc:"true if there are more than limit"`
+	Skipped     int         `json:"skipped" doc:"directories passed over because they cannot be read"`
 	DurationMS  int64       `json:"duration_ms"`
 }
 
@@ -52,14 +54,17 @@ type repoScan struct {
 	maxDepth int
 	limit    int
 	exclude  globs
-	prune    globs            // patterns that match a directory of which exclude covers everything
+	prune    globs            // those of exclude that can match a whole directory
 	found    chan *repository // run closes it
 	repos    int              // number sent to found
 	mark     int              // moment at which the scan began, see replacements
 
-	scanned   int
-	seen      map[string]bool // paths of repositories sent; one start may lie inside another
-	truncated bool
+	everything bool // it starts at all allowed directories
+	secrets    []fileID
+	scanned    int
+	skipped    int
+	seen       map[string]bool // paths of repositories sent; one start may lie inside another
+	truncated  bool
 }
 
 // repoScan implements fs/repoScan.
@@ -80,16 +85,16 @@ func (f *fsService) repoScan(ctx context.Context, p repoScanParams) (*repoScanRe
 	if err != nil {
 		return nil, err
 	}
-	starts, err := f.scanStarts(p.Paths)
+	starts, err := f.scanStarts(ctx, p.Paths)
 	if err != nil {
 		return nil, err
 	}
-	s := &repoScan{files: f, maxDepth: depth, limit: limit, exclude: exclude, prune: pruneGlobs(exclude), found: make(chan *repository, scanReaders), seen: map[string]bool{}, mark: f.access.replaced.mark()}
+	s := &repoScan{files: f, maxDepth: depth, limit: limit, exclude: exclude, prune: pruneGlobs(exclude), everything: p.Paths == nil, secrets: f.access.secretIDs(), found: make(chan *repository, scanReaders), seen: map[string]bool{}, mark: f.access.replaced.mark()}
 	repos, err := s.run(ctx, starts)
 	if err != nil {
 		return nil, err
 	}
-	result := &repoScanResult{Repos: []repoFacts{}, ScannedDirs: s.scanned, Truncated: s.truncated}
+	result := &repoScanResult{Repos: []repoFacts{}, ScannedDirs: s.scanned, Truncated: s.truncated, Skipped: s.skipped}
 	for _, r := range repos {
 		result.Repos = append(result.Repos, r.facts)
 	}
@@ -99,20 +104,26 @@ func (f *fsService) repoScan(ctx context.Context, p repoScanParams) (*repoScanRe
 
 // scanStarts resolves the directories at which a scan starts: the given paths,
 // or all allowed directories. They must exist.
-func (f *fsService) scanStarts(paths []string) ([]resolvedPath, error) {
+func (f *fsService) scanStarts(ctx context.Context, paths []string) ([]resolvedPath, error) {
 	given := paths
 	if given == nil {
 		given = f.access.allowed()
 	}
 	var starts []resolvedPath
-	for _, path := range given {
+	for i, path := range given {
 		text, err := pathParam{Path: path}.text("paths")
 		if err != nil {
 			return nil, err
 		}
-		at, err := f.access.resolvePath(text)
-		if err != nil {
+		if err := readIn(ctx, f.access.rootOf(text)); err != nil {
 			return nil, err
+		}
+		at, err := f.access.resolvePath(text)
+		if err != nil && paths == nil {
+			continue // an allowed directory that is denied to this daemon
+		}
+		if err != nil {
+			return nil, renameParam(err, fmt.Sprintf("paths[%d]", i))
 		}
 		starts = append(starts, at)
 	}
@@ -157,13 +168,23 @@ func (s *repoScan) run(ctx context.Context, starts []resolvedPath) ([]*foundRepo
 
 func (s *repoScan) walk(ctx context.Context, starts []resolvedPath) error {
 	for _, at := range starts {
+		if err := readIn(ctx, at.root); err != nil {
+			return err
+		}
 		dir, err := s.files.access.openDir(at)
+		if err != nil && s.everything && ctx.Err() == nil {
+			s.skipped++ // such as a disk that is unplugged
+			continue
+		}
 		if err != nil {
 			return err
 		}
 		self, err := dir.info()
 		if err == nil {
-			err = s.dir(ctx, dir, at.abs, "", 0, self.id.dev)
+			err = opened(ctx)
+		}
+		if err == nil {
+			err = s.dir(ctx, dir, at.abs, "", 0, self)
 		}
 		dir.close()
 		if errors.Is(err, errEnough) {
@@ -179,10 +200,11 @@ func (s *repoScan) walk(ctx context.Context, starts []resolvedPath) error {
 // dir visits one directory: either it is a repository, or its subdirectories
 // are walked in the order of their names. rel is its path below the start and
 // ends with a slash.
-func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth int, dev uint64) error {
+func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth int, self entryInfo) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	beat(ctx)
 	if s.seen[abs] {
 		return nil // already found from another start
 	}
@@ -219,7 +241,7 @@ func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth
 			return nil
 		}
 		for _, n := range names {
-			if err := s.child(ctx, d, abs, rel+n.name, depth, dev); err != nil {
+			if err := s.child(ctx, d, abs, rel+n.name, depth, self); err != nil {
 				return err
 			}
 			after = n.key
@@ -231,25 +253,30 @@ func (s *repoScan) dir(ctx context.Context, d *dirHandle, abs, rel string, depth
 }
 
 // child walks the directory rel, whose last element is an entry of d. It skips
-// a directory that cannot be opened or lies on another file system.
-func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, depth int, dev uint64) error {
-	if s.exclude.match(rel) || s.prune.match(rel) {
+// a directory that cannot be opened or belongs to the kernel. parent describes
+// d.
+func (s *repoScan) child(ctx context.Context, d *dirHandle, abs, rel string, depth int, parent entryInfo) error {
+	if s.exclude.match(rel) || s.prune.covers(rel) {
 		return nil
 	}
 	name := rel[strings.LastIndexByte(rel, '/')+1:]
-	sub, err := d.openDir(name)
+	abs = filepath.Join(abs, name)
+	sub, self, err := d.child(name, parent)
 	if err != nil {
-		return nil // not readable, or removed
-	}
-	defer sub.close()
-	self, err := sub.info()
-	if err != nil || self.id.dev != dev {
+		s.skipped++ // not readable, or removed
 		return nil
 	}
-	abs = filepath.Join(abs, name)
-	err = s.dir(ctx, sub, abs, rel+"/", depth+1, dev)
+	if sub == nil {
+		return nil
+	}
+	defer sub.close()
+	if s.files.access.hides(abs, self.id, s.secrets) {
+		return nil
+	}
+	err = s.dir(ctx, sub, abs, rel+"/", depth+1, self)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, errEnough) {
 		s.files.log.Debug("skipping a directory that cannot be read", "path", abs, "error", err)
+		s.skipped++
 		return nil
 	}
 	return err

@@ -314,8 +314,12 @@ func TestRepositoriesThatAreNotWhole(t *testing.T) {
 				t.Errorf("glob: %s, want %s", got, want)
 			}
 			found, err := f.search(t.Context(), searchParams{pathParam: pathOf(top), Pattern: "foo"})
-			if err != nil || showMatches(found) != "a:1:1:foo [] []\n" {
-				t.Errorf("search: %v, %v, want one match in a", found, err)
+			wantFound := "a:1:1:foo [] []\n"
+			if test.tracked {
+				wantFound += "tracked.log:1:1:foo [] []\n"
+			}
+			if err != nil || showMatches(found) != wantFound {
+				t.Errorf("search: %q, %v, want %q", showMatches(found), err, wantFound)
 			}
 			scan, err := f.repoScan(t.Context(), repoScanParams{})
 			if err != nil || len(scan.Repos) == 1 != test.known {

@@ -2,12 +2,15 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -21,8 +24,18 @@ const (
 	maxSearchText = 2000
 	// maxSearchFile is the largest file that git may search, because git reads
 	// a file into memory.
-	maxSearchFile = "256m"
+	maxSearchFile     = "256m"
+	maxSearchFileSize = 256 << 20
+	// maxLargeFiles bounds the files that are excluded for their size: each is
+	// an argument of git.
+	maxLargeFiles = 1000
+	// binaryCheck is how many bytes git looks at to tell a binary file.
+	binaryCheck = 8000
 )
+
+// errSearchFile is returned when git met a file that is larger than
+// maxSearchFile.
+var errSearchFile = errors.New("a file is too large to search")
 
 type searchParams struct {
 	pathParam
@@ -39,6 +52,7 @@ type searchResult struct {
 	Matches   []searchMatch `json:"matches" doc:"one per matching line"`
 	Truncated bool          `json:"truncated" doc:"true if there are more than limit"`
 	Head      *string       `json:"head,omitempty" doc:"commit that was checked out; absent outside a repository and without commits"`
+	Skipped   int           `json:"skipped" doc:"files and directories passed over because they cannot be read or are larger than 256 MiB"`
 }
 
 type searchMatch struct {
@@ -68,24 +82,29 @@ func (f *fsService) search(ctx context.Context, p searchParams) (*searchResult, 
 	case strings.ContainsAny(p.Pattern, "\n\x00"):
 		return nil, invalidParam("pattern", "must be one line without a NUL byte")
 	}
+	if p.Regexp {
+		if err := checkPattern(p.Pattern); err != nil {
+			return nil, err
+		}
+	}
 	filter, err := newTreeFilter(p.Include, p.Exclude)
 	if err != nil {
 		return nil, err
 	}
-	at, dir, self, err := f.openDir(p.pathParam)
+	at, dir, self, err := f.openDir(ctx, p.pathParam)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.close()
 	s := &search{
 		ctx: ctx, files: f, filter: filter, limit: limit, around: around,
-		below: &statBelow{start: dir, dev: self.id.dev}, matches: []searchMatch{},
+		below: &statBelow{access: f.access, abs: at.abs, start: dir, self: self}, matches: []searchMatch{},
 	}
 	defer s.below.close()
 	if err := s.run(p, at); err != nil {
 		return nil, err
 	}
-	return &searchResult{Matches: s.matches, Truncated: s.truncated, Head: f.headOf(at)}, nil
+	return &searchResult{Matches: s.matches, Truncated: s.truncated, Head: f.headOf(at), Skipped: s.skipped}, nil
 }
 
 // search is the state of one fs/search. Git finds the matching lines, but it
@@ -99,21 +118,155 @@ type search struct {
 	around int // lines of context before and after a match
 	below  *statBelow
 
+	excluded []string // paths that git must not read
+	skipped  int
+	text     bool // git does not leave out binary files
+
 	matches   []searchMatch
 	size      int // of matches as JSON
 	truncated bool
 	hits      []grepHit // hits in one file that are still to be read
 }
 
-// run runs git grep on the directory at: inside a work tree with the ignore
-// rules of its repository, elsewhere with --no-index.
+// run searches the directory at. If a file turns out to be too large for git,
+// it searches again without the files of that size.
 func (s *search) run(p searchParams, at resolvedPath) error {
-	command, remove, err := s.command(at)
+	s.excluded = append(kernelMountsBelow(at.abs), s.files.access.deniedBelow(at.abs)...)
+	err := s.grep(p, at)
+	if !errors.Is(err, errSearchFile) {
+		return err
+	}
+	large, err := s.largeFiles(p)
 	if err != nil {
 		return err
 	}
-	defer remove()
-	args := command.args
+	if len(large) == 0 || len(large) > maxLargeFiles {
+		return gitFailure(gitTooLarge, "%d files are larger than %s: exclude them", len(large), maxSearchFile)
+	}
+	s.excluded, s.skipped = append(s.excluded, large...), len(large)
+	s.matches, s.hits, s.size, s.truncated = []searchMatch{}, nil, 0, false
+	return s.grep(p, at)
+}
+
+// largeFiles returns the files of the search that are larger than
+// maxSearchFile.
+func (s *search) largeFiles(p searchParams) (large []string, err error) {
+	err = s.eachListed(p, func(path string, size int64) {
+		if size > maxSearchFileSize {
+			large = append(large, path)
+		}
+	})
+	return large, err
+}
+
+// eachListed calls each for every file of the search, as fs/glob lists them.
+func (s *search) eachListed(p searchParams, each func(path string, size int64)) error {
+	list := globParams{pathParam: p.pathParam, Include: p.Include, Exclude: p.Exclude, Limit: new(maxGlobEntries)}
+	for {
+		page, err := s.files.glob(s.ctx, list)
+		if err != nil {
+			return err
+		}
+		for _, file := range page.Files {
+			path := file.Path
+			if exact, err := base64.StdEncoding.DecodeString(file.PathBase64); err == nil && len(exact) > 0 {
+				path = string(exact)
+			}
+			each(path, file.Size)
+		}
+		if list.Cursor = page.NextCursor; list.Cursor == nil {
+			return nil
+		}
+	}
+}
+
+// grep runs git grep: inside a work tree with the ignore rules of its
+// repository, elsewhere with --no-index.
+func (s *search) grep(p searchParams, at resolvedPath) error {
+	standard := []string{"--exclude-standard"}
+	r := s.files.workTreeOf(at)
+	if r == nil {
+		dir, err := emptyGitDir(40)
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir) // a leftover is only a temporary file
+		err = s.pass(p, at, gitCommand{gitDir: dir, workTree: at.abs, check: func(ctx context.Context) error { return s.files.access.checkRules(ctx, at, at) }}, append(standard, "--no-index"), nil)
+		if _, special := errors.AsType[*specialRules](err); special {
+			s.files.log.Warn("searching with git's rules failed", "error", err)
+			return s.grepListed(p, at)
+		}
+		return err
+	}
+	view, err := s.files.workTreeView(r)
+	if err != nil {
+		return err
+	}
+	defer view.remove()
+	// In this mode git reads no index and finds whatever no rule ignores.
+	command := view.command()
+	command.check = func(ctx context.Context) error { return s.files.access.checkRules(ctx, r.top, at) }
+	err = s.pass(p, at, command, append(standard, "--untracked"), nil)
+	if _, special := errors.AsType[*specialRules](err); special {
+		s.files.log.Warn("searching with git's rules failed", "error", err)
+		return s.grepListed(p, at)
+	}
+	if err != nil || s.truncated {
+		return err
+	}
+	// Files that are tracked although a rule ignores them: a second pass.
+	ignored, err := s.trackedIgnored(view.command(), at)
+	if err != nil || len(ignored) == 0 {
+		return err
+	}
+	err = s.pass(p, at, view.command(), nil, ignored)
+	slices.SortStableFunc(s.matches, func(x, y searchMatch) int { return strings.Compare(x.Path, y.Path) })
+	return err
+}
+
+// grepListed searches the files that fs/glob lists, with a git that reads no
+// rules at all: neither .gitignore nor .gitattributes.
+func (s *search) grepListed(p searchParams, at resolvedPath) error {
+	only := map[string]bool{}
+	if err := s.eachListed(p, func(path string, _ int64) { only[path] = true }); err != nil {
+		return err
+	}
+	dir, err := emptyGitDir(40)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) // a leftover is only a temporary file
+	s.text = true
+	return s.pass(p, at, gitCommand{gitDir: dir, workTree: at.abs}, []string{"--no-index", "--no-exclude-standard"}, only)
+}
+
+// trackedIgnored returns the tracked files below at that ignore rules match.
+func (s *search) trackedIgnored(command gitCommand, at resolvedPath) (map[string]bool, error) {
+	ignored := map[string]bool{}
+	command.args, command.dir = []string{"ls-files", "-z", "--cached", "--ignored", "--exclude-standard"}, at.abs
+	err := s.files.git.stream(s.ctx, command, func(r *bufio.Reader) error {
+		return readRecords(r, func(record []byte) error {
+			if s.ctx.Err() != nil {
+				return context.Cause(s.ctx)
+			}
+			if path := string(record); safeRel(path) && s.filter.file(path) {
+				ignored[path] = true
+			}
+			return nil
+		})
+	})
+	return ignored, err
+}
+
+// pass runs git grep once. With only, it reports the matches in those files
+// alone.
+func (s *search) pass(p searchParams, at resolvedPath, command gitCommand, options []string, only map[string]bool) error {
+	args := append([]string{"grep", "-z", "-n", "--column", "--no-color", "--no-textconv"}, options...)
+	if s.text {
+		args = append(args, "-a") // with -I git reads attributes
+	} else {
+		args = append(args, "-I")
+	}
 	if p.Regexp {
 		args = append(args, "-E")
 	} else {
@@ -123,13 +276,21 @@ func (s *search) run(p searchParams, at resolvedPath) error {
 		args = append(args, "-i")
 	}
 	args = append(append(args, "-e", p.Pattern, "--"), s.filter.pathspecs()...)
-
+	for _, path := range s.excluded {
+		args = append(args, ":(exclude,literal)"+path)
+	}
 	command.args, command.dir = args, at.abs
 	// A UTF-8 locale makes -i work beyond ASCII; C.UTF-8 keeps git's messages
 	// in English. The pathspecs are globs, which the runner turns off by
 	// default.
 	command.env = append(command.env, "LC_ALL=C.UTF-8", "GIT_LITERAL_PATHSPECS=0", "GIT_ALLOC_LIMIT="+maxSearchFile)
-	err = s.files.git.stream(s.ctx, command, func(r *bufio.Reader) error {
+	unreadable := 0
+	command.line = func(line string) {
+		if isUnreadable(line) {
+			unreadable++
+		}
+	}
+	err := s.files.git.stream(s.ctx, command, func(r *bufio.Reader) error {
 		for {
 			hit, err := readGrepHit(r)
 			if errors.Is(err, io.EOF) {
@@ -138,11 +299,15 @@ func (s *search) run(p searchParams, at resolvedPath) error {
 			if err != nil {
 				return err
 			}
+			if only != nil && !only[hit.path] {
+				continue
+			}
 			if err := s.add(hit); err != nil {
 				return err
 			}
 		}
 	})
+	s.skipped += unreadable
 	if err = grepFailure(err); err == nil {
 		err = s.flush()
 	}
@@ -150,25 +315,6 @@ func (s *search) run(p searchParams, at resolvedPath) error {
 		return nil
 	}
 	return err
-}
-
-// command returns the git grep command for the directory at; remove deletes its
-// temporary files.
-func (s *search) command(at resolvedPath) (c gitCommand, remove func(), err error) {
-	args := []string{"grep", "--exclude-standard", "-z", "-n", "--column", "-I", "--no-color", "--no-textconv"}
-	if r := s.files.workTreeOf(at); r != nil {
-		view, err := s.files.workTreeView(r, rulesView)
-		if err != nil {
-			return gitCommand{}, nil, err
-		}
-		return view.command(append(args, "--untracked")...), view.remove, nil
-	}
-	dir, err := emptyGitDir(40)
-	if err != nil {
-		return gitCommand{}, nil, err
-	}
-	remove = func() { _ = os.RemoveAll(dir) } // a leftover is only a temporary file
-	return gitCommand{args: append(args, "--no-index"), gitDir: dir, workTree: at.abs}, remove, nil
 }
 
 // grepFailure returns the error that the end of git grep means to the caller.
@@ -187,7 +333,7 @@ func grepFailure(err error) error {
 		return invalidParam("pattern", "is not a valid regular expression%s", strings.TrimPrefix(reason, "'"))
 	}
 	if strings.Contains(e.stderr, "over limit") {
-		return gitFailure(gitTooLarge, "a file is larger than %s: exclude it", maxSearchFile)
+		return errSearchFile
 	}
 	return err
 }
@@ -198,6 +344,7 @@ func (s *search) add(hit grepHit) error {
 	if s.ctx.Err() != nil {
 		return context.Cause(s.ctx)
 	}
+	beat(s.ctx)
 	if !safeRel(hit.path) || !s.filter.file(hit.path) {
 		return nil
 	}
@@ -285,6 +432,12 @@ func (s *search) readLines(hits []grepHit) (map[int]string, error) {
 	}
 	lines := map[int]string{}
 	reader := bufio.NewReaderSize(file, 64<<10)
+	if s.text {
+		// A file is binary if git finds a NUL near its start.
+		if start, _ := reader.Peek(binaryCheck); bytes.IndexByte(start, 0) >= 0 {
+			return nil, errors.ErrUnsupported
+		}
+	}
 	size, next := 0, 0
 	for number := 1; next < len(hits) && size < maxPageBytes; number++ {
 		if number%1024 == 0 && s.ctx.Err() != nil {

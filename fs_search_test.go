@@ -106,8 +106,7 @@ func TestSearch(t *testing.T) {
 	}
 }
 
-// A line of many MiB is cut at a whole character, and a file that is too large
-// for git to search gives an error that says so.
+// A line of many MiB is cut at a whole character.
 func TestSearchLarge(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
@@ -121,12 +120,110 @@ func TestSearchLarge(t *testing.T) {
 	if m.Line != 2 || len(m.Text) > maxSearchText || len(m.Text) < maxSearchText-3 || strings.Contains(m.Text, "\uFFFD") || len(m.Before[0]) != maxSearchText {
 		t.Errorf("line %d, %d bytes, before %d, want line 2 cut to %d bytes", m.Line, len(m.Text), len(m.Before[0]), maxSearchText)
 	}
-	if err := os.Truncate(dir+"/long", 1<<40); err != nil {
-		t.Skip("no file of 1 TiB here: ", err)
+}
+
+// One file that is larger than git may read is passed over and counted; all
+// others are searched.
+func TestSearchSkipsTooLargeFiles(t *testing.T) {
+	t.Parallel()
+	for _, repository := range []bool{false, true} {
+		dir := realTempDir(t)
+		files := map[string]string{"a": "needle\n", "large": "needle\n", "sub/lär\nge*": "needle\n", "z": "needle\n"}
+		writeFiles(t, dir, files)
+		if repository {
+			gitIn(t, dir, "init", "-q")
+			gitIn(t, dir, "add", ".")
+		}
+		for _, name := range []string{"large", "sub/lär\nge*"} {
+			if err := os.Truncate(dir+"/"+name, 1<<40); err != nil {
+				t.Skip("no file of 1 TiB here: ", err)
+			}
+		}
+		f := fsOn(t, dir)
+		got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "needle"})
+		want := "a:1:1:needle [] []\nz:1:1:needle [] []\n"
+		if err != nil || showMatches(got) != want || got.Skipped != 2 {
+			t.Errorf("repository %v: want %q and 2 skipped files, got %q, %+v, %v", repository, want, showMatches(got), got, err)
+		}
+		got, err = f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "needle", Exclude: []string{"large", "sub/**"}})
+		if err != nil || showMatches(got) != want || got.Skipped != 0 {
+			t.Errorf("repository %v, without the large files: want %q and no skipped files, got %+v, %v", repository, want, got, err)
+		}
 	}
-	if _, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "needle"}); fsCode(err) != "GIT_FAILED" || asRPCError(err).Data["reason"] != gitTooLarge {
-		t.Errorf("1 TiB: %v, want GIT_FAILED with %s", err, gitTooLarge)
+}
+
+// Tracked files are searched whatever .gitignore says about them, as in a
+// repository of dotfiles; other files only if no rule ignores them.
+func TestSearchFindsTrackedFilesThatAreIgnored(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	gitIn(t, dir, "init", "-q")
+	writeFiles(t, dir, map[string]string{
+		".gitignore": "*\n!shown\n", ".bashrc": "foo\n", "config/deep/rc": "x\nfoo\n", "not-tracked": "foo\n", "shown": "foo\n",
+		"tracked-and-shown": "foo\n", "bin": "foo\x00",
+	})
+	gitIn(t, dir, "add", "-f", ".bashrc", "config", "tracked-and-shown", "bin")
+	f := fsOn(t, dir)
+	for _, test := range []struct {
+		name string
+		p    searchParams
+		want string
+	}{
+		{"all", searchParams{pathParam: pathOf(dir), Pattern: "foo"}, ".bashrc:1:1:foo [] []\nconfig/deep/rc:2:1:foo [] []\nshown:1:1:foo [] []\ntracked-and-shown:1:1:foo [] []\n"},
+		{"below", searchParams{pathParam: pathOf(dir + "/config"), Pattern: "foo"}, "deep/rc:2:1:foo [] []\n"},
+		{"include", searchParams{pathParam: pathOf(dir), Pattern: "foo", Include: []string{"config/**"}}, "config/deep/rc:2:1:foo [] []\n"},
+		{"exclude", searchParams{pathParam: pathOf(dir), Pattern: "foo", Exclude: []string{"config", "shown"}}, ".bashrc:1:1:foo [] []\ntracked-and-shown:1:1:foo [] []\n"},
+	} {
+		got, err := f.search(t.Context(), test.p)
+		if err != nil || showMatches(got) != test.want || got.Truncated {
+			t.Errorf("%s: want %q, got %q, %v", test.name, test.want, showMatches(got), err)
+		}
 	}
+	for limit := 1; limit < 5; limit++ {
+		got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "foo", Limit: &limit})
+		if err != nil || len(got.Matches) != limit || got.Truncated != (limit < 4) {
+			t.Errorf("limit %d: want that many matches, truncated %v, got %+v, %v", limit, limit < 4, got, err)
+		}
+	}
+}
+
+// What POSIX does not have is refused with the way to write it: git would find
+// nothing, and say nothing.
+func TestSearchPatternsOfOtherDialects(t *testing.T) {
+	t.Parallel()
+	for pattern, instead := range map[string]string{
+		`\d`: "[0-9]", `x\d+`: "[0-9]", `\D`: "[^0-9]", `(?i)x`: "case_sensitive", `a(?:b|c)`: "group", `x(?=y)`: "lookahead", `[\d]`: "0-9", `[a-z\w.]+@`: "[:alnum:]_",
+		`[^\s]`: "[:space:]", `[\D]`: "themselves", `\t`: "tab", `\\\d`: "[0-9]", `x\Z`: "$", `\A`: "^", `\p{L}`: "[[:alpha:]]", `\x41`: "itself", `\h`: "[[:blank:]]", `[[:alpha:]\t]`: "itself",
+	} {
+		err := checkPattern(pattern)
+		if fsCode(err) != "param pattern" || !strings.Contains(err.Error(), instead) {
+			t.Errorf("%s: want an error for pattern that names %s, got %v", pattern, instead, err)
+		}
+	}
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"f": "a1 \\d (?x) b]c w_w\n"})
+	f := fsOn(t, dir)
+	for _, pattern := range []string{`\\d`, `[\\]d`, `\(\?`, `[(?]+x`, `[]c]{2}`, `\bw_w\b`, `\w\s\S`, `[[:alpha:]][0-9]`, `[\.d]`, `(a|b)1\>`, `a\W?1`} {
+		got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: pattern, Regexp: true})
+		if err != nil || len(got.Matches) != 1 {
+			t.Errorf("%s: want one match, got %v, %v", pattern, got, err)
+		}
+	}
+	if got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: `\d (?x)`}); err != nil || len(got.Matches) != 1 {
+		t.Errorf("a fixed string: want one match, got %v, %v", got, err)
+	}
+}
+
+// Whatever the pattern, the check neither fails nor takes an error's place.
+func FuzzCheckPattern(f *testing.F) {
+	for _, seed := range []string{`\d`, `[\d`, `[[:alpha:]\`, `\`, `[`, `(?`, `[^]`, `[[.`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, pattern string) {
+		if err := checkPattern(pattern); err != nil && !strings.ContainsAny(pattern, `\?`) {
+			t.Errorf("%q: want no error without a backslash or a question mark, got %v", pattern, err)
+		}
+	})
 }
 
 // The result fits a message, however many lines match.

@@ -266,3 +266,86 @@ func TestSmallestBound(t *testing.T) {
 		t.Errorf("%d from %s, more %v, want 100 from n0001000 and more", len(got), got[0].key, page.more)
 	}
 }
+
+// walkedPaths are the files of each walk below dir: fs/glob with and without
+// git's rules, fs/search for x, and the repositories of fs/repoScan.
+func walkedPaths(t *testing.T, f *fsService, dir string) (paths map[string][]string, skipped map[string]int) {
+	t.Helper()
+	paths, skipped = map[string][]string{}, map[string]int{}
+	for _, respect := range []bool{true, false} {
+		name := fmt.Sprintf("glob, respect_gitignore %v", respect)
+		got, err := f.glob(t.Context(), globParams{pathParam: pathOf(dir), RespectGitignore: &respect})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for _, file := range got.Files {
+			paths[name] = append(paths[name], file.Path)
+		}
+		skipped[name] = got.Skipped
+	}
+	if got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "x"}); err != nil {
+		t.Errorf("search: %v", err)
+	} else {
+		for _, m := range got.Matches {
+			paths["search"] = append(paths["search"], m.Path)
+		}
+		skipped["search"] = got.Skipped
+	}
+	if got, err := f.repoScan(t.Context(), repoScanParams{Paths: []string{dir}}); err != nil {
+		t.Errorf("repoScan: %v", err)
+	} else {
+		for _, r := range got.Repos {
+			paths["repoScan"] = append(paths["repoScan"], strings.TrimPrefix(r.Path, dir+"/"))
+		}
+		skipped["repoScan"] = got.Skipped
+	}
+	return paths, skipped
+}
+
+// One of several paths that cannot be described does not keep the others from
+// being described, and says which it is and why.
+func TestStatOfSeveralPathsWithBrokenOnes(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"a": "x", "z": "xy"})
+	symlinks(t, map[string]string{dir + "/loop": "loop", dir + "/loop-a": "loop-b", dir + "/loop-b": "loop-a"})
+	f := fsOn(t, dir)
+	long, deep := dir+"/"+strings.Repeat("n", 300), dir+strings.Repeat("/d", maxPathDepth+1)
+	paths := []string{dir + "/a", dir + "/loop", dir + "/loop-a/x", long, deep, dir + "/a/none", dir + "/z"}
+	got, err := f.stat(t.Context(), statParams{Paths: paths})
+	if err != nil || len(got.Entries) != len(paths) {
+		t.Fatalf("want %d entries, got %+v, %v", len(paths), got, err)
+	}
+	for i, e := range got.Entries {
+		if e.Path != paths[i] {
+			t.Errorf("want the path %s, got %s", paths[i], e.Path)
+		}
+		switch i {
+		case 0, 6:
+			if !e.Exists || e.Error != nil {
+				t.Errorf("%s: want it described, got %+v", e.Path, e)
+			}
+		case 5:
+			if e.Exists || e.Error != nil {
+				t.Errorf("%s: want it missing, got %+v", e.Path, e)
+			}
+		default:
+			name := fmt.Sprintf("paths[%d]", i)
+			if e.Exists || e.Error == nil || e.Error.Code != codeInvalidParams || e.Error.Data["param"] != name || !strings.Contains(e.Error.Message, name) {
+				t.Errorf("%s: want an error for %s, got %+v", e.Path, name, e)
+			}
+		}
+	}
+	for _, path := range []string{"/etc/passwd", "", "x\x00", "relative"} {
+		if _, err := f.stat(t.Context(), statParams{Paths: []string{dir + "/a", path}}); err == nil {
+			t.Errorf("%q: want the request to fail, got no error", path)
+		}
+	}
+	if _, err := f.stat(t.Context(), statParams{pathParam: pathOf(dir + "/loop")}); fsCode(err) != "param path" {
+		t.Errorf("a single loop: want an error for path, got %v", err)
+	}
+	if _, err := f.repoScan(t.Context(), repoScanParams{Paths: []string{dir, dir + "/loop"}}); fsCode(err) != "param paths[1]" {
+		t.Errorf("repoScan: want an error for paths[1], got %v", err)
+	}
+}

@@ -98,6 +98,10 @@ type gitCommand struct {
 	stdout io.Writer         // if nil, run returns the output, up to maxGitOutput
 	line   func(line string) // called with each line of standard error, ended by CR or LF, redacted
 	stall  time.Duration     // ends a run that writes nothing for this long; 0 for no limit
+
+	// check is called when the run has lasted for rulesCheckAfter. Its error
+	// ends the run and becomes its result.
+	check func(context.Context) error
 }
 
 // baseConfig returns the configuration for every command. It overrides whatever
@@ -191,6 +195,23 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 		alive = func() { timer.Reset(c.stall) }
 	}
 
+	if c.check != nil {
+		var checking sync.WaitGroup
+		defer checking.Wait()
+		defer cancel(nil)
+		checking.Go(func() { // ends with the run
+			timer := time.NewTimer(rulesCheckAfter)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+				if err := c.check(ctx); err != nil {
+					cancel(err)
+				}
+			case <-ctx.Done():
+			}
+		})
+	}
+
 	args := []string{"--no-pager"}
 	for _, value := range append(baseConfig(), c.config...) {
 		args = append(args, "-c", value)
@@ -213,6 +234,7 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	}
 	cmd.Stderr = writerFunc(func(p []byte) (int, error) { alive(); return stderr.Write(p) })
 
+	defer processRuns(ctx)()
 	p, err := startProcess(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("running git %s: %w", c.args[0], err)

@@ -358,7 +358,7 @@ func matchTokens(tokens []globToken, text string) bool {
 // treeFilter selects files by include and exclude.
 type treeFilter struct {
 	include, exclude globs
-	prune            globs // match directories of which exclude covers everything
+	prune            globs // those of exclude that can match a whole directory
 }
 
 func newTreeFilter(include, exclude []string) (*treeFilter, error) {
@@ -374,19 +374,21 @@ func newTreeFilter(include, exclude []string) (*treeFilter, error) {
 	return f, nil
 }
 
-// pruneGlobs returns patterns for the directories whose whole content is
-// excluded: each literal pattern, and each "x/**" without its end.
+// pruneGlobs returns the patterns that can match everything in a directory:
+// those without special characters, and those that end with "/**".
 func pruneGlobs(exclude globs) globs {
 	var prune globs
 	for _, p := range exclude {
-		if dir, ok := strings.CutSuffix(p.text, "/**"); ok {
-			prune = append(prune, parsePattern(dir))
-		} else if !p.wild {
+		if !p.wild || strings.HasSuffix(p.text, "/**") {
 			prune = append(prune, p)
 		}
 	}
 	return prune
 }
+
+// covers reports whether one of the patterns of pruneGlobs matches everything
+// in the directory at path.
+func (g globs) covers(path string) bool { return g.match(path) || g.match(path+"/") }
 
 // file reports whether the filter selects the file at path.
 func (f *treeFilter) file(path string) bool {
@@ -407,7 +409,7 @@ func (f *treeFilter) entry(path []byte) bool {
 
 // dir reports whether a directory can contain selected files.
 func (f *treeFilter) dir(path string) bool {
-	if f.prune.match(path) {
+	if f.prune.covers(path) {
 		return false
 	}
 	path += "/"
@@ -432,5 +434,6 @@ func (f *treeFilter) pathspecs() []string {
 	for _, p := range f.exclude {
 		specs = append(specs, ":(exclude,glob)"+p.text)
 	}
-	return append(specs, ":(exclude,glob,icase)**/"+secretPrefix+"*")
+	// A temporary name has one more dot.
+	return append(specs, ":(exclude,glob,icase)**/"+secretPrefix+"*", ":(exclude,glob,icase)**/."+secretPrefix+"*")
 }

@@ -103,3 +103,9 @@ func trimIgnoreSpace(line string) string {
 	}
 	return trimmed
 }
+
+// escapeIgnore returns a rule of .gitignore that matches path alone. A path with
+// a line break has no such rule; the result then matches nothing.
+func escapeIgnore(path string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`, " ", `\ `).Replace(path)
+}

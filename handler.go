@@ -81,6 +81,7 @@ func (c *commandMethod) run(ctx context.Context, params json.RawMessage) (json.R
 	if err != nil {
 		return nil, err
 	}
+	defer processRuns(ctx)()
 	p, err := startProcess(cmd)
 	if err == nil {
 		select {

@@ -2,6 +2,10 @@ package main
 
 import (
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -9,6 +13,13 @@ import (
 // runningImage is a path to the executable of this process that works even if
 // the file was replaced or removed (proc(5)).
 const runningImage = "/proc/self/exe"
+
+// Magic numbers of fs/configfs/mount.c, fs/fuse/control.c and ipc/mqueue.c.
+const (
+	configfsMagic = 0x62656570
+	fusectlMagic  = 0x65735543
+	mqueueMagic   = 0x19800202
+)
 
 // isKernelFile reports whether f is on a kernel file system such as /proc
 // instead of a disk: /proc/self/environ would reveal the daemon's secrets.
@@ -20,8 +31,59 @@ func isKernelFile(f *os.File) bool {
 	switch int64(s.Type) {
 	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC,
 		unix.SECURITYFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.DEVPTS_SUPER_MAGIC,
-		unix.BPF_FS_MAGIC, unix.SELINUX_MAGIC, unix.EFIVARFS_MAGIC, unix.NSFS_MAGIC:
+		unix.BPF_FS_MAGIC, unix.SELINUX_MAGIC, unix.EFIVARFS_MAGIC, unix.NSFS_MAGIC, unix.BINFMTFS_MAGIC,
+		unix.PSTOREFS_MAGIC, unix.AUTOFS_SUPER_MAGIC, unix.RDTGROUP_SUPER_MAGIC, unix.SMACK_MAGIC, unix.XENFS_SUPER_MAGIC,
+		configfsMagic, fusectlMagic, mqueueMagic:
 		return true
 	}
 	return false
+}
+
+// kernelMountsBelow returns where the kernel's file systems are mounted below
+// dir, relative to it (proc_pid_mountinfo(5)). It looks at no file of a mounted
+// file system, which could block.
+func kernelMountsBelow(dir string) []string {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil // without /proc the other ones are not mounted either
+	}
+	var mounts []string
+	for line := range strings.Lines(string(text)) {
+		before, after, ok := strings.Cut(line, " - ")
+		fields, types := strings.Fields(before), strings.Fields(after)
+		if !ok || len(fields) < 5 || len(types) < 1 || !isKernelType(types[0]) {
+			continue
+		}
+		rel, err := filepath.Rel(dir, unescapeMount(fields[4]))
+		if err == nil && rel != "." && filepath.IsLocal(rel) && !slices.ContainsFunc(mounts, func(above string) bool { return strings.HasPrefix(rel, above+"/") }) {
+			mounts = append(mounts, rel)
+		}
+	}
+	return mounts
+}
+
+// isKernelType reports whether isKernelFile holds for the files of a file
+// system type.
+func isKernelType(name string) bool {
+	return slices.Contains([]string{
+		"proc", "sysfs", "debugfs", "tracefs", "securityfs", "cgroup", "cgroup2", "devpts", "bpf", "selinuxfs", "efivarfs", "nsfs",
+		"binfmt_misc", "pstore", "autofs", "resctrl", "smackfs", "xenfs", "configfs", "fusectl", "mqueue",
+	}, name)
+}
+
+// unescapeMount decodes the octal escapes of white space and backslashes in a
+// path of mountinfo.
+func unescapeMount(path string) string {
+	var b strings.Builder
+	for i := 0; i < len(path); i++ {
+		if path[i] == '\\' && i+3 < len(path) {
+			if c, err := strconv.ParseUint(path[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(path[i])
+	}
+	return b.String()
 }

@@ -15,6 +15,9 @@ const runningImage = ""
 // such files under ordinary paths.
 func isKernelFile(*os.File) bool { return false }
 
+// kernelMountsBelow returns nothing: see isKernelFile.
+func kernelMountsBelow(string) []string { return nil }
+
 // direntBatch is the number of names read at a time.
 const direntBatch = 512
 

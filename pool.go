@@ -28,6 +28,7 @@ type poolConfig struct {
 	spawnTimeout time.Duration
 	stopTimeout  time.Duration
 	childArgs    []string // further flags of every child
+	denied       []string // absolute paths that no child may read, beside the workspace
 	token        func(libID string) secret
 	environ      []string // the scheduler's own; C4A_ variables are left out
 	log          *slog.Logger
@@ -278,7 +279,7 @@ func (p *pool) spec(libID string) childSpec {
 		libID: libID,
 		bin:   p.daemonBin,
 		args:  append(args, p.childArgs...),
-		env:   childEnv(p.environ),
+		env:   childEnv(p.environ, append([]string{p.workspace}, p.denied...)),
 		dir:   p.workDir(libID),
 		token: token,
 		log:   p.log,

@@ -289,11 +289,11 @@ func indented(lines string) string {
 }
 
 // childEnv is env without our own variables: a child is configured by its flags
-// and must not inherit the scheduler's tokens. Only the variable that puts its
-// standard input under a scheduler is set. The variables of systemd are left out
-// too (sd_notify(3), sd_listen_fds(3)): a child would report its own end as the
-// scheduler's.
-func childEnv(env []string) []string {
+// and must not inherit the scheduler's tokens. Only the variables that put its
+// standard input under a scheduler and name what it must not read are set. The
+// variables of systemd are left out too (sd_notify(3), sd_listen_fds(3)): a
+// child would report its own end as the scheduler's.
+func childEnv(env, denied []string) []string {
 	var kept []string
 	for _, pair := range env {
 		name, _, _ := strings.Cut(strings.ToUpper(pair), "=")
@@ -305,5 +305,5 @@ func childEnv(env []string) []string {
 			kept = append(kept, pair)
 		}
 	}
-	return append(kept, controlVariable+"="+controlStdio)
+	return append(kept, controlVariable+"="+controlStdio, formatDenied(denied))
 }

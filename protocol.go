@@ -70,6 +70,7 @@ type heartbeat struct {
 	Seq            int64  `json:"seq" doc:"number of this heartbeat in the session, from 1"`
 	UptimeSeconds  int64  `json:"uptime_seconds" doc:"seconds since the daemon started"`
 	ActiveRequests int    `json:"active_requests" doc:"number of running requests"`
+	Stuck          int    `json:"stuck" doc:"number of calls that a file system blocks"`
 }
 
 // machineStatus is the params of daemon/status, which the server sends to its

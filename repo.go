@@ -231,6 +231,9 @@ func (r *repository) optional(dir resolvedPath, name string, limit int64) ([]byt
 	if err != nil {
 		return nil, err
 	}
+	if info, err := r.access.stat(p); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		return nil, gitFailure(gitCorrupt, "%s: is not a regular file", showName(p.abs))
+	}
 	data, err := r.access.readSmall(p, limit)
 	if isMissing(err) {
 		return nil, nil

@@ -115,6 +115,9 @@ func gitDirOf(a *access, dir resolvedPath) (resolvedPath, error) {
 	if err != nil || info.IsDir() {
 		return dotGit, err
 	}
+	if !info.Mode().IsRegular() {
+		return resolvedPath{}, failure(codeRepoNotFound, "%s: its .git is neither a directory nor a regular file", showName(dir.abs))
+	}
 	text, err := a.readSmall(dotGit, maxSmallFile)
 	if err != nil {
 		return resolvedPath{}, err

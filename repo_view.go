@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -34,9 +35,7 @@ const (
 	// objectsView has no work tree, so git reads no attributes or mailmap from
 	// one.
 	objectsView gitViewKind = iota
-	// rulesView has the work tree and its ignore rules.
-	rulesView
-	// indexView also has the index.
+	// indexView has the work tree, its ignore rules and the index.
 	indexView
 )
 
@@ -104,12 +103,19 @@ func (v *gitView) fill() error {
 				from = r.gitDir // each work tree has its own
 			}
 			text, err := r.optional(from, filepath.Join("info", name), maxConfigFile)
+			if e, ok := errors.AsType[*rpcError](err); ok && e.Data["reason"] == gitCorrupt {
+				continue // not a regular file: git would wait for it
+			}
 			if err != nil {
 				return err
 			}
 			if text != nil {
 				files["info/"+name] = string(text)
 			}
+		}
+		// Git must not count what no method may read.
+		for _, path := range r.access.deniedBelow(r.top.abs) {
+			files["info/exclude"] += "\n/" + escapeIgnore(path)
 		}
 	}
 	if v.view == indexView {
@@ -233,8 +239,11 @@ func (v *gitView) copyFile(name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := p.root.dir.Lstat(p.rel); err != nil {
+	switch info, err := p.root.dir.Lstat(p.rel); {
+	case err != nil:
 		return nil // there is no index before the first git add
+	case !info.Mode().IsRegular():
+		return gitFailure(gitCorrupt, "%s: is not a regular file", showName(p.abs))
 	}
 	from, info, err := r.access.openFile(p)
 	if err != nil {

@@ -37,10 +37,22 @@ type service struct {
 	methods       map[string]*method
 	tasks         *flightGroup
 	activity      *activity
+	access        *access // nil if no method reads files
 	maxConcurrent int
 	log           *slog.Logger
 
 	wg sync.WaitGroup // running requests
+}
+
+// stuck returns how many calls a file system blocks.
+func (s *service) stuck() int {
+	n := 0
+	if s.access != nil {
+		for _, dir := range s.access.stuck() {
+			n += dir.Count
+		}
+	}
+	return n
 }
 
 // wait waits until no request runs. No request may start any more.
@@ -55,6 +67,7 @@ type dispatcher struct {
 	running int
 	waiting []*job
 	clones  int // running clones; they do not count in running
+	aside   int // blocked jobs that gave their place back (stuck.go); they do not count in running
 }
 
 func (s *service) newDispatcher() *dispatcher { return &dispatcher{service: s} }
@@ -69,6 +82,10 @@ type job struct {
 	stop     context.CancelFunc
 	unwatch  func() bool // set while the job waits: cancels the watch for the end of ctx
 	progress *progressSender
+
+	// Guarded by dispatcher.mu.
+	aside    bool // runs without a place
+	released bool // release was called
 }
 
 func (d *dispatcher) notify(method string, _ json.RawMessage) {
@@ -140,13 +157,13 @@ func (d *dispatcher) schedule(j *job) error {
 		// The cloner limits how many clones run at the same time. The others
 		// wait there and do not use up maxConcurrent, but they count as
 		// waiting.
-		if d.clones+len(d.waiting) >= maxQueue {
+		if d.clones+d.aside+len(d.waiting) >= maxQueue {
 			return busy()
 		}
 		d.clones++
 	case d.running < d.maxConcurrent:
 		d.running++
-	case d.clones+len(d.waiting) >= maxQueue:
+	case d.clones+d.aside+len(d.waiting) >= maxQueue:
 		return busy()
 	default:
 		d.waiting = append(d.waiting, j)
@@ -205,14 +222,38 @@ func (d *dispatcher) finish(j *job, result any, err error, written func()) {
 	})
 }
 
+// stepAside starts the next waiting job in place of a job that a file system
+// blocks.
+func (d *dispatcher) stepAside(j *job) {
+	if j.method.clones {
+		return // it has no place
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if j.released { // a task that goes on without this request
+		return
+	}
+	j.aside = true
+	d.aside++
+	d.startNextLocked()
+}
+
 // release starts the next waiting job in place of a job that has ended.
 func (d *dispatcher) release(j *job) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if j.method.clones {
+	j.released = true
+	switch {
+	case j.method.clones:
 		d.clones--
-		return
+	case j.aside:
+		d.aside--
+	default:
+		d.startNextLocked()
 	}
+}
+
+func (d *dispatcher) startNextLocked() {
 	if len(d.waiting) == 0 || d.waiting[0].peer.isLost() { // giveUp removes its jobs
 		d.running--
 		return
@@ -226,7 +267,7 @@ func (d *dispatcher) release(j *job) {
 // perform runs the method, or joins the running task with the same task_id.
 func (d *dispatcher) perform(j *job) (any, error) {
 	if j.taskID == "" {
-		return d.callMethod(j.ctx, j.method, j.params)
+		return d.callMethod(j.ctx, j.method, j.params, func() { d.stepAside(j) })
 	}
 	fingerprint := sha256.Sum256(append([]byte(j.method.name+"\x00"), withoutCommon(j.params)...))
 	value, err := d.tasks.do(j.ctx, j.taskID, string(fingerprint[:]), func(ctx context.Context) (any, error) {
@@ -236,7 +277,7 @@ func (d *dispatcher) perform(j *job) (any, error) {
 		// returned to every caller of the task. The flight group does not keep
 		// the outcome of a run that was stopped because its last caller
 		// cancelled.
-		return newOutcome(d.callMethod(ctx, j.method, j.params)), nil
+		return newOutcome(d.callMethod(ctx, j.method, j.params, func() { d.stepAside(j) })), nil
 	})
 	if errors.Is(err, errKeyConflict) {
 		return nil, failure(codeConflict, "the task_id is in use for another method or other params")
@@ -287,12 +328,36 @@ func (o *outcome) size() int {
 }
 
 // callMethod runs a method. If ctx has ended, it returns the cause of that in
-// place of the error of the method.
-func (s *service) callMethod(ctx context.Context, m *method, params json.RawMessage) (result any, err error) {
+// place of the error of the method. A method that a file system blocks is left
+// behind; before that it calls yield, once.
+func (s *service) callMethod(ctx context.Context, m *method, params json.RawMessage, yield func()) (result any, err error) {
 	defer recoverAs(&err)
-	result, err = m.call(ctx, params)
+	if m.inline {
+		return m.call(ctx, params)
+	}
+	w, limit := &work{walks: m.walks, yield: yield}, processStopTime
+	if m.clones {
+		limit = cloneStopTime
+	}
+	result, err = runWork(ctx, w, limit, func(ctx context.Context) (any, error) {
+		if err := s.awaitDir(ctx, m, params); err != nil {
+			return nil, err
+		}
+		return m.call(ctx, params)
+	})
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	return result, err
+}
+
+// awaitDir takes a place of the allowed directory that a request reads.
+func (s *service) awaitDir(ctx context.Context, m *method, params json.RawMessage) error {
+	switch {
+	case s.access == nil:
+		return nil
+	case m.inWorkDir:
+		return s.access.awaitWorkDir(ctx)
+	}
+	return readIn(ctx, s.access.dirOf(params))
 }

@@ -25,11 +25,14 @@ type method struct {
 	summary string
 	timeout time.Duration // 0 means defaultMethodTimeout
 	inline  bool          // runs in the reading goroutine, so it must not block
-	clones  bool          // is scheduled as a clone and goes on when its link is lost
-	params  reflect.Type  // a struct; its json tags are the names of the params
-	result  reflect.Type
-	errors  []errorCode // in addition to those that every method may return
-	call    func(ctx context.Context, params json.RawMessage) (any, error)
+	walks   bool          // reads a whole tree
+	// inWorkDir is set if the method reads the work dir whatever its params say.
+	inWorkDir bool
+	clones    bool         // is scheduled as a clone and goes on when its link is lost
+	params    reflect.Type // a struct; its json tags are the names of the params
+	result    reflect.Type
+	errors    []errorCode // in addition to those that every method may return
+	call      func(ctx context.Context, params json.RawMessage) (any, error)
 }
 
 // timeLimit returns the time limit of a request without timeout_ms. A nil method
@@ -78,6 +81,12 @@ func newMethod[P, R any](name, summary string, call func(context.Context, P) (R,
 // method.
 func (m *method) fails(codes ...errorCode) *method {
 	m.errors = append(m.errors, codes...)
+	return m
+}
+
+// walk marks a method that reads a whole tree of directories.
+func (m *method) walk() *method {
+	m.walks = true
 	return m
 }
 

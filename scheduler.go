@@ -146,7 +146,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	s.pool, err = newPool(poolConfig{
 		workspace: cfg.workspace, daemonBin: cfg.daemonBin, start: s.startDaemon, maxDaemons: cfg.maxDaemons,
 		idleTimeout: cfg.idleTimeout, spawnTimeout: cfg.spawnTimeout, stopTimeout: cfg.stopTimeout,
-		childArgs: cfg.childArgs(), token: s.childToken, environ: p.environ(), log: cfg.log,
+		childArgs: cfg.childArgs(), denied: cfg.deny, token: s.childToken, environ: p.environ(), log: cfg.log,
 		onEvent: func(e poolEntry) {
 			if e.Status == statusExited {
 				s.tokens.revoke(e.MachineID)

@@ -51,8 +51,9 @@ type schedulerConfig struct {
 	spawnTimeout     time.Duration
 	stopTimeout      time.Duration
 	offlineThreshold time.Duration
-	allow            list
-	daemonBin        string // "" means this executable
+	allow            dirList
+	deny             []string // files of the scheduler that no daemon may read
+	daemonBin        string   // "" means this executable
 	apiToken         secret
 	daemonToken      secret
 	serverToken      secret
@@ -107,6 +108,9 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 			if *t.to, err = p.readSecret(t.flag, t.file, t.variable); err != nil {
 				return nil, err
 			}
+			if err := c.denyFile(t.file); err != nil {
+				return nil, err
+			}
 		}
 		if server != "" {
 			if c.server, err = parseServer(server); err != nil {
@@ -122,6 +126,9 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 				return nil, usage("reading --tls-cert and --tls-key: %v", err)
 			}
 			c.certificate = &pair
+			if err := c.denyFile(key); err != nil {
+				return nil, err
+			}
 		}
 		return c, c.validate()
 	}
@@ -195,6 +202,20 @@ func (c *schedulerConfig) validate() error {
 	return c.allow.areDirs()
 }
 
+// denyFile keeps a file, if one is named, from all daemons. They run in other
+// directories, so its path is made absolute.
+func (c *schedulerConfig) denyFile(path string) error {
+	if path == "" {
+		return nil
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return usage("finding %s: %v", path, err)
+	}
+	c.deny = append(c.deny, abs)
+	return nil
+}
+
 // isLocal reports whether only this machine can reach the listener.
 func (c *schedulerConfig) isLocal() bool {
 	if strings.HasPrefix(c.host, unixPrefix) || c.host == "localhost" {
@@ -235,8 +256,8 @@ func (c *schedulerConfig) childArgs() []string {
 		"--log-level", c.logs.level, "--log-format", c.logs.format,
 		"--min-free-disk", strconv.FormatFloat(c.minFreeDisk, 'f', -1, 64),
 	}
-	if len(c.allow) > 0 {
-		args = append(args, "--allow", c.allow.String())
+	for _, dir := range c.allow {
+		args = append(args, "--allow", dir)
 	}
 	return args
 }

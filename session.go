@@ -181,7 +181,7 @@ func (c *connector) session(ctx context.Context) (proven bool, err error) {
 		active, _, _ := c.service.activity.state()
 		p.notify(heartbeatMethod, heartbeat{
 			MachineID: c.handshake.MachineID, InstanceID: c.handshake.InstanceID, Seq: seq,
-			UptimeSeconds: int64(time.Since(c.began).Seconds()), ActiveRequests: active,
+			UptimeSeconds: int64(time.Since(c.began).Seconds()), ActiveRequests: active, Stuck: c.service.stuck(),
 		}, nil)
 		select {
 		case <-beat.C:

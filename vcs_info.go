@@ -29,7 +29,7 @@ type infoResult struct {
 	Remotes       []remoteInfo `json:"remotes" doc:"sorted by name"`
 	IsBare        bool         `json:"is_bare" doc:"true if the repository has no work tree"`
 	IsShallow     bool         `json:"is_shallow" doc:"true if the history is truncated"`
-	Dirty         *dirtyCounts `json:"dirty" doc:"changed paths of the work tree; null if bare"`
+	Dirty         *dirtyCounts `json:"dirty" doc:"changed paths of the work tree; null if bare, or if a .gitignore or .gitattributes in it is not a regular file"`
 	Ahead         *int         `json:"ahead" doc:"commits that the branch has and its upstream lacks; null without upstream"`
 	Behind        *int         `json:"behind" doc:"commits that the upstream has and the branch lacks; null without upstream"`
 	LastCommit    *commitEntry `json:"last_commit" doc:"the commit of HEAD; null if there are no commits"`
@@ -68,11 +68,16 @@ func (g *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) 
 	}
 	last, err := g.lastCommit(ctx, v)
 	wg.Wait()
+	special, held := errors.AsType[*specialRules](statusErr)
+	if held {
+		g.log.Warn("reading the state of a work tree failed", "error", special)
+		statusErr = nil
+	}
 	if err = errors.Join(err, statusErr); err != nil {
 		return infoResult{}, err
 	}
 	result.LastCommit = last
-	if !repo.bare {
+	if !repo.bare && !held {
 		result.Dirty, result.Ahead, result.Behind = &status.dirty, status.ahead, status.behind
 	}
 	return result, nil
@@ -233,7 +238,9 @@ func (g *gitReader) status(ctx context.Context, v *gitView) (workStatus, error) 
 		submodules = "--ignore-submodules=dirty"
 	}
 	var w workStatus
-	err := g.git.stream(ctx, v.command("status", "--porcelain=v2", "-z", "--branch", "--untracked-files=normal", "--no-renames", submodules), func(r *bufio.Reader) error {
+	command := v.command("status", "--porcelain=v2", "-z", "--branch", "--untracked-files=normal", "--no-renames", submodules)
+	command.check = func(ctx context.Context) error { return g.access.checkRules(ctx, v.repo.top, v.repo.top) }
+	err := g.git.stream(ctx, command, func(r *bufio.Reader) error {
 		return readRecords(r, w.add)
 	})
 	return w, err

@@ -1,0 +1,175 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// makePipes puts a named pipe at each path.
+func makePipes(t *testing.T, paths ...string) {
+	t.Helper()
+	for _, path := range paths {
+		_ = os.Remove(path)
+		if err := syscall.Mkfifo(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A named pipe in place of a file with rules holds nothing up: the walks list
+// what they would list without it.
+func TestPipesInPlaceOfRules(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{".gitignore", ".gitattributes", ".gitmodules", ".mailmap"} {
+		for _, repository := range []bool{false, true} {
+			t.Run(fmt.Sprint(name[1:], " repository ", repository), func(t *testing.T) {
+				t.Parallel()
+				dir := realTempDir(t)
+				writeFiles(t, dir, map[string]string{"a": "x\n", "sub/b": "x\n", "sub/tracked.log": "x\n", "ignored/c": "x\n", "bin": "x\x00", "sub/deep/d": "x\n"})
+				if name != ".gitignore" {
+					writeFiles(t, dir, map[string]string{".gitignore": "ignored\n*.log\n"})
+				}
+				if repository {
+					gitIn(t, dir, "init", "-q")
+					gitIn(t, dir, "add", "-f", "a", "sub/tracked.log")
+					gitIn(t, dir, "commit", "-q", "-m", "1")
+					writeFiles(t, dir, map[string]string{"a": "changed x\n"})
+				}
+				makePipes(t, dir+"/"+name, dir+"/sub/"+name)
+				want := []string{"a", "bin", "ignored/c", "sub/b", "sub/deep/d", "sub/tracked.log"}
+				if name != ".gitignore" {
+					want = []string{".gitignore", "a", "bin", "sub/b", "sub/deep/d"}
+					if repository {
+						want = append(want, "sub/tracked.log")
+					}
+				}
+				begin := time.Now()
+				paths, _ := walkedPaths(t, fsOn(t, dir), dir)
+				if got := paths["glob, respect_gitignore true"]; !slices.Equal(got, want) {
+					t.Errorf("glob: want %q, got %q", want, got)
+				}
+				found := slices.DeleteFunc(slices.Clone(want), func(path string) bool { return path == "bin" || path == ".gitignore" })
+				slices.Sort(paths["search"])
+				if got := paths["search"]; !slices.Equal(got, found) {
+					t.Errorf("search: want %q, got %q", found, got)
+				}
+				below, _ := walkedPaths(t, fsOn(t, dir), dir+"/sub")
+				if got := below["search"]; !slices.Contains(got, "b") || !slices.Contains(got, "deep/d") {
+					t.Errorf("search below: want b and deep/d, got %q", got)
+				}
+				if repository {
+					info, err := newTestGitReader(t, dir).info(t.Context(), infoParams{pathParam: pathOf(dir)})
+					if err != nil || info.Head == nil {
+						t.Errorf("info: want an answer, got %+v, %v", info, err)
+					}
+				}
+				if took := time.Since(begin); took > 20*time.Second {
+					t.Errorf("want the answers soon, got them after %v", took)
+				}
+			})
+		}
+	}
+}
+
+// Named pipes in place of a repository's own files are not waited for.
+func TestPipesInPlaceOfAGitDirectorysFiles(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"HEAD", "config", "packed-refs", "index", "info/exclude", "info/attributes", "info/sparse-checkout", "shallow", "refs/heads/x", "objects/info/alternates", "commondir", "../.git"} {
+		t.Run(strings.ReplaceAll(name, "/", " "), func(t *testing.T) {
+			t.Parallel()
+			dir := realTempDir(t)
+			fsRepo(t, dir, map[string]string{"a": "x\n"})
+			writeFiles(t, dir, map[string]string{".git/objects/info/": "", ".git/info/": ""})
+			if name == "../.git" {
+				if err := os.RemoveAll(dir + "/.git"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			makePipes(t, filepath.Join(dir, ".git", name))
+			begin := time.Now()
+			f, g := fsOn(t, dir), newTestGitReader(t, dir)
+			_, globErr := f.glob(t.Context(), globParams{pathParam: pathOf(dir)})
+			_, searchErr := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: "x"})
+			_, scanErr := f.repoScan(t.Context(), repoScanParams{Paths: []string{dir}})
+			_, infoErr := g.info(t.Context(), infoParams{pathParam: pathOf(dir)})
+			_, logErr := g.history(t.Context(), logParams{pathParam: pathOf(dir)})
+			_, manifestErr := g.manifest(t.Context(), manifestParams{pathParam: pathOf(dir)})
+			if scanErr != nil {
+				t.Errorf("repoScan: want no error, got %v", scanErr)
+			}
+			for method, err := range map[string]error{"glob": globErr, "search": searchErr, "info": infoErr, "log": logErr, "manifest": manifestErr} {
+				if err == nil {
+					continue
+				}
+				t.Logf("%s: %v", method, err)
+				if code := asRPCError(err).Code; code == codeInternal || code == codeInvalidParams {
+					t.Errorf("%s: want an answer or what is wrong with the repository, got %v", method, err)
+				}
+				if strings.HasPrefix(name, "info/") {
+					t.Errorf("%s: want an answer without %s, got %v", method, name, err)
+				}
+			}
+			if took := time.Since(begin); took > 20*time.Second {
+				t.Errorf("want the answers soon, got them after %v", took)
+			}
+		})
+	}
+}
+
+// A pipe that is merely listed is not opened: a program that waits to write to
+// it would notice.
+func TestPipesAreNotOpened(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	fsRepo(t, dir, map[string]string{"a": "x\n"})
+	makePipes(t, dir+"/.gitignore", dir+"/pipe")
+	opened := make(chan string, 2)
+	for _, name := range []string{".gitignore", "pipe"} {
+		go func() { // ends when a reader opens the pipe; the test does so at its end
+			f, err := os.OpenFile(dir+"/"+name, os.O_WRONLY, 0)
+			if err == nil {
+				_ = f.Close()
+			}
+			opened <- name
+		}()
+	}
+	f := fsOn(t, dir)
+	respect := false
+	if _, err := f.glob(t.Context(), globParams{pathParam: pathOf(dir), RespectGitignore: &respect}); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.listDir(t.Context(), listDirParams{pathParam: pathOf(dir)}); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{".gitignore", "pipe"} {
+		if _, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(dir + "/" + name)}); fsCode(err) != "param path" {
+			t.Errorf("%s: want it refused, got %v", name, err)
+		}
+		if _, err := f.stat(t.Context(), statParams{pathParam: pathOf(dir + "/" + name)}); err != nil {
+			t.Error(err)
+		}
+	}
+	select {
+	case name := <-opened:
+		t.Errorf("want no pipe opened, but %s was", name)
+		opened <- name
+	case <-time.After(100 * time.Millisecond):
+	}
+	for _, name := range []string{".gitignore", "pipe"} {
+		reader, err := os.OpenFile(dir+"/"+name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+	}
+	<-opened
+	<-opened
+}
