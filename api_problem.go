@@ -179,7 +179,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	if !utf8.Valid(body) {
 		return badRequest("the body is not UTF-8")
 	}
-	err = json.Unmarshal(body, v)
+	err = decodeJSON(body, v)
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return badRequest(fmt.Sprintf("%q must be %s, not %s", e.Field, jsonTypeName(e.Type), e.Value))
 	}

@@ -342,9 +342,7 @@ func (c *hubConn) notify(method string, params json.RawMessage) {
 		}
 		c.hub.beat(c, beat)
 	case progressMethod:
-		if c.handshake() != nil {
-			c.hub.progressed(c, params)
-		}
+		c.hub.progressed(c, params)
 	}
 }
 
@@ -367,14 +365,15 @@ func (h *hub) beat(c *hubConn, beat heartbeat) {
 // is lower than the last is left out: it comes from the next daemon of a call
 // that was sent again, and a caller never sees it fall.
 func (h *hub) progressed(c *hubConn, params json.RawMessage) {
-	var task struct {
-		TaskID  string `json:"task_id"`
-		Percent int    `json:"percent"`
-	}
+	var task taskProgress
 	if decodeParams(params, &task) != nil {
 		return
 	}
-	h.publish(progressMethod, params)
+	view, ok := h.viewOf(c)
+	if !ok {
+		return
+	}
+	h.publish(progressMethod, machineProgress{MachineID: view.MachineID, LibID: view.LibID, taskProgress: task})
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.progress[task.TaskID] {
@@ -388,6 +387,22 @@ func (h *hub) progressed(c *hubConn, params json.RawMessage) {
 		}
 		w.newest <- params
 	}
+}
+
+// viewOf returns the machine whose link c is; false before its handshake was
+// accepted, and after another link took its place.
+func (h *hub) viewOf(c *hubConn) (machineView, bool) {
+	params := c.handshake()
+	if params == nil {
+		return machineView{}, false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m := h.machines[params.MachineID]
+	if m == nil || m.conn != c {
+		return machineView{}, false
+	}
+	return m.view, true
 }
 
 // watch starts to collect the progress of a call's task, until stop is called.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 )
 
@@ -48,7 +49,7 @@ func openLibraries(workspace string) (*libraries, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the libraries: %s: %w", l.path, err)
 	}
-	if err := json.Unmarshal(data, &l.machine); err != nil {
+	if err := decodeJSON(data, &l.machine); err != nil {
 		return nil, fmt.Errorf("reading the libraries: %s: %w: repair or remove it", l.path, err)
 	}
 	if l.machine == nil {
@@ -75,9 +76,12 @@ func (l *libraries) get(libID string) (machineID string, ok bool) {
 	return machineID, ok
 }
 
-// of returns a library that is bound to the machine, the first by name; "" when
-// there is none.
+// of returns the library of a machine: that of a pool's daemon, else one that is
+// bound to the machine, the first by name; "" when there is none.
 func (l *libraries) of(machineID string) string {
+	if libID, ok := strings.CutPrefix(machineID, cloudPrefix); ok {
+		return libID
+	}
 	first := ""
 	for lib, machine := range l.bindings() {
 		if machine == machineID && (first == "" || lib < first) {

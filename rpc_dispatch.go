@@ -293,7 +293,7 @@ func (d *dispatcher) perform(j *job) (any, error) {
 // the same task may have less time left.
 func withoutCommon(params json.RawMessage) []byte {
 	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(params, &fields); err != nil {
+	if err := decodeJSON(params, &fields); err != nil {
 		return params
 	}
 	delete(fields, "timeout_ms")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -222,7 +221,7 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 	var problem struct {
 		Detail string `json:"detail"`
 	}
-	if json.Unmarshal(body, &problem) == nil && problem.Detail != "" {
+	if decodeJSON(body, &problem) == nil && problem.Detail != "" {
 		detail += ": " + cleanText(problem.Detail)
 	}
 	switch response.StatusCode {
@@ -252,7 +251,7 @@ func (c *connector) sendHandshake(ctx context.Context, p *peer) (handshakeResult
 	if err != nil {
 		return answer, fmt.Errorf("sending the handshake: %w", err)
 	}
-	if err := json.Unmarshal(raw, &answer); err != nil {
+	if err := decodeJSON(raw, &answer); err != nil {
 		return answer, errors.New("sending the handshake: the server returned an invalid result")
 	}
 	if !answer.Accepted {
