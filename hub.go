@@ -28,9 +28,13 @@ const (
 	// maxOffline bounds the machines that are remembered while they are offline;
 	// those that connected longest ago are forgotten first.
 	maxOffline = 1000
-	// maxHandshake bounds a handshake, which is kept and shown. A thousand allowed
-	// paths fit.
-	maxHandshake = 64 << 10
+	// maxUnfinished bounds the links of users' daemons whose handshake was not
+	// accepted yet; the oldest one makes room. Each may cost 100 KiB for
+	// handshakeTimeout. For unfinishedGrace there may be maxUnfinishedBurst: a
+	// thousand daemons may dial at once after a restart of the server.
+	maxUnfinished      = 512
+	maxUnfinishedBurst = 2048
+	unfinishedGrace    = 2 * time.Second
 )
 
 // hubConfig configures a hub.
@@ -94,6 +98,7 @@ type hubConn struct {
 	peer    *peer
 	child   string        // the machine id that its token is for; "" for a user's daemon
 	claimed string        // the machine id of the upgrade's header; "" without one
+	ready   chan struct{} // closed when the handshake was accepted and answered
 	done    chan struct{} // closed when the link has ended
 
 	mu     sync.Mutex       // guards the field below
@@ -103,13 +108,17 @@ type hubConn struct {
 // serve runs a link from the upgrade to its end.
 func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, child, claimed string) {
 	l := newLink(conn, hooks, h.maxMessage, h.times, h.log)
-	c := &hubConn{hub: h, link: l, child: child, claimed: claimed, done: make(chan struct{})}
+	c := &hubConn{hub: h, link: l, child: child, claimed: claimed, ready: make(chan struct{}), done: make(chan struct{})}
 	c.peer = newPeer(l, c, h.maxMessage, h.log)
-	if !h.add(c) {
+	oldest, ok := h.add(c)
+	if !ok {
 		l.close(websocket.StatusGoingAway, "the server stops")
 		return
 	}
 	defer h.wg.Done()
+	if oldest != nil {
+		_ = oldest.link.fail(errTooManyUnfinished)
+	}
 	late := time.AfterFunc(handshakeTimeout, func() {
 		if c.handshake() == nil {
 			l.sendClose(websocket.StatusPolicyViolation, "no handshake")
@@ -122,16 +131,40 @@ func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, child, claimed strin
 	l.close(websocket.StatusNormalClosure, "")
 }
 
-// add counts a link among those that close ends; false when the hub is closed.
-func (h *hub) add(c *hubConn) bool {
+// add counts a link among those that close ends; false when the hub is closed. It
+// returns the link that has to make room, if there is one.
+func (h *hub) add(c *hubConn) (oldest *hubConn, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
-		return false
+		return nil, false
+	}
+	if c.child == "" {
+		oldest = h.oldestUnfinishedLocked()
+		delete(h.conns, oldest) // the next one must find another
 	}
 	h.conns[c] = struct{}{}
 	h.wg.Add(1)
-	return true
+	return oldest, true
+}
+
+// oldestUnfinishedLocked returns the oldest link of a user's daemon whose
+// handshake was not accepted yet, nil while there is room for another.
+func (h *hub) oldestUnfinishedLocked() (oldest *hubConn) {
+	unfinished := 0
+	for c := range h.conns {
+		if c.child != "" || c.link.trusted() {
+			continue
+		}
+		unfinished++
+		if oldest == nil || c.link.began.Before(oldest.link.began) {
+			oldest = c
+		}
+	}
+	if unfinished < maxUnfinished || unfinished < maxUnfinishedBurst && time.Since(oldest.link.began) < unfinishedGrace {
+		return nil
+	}
+	return oldest
 }
 
 // handshake returns what the daemon said of itself, nil before it did.
@@ -155,7 +188,7 @@ func (c *hubConn) setHandshake(p *handshakeParams) bool {
 // request takes the daemon's handshake, the only request that a daemon makes.
 func (c *hubConn) request(r *incoming) {
 	if r.method != handshakeMethod {
-		r.answer(nil, &rpcError{Code: codeMethodNotFound, Message: fmt.Sprintf("method not found: %q", r.method)}, nil)
+		r.answer(nil, &rpcError{Code: codeMethodNotFound, Message: fmt.Sprintf("method not found: %q", shownText(r.method))}, nil)
 		return
 	}
 	var params handshakeParams
@@ -176,24 +209,23 @@ func (c *hubConn) request(r *incoming) {
 // 1008.
 func (c *hubConn) answerHandshake(r *incoming, params handshakeParams) {
 	reason := c.objection(params)
-	if len(r.params) > maxHandshake {
-		reason = fmt.Sprintf("a handshake has at most %d bytes", maxHandshake)
-	}
 	if reason == "" {
 		reason = c.hub.register(c, params)
 	}
 	if reason != "" {
-		c.hub.log.Warn("a daemon was refused", "machine_id", params.MachineID, "reason", reason)
+		c.hub.log.Warn("a daemon was refused", "machine_id", shownText(params.MachineID), "reason", reason)
 		r.answer(handshakeResult{Reason: reason}, nil, func() {
 			// Not here, in the link's writer. Ends within closeTimeout.
 			c.hub.wg.Go(func() { c.link.sendClose(websocket.StatusPolicyViolation, closeReason(reason)) })
 		})
 		return
 	}
+	c.link.trust()
 	r.answer(handshakeResult{
 		Accepted: true, LibID: c.hub.libraryOf(params.MachineID),
 		HeartbeatIntervalMS: c.hub.heartbeatInterval.Milliseconds(),
 	}, nil, nil)
+	close(c.ready)
 }
 
 // closeReason fits a text into a close frame (RFC 6455, section 5.5: 125
@@ -209,10 +241,8 @@ func (c *hubConn) objection(params handshakeParams) string {
 	switch {
 	case params.ProtocolVersion != protocolVersion:
 		return fmt.Sprintf("protocol_version %d is not supported, %d is", params.ProtocolVersion, protocolVersion)
-	case checkMachineID(params.MachineID) != nil:
-		return "machine_id: " + checkMachineID(params.MachineID).Error()
-	case params.InstanceID == "":
-		return "instance_id is missing"
+	case params.check() != nil:
+		return params.check().Error()
 	case c.claimed != "" && c.claimed != params.MachineID:
 		return "machine_id differs from the header " + machineIDHeader
 	case c.child != "" && c.child != params.MachineID:
@@ -509,8 +539,9 @@ func (h *hub) refuseLinks() map[*hubConn]struct{} {
 }
 
 var (
-	errUnknownMachine = errors.New("no such machine was ever connected")
-	errOffline        = errors.New("the machine is not connected")
+	errTooManyUnfinished = errors.New("too many daemons have not made their handshake")
+	errUnknownMachine    = errors.New("no such machine was ever connected")
+	errOffline           = errors.New("the machine is not connected")
 )
 
 // connected returns the link of a machine. It waits for one at most the given
@@ -524,7 +555,15 @@ func (h *hub) connected(ctx context.Context, machineID string, wait time.Duratio
 		case changed == nil:
 			return nil, errUnknownMachine
 		case c != nil:
-			return c, nil
+			// A request must not overtake the answer to the handshake.
+			select {
+			case <-c.ready:
+				return c, nil
+			case <-c.done:
+				continue
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
 		}
 		select {
 		case <-changed:

@@ -52,8 +52,8 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 	hooks := &linkHooks{}
 	conn, err := websocket.Accept(hooks.wrapWriter(w), r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // Origin and Host were checked for every route
-		CompressionMode:    websocket.CompressionNoContextTakeover,
-		OnPingReceived:     hooks.ping, OnPongReceived: hooks.pong,
+		CompressionMode:    websocket.CompressionNoContextTakeover, CompressionThreshold: minCompressed,
+		OnPingReceived: hooks.ping, OnPongReceived: hooks.pong,
 	})
 	if err != nil {
 		h.log.Debug("a request could not become a WebSocket", "error", err) // Accept has answered

@@ -179,7 +179,7 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessag
 		case errors.Is(err, errLinkLost) && resends < maxResends:
 			resends++
 			<-conn.done // at once, for its reader has ended; else the lost link would be found again
-			h.log.Info("the link was lost before the answer, sending the request again", "method", showName(c.method), "task_id", showName(c.taskID))
+			h.log.Info("the link was lost before the answer, sending the request again", "method", shownText(c.method), "task_id", shownText(c.taskID))
 		default:
 			return nil, deliveryError(err)
 		}

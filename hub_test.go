@@ -211,7 +211,9 @@ func TestHandshakeRefusals(t *testing.T) {
 		{"no instance", "", "m", `{"machine_id":"m","protocol_version":1}`, "instance_id"},
 		{"another header", "", "x", `{"machine_id":"m","instance_id":"i","protocol_version":1}`, "header"},
 		{"a user's cloud_", "", "", `{"machine_id":"cloud_x","instance_id":"i","protocol_version":1}`, "belong to the pool"},
-		{"too large", "", "m", `{"machine_id":"m","instance_id":"i","protocol_version":1,"allowed_paths":["` + strings.Repeat("x", maxHandshake) + `"]}`, "at most"},
+		{"long path", "", "m", `{"machine_id":"m","instance_id":"i","protocol_version":1,"allowed_paths":["` + strings.Repeat("x", maxHandshakePath+1) + `"]}`, "at most"},
+		{"long host name", "", "m", `{"machine_id":"m","instance_id":"i","protocol_version":1,"hostname":"` + strings.Repeat("x", maxHandshakeText+1) + `"}`, "hostname: must have at most"},
+		{"names in capitals", "", "m", `{"MACHINE_ID":"m","instance_id":"i","protocol_version":1}`, "machine_id"},
 		{"a child of another id", "child:cloud_x", "", `{"machine_id":"cloud_y","instance_id":"i","protocol_version":1}`, "token is for another"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -39,6 +39,9 @@ type transport interface {
 	// called exactly once: with nil after the message was written, or with an
 	// error when it cannot be written.
 	send(message []byte, sent func(error))
+	// trusted reports whether the handshake was accepted. Until then a message
+	// must cost little, so a batch is refused.
+	trusted() bool
 }
 
 // handler handles the requests and notifications of the other side. Both
@@ -56,7 +59,8 @@ type peer struct {
 	handler    handler
 	maxMessage int // size limit of a message in bytes, the same on both sides
 	log        *slog.Logger
-	writing    chan struct{} // semaphore: one token for each call that waits to be written
+	onResult   func(json.RawMessage) // called with each result before the next message is read; nil for none
+	writing    chan struct{}         // semaphore: one token for each call that waits to be written
 
 	mu       sync.Mutex // guards the fields below
 	lastID   int64
@@ -137,6 +141,9 @@ func (p *peer) receive(data []byte) {
 		// encoding/json would replace the invalid bytes by U+FFFD, so that the request
 		// would act on a different text.
 		p.reject(nil, nil, codeParseError, "parse error: the message is not UTF-8")
+		return
+	case len(data) > 0 && data[0] == '[' && !p.transport.trusted():
+		p.reject(nil, nil, codeInvalidRequest, "invalid request: no batch before the handshake is accepted")
 		return
 	case len(data) > 0 && data[0] == '[':
 		if json.Valid(data) {
@@ -260,10 +267,13 @@ func (p *peer) deliver(m envelope) {
 	p.mu.Unlock()
 	if c == nil {
 		// The caller has given up, or the other side could not read the id.
-		p.log.Debug("ignoring a response to an unknown call", "id", showName(string(m.ID)))
+		p.log.Debug("ignoring a response to an unknown call", "id", shownText(string(m.ID)))
 		return
 	}
 	if m.Error == nil {
+		if p.onResult != nil {
+			p.onResult(m.Result)
+		}
 		c <- response{result: m.Result}
 		return
 	}

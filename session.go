@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -144,6 +145,12 @@ func (c *connector) session(ctx context.Context) (proven bool, err error) {
 	}
 	d := c.service.newDispatcher()
 	p := newPeer(l, d, c.maxMessage, c.log)
+	p.onResult = func(result json.RawMessage) {
+		var answer handshakeResult // the handshake is the only call of a daemon
+		if decodeJSON(result, &answer) == nil && answer.Accepted {
+			l.trust()
+		}
+	}
 	ended := make(chan error, 1)
 	var wg sync.WaitGroup
 	wg.Go(func() { ended <- p.run() }) // ends with the link
@@ -166,7 +173,7 @@ func (c *connector) session(ctx context.Context) (proven bool, err error) {
 		return false, err
 	}
 	accepted := time.Now()
-	c.log.Info("connected", "server", c.server.Host, "machine_id", c.handshake.MachineID, "lib_id", answer.LibID)
+	c.log.Info("connected", "server", c.server.Host, "machine_id", c.handshake.MachineID, "lib_id", shownText(answer.LibID))
 	c.onState("connected to " + c.server.Host)
 	c.onAccepted(answer)
 
@@ -206,7 +213,7 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 	hooks := &linkHooks{}
 	options := &websocket.DialOptions{HTTPClient: hooks.wrapClient(c.client), HTTPHeader: header, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong}
 	if c.compress {
-		options.CompressionMode = websocket.CompressionNoContextTakeover
+		options.CompressionMode, options.CompressionThreshold = websocket.CompressionNoContextTakeover, minCompressed
 	}
 	conn, response, err := websocket.Dial(ctx, c.server.String(), options)
 	if err == nil {
@@ -255,7 +262,7 @@ func (c *connector) sendHandshake(ctx context.Context, p *peer) (handshakeResult
 		return answer, errors.New("sending the handshake: the server returned an invalid result")
 	}
 	if !answer.Accepted {
-		return answer, fmt.Errorf("%w: %s", errHandshakeRefused, cleanText(answer.Reason))
+		return answer, fmt.Errorf("%w: %s", errHandshakeRefused, shownText(answer.Reason))
 	}
 	return answer, nil
 }
