@@ -65,11 +65,7 @@ func newLinkClient(caFile string) (*http.Client, error) {
 		limitUnsent(c)
 		return nil
 	}}
-	transport := &http.Transport{
-		Proxy:               environmentProxy,
-		DialContext:         dialer.DialContext,
-		TLSHandshakeTimeout: handshakeTimeout,
-	}
+	var config *tls.Config
 	if caFile != "" {
 		pem, err := os.ReadFile(caFile)
 		if err != nil {
@@ -82,23 +78,13 @@ func newLinkClient(caFile string) (*http.Client, error) {
 		if !roots.AppendCertsFromPEM(pem) {
 			return nil, fmt.Errorf("%s contains no PEM certificate", caFile)
 		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+		config = &tls.Config{RootCAs: roots}
 	}
 	return &http.Client{
-		Transport: transport,
+		Transport: newProxyTransport(dialer, config),
 		// A redirect could send the token to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
-}
-
-// environmentProxy is http.ProxyFromEnvironment with an error that does not
-// contain the proxy's address, which may hold a password.
-func environmentProxy(r *http.Request) (*url.URL, error) {
-	proxy, err := http.ProxyFromEnvironment(r)
-	if err != nil {
-		return nil, errors.New("the proxy address in HTTP_PROXY or HTTPS_PROXY is not a valid URL")
-	}
-	return proxy, nil
 }
 
 // run connects and reconnects until ctx ends, and then returns nil. It returns
