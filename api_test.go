@@ -263,6 +263,43 @@ func TestAPIForeignHostAndOrigin(t *testing.T) {
 	}
 }
 
+// A proxy on the same host speaks for anybody: without a token everybody could call
+// config/setAuth.
+func TestForwardedRequestNeedsAToken(t *testing.T) {
+	t.Parallel()
+	a, secured := testAPI(t, nil), testAPI(t, func(c *apiConfig, _ *poolConfig) { c.token = "s3cret" })
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "x-forwarded-proto", "X-Forwarded-Host", "X-Real-IP", "Via"} {
+		for _, target := range []string{"/daemons", "/health", "/livez", "/nothing", "/metrics"} {
+			checkProblem(t, ask(a, "GET", target, "", name, ""), 403, codeForbidden)
+		}
+		if w := ask(secured, "GET", "/daemons", "", name, "x", "Authorization", "Bearer s3cret"); w.Code != 200 {
+			t.Errorf("%s with a token: got %d %s, want 200", name, w.Code, w.Body)
+		}
+		r := httptest.NewRequest("GET", "/daemons", nil)
+		r.Host, r.RemoteAddr = "localhost", "@"
+		r.Header.Set(name, "x")
+		w := httptest.NewRecorder()
+		if a.ServeHTTP(w, r); w.Code != 200 {
+			t.Errorf("%s through a Unix socket: got %d %s, want 200", name, w.Code, w.Body)
+		}
+	}
+}
+
+func TestHealthCheckWithoutHost(t *testing.T) {
+	t.Parallel()
+	a := testAPI(t, nil)
+	for target, want := range map[string]int{"/health": 200, "/livez": 200, "/readyz": 200, "/daemons": 403, "/nothing": 403} {
+		for _, method := range []string{"GET", "HEAD"} {
+			r := httptest.NewRequest(method, target, nil)
+			r.Host, r.Proto, r.ProtoMinor = "", "HTTP/1.0", 0
+			w := httptest.NewRecorder()
+			if a.ServeHTTP(w, r); w.Code != want {
+				t.Errorf("%s %s: got %d %s, want %d", method, target, w.Code, w.Body, want)
+			}
+		}
+	}
+}
+
 func TestAPIHealth(t *testing.T) {
 	t.Parallel()
 	a := testAPI(t, nil)

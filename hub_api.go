@@ -74,10 +74,8 @@ func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
 	if h.daemonToken != "" {
 		return "", bearerIs(r, h.daemonToken)
 	}
-	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip"} {
-		if r.Header.Get(name) != "" {
-			return "", false // a proxy on this machine forwards for another machine
-		}
+	if forwarded(r) {
+		return "", false // a proxy on this machine forwards for another machine
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {

@@ -388,7 +388,7 @@ func TestAdmitWithoutAToken(t *testing.T) {
 	}{
 		{"127.0.0.1:1", "", true}, {"[::1]:1", "", true}, {"[::ffff:127.0.0.1]:1", "", true}, {"@", "", true},
 		{"10.0.0.1:1", "", false}, {"[fe80::1]:1", "", false},
-		{"127.0.0.1:1", "Forwarded", false}, {"127.0.0.1:1", "X-Forwarded-For", false}, {"@", "X-Real-Ip", false},
+		{"127.0.0.1:1", "Forwarded", false}, {"127.0.0.1:1", "X-Forwarded-For", false}, {"127.0.0.1:1", "Via", false}, {"127.0.0.1:1", "X-Forwarded-Host", false}, {"@", "X-Real-Ip", true},
 	} {
 		r := &http.Request{RemoteAddr: test.from, Header: http.Header{}}
 		if test.header != "" {

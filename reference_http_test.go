@@ -156,7 +156,8 @@ func (r *reference) http(t *testing.T) {
 
 Requests and responses are JSON; a body has at most %d MiB. If an API token is set, every route requires
 `+"`Authorization: Bearer TOKEN`"+`, except those marked open. A request whose `+"`Host`"+` header names another host, or whose
-`+"`Origin`"+` is another site, gets 403.
+`+"`Origin`"+` is another site, gets 403. So does a request that a proxy forwarded (`+"`Forwarded`, `Via`, `X-Real-IP`, `X-Forwarded-*`"+`) while no
+API token is set, except through a Unix socket.
 
 | route | | |
 |---|---|---|
@@ -203,7 +204,7 @@ func (r *reference) problems(t *testing.T) {
 		{codeBadRequest, 400, "the body or a header is invalid"},
 		{codeInvalidLibID, 400, "a lib_id is 1 to 128 characters of A-Z a-z 0-9 . _ -, and does not begin with . or -"},
 		{codeUnauthorized, 401, "the token is missing or invalid"},
-		{codeForbidden, 403, "the Host or Origin header does not belong to this server"},
+		{codeForbidden, 403, "the Host or Origin header does not belong to this server, or a proxy forwarded the request and no API token is set"},
 		{codeNotFound, 404, "the resource does not exist"},
 		{codeMethodNotAllowed, 405, "the path does not support this method: see the Allow header"},
 		{codeDeleted, 409, "the daemon was deleted in the meantime"},
