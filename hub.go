@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,9 +24,6 @@ const (
 	returnTimeout = 15 * time.Second
 	// maxResends bounds how often a call is sent again after a lost link.
 	maxResends = 2
-	// maxOffline bounds the machines that are remembered while they are offline;
-	// those that connected longest ago are forgotten first.
-	maxOffline = 1000
 	// maxUnfinished bounds the links of users' daemons whose handshake was not
 	// accepted yet; the oldest one makes room. Each may cost 100 KiB for
 	// handshakeTimeout. For unfinishedGrace there may be maxUnfinishedBurst: a
@@ -60,24 +56,6 @@ type hub struct {
 	conns    map[*hubConn]struct{} // all open links, before the handshake too
 	machines map[string]*machine
 	progress map[string]map[*progressWatch]struct{} // by task id
-}
-
-// machine holds what the hub knows about one machine id.
-type machine struct {
-	view      machineView
-	conn      *hubConn      // nil when offline
-	changed   chan struct{} // closed, and replaced, when conn changes
-	announced chan struct{} // closed when the last change is published; nil before the first
-}
-
-// machineView is a machine as GET /machines shows it.
-type machineView struct {
-	handshakeParams
-	LibID           string     `json:"lib_id"`
-	Status          string     `json:"status" enum:"online,offline"`
-	ConnectedAt     time.Time  `json:"connected_at"`
-	LastHeartbeatAt *time.Time `json:"last_heartbeat_at"`
-	ActiveRequests  int        `json:"active_requests"`
 }
 
 // progressWatch receives the progress of a call. Only the newest is kept.
@@ -286,15 +264,15 @@ func (h *hub) tryRegister(c *hubConn, params handshakeParams) (old *hubConn, str
 	if m == nil {
 		m = &machine{changed: make(chan struct{})}
 		h.machines[params.MachineID] = m
-		h.forgetLocked()
 	}
 	old = m.conn
 	stranger = old != nil && m.view.InstanceID != params.InstanceID
 	if stranger && c.child == "" {
 		return old, stranger, nil
 	}
+	now := time.Now().UTC()
 	m.view = machineView{
-		handshakeParams: params, LibID: h.libraryOf(params.MachineID), Status: "online", ConnectedAt: time.Now().UTC(),
+		handshakeParams: params, LibID: h.libraryOf(params.MachineID), Status: "online", ConnectedAt: &now,
 	}
 	return old, stranger, h.setConnLocked(m, c, "connected")
 }
@@ -320,7 +298,9 @@ func (h *hub) dropConn(c *hubConn, err error) (announce func()) {
 	}
 	m.view.Status = "offline"
 	m.view.ActiveRequests = 0
-	return h.setConnLocked(m, nil, sessionError(err).Error())
+	announce = h.setConnLocked(m, nil, sessionError(err).Error())
+	h.forgetLocked()
+	return announce
 }
 
 // setConnLocked changes a machine's link. It returns what logs and publishes the
@@ -342,23 +322,6 @@ func (h *hub) setConnLocked(m *machine, c *hubConn, reason string) (announce fun
 		}
 		h.log.Info("machine "+status.Status, "machine_id", status.MachineID, "reason", reason)
 		h.publish(statusMethod, status)
-	}
-}
-
-// forgetLocked bounds the number of machines that are remembered.
-func (h *hub) forgetLocked() {
-	var offline []*machine
-	for _, m := range h.machines {
-		if m.conn == nil && m.view.MachineID != "" {
-			offline = append(offline, m)
-		}
-	}
-	if len(offline) <= maxOffline {
-		return
-	}
-	slices.SortFunc(offline, func(a, b *machine) int { return a.view.ConnectedAt.Compare(b.view.ConnectedAt) })
-	for _, m := range offline[:len(offline)-maxOffline] {
-		delete(h.machines, m.view.MachineID)
 	}
 }
 
@@ -386,7 +349,7 @@ func (h *hub) beat(c *hubConn, beat heartbeat) {
 	if m := h.machines[params.MachineID]; m != nil && m.conn == c {
 		now := time.Now().UTC()
 		m.view.LastHeartbeatAt = &now
-		m.view.ActiveRequests = beat.ActiveRequests
+		m.view.ActiveRequests = max(0, beat.ActiveRequests-c.peer.pending())
 	}
 }
 
@@ -487,39 +450,6 @@ func (h *hub) silent() (silent []*hubConn) {
 		}
 	}
 	return silent
-}
-
-// views returns the machines, sorted by id.
-func (h *hub) views() []machineView {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	views := []machineView{}
-	for _, id := range slices.Sorted(maps.Keys(h.machines)) {
-		if m := h.machines[id]; m.view.MachineID != "" {
-			views = append(views, m.view)
-		}
-	}
-	return views
-}
-
-// view returns one machine; false when it was never connected.
-func (h *hub) view(machineID string) (machineView, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	m := h.machines[machineID]
-	if m == nil || m.view.MachineID == "" {
-		return machineView{}, false
-	}
-	return m.view, true
-}
-
-// bound sets the library that a machine is shown with.
-func (h *hub) bound(machineID, libID string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if m := h.machines[machineID]; m != nil {
-		m.view.LibID = libID
-	}
 }
 
 // close closes all links with 1001 and waits for them.

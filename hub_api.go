@@ -3,13 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,6 +34,7 @@ func (h *hubAPI) register(a *api) {
 	a.handle("GET /machines", h.listMachines)
 	a.handle("GET /machines/{machine_id}", h.getMachine)
 	a.handle("POST /machines/{machine_id}/rpc", h.callMachine)
+	a.handle("GET /libraries", h.listLibraries)
 	a.handle("PUT /libraries/{lib_id}", h.bindLibrary)
 	a.handle("GET /libraries/{lib_id}", h.getLibrary)
 	a.handle("DELETE /libraries/{lib_id}", h.freeLibrary)
@@ -85,9 +90,52 @@ func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
 	return "", err == nil && ip.Unmap().IsLoopback()
 }
 
+// maxPage bounds the limit of a list.
+const maxPage = 1000
+
+// readPage reads the limit and the cursor of a list that is sorted by name. The
+// cursor is the base64 of the last name of the page before.
+func readPage(r *http.Request) (after string, limit int, err error) {
+	query := r.URL.Query()
+	limit = maxPage
+	if text := query.Get("limit"); text != "" {
+		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxPage {
+			return "", 0, badRequest(fmt.Sprintf("limit must be 1 to %d", maxPage))
+		}
+	}
+	last, err := base64.RawURLEncoding.DecodeString(query.Get("cursor"))
+	if err != nil {
+		return "", 0, badRequest("cursor was not returned by this list")
+	}
+	return string(last), limit, nil
+}
+
+// nextCursor returns the cursor of the page after the last name, nil if there is
+// none.
+func nextCursor(last string, more bool) *string {
+	if !more {
+		return nil
+	}
+	cursor := base64.RawURLEncoding.EncodeToString([]byte(last))
+	return &cursor
+}
+
 // GET /machines
-func (h *hubAPI) listMachines(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, map[string]any{"machines": h.hub.views()})
+func (h *hubAPI) listMachines(w http.ResponseWriter, r *http.Request) {
+	after, limit, err := readPage(r)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	views, more := h.hub.page(after, limit)
+	last := ""
+	if more {
+		last = views[len(views)-1].MachineID
+	}
+	writeJSON(w, http.StatusOK, struct {
+		Machines   []machineView `json:"machines"`
+		NextCursor *string       `json:"next_cursor"`
+	}{views, nextCursor(last, more)})
 }
 
 // GET /machines/{machine_id}
@@ -137,6 +185,33 @@ func (h *hubAPI) bindLibrary(w http.ResponseWriter, r *http.Request) {
 	h.hub.bound(before, h.libraries.of(before))
 	h.hub.bound(body.MachineID, h.libraries.of(body.MachineID))
 	writeJSON(w, http.StatusOK, binding{libID, body.MachineID})
+}
+
+// GET /libraries
+func (h *hubAPI) listLibraries(w http.ResponseWriter, r *http.Request) {
+	after, limit, err := readPage(r)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	bindings := h.libraries.bindings()
+	names := slices.Sorted(maps.Keys(bindings))
+	begin, found := slices.BinarySearch(names, after)
+	if found {
+		begin++
+	}
+	page := []binding{}
+	for _, libID := range names[begin:min(begin+limit, len(names))] {
+		page = append(page, binding{libID, bindings[libID]})
+	}
+	last, more := "", begin+limit < len(names)
+	if more {
+		last = page[len(page)-1].LibID
+	}
+	writeJSON(w, http.StatusOK, struct {
+		Libraries  []binding `json:"libraries"`
+		NextCursor *string   `json:"next_cursor"`
+	}{page, nextCursor(last, more)})
 }
 
 // GET /libraries/{lib_id}

@@ -91,6 +91,15 @@ func (p *handshakeParams) check() error {
 	return nil
 }
 
+// bytes estimates the memory that the handshake takes.
+func (p *handshakeParams) bytes() int {
+	n := 512 // the struct and the short texts
+	for _, text := range slices.Concat(p.AllowedPaths, p.Methods) {
+		n += len(text) + 16
+	}
+	return n
+}
+
 // checkSize returns an error if the handshake does not fit in the first message
 // of a link.
 func (p *handshakeParams) checkSize() error {

@@ -111,6 +111,13 @@ func (p *peer) failAll(err error) {
 	}
 }
 
+// pending returns the number of our calls that wait for a response.
+func (p *peer) pending() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.calls)
+}
+
 // isLost reports whether the link is lost. Its requests are then cancelled or
 // about to be.
 func (p *peer) isLost() bool {

@@ -181,6 +181,9 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			heartbeatInterval: min(defaultHeartbeatInterval, cfg.offlineThreshold/2),
 			times:             p.times, libraryOf: libs.of, methods: methodsByName(builtinMethods()), publish: s.events.publish, log: cfg.log,
 		})
+		for machineID, libID := range libs.machines() {
+			s.hub.bound(machineID, libID)
+		}
 		s.wg.Go(func() { s.hub.sweep(work) })
 		(&hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, tokens: s.tokens, daemonToken: cfg.daemonToken, log: cfg.log}).register(s.api)
 	}

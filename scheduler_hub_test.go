@@ -116,6 +116,24 @@ func TestBindingsOutliveTheScheduler(t *testing.T) {
 		} else if status, body := askHTTP(t, http.MethodGet, url+"/libraries/a", ""); status != 200 || !strings.Contains(body, `"m"`) {
 			t.Errorf("after a restart: got status %d and %s, want 200 and the machine m", status, body)
 		}
+		// The machine is known: it is offline, and not unknown.
+		for _, target := range []string{"/libraries/a/rpc", "/machines/m/rpc"} {
+			if status, body := askHTTP(t, http.MethodPost, url+target, `{"jsonrpc":"2.0","id":1,"method":"config/get"}`); status != 503 || !strings.Contains(body, "DAEMON_OFFLINE") {
+				t.Errorf("%s: got status %d and %s, want 503 and DAEMON_OFFLINE", target, status, body)
+			}
+		}
+		for target, want := range map[string]string{
+			"/machines/m": `"lib_id":"a","status":"offline","connected_at":null`, "/machines?limit=1": `"machine_id":"m"`, "/libraries?limit=1": `{"libraries":[{"lib_id":"a","machine_id":"m"}],"next_cursor":null}`,
+		} {
+			if status, body := askHTTP(t, http.MethodGet, url+target, ""); status != 200 || !strings.Contains(body, want) {
+				t.Errorf("%s: got status %d and %s, want 200 and %s", target, status, body, want)
+			}
+		}
+		for _, target := range []string{"/machines?limit=0", "/machines?limit=x", "/machines?cursor=%20", "/libraries?limit=1001"} {
+			if status, body := askHTTP(t, http.MethodGet, url+target, ""); status != 400 {
+				t.Errorf("%s: got status %d and %s, want 400", target, status, body)
+			}
+		}
 		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
