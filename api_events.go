@@ -217,6 +217,7 @@ type eventStream struct {
 	w    http.ResponseWriter
 	beat *time.Ticker // when to send a comment, so that proxies keep the stream open
 	text bytes.Buffer // events that were added and not yet flushed
+	send func(http.ResponseWriter, []byte) error
 }
 
 // newEventStream sets the header of an answer that is a stream.
@@ -224,7 +225,7 @@ func newEventStream(w http.ResponseWriter) *eventStream {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would collect the events and send them late
-	return &eventStream{w: w, beat: time.NewTicker(streamBeat)}
+	return &eventStream{w: w, beat: time.NewTicker(streamBeat), send: send}
 }
 
 // welcome begins a stream with the id that a client resumes after which is cut off
@@ -264,5 +265,5 @@ func (s *eventStream) comment(text string) error {
 // not read.
 func (s *eventStream) flush() error {
 	defer s.text.Reset()
-	return send(s.w, s.text.Bytes())
+	return s.send(s.w, s.text.Bytes())
 }

@@ -25,6 +25,7 @@ type hubAPI struct {
 	callRouter
 	tokens      *childTokens
 	daemonToken secret
+	unsent      unsentAnswers
 	log         *slog.Logger
 }
 
@@ -284,7 +285,7 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	h.logWriteError(send(w, body))
+	h.logWriteError(h.unsent.send(w, body))
 }
 
 // callAnswer returns the JSON-RPC answer with the caller's id.
@@ -293,6 +294,7 @@ func callAnswer(c *call, result json.RawMessage, err error) []byte {
 		err = refusal.rpc()
 	}
 	var buf bytes.Buffer
+	buf.Grow(len(result) + 100) // one copy of a long result is enough
 	writeAnswer(&buf, c.id, []byte(result), err)
 	return buf.Bytes()
 }
@@ -312,6 +314,7 @@ func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find ta
 		<-done
 	}()
 	events := newEventStream(w)
+	events.send = h.unsent.send
 	defer events.beat.Stop()
 	err := events.flush() // the header
 	for err == nil {

@@ -276,6 +276,25 @@ func TestSchedulerIsKilled(t *testing.T) {
 	}
 }
 
+// strangersLeave checks that connections to the port of the pool's daemons end by
+// themselves, after a refusal and without a request.
+func strangersLeave(t *testing.T, address string) {
+	t.Helper()
+	for _, request := range []string{"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET " + linkPath + " HTTP/1.1\r\nHost: localhost\r\n\r\n", "", "GET /"} {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = conn.Write([]byte(request))
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		answer, readErr := io.ReadAll(conn)
+		_ = conn.Close()
+		if text := string(answer); err != nil || readErr != nil || strings.HasSuffix(request, "\r\n\r\n") && (!strings.HasPrefix(text, "HTTP/1.1 401") || !strings.Contains(text, "application/problem+json")) {
+			t.Errorf("%q: got %q, %v, %v, want a problem and the end of the connection", request, answer, err, readErr)
+		}
+	}
+}
+
 // TestUnixSocketScheduler: the API is served on a Unix socket, and the pool's
 // daemons still connect.
 func TestUnixSocketScheduler(t *testing.T) {
@@ -316,6 +335,7 @@ func TestUnixSocketScheduler(t *testing.T) {
 			if code := stranger.exit(); code != exitRefused {
 				t.Errorf("a user's daemon at the port of the pool: exit %d, want %d", code, exitRefused)
 			}
+			strangersLeave(t, strings.TrimSuffix(strings.TrimPrefix(server, "ws://"), linkPath))
 		}
 		health := start(t, schedulerName, nil, "--host", "unix:"+path, "--healthcheck")
 		if code := health.exit(); code != 0 {
