@@ -62,7 +62,10 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 		OnPingReceived: hooks.ping, OnPongReceived: hooks.pong,
 	})
 	if err != nil {
-		h.log.Debug("a request could not become a WebSocket", "error", err) // Accept has answered
+		h.log.Debug("a request could not become a WebSocket", "error", err)
+		if hooks.refusal.status != 0 { // else the connection is gone
+			writeProblem(w, hooks.refusal.status, codeBadRequest, shownText(strings.TrimSpace(hooks.refusal.reason)))
+		}
 		return
 	}
 	h.hub.serve(conn, hooks, child, claimed)

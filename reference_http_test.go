@@ -202,7 +202,7 @@ func (r *reference) problems(t *testing.T) {
 		status int
 		when   string
 	}{
-		{codeBadRequest, 400, "the body or a header is invalid"},
+		{codeBadRequest, 400, "the body or a header is invalid; 426 for a request to `/ws/daemon` that is not an upgrade to WebSocket"},
 		{codeInvalidLibID, 400, "a lib_id is 1 to 128 characters of A-Z a-z 0-9 . _ -, and does not begin with . or -"},
 		{codeUnauthorized, 401, "the token is missing or invalid"},
 		{codeForbidden, 403, "the Host or Origin header does not belong to this server, or a proxy forwarded the request and no API token is set"},

@@ -115,6 +115,11 @@ type linkHooks struct {
 
 	guard      *frameGuard // refuses compressed messages before the handshake
 	compresses bool        // the upgrade has agreed on compression
+
+	refusal struct { // of the upgrade; status is 0 without one
+		status int // of HTTP
+		reason string
+	}
 }
 
 func (h *linkHooks) ping(context.Context, []byte) bool {

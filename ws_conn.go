@@ -103,6 +103,24 @@ type linkWriter struct {
 	hooks *linkHooks
 }
 
+// WriteHeader and Write keep back the library's refusal of an upgrade, which is
+// plain text: the caller writes it in the form of its other errors.
+func (w linkWriter) WriteHeader(status int) {
+	if status >= http.StatusBadRequest {
+		w.hooks.refusal.status = status
+		return
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w linkWriter) Write(p []byte) (int, error) {
+	if w.hooks.refusal.status == 0 {
+		return w.ResponseWriter.Write(p)
+	}
+	w.hooks.refusal.reason += string(p)
+	return len(p), nil
+}
+
 func (w linkWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffers, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
