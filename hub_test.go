@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -496,39 +495,6 @@ func TestAdmitWithoutAToken(t *testing.T) {
 		}
 		if child, ok := h.admit(r); ok != test.ok || child != "" {
 			t.Errorf("%s with %q: got %q, %v, want %v", test.from, test.header, child, ok, test.ok)
-		}
-	}
-}
-
-// A request that is no upgrade is refused in the form of all errors.
-func TestUpgradeErrorsAreProblems(t *testing.T) {
-	t.Parallel()
-	a := testAPI(t, nil)
-	h := &hubAPI{tokens: &childTokens{}, log: slog.New(slog.DiscardHandler)}
-	a.handleOpen("GET "+linkPath, h.connect)
-	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket"}
-	for _, test := range []struct {
-		status  int
-		answers string // a header of the answer
-		header  []string
-	}{
-		{426, "Upgrade", nil},
-		{426, "Upgrade", []string{"Connection", "Upgrade", "Upgrade", "h2c"}},
-		{400, "Sec-WebSocket-Version", append(upgrade, "Sec-WebSocket-Version", "12")},
-		{400, "", append(upgrade, "Sec-WebSocket-Version", "13")},
-		{400, "", append(upgrade, "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "short")},
-		{400, "", append(upgrade, machineIDHeader, "%zz")},
-	} {
-		r := httptest.NewRequest("GET", linkPath, nil)
-		r.Host, r.RemoteAddr = "localhost", "127.0.0.1:1"
-		for i := 0; i < len(test.header); i += 2 {
-			r.Header.Set(test.header[i], test.header[i+1])
-		}
-		w := httptest.NewRecorder()
-		a.ServeHTTP(w, r)
-		checkProblem(t, w, test.status, codeBadRequest)
-		if test.answers != "" && w.Header().Get(test.answers) == "" {
-			t.Errorf("%q: got the header %v, want %s in it", test.header, w.Header(), test.answers)
 		}
 	}
 }
