@@ -31,6 +31,10 @@ const (
 	// minCompressed is the size from which messages are compressed. The answer to
 	// a handshake is shorter.
 	minCompressed = 512
+	// earlyBuffer is the size from which the buffer of a message before the
+	// handshake grows to its limit at once: what each step leaves for the garbage
+	// collector counts, too.
+	earlyBuffer = 4 << 10
 	// closeTimeout bounds the closing handshake, because the other side may no
 	// longer respond.
 	closeTimeout = 500 * time.Millisecond
@@ -200,7 +204,11 @@ func (l *link) read() ([]byte, error) {
 	for {
 		if len(message) == cap(message) {
 			// Double the capacity, but not far beyond the limit of a message.
-			message = append(make([]byte, 0, min(2*cap(message), l.readLimit())+512), message...)
+			next := min(2*cap(message), l.readLimit())
+			if !l.trusted() && cap(message) >= earlyBuffer {
+				next = l.readLimit()
+			}
+			message = append(make([]byte, 0, next+512), message...)
 		}
 		space := message[len(message):cap(message)]
 		// The library fills the whole buffer before it returns. Short reads
