@@ -44,7 +44,7 @@ func parseDenied(text string) (paths []string, err error) {
 		return nil, nil
 	}
 	var exact [][]byte // a path need not be valid UTF-8
-	if err := json.Unmarshal([]byte(text), &exact); err != nil {
+	if err := decodeJSON([]byte(text), &exact); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", deniedVariable, err)
 	}
 	for _, path := range exact {
