@@ -77,6 +77,11 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, http.StatusForbidden, codeForbidden, why)
 		return
 	}
+	if a.token == "" && forwarded(r) {
+		writeProblem(w, http.StatusForbidden, codeForbidden,
+			"a proxy forwarded this request and no API token is set, so that anybody could send it: set --api-token-file, or let the proxy connect to --host unix:/path")
+		return
+	}
 	// Ask the mux for the route and not the path: a path in another spelling must not
 	// count as open and then be served by a route that is not.
 	h, pattern := a.mux.Handler(r)
@@ -115,7 +120,7 @@ func (s *statusOnly) Write(p []byte) (int, error) { return len(p), nil }
 // not. A page can have its own name resolve to this address (DNS rebinding): then
 // Host is not one of our names. A page that calls another site sends its Origin.
 func (a *api) foreign(r *http.Request) string {
-	if !a.knownHost(r.Host) {
+	if !a.knownHost(r.Host) && !withoutHost(r) {
 		return "the Host header is missing or names a host that is not this one: add it with --allow-host"
 	}
 	for _, origin := range r.Header.Values("Origin") {
@@ -131,6 +136,27 @@ func (a *api) foreign(r *http.Request) string {
 		return "requests of another site's pages are refused"
 	}
 	return ""
+}
+
+// withoutHost reports whether r is a health check of HTTP/1.0, which has no Host
+// header. Browsers do not speak HTTP/1.0.
+func withoutHost(r *http.Request) bool {
+	health := r.URL.Path == "/health" || r.URL.Path == "/livez" || r.URL.Path == "/readyz"
+	return r.Host == "" && !r.ProtoAtLeast(1, 1) && health
+}
+
+// forwarded reports whether a proxy forwarded r for another machine. On a Unix
+// socket the proxy may do that: the permissions of the file decide who connects.
+func forwarded(r *http.Request) bool {
+	if _, _, err := net.SplitHostPort(r.RemoteAddr); err != nil {
+		return false // a Unix socket has no port
+	}
+	for name := range r.Header {
+		if name == "Forwarded" || name == "Via" || name == "X-Real-Ip" || strings.HasPrefix(name, "X-Forwarded-") {
+			return true
+		}
+	}
+	return false
 }
 
 func (a *api) knownHost(hostport string) bool {

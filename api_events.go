@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -17,7 +18,9 @@ const (
 	eventRing = 1024
 	// maxEvent bounds one event's params; they usually have a few hundred bytes.
 	maxEvent = 64 << 10
-	// maxSubscribers bounds the open streams; each costs a connection.
+	// maxSubscribers bounds the open streams; each costs a connection. The oldest
+	// one ends for another: its client comes back and misses nothing, while a limit
+	// that refuses would let 256 forgotten streams lock out everybody.
 	maxSubscribers = 256
 	// streamBeat is how often a stream without events gets a comment: proxies keep
 	// it open, and a client that is gone is noticed.
@@ -39,6 +42,7 @@ type events struct {
 	mu          sync.Mutex
 	ring        [eventRing]event // the event with an id is at id % eventRing
 	kept        uint64           // how many are in the ring
+	first       uint64           // the id of the first one of this run
 	next        uint64           // the id of the next one
 	subscribers map[*subscriber]struct{}
 	closed      bool
@@ -46,15 +50,18 @@ type events struct {
 
 // subscriber is one open stream.
 type subscriber struct {
-	next uint64        // the id of its next event; guarded by the lock of events
-	wake chan struct{} // 1-buffered; closed when events are
+	next    uint64        // the id of its next event; guarded by the lock of events
+	missed  bool          // events between the id that it gave and next are lost
+	started time.Time     // when it subscribed
+	wake    chan struct{} // 1-buffered; closed when events are, or when it makes room
 }
 
 // newEvents begins with an id from the clock: ids rise across restarts, so that an
 // old Last-Event-ID stays meaningful. They stay below 2^53, up to which JavaScript's
 // numbers are exact.
 func newEvents(log *slog.Logger) *events {
-	return &events{log: log, next: uint64(time.Now().UnixMilli()) * 1000, subscribers: map[*subscriber]struct{}{}}
+	first := uint64(time.Now().UnixMilli()) * 1000
+	return &events{log: log, first: first, next: first, subscribers: map[*subscriber]struct{}{}}
 }
 
 // publish sends an event to all subscribers. It does not block.
@@ -90,21 +97,50 @@ func (s *events) close() {
 	}
 }
 
-// subscribe begins after the event lastID, or with the next event when lastID is
-// 0. When the event after lastID is no longer kept, it begins with the oldest.
-func (s *events) subscribe(lastID uint64) (*subscriber, bool) {
+// subscribe begins after the event lastID, or with the next event if lastID is
+// nil. If the event after lastID is no longer kept, or lastID is of another run of
+// the scheduler, it begins with the oldest, and missed is set. It returns false
+// when the scheduler stops.
+func (s *events) subscribe(lastID *uint64) (*subscriber, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || len(s.subscribers) >= maxSubscribers {
+	if s.closed {
 		return nil, false
 	}
-	sub := &subscriber{next: s.next, wake: make(chan struct{}, 1)}
-	if lastID > 0 && lastID < s.next {
-		sub.next = max(lastID+1, s.next-s.kept)
+	if len(s.subscribers) >= maxSubscribers {
+		s.endOldestLocked()
+	}
+	sub := &subscriber{next: s.next, started: time.Now(), wake: make(chan struct{}, 1)}
+	if lastID != nil {
+		oldest := s.next - s.kept
+		sub.next = *lastID + 1
+		if *lastID+1 < max(oldest, s.first) || *lastID >= s.next {
+			sub.next, sub.missed = oldest, true
+		}
 	}
 	wake(sub.wake) // for the events that it has missed
 	s.subscribers[sub] = struct{}{}
 	return sub, true
+}
+
+// endOldestLocked ends the stream that is open for the longest time.
+func (s *events) endOldestLocked() {
+	var oldest *subscriber
+	for sub := range s.subscribers {
+		if oldest == nil || sub.started.Before(oldest.started) {
+			oldest = sub
+		}
+	}
+	delete(s.subscribers, oldest)
+	close(oldest.wake)
+}
+
+// begin returns the id before the subscriber's first event: its client resumes
+// there if it is cut off before that event.
+func (s *events) begin(sub *subscriber) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return sub.next - 1
 }
 
 func (s *events) unsubscribe(sub *subscriber) {
@@ -129,24 +165,26 @@ func (s *events) after(sub *subscriber) (news []event, ok bool) {
 
 // GET /events
 func (s *events) serve(w http.ResponseWriter, r *http.Request) {
-	var lastID uint64
+	var lastID *uint64
 	if given := r.Header.Get("Last-Event-ID"); given != "" {
-		var err error
-		if lastID, err = strconv.ParseUint(given, 10, 64); err != nil {
+		id, err := strconv.ParseUint(given, 10, 64)
+		if err != nil && !errors.Is(err, strconv.ErrRange) { // a larger one is of another run
 			writeProblem(w, http.StatusBadRequest, codeBadRequest, "Last-Event-ID must be a number")
 			return
 		}
+		lastID = &id
 	}
 	sub, ok := s.subscribe(lastID)
 	if !ok {
 		w.Header().Set("Retry-After", "10")
-		writeProblem(w, http.StatusServiceUnavailable, codeCapacity, "there are too many subscribers, or the scheduler is stopping")
+		writeProblem(w, http.StatusServiceUnavailable, codeCapacity, "the scheduler is stopping")
 		return
 	}
 	defer s.unsubscribe(sub)
 	stream := newEventStream(w)
 	defer stream.beat.Stop()
-	if stream.comment(" welcome") != nil {
+	stream.welcome(s.begin(sub), sub.missed)
+	if stream.flush() != nil {
 		return
 	}
 	for {
@@ -179,6 +217,7 @@ type eventStream struct {
 	w    http.ResponseWriter
 	beat *time.Ticker // when to send a comment, so that proxies keep the stream open
 	text bytes.Buffer // events that were added and not yet flushed
+	send func(http.ResponseWriter, []byte) error
 }
 
 // newEventStream sets the header of an answer that is a stream.
@@ -186,7 +225,18 @@ func newEventStream(w http.ResponseWriter) *eventStream {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would collect the events and send them late
-	return &eventStream{w: w, beat: time.NewTicker(streamBeat)}
+	return &eventStream{w: w, beat: time.NewTicker(streamBeat), send: send}
+}
+
+// welcome begins a stream with the id that a client resumes after which is cut off
+// before its first event. If the client has missed events, it gets the event
+// reset: what it knows may be out of date.
+func (s *eventStream) welcome(id uint64, missed bool) {
+	fmt.Fprintf(&s.text, ": welcome\nid: %d\n", id)
+	if missed {
+		s.text.WriteString("event: reset\ndata: {}\n")
+	}
+	s.text.WriteByte('\n')
 }
 
 // add appends an event; id 0 writes none. Data is one line of JSON, in which a
@@ -215,5 +265,5 @@ func (s *eventStream) comment(text string) error {
 // not read.
 func (s *eventStream) flush() error {
 	defer s.text.Reset()
-	return send(s.w, s.text.Bytes())
+	return s.send(s.w, s.text.Bytes())
 }

@@ -24,6 +24,9 @@ const (
 	// not read must not keep an answer in memory for ever.
 	sendLimit = 10 * time.Second
 	sendPiece = 64 << 10
+	// sendRate is how many bytes of a long answer a client must take each second,
+	// on average: 16 MiB take at most 138 s.
+	sendRate = 128 << 10
 )
 
 // Codes of the HTTP API, besides those that it shares with the link.
@@ -75,10 +78,25 @@ func writeBody(w http.ResponseWriter, status int, contentType string, v any) {
 // send writes data to a client in pieces and flushes it. The error means that the
 // client is gone, or does not read.
 func send(w http.ResponseWriter, data []byte) error {
+	return sendUntil(context.Background(), w, data)
+}
+
+// sendUntil is send with a context whose end cuts the client off.
+func sendUntil(ctx context.Context, w http.ResponseWriter, data []byte) error {
 	control := http.NewResponseController(w)
 	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // the connection may serve another request
+	unregister := context.AfterFunc(ctx, func() { _ = control.SetWriteDeadline(time.Unix(1, 0)) })
+	defer unregister()
+	end := time.Now().Add(sendLimit + time.Duration(len(data))*time.Second/sendRate)
 	for {
-		_ = control.SetWriteDeadline(time.Now().Add(sendLimit)) // fails in tests without a connection
+		limit := time.Now().Add(sendLimit)
+		if end.Before(limit) {
+			limit = end
+		}
+		_ = control.SetWriteDeadline(limit) // fails in tests without a connection
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		piece := data[:min(len(data), sendPiece)]
 		if _, err := w.Write(piece); err != nil {
 			return err
@@ -179,7 +197,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	if !utf8.Valid(body) {
 		return badRequest("the body is not UTF-8")
 	}
-	err = json.Unmarshal(body, v)
+	err = decodeJSON(body, v)
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return badRequest(fmt.Sprintf("%q must be %s, not %s", e.Field, jsonTypeName(e.Type), e.Value))
 	}

@@ -263,6 +263,43 @@ func TestAPIForeignHostAndOrigin(t *testing.T) {
 	}
 }
 
+// A proxy on the same host speaks for anybody: without a token everybody could call
+// config/setAuth.
+func TestForwardedRequestNeedsAToken(t *testing.T) {
+	t.Parallel()
+	a, secured := testAPI(t, nil), testAPI(t, func(c *apiConfig, _ *poolConfig) { c.token = "s3cret" })
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "x-forwarded-proto", "X-Forwarded-Host", "X-Real-IP", "Via"} {
+		for _, target := range []string{"/daemons", "/health", "/livez", "/nothing", "/metrics"} {
+			checkProblem(t, ask(a, "GET", target, "", name, ""), 403, codeForbidden)
+		}
+		if w := ask(secured, "GET", "/daemons", "", name, "x", "Authorization", "Bearer s3cret"); w.Code != 200 {
+			t.Errorf("%s with a token: got %d %s, want 200", name, w.Code, w.Body)
+		}
+		r := httptest.NewRequest("GET", "/daemons", nil)
+		r.Host, r.RemoteAddr = "localhost", "@"
+		r.Header.Set(name, "x")
+		w := httptest.NewRecorder()
+		if a.ServeHTTP(w, r); w.Code != 200 {
+			t.Errorf("%s through a Unix socket: got %d %s, want 200", name, w.Code, w.Body)
+		}
+	}
+}
+
+func TestHealthCheckWithoutHost(t *testing.T) {
+	t.Parallel()
+	a := testAPI(t, nil)
+	for target, want := range map[string]int{"/health": 200, "/livez": 200, "/readyz": 200, "/daemons": 403, "/nothing": 403} {
+		for _, method := range []string{"GET", "HEAD"} {
+			r := httptest.NewRequest(method, target, nil)
+			r.Host, r.Proto, r.ProtoMinor = "", "HTTP/1.0", 0
+			w := httptest.NewRecorder()
+			if a.ServeHTTP(w, r); w.Code != want {
+				t.Errorf("%s %s: got %d %s, want %d", method, target, w.Code, w.Body, want)
+			}
+		}
+	}
+}
+
 func TestAPIHealth(t *testing.T) {
 	t.Parallel()
 	a := testAPI(t, nil)
@@ -387,9 +424,49 @@ func TestEventsStreamAndResume(t *testing.T) {
 	if id, _, again := nextEvent(t, openStream(t, server.URL, first)); id != second || again != data {
 		t.Errorf("resumed with %s %s, want %s %s", id, again, second, data)
 	}
-	// An id of another life of the scheduler: all that is kept.
-	if _, _, oldest := nextEvent(t, openStream(t, server.URL, "1")); !strings.Contains(oldest, "before") {
-		t.Errorf("resumed with %s, want the oldest", oldest)
+	// An id of another run of the scheduler, earlier or later: all that is kept.
+	for _, other := range []string{"1", "0", "9007199254740991", "18446744073709551615", "18446744073709551616"} {
+		lines := openStream(t, server.URL, other)
+		if id, name, _ := nextEvent(t, lines); name != "reset" || id == "" {
+			t.Errorf("resumed after %s with %q %q, want reset with an id", other, name, id)
+		}
+		if _, _, oldest := nextEvent(t, lines); !strings.Contains(oldest, "before") {
+			t.Errorf("resumed after %s with %s, want the oldest", other, oldest)
+		}
+	}
+}
+
+// A client that is cut off before its first event comes back with the id of the
+// welcome and misses nothing.
+func TestEventsBeforeTheFirstAreNotMissed(t *testing.T) {
+	t.Parallel()
+	a := testAPI(t, nil)
+	server := httptest.NewServer(a)
+	defer server.Close()
+	defer a.events.close()
+	line, err := openStream(t, server.URL, "").ReadString('\n')
+	id, ok := strings.CutPrefix(strings.TrimSpace(line), "id: ")
+	if err != nil || !ok {
+		t.Fatalf("got %q, %v after the welcome, want an id", line, err)
+	}
+	a.events.publish("missed", 1)
+	a.events.publish("missed", 2)
+	lines := openStream(t, server.URL, id)
+	for _, want := range []string{"1", "2"} {
+		if _, name, data := nextEvent(t, lines); name != "missed" || data != want {
+			t.Errorf("got %s %s, want missed %s", name, data, want)
+		}
+	}
+	// With as many events as are kept it still resumes, with one more it does not.
+	for range eventRing - 2 {
+		a.events.publish("more", nil)
+	}
+	if _, name, _ := nextEvent(t, openStream(t, server.URL, id)); name != "missed" {
+		t.Errorf("got %s, want missed", name)
+	}
+	a.events.publish("more", nil)
+	if _, name, _ := nextEvent(t, openStream(t, server.URL, id)); name != "reset" {
+		t.Errorf("got %s, want reset", name)
 	}
 }
 
@@ -414,8 +491,8 @@ func TestEventsEndWithTheScheduler(t *testing.T) {
 func TestEventsSlowSubscriberIsDropped(t *testing.T) {
 	t.Parallel()
 	s := newEvents(slog.New(slog.DiscardHandler))
-	slow, _ := s.subscribe(0)
-	quick, _ := s.subscribe(0)
+	slow, _ := s.subscribe(nil)
+	quick, _ := s.subscribe(nil)
 	for i := range eventRing + 1 {
 		s.publish("x", i)
 		if news, ok := s.after(quick); !ok || len(news) != 1 || string(news[0].data) != fmt.Sprint(i) {
@@ -425,7 +502,8 @@ func TestEventsSlowSubscriberIsDropped(t *testing.T) {
 	if _, ok := s.after(slow); ok {
 		t.Error("a subscriber that is too slow goes on, want it dropped")
 	}
-	late, _ := s.subscribe(1)
+	id := uint64(1)
+	late, _ := s.subscribe(&id)
 	if news, ok := s.after(late); !ok || len(news) != eventRing {
 		t.Errorf("%d events kept, %v, want %d", len(news), ok, eventRing)
 	}
@@ -434,13 +512,16 @@ func TestEventsSlowSubscriberIsDropped(t *testing.T) {
 func TestEventsTooManySubscribers(t *testing.T) {
 	t.Parallel()
 	s := newEvents(slog.New(slog.DiscardHandler))
+	first, _ := s.subscribe(nil)
+	first.started = first.started.Add(-time.Second) // clocks may not tell the others apart
+	<-first.wake
 	for range maxSubscribers {
-		if _, ok := s.subscribe(0); !ok {
-			t.Fatalf("got a refusal, want %d subscribers", maxSubscribers)
+		if _, ok := s.subscribe(nil); !ok {
+			t.Fatal("got a refusal, want a subscriber")
 		}
 	}
-	if _, ok := s.subscribe(0); ok {
-		t.Errorf("got one subscriber more than %d, want it refused", maxSubscribers)
+	if _, open := <-first.wake; open || len(s.subscribers) != maxSubscribers {
+		t.Errorf("got %d subscribers, want %d: the oldest makes room", len(s.subscribers), maxSubscribers)
 	}
 	s.publish("too big", strings.Repeat("x", maxEvent))
 	if s.kept != 0 {
@@ -465,5 +546,38 @@ func TestEventStream(t *testing.T) {
 	}
 	if err := s.flush(); err != nil || w.Body.String() != want {
 		t.Errorf("a flush without events: got %q, %v, want nothing more", w.Body, err)
+	}
+}
+
+// A request that is no upgrade is refused in the form of all errors.
+func TestUpgradeErrorsAreProblems(t *testing.T) {
+	t.Parallel()
+	a := testAPI(t, nil)
+	h := &hubAPI{tokens: &childTokens{}, log: slog.New(slog.DiscardHandler)}
+	a.handleOpen("GET "+linkPath, h.connect)
+	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket"}
+	for _, test := range []struct {
+		status  int
+		answers string // a header of the answer
+		header  []string
+	}{
+		{426, "Upgrade", nil},
+		{426, "Upgrade", []string{"Connection", "Upgrade", "Upgrade", "h2c"}},
+		{400, "Sec-WebSocket-Version", append(upgrade, "Sec-WebSocket-Version", "12")},
+		{400, "", append(upgrade, "Sec-WebSocket-Version", "13")},
+		{400, "", append(upgrade, "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "short")},
+		{400, "", append(upgrade, machineIDHeader, "%zz")},
+	} {
+		r := httptest.NewRequest("GET", linkPath, nil)
+		r.Host, r.RemoteAddr = "localhost", "127.0.0.1:1"
+		for i := 0; i < len(test.header); i += 2 {
+			r.Header.Set(test.header[i], test.header[i+1])
+		}
+		w := httptest.NewRecorder()
+		a.ServeHTTP(w, r)
+		checkProblem(t, w, test.status, codeBadRequest)
+		if test.answers != "" && w.Header().Get(test.answers) == "" {
+			t.Errorf("%q: got the header %v, want %s in it", test.header, w.Header(), test.answers)
+		}
 	}
 }

@@ -174,7 +174,7 @@ func (p *program) callConfig(args []string) (*callConfig, error) {
 func callParams(name string, words []string) (json.RawMessage, error) {
 	if len(words) == 1 && strings.HasPrefix(strings.TrimSpace(words[0]), "{") {
 		var object json.RawMessage
-		if err := json.Unmarshal([]byte(words[0]), &object); err != nil {
+		if err := decodeJSON([]byte(words[0]), &object); err != nil {
 			return nil, usage("the params are not JSON: %v", err) // not the params, which may hold a token
 		}
 		return json.RawMessage(words[0]), nil
@@ -247,7 +247,7 @@ func callValue(types map[string]*schema, key, text string) (any, error) {
 			return []any{text}, nil
 		}
 		var list []any
-		if json.Unmarshal([]byte(text), &list) == nil {
+		if decodeJSON([]byte(text), &list) == nil {
 			return list, nil
 		}
 		return nil, usage("%s must be a string, which may be repeated, or a JSON array, not %q", key, text)
@@ -304,7 +304,7 @@ func (c *callClient) probe(ctx context.Context) (bool, error) {
 		Daemons json.RawMessage `json:"daemons"`
 	}
 	data, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
-	if err != nil || json.Unmarshal(data, &health) != nil || health.Status == "" || health.Daemons == nil {
+	if err != nil || decodeJSON(data, &health) != nil || health.Status == "" || health.Daemons == nil {
 		return false, fmt.Errorf("the server at %s is not a c4a-daemon-scheduler: set another address with --url", c.base)
 	}
 	return true, nil
@@ -355,7 +355,7 @@ func (p *program) printProblem(response *http.Response) error {
 		Detail string          `json:"detail"`
 		Error  json.RawMessage `json:"error"`
 	}
-	if json.Unmarshal(data, &problem) == nil && problem.Error != nil {
+	if decodeJSON(data, &problem) == nil && problem.Error != nil {
 		return p.printResponse(data)
 	}
 	if problem.Code == "" {
@@ -367,13 +367,13 @@ func (p *program) printProblem(response *http.Response) error {
 // printResponse prints the result of a JSON-RPC response on standard output, or
 // returns its error.
 func (p *program) printResponse(data []byte) error {
-	var m envelope
-	if err := json.Unmarshal(data, &m); err != nil {
+	m, err := decodeEnvelope(data)
+	if err != nil {
 		return fmt.Errorf("reading the response: %w", err)
 	}
 	if m.Error != nil {
 		var e rpcError
-		if err := json.Unmarshal(m.Error, &e); err != nil {
+		if err := decodeJSON(m.Error, &e); err != nil {
 			return fmt.Errorf("reading the response: %w", err)
 		}
 		name := strconv.Itoa(e.Code)
@@ -387,7 +387,7 @@ func (p *program) printResponse(data []byte) error {
 		return fmt.Errorf("reading the response: %w", err)
 	}
 	out.WriteByte('\n')
-	_, err := p.stdout.Write(out.Bytes())
+	_, err = p.stdout.Write(out.Bytes())
 	return err
 }
 
@@ -415,7 +415,7 @@ func readEvents(r io.Reader, show func(progress)) ([]byte, error) {
 			return data, nil
 		case event == "progress":
 			var p progress
-			if json.Unmarshal(data, &p) == nil {
+			if decodeJSON(data, &p) == nil {
 				show(p)
 			}
 		}

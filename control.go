@@ -44,7 +44,7 @@ func parseDenied(text string) (paths []string, err error) {
 		return nil, nil
 	}
 	var exact [][]byte // a path need not be valid UTF-8
-	if err := json.Unmarshal([]byte(text), &exact); err != nil {
+	if err := decodeJSON([]byte(text), &exact); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", deniedVariable, err)
 	}
 	for _, path := range exact {
@@ -148,7 +148,7 @@ func (e *controlEvent) UnmarshalJSON(data []byte) error {
 		OK         bool   `json:"ok"`
 		TookMS     int64  `json:"took_ms"`
 	}
-	if err := json.Unmarshal(data, &line); err != nil {
+	if err := decodeJSON(data, &line); err != nil {
 		return err
 	}
 	if line.Event == "" {
@@ -203,7 +203,7 @@ func (c *controlReader) token() (secret, error) {
 func (c *controlReader) ops(each func(controlOp)) error {
 	return c.values(func(line []byte) error {
 		var op controlOp
-		if err := json.Unmarshal(line, &op); err != nil {
+		if err := decodeJSON(line, &op); err != nil {
 			return err
 		}
 		if op.Op == "" || op.IdleMS < 0 {
@@ -219,7 +219,7 @@ func (c *controlReader) ops(each func(controlOp)) error {
 func (c *controlReader) events(each func(controlEvent)) error {
 	return c.values(func(line []byte) error {
 		var event controlEvent
-		if err := json.Unmarshal(line, &event); err != nil {
+		if err := decodeJSON(line, &event); err != nil {
 			return err
 		}
 		each(event)

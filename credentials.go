@@ -300,7 +300,7 @@ func (c *credentials) setAuth(_ context.Context, p setAuthParams) (setAuthResult
 	switch {
 	case len(p.Token) == 0:
 		return setAuthResult{}, invalidParam("token", "is required: give the token, or null to remove it")
-	case json.Unmarshal(p.Token, &token) != nil:
+	case decodeJSON(p.Token, &token) != nil:
 		return setAuthResult{}, invalidParam("token", "must be a string or null")
 	case token != nil && (*token == "" || len(*token) > maxToken || hasControl(*token)):
 		return setAuthResult{}, invalidParam("token", "must be 1 to %d bytes without control characters, or null to remove it", maxToken)

@@ -44,7 +44,7 @@ func readCursor(given *string, request string) (pageCursor, error) {
 	data, err := base64.RawURLEncoding.DecodeString(*given)
 	var c pageCursor
 	switch {
-	case err != nil, json.Unmarshal(data, &c) != nil, c.Version != cursorVersion, c.Request != request, c.At < 0, c.Total < 0,
+	case err != nil, decodeJSON(data, &c) != nil, c.Version != cursorVersion, c.Request != request, c.At < 0, c.Total < 0,
 		(c.At > 0) == (len(c.After) > 0): // a cursor has exactly one kind of position
 		return pageCursor{}, foreign
 	}

@@ -165,6 +165,13 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	for _, m := range d.methods() {
 		d.service.methods[m.name] = m
 	}
+	handshake := d.handshake()
+	if err := handshake.check(); err != nil {
+		return nil, usage("%v", err)
+	}
+	if err := handshake.checkSize(); err != nil {
+		return nil, usage("%v", err)
+	}
 	return d, nil
 }
 

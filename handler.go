@@ -179,7 +179,7 @@ func (c *commandMethod) reportLine(ctx context.Context, line []byte) {
 		Percent float64 `json:"percent"`
 		Message string  `json:"message"`
 	}
-	if json.Unmarshal(line, &report) != nil {
+	if decodeJSON(line, &report) != nil {
 		return
 	}
 	reportProgress(ctx, progress{

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,12 +24,13 @@ const (
 	returnTimeout = 15 * time.Second
 	// maxResends bounds how often a call is sent again after a lost link.
 	maxResends = 2
-	// maxOffline bounds the machines that are remembered while they are offline;
-	// those that connected longest ago are forgotten first.
-	maxOffline = 1000
-	// maxHandshake bounds a handshake, which is kept and shown. A thousand allowed
-	// paths fit.
-	maxHandshake = 64 << 10
+	// maxUnfinished bounds the links of users' daemons whose handshake was not
+	// accepted yet; the oldest one makes room. Each may cost 100 KiB for
+	// handshakeTimeout. For unfinishedGrace there may be maxUnfinishedBurst: a
+	// thousand daemons may dial at once after a restart of the server.
+	maxUnfinished      = 512
+	maxUnfinishedBurst = 2048
+	unfinishedGrace    = 2 * time.Second
 )
 
 // hubConfig configures a hub.
@@ -58,24 +58,6 @@ type hub struct {
 	progress map[string]map[*progressWatch]struct{} // by task id
 }
 
-// machine holds what the hub knows about one machine id.
-type machine struct {
-	view      machineView
-	conn      *hubConn      // nil when offline
-	changed   chan struct{} // closed, and replaced, when conn changes
-	announced chan struct{} // closed when the last change is published; nil before the first
-}
-
-// machineView is a machine as GET /machines shows it.
-type machineView struct {
-	handshakeParams
-	LibID           string     `json:"lib_id"`
-	Status          string     `json:"status" enum:"online,offline"`
-	ConnectedAt     time.Time  `json:"connected_at"`
-	LastHeartbeatAt *time.Time `json:"last_heartbeat_at"`
-	ActiveRequests  int        `json:"active_requests"`
-}
-
 // progressWatch receives the progress of a call. Only the newest is kept.
 type progressWatch struct {
 	call    *call
@@ -94,6 +76,7 @@ type hubConn struct {
 	peer    *peer
 	child   string        // the machine id that its token is for; "" for a user's daemon
 	claimed string        // the machine id of the upgrade's header; "" without one
+	ready   chan struct{} // closed when the handshake was accepted and answered
 	done    chan struct{} // closed when the link has ended
 
 	mu     sync.Mutex       // guards the field below
@@ -103,13 +86,17 @@ type hubConn struct {
 // serve runs a link from the upgrade to its end.
 func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, child, claimed string) {
 	l := newLink(conn, hooks, h.maxMessage, h.times, h.log)
-	c := &hubConn{hub: h, link: l, child: child, claimed: claimed, done: make(chan struct{})}
+	c := &hubConn{hub: h, link: l, child: child, claimed: claimed, ready: make(chan struct{}), done: make(chan struct{})}
 	c.peer = newPeer(l, c, h.maxMessage, h.log)
-	if !h.add(c) {
+	oldest, ok := h.add(c)
+	if !ok {
 		l.close(websocket.StatusGoingAway, "the server stops")
 		return
 	}
 	defer h.wg.Done()
+	if oldest != nil {
+		_ = oldest.link.fail(errTooManyUnfinished)
+	}
 	late := time.AfterFunc(handshakeTimeout, func() {
 		if c.handshake() == nil {
 			l.sendClose(websocket.StatusPolicyViolation, "no handshake")
@@ -122,16 +109,40 @@ func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, child, claimed strin
 	l.close(websocket.StatusNormalClosure, "")
 }
 
-// add counts a link among those that close ends; false when the hub is closed.
-func (h *hub) add(c *hubConn) bool {
+// add counts a link among those that close ends; false when the hub is closed. It
+// returns the link that has to make room, if there is one.
+func (h *hub) add(c *hubConn) (oldest *hubConn, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
-		return false
+		return nil, false
+	}
+	if c.child == "" {
+		oldest = h.oldestUnfinishedLocked()
+		delete(h.conns, oldest) // the next one must find another
 	}
 	h.conns[c] = struct{}{}
 	h.wg.Add(1)
-	return true
+	return oldest, true
+}
+
+// oldestUnfinishedLocked returns the oldest link of a user's daemon whose
+// handshake was not accepted yet, nil while there is room for another.
+func (h *hub) oldestUnfinishedLocked() (oldest *hubConn) {
+	unfinished := 0
+	for c := range h.conns {
+		if c.child != "" || c.link.trusted() {
+			continue
+		}
+		unfinished++
+		if oldest == nil || c.link.began.Before(oldest.link.began) {
+			oldest = c
+		}
+	}
+	if unfinished < maxUnfinished || unfinished < maxUnfinishedBurst && time.Since(oldest.link.began) < unfinishedGrace {
+		return nil
+	}
+	return oldest
 }
 
 // handshake returns what the daemon said of itself, nil before it did.
@@ -155,7 +166,7 @@ func (c *hubConn) setHandshake(p *handshakeParams) bool {
 // request takes the daemon's handshake, the only request that a daemon makes.
 func (c *hubConn) request(r *incoming) {
 	if r.method != handshakeMethod {
-		r.answer(nil, &rpcError{Code: codeMethodNotFound, Message: fmt.Sprintf("method not found: %q", r.method)}, nil)
+		r.answer(nil, &rpcError{Code: codeMethodNotFound, Message: fmt.Sprintf("method not found: %q", shownText(r.method))}, nil)
 		return
 	}
 	var params handshakeParams
@@ -176,24 +187,23 @@ func (c *hubConn) request(r *incoming) {
 // 1008.
 func (c *hubConn) answerHandshake(r *incoming, params handshakeParams) {
 	reason := c.objection(params)
-	if len(r.params) > maxHandshake {
-		reason = fmt.Sprintf("a handshake has at most %d bytes", maxHandshake)
-	}
 	if reason == "" {
 		reason = c.hub.register(c, params)
 	}
 	if reason != "" {
-		c.hub.log.Warn("a daemon was refused", "machine_id", params.MachineID, "reason", reason)
+		c.hub.log.Warn("a daemon was refused", "machine_id", shownText(params.MachineID), "reason", reason)
 		r.answer(handshakeResult{Reason: reason}, nil, func() {
 			// Not here, in the link's writer. Ends within closeTimeout.
 			c.hub.wg.Go(func() { c.link.sendClose(websocket.StatusPolicyViolation, closeReason(reason)) })
 		})
 		return
 	}
+	c.link.trust()
 	r.answer(handshakeResult{
 		Accepted: true, LibID: c.hub.libraryOf(params.MachineID),
 		HeartbeatIntervalMS: c.hub.heartbeatInterval.Milliseconds(),
 	}, nil, nil)
+	close(c.ready)
 }
 
 // closeReason fits a text into a close frame (RFC 6455, section 5.5: 125
@@ -209,10 +219,8 @@ func (c *hubConn) objection(params handshakeParams) string {
 	switch {
 	case params.ProtocolVersion != protocolVersion:
 		return fmt.Sprintf("protocol_version %d is not supported, %d is", params.ProtocolVersion, protocolVersion)
-	case checkMachineID(params.MachineID) != nil:
-		return "machine_id: " + checkMachineID(params.MachineID).Error()
-	case params.InstanceID == "":
-		return "instance_id is missing"
+	case params.check() != nil:
+		return params.check().Error()
 	case c.claimed != "" && c.claimed != params.MachineID:
 		return "machine_id differs from the header " + machineIDHeader
 	case c.child != "" && c.child != params.MachineID:
@@ -256,15 +264,15 @@ func (h *hub) tryRegister(c *hubConn, params handshakeParams) (old *hubConn, str
 	if m == nil {
 		m = &machine{changed: make(chan struct{})}
 		h.machines[params.MachineID] = m
-		h.forgetLocked()
 	}
 	old = m.conn
 	stranger = old != nil && m.view.InstanceID != params.InstanceID
 	if stranger && c.child == "" {
 		return old, stranger, nil
 	}
+	now := time.Now().UTC()
 	m.view = machineView{
-		handshakeParams: params, LibID: h.libraryOf(params.MachineID), Status: "online", ConnectedAt: time.Now().UTC(),
+		handshakeParams: params, LibID: h.libraryOf(params.MachineID), Status: "online", ConnectedAt: &now,
 	}
 	return old, stranger, h.setConnLocked(m, c, "connected")
 }
@@ -290,7 +298,9 @@ func (h *hub) dropConn(c *hubConn, err error) (announce func()) {
 	}
 	m.view.Status = "offline"
 	m.view.ActiveRequests = 0
-	return h.setConnLocked(m, nil, sessionError(err).Error())
+	announce = h.setConnLocked(m, nil, sessionError(err).Error())
+	h.forgetLocked()
+	return announce
 }
 
 // setConnLocked changes a machine's link. It returns what logs and publishes the
@@ -315,23 +325,6 @@ func (h *hub) setConnLocked(m *machine, c *hubConn, reason string) (announce fun
 	}
 }
 
-// forgetLocked bounds the number of machines that are remembered.
-func (h *hub) forgetLocked() {
-	var offline []*machine
-	for _, m := range h.machines {
-		if m.conn == nil && m.view.MachineID != "" {
-			offline = append(offline, m)
-		}
-	}
-	if len(offline) <= maxOffline {
-		return
-	}
-	slices.SortFunc(offline, func(a, b *machine) int { return a.view.ConnectedAt.Compare(b.view.ConnectedAt) })
-	for _, m := range offline[:len(offline)-maxOffline] {
-		delete(h.machines, m.view.MachineID)
-	}
-}
-
 // notify takes the daemon's heartbeats and progress.
 func (c *hubConn) notify(method string, params json.RawMessage) {
 	switch method {
@@ -342,9 +335,7 @@ func (c *hubConn) notify(method string, params json.RawMessage) {
 		}
 		c.hub.beat(c, beat)
 	case progressMethod:
-		if c.handshake() != nil {
-			c.hub.progressed(c, params)
-		}
+		c.hub.progressed(c, params)
 	}
 }
 
@@ -358,7 +349,7 @@ func (h *hub) beat(c *hubConn, beat heartbeat) {
 	if m := h.machines[params.MachineID]; m != nil && m.conn == c {
 		now := time.Now().UTC()
 		m.view.LastHeartbeatAt = &now
-		m.view.ActiveRequests = beat.ActiveRequests
+		m.view.ActiveRequests = max(0, beat.ActiveRequests-c.peer.pending())
 	}
 }
 
@@ -367,14 +358,15 @@ func (h *hub) beat(c *hubConn, beat heartbeat) {
 // is lower than the last is left out: it comes from the next daemon of a call
 // that was sent again, and a caller never sees it fall.
 func (h *hub) progressed(c *hubConn, params json.RawMessage) {
-	var task struct {
-		TaskID  string `json:"task_id"`
-		Percent int    `json:"percent"`
-	}
+	var task taskProgress
 	if decodeParams(params, &task) != nil {
 		return
 	}
-	h.publish(progressMethod, params)
+	view, ok := h.viewOf(c)
+	if !ok {
+		return
+	}
+	h.publish(progressMethod, machineProgress{MachineID: view.MachineID, LibID: view.LibID, taskProgress: task})
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.progress[task.TaskID] {
@@ -388,6 +380,22 @@ func (h *hub) progressed(c *hubConn, params json.RawMessage) {
 		}
 		w.newest <- params
 	}
+}
+
+// viewOf returns the machine whose link c is; false before its handshake was
+// accepted, and after another link took its place.
+func (h *hub) viewOf(c *hubConn) (machineView, bool) {
+	params := c.handshake()
+	if params == nil {
+		return machineView{}, false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m := h.machines[params.MachineID]
+	if m == nil || m.conn != c {
+		return machineView{}, false
+	}
+	return m.view, true
 }
 
 // watch starts to collect the progress of a call's task, until stop is called.
@@ -444,39 +452,6 @@ func (h *hub) silent() (silent []*hubConn) {
 	return silent
 }
 
-// views returns the machines, sorted by id.
-func (h *hub) views() []machineView {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	views := []machineView{}
-	for _, id := range slices.Sorted(maps.Keys(h.machines)) {
-		if m := h.machines[id]; m.view.MachineID != "" {
-			views = append(views, m.view)
-		}
-	}
-	return views
-}
-
-// view returns one machine; false when it was never connected.
-func (h *hub) view(machineID string) (machineView, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	m := h.machines[machineID]
-	if m == nil || m.view.MachineID == "" {
-		return machineView{}, false
-	}
-	return m.view, true
-}
-
-// bound sets the library that a machine is shown with.
-func (h *hub) bound(machineID, libID string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if m := h.machines[machineID]; m != nil {
-		m.view.LibID = libID
-	}
-}
-
 // close closes all links with 1001 and waits for them.
 func (h *hub) close() {
 	for c := range h.refuseLinks() {
@@ -494,8 +469,9 @@ func (h *hub) refuseLinks() map[*hubConn]struct{} {
 }
 
 var (
-	errUnknownMachine = errors.New("no such machine was ever connected")
-	errOffline        = errors.New("the machine is not connected")
+	errTooManyUnfinished = errors.New("too many daemons have not made their handshake")
+	errUnknownMachine    = errors.New("no such machine was ever connected")
+	errOffline           = errors.New("the machine is not connected")
 )
 
 // connected returns the link of a machine. It waits for one at most the given
@@ -509,7 +485,15 @@ func (h *hub) connected(ctx context.Context, machineID string, wait time.Duratio
 		case changed == nil:
 			return nil, errUnknownMachine
 		case c != nil:
-			return c, nil
+			// A request must not overtake the answer to the handshake.
+			select {
+			case <-c.ready:
+				return c, nil
+			case <-c.done:
+				continue
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
 		}
 		select {
 		case <-changed:

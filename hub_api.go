@@ -3,13 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,6 +25,7 @@ type hubAPI struct {
 	callRouter
 	tokens      *childTokens
 	daemonToken secret
+	unsent      unsentAnswers
 	log         *slog.Logger
 }
 
@@ -30,6 +35,7 @@ func (h *hubAPI) register(a *api) {
 	a.handle("GET /machines", h.listMachines)
 	a.handle("GET /machines/{machine_id}", h.getMachine)
 	a.handle("POST /machines/{machine_id}/rpc", h.callMachine)
+	a.handle("GET /libraries", h.listLibraries)
 	a.handle("PUT /libraries/{lib_id}", h.bindLibrary)
 	a.handle("GET /libraries/{lib_id}", h.getLibrary)
 	a.handle("DELETE /libraries/{lib_id}", h.freeLibrary)
@@ -52,11 +58,14 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 	hooks := &linkHooks{}
 	conn, err := websocket.Accept(hooks.wrapWriter(w), r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // Origin and Host were checked for every route
-		CompressionMode:    websocket.CompressionNoContextTakeover,
-		OnPingReceived:     hooks.ping, OnPongReceived: hooks.pong,
+		CompressionMode:    websocket.CompressionNoContextTakeover, CompressionThreshold: minCompressed,
+		OnPingReceived: hooks.ping, OnPongReceived: hooks.pong,
 	})
 	if err != nil {
-		h.log.Debug("a request could not become a WebSocket", "error", err) // Accept has answered
+		h.log.Debug("a request could not become a WebSocket", "error", err)
+		if hooks.refusal.status != 0 { // else the connection is gone
+			writeProblem(w, hooks.refusal.status, codeBadRequest, shownText(strings.TrimSpace(hooks.refusal.reason)))
+		}
 		return
 	}
 	h.hub.serve(conn, hooks, child, claimed)
@@ -74,10 +83,8 @@ func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
 	if h.daemonToken != "" {
 		return "", bearerIs(r, h.daemonToken)
 	}
-	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip"} {
-		if r.Header.Get(name) != "" {
-			return "", false // a proxy on this machine forwards for another machine
-		}
+	if forwarded(r) {
+		return "", false // a proxy on this machine forwards for another machine
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -87,9 +94,52 @@ func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
 	return "", err == nil && ip.Unmap().IsLoopback()
 }
 
+// maxPage bounds the limit of a list.
+const maxPage = 1000
+
+// readPage reads the limit and the cursor of a list that is sorted by name. The
+// cursor is the base64 of the last name of the page before.
+func readPage(r *http.Request) (after string, limit int, err error) {
+	query := r.URL.Query()
+	limit = maxPage
+	if text := query.Get("limit"); text != "" {
+		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxPage {
+			return "", 0, badRequest(fmt.Sprintf("limit must be 1 to %d", maxPage))
+		}
+	}
+	last, err := base64.RawURLEncoding.DecodeString(query.Get("cursor"))
+	if err != nil {
+		return "", 0, badRequest("cursor was not returned by this list")
+	}
+	return string(last), limit, nil
+}
+
+// nextCursor returns the cursor of the page after the last name, nil if there is
+// none.
+func nextCursor(last string, more bool) *string {
+	if !more {
+		return nil
+	}
+	cursor := base64.RawURLEncoding.EncodeToString([]byte(last))
+	return &cursor
+}
+
 // GET /machines
-func (h *hubAPI) listMachines(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, map[string]any{"machines": h.hub.views()})
+func (h *hubAPI) listMachines(w http.ResponseWriter, r *http.Request) {
+	after, limit, err := readPage(r)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	views, more := h.hub.page(after, limit)
+	last := ""
+	if more {
+		last = views[len(views)-1].MachineID
+	}
+	writeJSON(w, http.StatusOK, struct {
+		Machines   []machineView `json:"machines"`
+		NextCursor *string       `json:"next_cursor"`
+	}{views, nextCursor(last, more)})
 }
 
 // GET /machines/{machine_id}
@@ -139,6 +189,33 @@ func (h *hubAPI) bindLibrary(w http.ResponseWriter, r *http.Request) {
 	h.hub.bound(before, h.libraries.of(before))
 	h.hub.bound(body.MachineID, h.libraries.of(body.MachineID))
 	writeJSON(w, http.StatusOK, binding{libID, body.MachineID})
+}
+
+// GET /libraries
+func (h *hubAPI) listLibraries(w http.ResponseWriter, r *http.Request) {
+	after, limit, err := readPage(r)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	bindings := h.libraries.bindings()
+	names := slices.Sorted(maps.Keys(bindings))
+	begin, found := slices.BinarySearch(names, after)
+	if found {
+		begin++
+	}
+	page := []binding{}
+	for _, libID := range names[begin:min(begin+limit, len(names))] {
+		page = append(page, binding{libID, bindings[libID]})
+	}
+	last, more := "", begin+limit < len(names)
+	if more {
+		last = page[len(page)-1].LibID
+	}
+	writeJSON(w, http.StatusOK, struct {
+		Libraries  []binding `json:"libraries"`
+		NextCursor *string   `json:"next_cursor"`
+	}{page, nextCursor(last, more)})
 }
 
 // GET /libraries/{lib_id}
@@ -211,7 +288,7 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	h.logWriteError(send(w, body))
+	h.logWriteError(h.unsent.send(w, body))
 }
 
 // callAnswer returns the JSON-RPC answer with the caller's id.
@@ -220,6 +297,7 @@ func callAnswer(c *call, result json.RawMessage, err error) []byte {
 		err = refusal.rpc()
 	}
 	var buf bytes.Buffer
+	buf.Grow(len(result) + 100) // one copy of a long result is enough
 	writeAnswer(&buf, c.id, []byte(result), err)
 	return buf.Bytes()
 }
@@ -239,6 +317,7 @@ func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find ta
 		<-done
 	}()
 	events := newEventStream(w)
+	events.send = h.unsent.send
 	defer events.beat.Stop()
 	err := events.flush() // the header
 	for err == nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 )
 
@@ -28,14 +29,15 @@ type libraries struct {
 	path    string
 	writing chan struct{} // holds a token while a binding is written to the file
 
-	mu      sync.Mutex        // guards the field below
-	machine map[string]string // replaced, never changed
+	mu      sync.Mutex        // guards the fields below
+	machine map[string]string // by library; replaced, never changed
+	library map[string]string // by machine, the first by name; replaced, never changed
 }
 
 // openLibraries reads the bindings of a workspace. A file that cannot be read is
 // an error: the next write would overwrite it.
 func openLibraries(workspace string) (*libraries, error) {
-	l := &libraries{path: filepath.Join(workspace, librariesFile), writing: make(chan struct{}, 1), machine: map[string]string{}}
+	l := &libraries{path: filepath.Join(workspace, librariesFile), writing: make(chan struct{}, 1)}
 	f, err := os.OpenFile(l.path, os.O_RDONLY|openNonblock, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, nil
@@ -48,12 +50,11 @@ func openLibraries(workspace string) (*libraries, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the libraries: %s: %w", l.path, err)
 	}
-	if err := json.Unmarshal(data, &l.machine); err != nil {
+	var bindings map[string]string
+	if err := decodeJSON(data, &bindings); err != nil {
 		return nil, fmt.Errorf("reading the libraries: %s: %w: repair or remove it", l.path, err)
 	}
-	if l.machine == nil {
-		l.machine = map[string]string{} // the file said null
-	}
+	l.replace(bindings)
 	return l, nil
 }
 
@@ -64,9 +65,22 @@ func (l *libraries) bindings() map[string]string {
 }
 
 func (l *libraries) replace(next map[string]string) {
+	library := map[string]string{}
+	for lib, machine := range next {
+		if first, ok := library[machine]; !ok || lib < first {
+			library[machine] = lib
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.machine = next
+	l.machine, l.library = next, library
+}
+
+// machines returns the machines that a library is bound to, with the library.
+func (l *libraries) machines() map[string]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.library
 }
 
 // get returns the machine that a library is bound to.
@@ -75,16 +89,13 @@ func (l *libraries) get(libID string) (machineID string, ok bool) {
 	return machineID, ok
 }
 
-// of returns a library that is bound to the machine, the first by name; "" when
-// there is none.
+// of returns the library of a machine: that of a pool's daemon, else one that is
+// bound to the machine, the first by name; "" when there is none.
 func (l *libraries) of(machineID string) string {
-	first := ""
-	for lib, machine := range l.bindings() {
-		if machine == machineID && (first == "" || lib < first) {
-			first = lib
-		}
+	if libID, ok := strings.CutPrefix(machineID, cloudPrefix); ok {
+		return libID
 	}
-	return first
+	return l.machines()[machineID]
 }
 
 // set binds a library, or frees it when machineID is "". The file is written
@@ -93,7 +104,8 @@ func (l *libraries) of(machineID string) string {
 func (l *libraries) set(libID, machineID string) error {
 	l.writing <- struct{}{} // a write ends with the disk's answer
 	defer func() { <-l.writing }()
-	next := maps.Clone(l.bindings())
+	next := map[string]string{}
+	maps.Copy(next, l.bindings())
 	if machineID == "" {
 		delete(next, libID)
 	} else {

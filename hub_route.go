@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -101,11 +102,11 @@ func (h *hub) machineTarget(machineID string) target {
 // The params get a task_id, so that a call that is sent again never runs twice
 // in one daemon. methods has the time limits.
 func parseCall(body []byte, methods map[string]*method) (*call, error) {
-	var m envelope
 	if !utf8.Valid(body) {
 		return nil, errors.New("the body is not UTF-8")
 	}
-	if err := json.Unmarshal(body, &m); err != nil {
+	m, err := decodeEnvelope(body)
+	if err != nil {
 		return nil, errors.New("the body is not a JSON-RPC request object")
 	}
 	method, err := m.request()
@@ -132,13 +133,14 @@ func parseCall(body []byte, methods map[string]*method) (*call, error) {
 		return c, nil
 	}
 	c.taskID = randomHex(16)
-	var buf bytes.Buffer
-	fmt.Fprintf(&buf, `{"task_id":%q`, c.taskID)
-	if rest := bytes.TrimLeft(c.params[1:], " \t\r\n"); len(rest) > 0 && rest[0] != '}' {
-		buf.WriteByte(',')
+	// Last, because the last of two members with one name counts: the caller may
+	// have sent "task_id":null.
+	begin := bytes.TrimRight(c.params[:len(c.params)-1], " \t\r\n")
+	comma := ","
+	if len(begin) == 1 {
+		comma = ""
 	}
-	buf.Write(c.params[1:])
-	c.params = buf.Bytes()
+	c.params = fmt.Appendf(slices.Clip(begin), `%s"task_id":%q}`, comma, c.taskID)
 	return c, nil
 }
 
@@ -177,7 +179,7 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessag
 		case errors.Is(err, errLinkLost) && resends < maxResends:
 			resends++
 			<-conn.done // at once, for its reader has ended; else the lost link would be found again
-			h.log.Info("the link was lost before the answer, sending the request again", "method", showName(c.method), "task_id", showName(c.taskID))
+			h.log.Info("the link was lost before the answer, sending the request again", "method", shownText(c.method), "task_id", shownText(c.taskID))
 		default:
 			return nil, deliveryError(err)
 		}

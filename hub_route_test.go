@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -217,6 +218,35 @@ func TestProgressReachesTheCall(t *testing.T) {
 	})
 }
 
+// A daemon may use the task id of another's task. What it reports is published
+// under its own machine, whatever it says, and only while it is connected.
+func TestProgressIsPublishedUnderItsMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		b.daemon("m", "i", "")
+		published := make(chan string, 10)
+		conn := b.online("m")
+		b.hub.publish = func(name string, params any) {
+			data, err := json.Marshal(params)
+			if name == progressMethod {
+				published <- fmt.Sprintf("%s %v", data, err)
+			}
+		}
+		b.hub.progressed(conn, json.RawMessage(`{"task_id":"T","method":"m","machine_id":"other","lib_id":"x","Percent":9,"percent":5.0}`))
+		const want = `{"machine_id":"m","lib_id":"lib_of_m","task_id":"T","method":"m","percent":5} <nil>`
+		if got := <-published; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		stranger := &hubConn{hub: b.hub}
+		b.hub.progressed(stranger, json.RawMessage(`{"task_id":"T","percent":5}`))
+		stranger.setHandshake(&handshakeParams{MachineID: "m"}) // not accepted
+		b.hub.progressed(stranger, json.RawMessage(`{"task_id":"T","percent":5}`))
+		if len(published) != 0 {
+			t.Errorf("got %s of a link without a machine, want nothing", <-published)
+		}
+	})
+}
+
 // Task ids are each daemon's own: the progress of another's task of the same name
 // is not the call's, and what falls behind is left out.
 func TestProgressOfAnotherDaemon(t *testing.T) {
@@ -275,6 +305,8 @@ func TestParseCall(t *testing.T) {
 		{`{"jsonrpc":"2.0","id":1,"method":"a/b","params":{"task_id":"T","timeout_ms":5}}`, "a/b", "1", "T", 5 * time.Millisecond},
 		{`{"jsonrpc":"2.0","id":null,"method":"vcs/clone","params":{ "url":"x" }}`, "vcs/clone", "null", "", cloneMethodTimeout},
 		{`{"jsonrpc":"2.0","id":"x","method":"a/b"}`, "a/b", `"x"`, "", defaultMethodTimeout},
+		{`{"jsonrpc":"2.0","id":"x","method":"a/b","params":null}`, "a/b", `"x"`, "", defaultMethodTimeout},
+		{`{"jsonrpc":"2.0","id":"x","method":"a/b","METHOD":"c/d","params":{"task_id":null,"TASK_ID":"T"}}`, "a/b", `"x"`, "", defaultMethodTimeout},
 		{`{"jsonrpc":"2.0","id":"x","method":"a/b","params":{ }}`, "a/b", `"x"`, "", defaultMethodTimeout},
 	} {
 		c, err := parseCall([]byte(test.body), methods)

@@ -180,7 +180,7 @@ func (b *hubBench) online(machineID string) *hubConn {
 func TestHubKnowsMachines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newHubBench(t)
-		if _, ok := b.hub.view("m"); ok || len(b.hub.views()) != 0 {
+		if _, ok := b.hub.view("m"); ok || len(allMachines(b.hub)) != 0 {
 			t.Error("got a machine before it connected, want none")
 		}
 		d := b.daemon("m", "i", "")
@@ -211,7 +211,9 @@ func TestHandshakeRefusals(t *testing.T) {
 		{"no instance", "", "m", `{"machine_id":"m","protocol_version":1}`, "instance_id"},
 		{"another header", "", "x", `{"machine_id":"m","instance_id":"i","protocol_version":1}`, "header"},
 		{"a user's cloud_", "", "", `{"machine_id":"cloud_x","instance_id":"i","protocol_version":1}`, "belong to the pool"},
-		{"too large", "", "m", `{"machine_id":"m","instance_id":"i","protocol_version":1,"allowed_paths":["` + strings.Repeat("x", maxHandshake) + `"]}`, "at most"},
+		{"long path", "", "m", `{"machine_id":"m","instance_id":"i","protocol_version":1,"allowed_paths":["` + strings.Repeat("x", maxHandshakePath+1) + `"]}`, "at most"},
+		{"long host name", "", "m", `{"machine_id":"m","instance_id":"i","protocol_version":1,"hostname":"` + strings.Repeat("x", maxHandshakeText+1) + `"}`, "hostname: must have at most"},
+		{"names in capitals", "", "m", `{"MACHINE_ID":"m","instance_id":"i","protocol_version":1}`, "machine_id"},
 		{"a child of another id", "child:cloud_x", "", `{"machine_id":"cloud_y","instance_id":"i","protocol_version":1}`, "token is for another"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -237,7 +239,7 @@ func TestHandshakeRefusals(t *testing.T) {
 				if _, _, err := conn.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusPolicyViolation {
 					t.Error(err)
 				}
-				if len(b.hub.views()) != 0 {
+				if len(allMachines(b.hub)) != 0 {
 					t.Error("a refused machine is listed, want none")
 				}
 			})
@@ -361,19 +363,118 @@ func TestSilentDaemonGoesOffline(t *testing.T) {
 	})
 }
 
-// Machines that are gone are remembered up to a number, the latest.
+// allMachines returns the machines that the hub knows.
+func allMachines(h *hub) []machineView {
+	views, _ := h.page("", maxPage)
+	return views
+}
+
+// Machines that are gone are remembered up to a number and a size, the latest; one
+// with a library is always known.
 func TestHubForgets(t *testing.T) {
 	h := newHub(hubConfig{})
 	now := time.Now()
+	add := func(id string, n int, paths ...string) {
+		at := now.Add(time.Duration(n) * time.Second)
+		h.bound(id, "lib")
+		h.bound(id, "") // forgets it again
+		h.machines[id] = &machine{view: machineView{handshakeParams: handshakeParams{MachineID: id, AllowedPaths: paths}, Status: "offline", ConnectedAt: &at}, changed: make(chan struct{})}
+	}
+	add("laptop", -1)
+	h.bound("laptop", "lib")
+	h.bound("never", "lib2")
 	for n := range maxOffline + 10 {
-		id := fmt.Sprint("m", n)
-		h.machines[id] = &machine{view: machineView{handshakeParams: handshakeParams{MachineID: id}, ConnectedAt: now.Add(time.Duration(n) * time.Second)}}
+		add(fmt.Sprint("m", n), n)
 	}
-	h.machines["here"] = &machine{conn: &hubConn{}, view: machineView{handshakeParams: handshakeParams{MachineID: "here"}}}
+	add("here", -2)
+	h.machines["here"].conn = &hubConn{peer: newPeer(newWire(), nil, 1000, nil)}
 	h.forgetLocked()
-	if len(h.machines) != maxOffline+1 || h.machines["here"] == nil || h.machines["m9"] != nil || h.machines["m10"] == nil {
-		t.Errorf("got %d machines, want %d and the latest kept", len(h.machines), maxOffline+1)
+	if len(h.machines) != maxOffline+3 || h.machines["here"] == nil || h.machines["laptop"] == nil || h.machines["never"] == nil || h.machines["m9"] != nil || h.machines["m10"] == nil {
+		t.Errorf("got %d machines, want %d, the latest and those with a library kept", len(h.machines), maxOffline+3)
 	}
+	long := strings.Repeat("x", maxHandshakePath)
+	for n := range maxOffline {
+		add(fmt.Sprint("m", n+10), n+10, long, long, long, long)
+	}
+	h.forgetLocked()
+	bytes := 0
+	for _, m := range h.machines {
+		bytes += m.view.bytes()
+	}
+	if bytes > maxOfflineBytes+4096 || h.machines["laptop"] == nil || h.machines["m1009"] == nil {
+		t.Errorf("got %d machines of %d bytes, want at most %d bytes, the latest and those with a library kept", len(h.machines), bytes, maxOfflineBytes)
+	}
+	for _, id := range []string{"laptop", "never"} {
+		if view, ok := h.view(id); !ok || view.Status != "offline" || view.LibID == "" {
+			t.Errorf("%s: got %+v, %v, want it offline with its library", id, view, ok)
+		}
+		if _, err := h.connected(t.Context(), id, 0, nil); !errors.Is(err, errOffline) {
+			t.Errorf("%s: got %v, want %v", id, err, errOffline)
+		}
+	}
+	h.bound("never", "")
+	if _, ok := h.view("never"); ok {
+		t.Error("a machine that was never connected is known without a library, want it forgotten")
+	}
+}
+
+func TestMachinesAreListedInPages(t *testing.T) {
+	h := newHub(hubConfig{})
+	long := []string{strings.Repeat("x", maxMachinesPage/2)}
+	var want []string
+	for n := range 25 {
+		id := fmt.Sprintf("m%02d", n)
+		h.bound(id, "lib")
+		if n < 5 {
+			h.machines[id].view.AllowedPaths = long
+		}
+		want = append(want, id)
+	}
+	var got []string
+	pages, after := 0, ""
+	for more := true; more; pages++ {
+		var views []machineView
+		views, more = h.page(after, 10)
+		for _, view := range views {
+			got = append(got, view.MachineID)
+			after = view.MachineID
+		}
+	}
+	if !slices.Equal(got, want) || pages != 7 {
+		t.Errorf("got %q in %d pages, want %q in 7: 4 with one long handshake, the others of at most 10", got, pages, want)
+	}
+}
+
+// The number of active requests is that of now, not that of the last heartbeat.
+func TestActiveRequestsAreThoseOfNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		runs := 0
+		b.daemon("m", "i", "", slowMethod(time.Minute+time.Second, &runs))
+		conn := b.online("m")
+		active := func(want int) {
+			t.Helper()
+			if view, _ := b.hub.view("m"); view.ActiveRequests != want {
+				t.Errorf("got %d active requests, want %d", view.ActiveRequests, want)
+			}
+		}
+		active(0)
+		done := make(chan error)
+		go func() {
+			_, err := b.hub.perform(t.Context(), newCall(t, "test/slow", `{"timeout_ms":600000}`), b.hub.machineTarget("m"))
+			done <- err
+		}()
+		synctest.Wait()
+		active(1)
+		time.Sleep(time.Minute) // two heartbeats
+		active(1)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		active(0)
+		b.hub.beat(conn, heartbeat{ActiveRequests: 2}) // nobody here waits for them
+		active(2)
+	})
 }
 
 // Without a token users' daemons come in from this machine, and through a Unix
@@ -386,7 +487,7 @@ func TestAdmitWithoutAToken(t *testing.T) {
 	}{
 		{"127.0.0.1:1", "", true}, {"[::1]:1", "", true}, {"[::ffff:127.0.0.1]:1", "", true}, {"@", "", true},
 		{"10.0.0.1:1", "", false}, {"[fe80::1]:1", "", false},
-		{"127.0.0.1:1", "Forwarded", false}, {"127.0.0.1:1", "X-Forwarded-For", false}, {"@", "X-Real-Ip", false},
+		{"127.0.0.1:1", "Forwarded", false}, {"127.0.0.1:1", "X-Forwarded-For", false}, {"127.0.0.1:1", "Via", false}, {"127.0.0.1:1", "X-Forwarded-Host", false}, {"@", "X-Real-Ip", true},
 	} {
 		r := &http.Request{RemoteAddr: test.from, Header: http.Header{}}
 		if test.header != "" {
@@ -407,9 +508,9 @@ func TestHubCallsOutWithoutItsLock(t *testing.T) {
 		libraryOf: func(string) string { return "" }, log: slog.New(probe),
 		publish: func(_ string, params any) { probe.look("event " + params.(machineStatus).Status) },
 	})
-	probe.watch(func() { h.views() })
+	probe.watch(func() { allMachines(h) })
 	params := handshakeParams{MachineID: "m", InstanceID: "i"}
-	c := &hubConn{hub: h, params: &params}
+	c := &hubConn{hub: h, params: &params, peer: newPeer(newWire(), nil, 1000, h.log)}
 	if reason := h.register(c, params); reason != "" {
 		t.Errorf("got the refusal %q, want none", reason)
 	}

@@ -1,15 +1,19 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // protocolVersion is the version of the protocol; both ends of a link must use
@@ -35,7 +39,15 @@ const (
 	// cloudPrefix is the prefix of the machine_id of a daemon that a pool runs.
 	cloudPrefix = "cloud_"
 	// maxMachineID bounds a machine_id in bytes: the hub keeps and shows it.
-	maxMachineID = 200
+	maxMachineID = 255
+	// maxHandshake bounds every message before the handshake is accepted, and with
+	// it the handshake, which the server keeps and shows. Three hundred allowed
+	// paths of a usual length fit.
+	maxHandshake = 64 << 10
+	// maxHandshakeText and maxHandshakePath bound the other texts of a handshake. No
+	// system has longer host names, and Linux has no longer paths.
+	maxHandshakeText = 255
+	maxHandshakePath = 4096
 )
 
 // handshakeParams is the daemon's first request: its identity and its methods.
@@ -53,6 +65,52 @@ type handshakeParams struct {
 	GitVersion          string   `json:"git_version" doc:"empty if git is not installed"`
 	Methods             []string `json:"methods" doc:"names of all methods, sorted"`
 	HeartbeatIntervalMS int64    `json:"heartbeat_interval_ms" doc:"interval at which the daemon sends heartbeats"`
+}
+
+// check returns an error if a text of the handshake is missing or too long. Both
+// ends of a link use it. The error does not contain the text.
+func (p *handshakeParams) check() error {
+	if err := checkMachineID(p.MachineID); err != nil {
+		return fmt.Errorf("machine_id: %w", err)
+	}
+	if p.InstanceID == "" {
+		return errors.New("instance_id is missing")
+	}
+	texts := map[string][]string{
+		"instance_id": {p.InstanceID}, "version": {p.Version}, "hostname": {p.Hostname}, "os": {p.OS}, "arch": {p.Arch},
+		"git_version": {p.GitVersion}, "methods": p.Methods,
+	}
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		if slices.ContainsFunc(texts[name], func(text string) bool { return len(text) > maxHandshakeText }) {
+			return fmt.Errorf("%s: must have at most %d bytes", name, maxHandshakeText)
+		}
+	}
+	if slices.ContainsFunc(append(p.AllowedPaths, valueOr(p.WorkDir, "")), func(path string) bool { return len(path) > maxHandshakePath }) {
+		return fmt.Errorf("allowed_paths and work_dir: a path must have at most %d bytes", maxHandshakePath)
+	}
+	return nil
+}
+
+// bytes estimates the memory that the handshake takes.
+func (p *handshakeParams) bytes() int {
+	n := 512 // the struct and the short texts
+	for _, text := range slices.Concat(p.AllowedPaths, p.Methods) {
+		n += len(text) + 16
+	}
+	return n
+}
+
+// checkSize returns an error if the handshake does not fit in the first message
+// of a link.
+func (p *handshakeParams) checkSize() error {
+	message, err := encodeCall(json.RawMessage("1"), handshakeMethod, p)
+	if err != nil {
+		return fmt.Errorf("encoding the handshake: %w", err)
+	}
+	if len(message) > maxHandshake {
+		return fmt.Errorf("the handshake would have %d bytes, and a server accepts %d: give fewer or shorter --allow and --handler", len(message), maxHandshake)
+	}
+	return nil
 }
 
 // handshakeResult is the server's response to the handshake.
@@ -83,16 +141,20 @@ type machineStatus struct {
 	At        time.Time `json:"at"`
 }
 
-// checkMachineID returns an error unless id is 1 to maxMachineID bytes of
-// printable characters. Both ends of a link use it.
+// checkMachineID returns an error unless id is 1 to maxMachineID bytes of UTF-8
+// that can be the last part of a path in a URL. Both ends of a link use it.
 func checkMachineID(id string) error {
-	if id == "" || len(id) > maxMachineID {
+	switch {
+	case id == "" || len(id) > maxMachineID:
 		return fmt.Errorf("must have 1 to %d bytes", maxMachineID)
-	}
-	for _, r := range id {
-		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
-			return errors.New("must not contain control or other non-printable characters")
-		}
+	case !utf8.ValidString(id) || strings.ContainsRune(id, unicode.ReplacementChar):
+		return errors.New("must be UTF-8")
+	case strings.ContainsFunc(id, unicode.IsControl) || strings.ContainsAny(id, "\u2028\u2029"):
+		return errors.New("must not contain control characters")
+	case strings.Contains(id, "/") || id == "." || id == "..":
+		return errors.New("must not contain a slash, or be a dot or two")
+	case strings.TrimSpace(id) != id:
+		return errors.New("must not begin or end with a space")
 	}
 	return nil
 }

@@ -120,6 +120,18 @@ func cleanText(s string) string {
 	}, strings.ToValidUTF8(s, "\uFFFD"))
 }
 
+// maxShown bounds a text of the other side in a log line or an error.
+const maxShown = 256
+
+// shownText returns a text of the other side as a log line or an error may show
+// it: without control characters, and cut to maxShown bytes.
+func shownText(s string) string {
+	if len(s) > maxShown {
+		s = strings.ToValidUTF8(s[:maxShown], "") + "…"
+	}
+	return cleanText(s)
+}
+
 // showName makes a file name valid UTF-8 for JSON; invalid bytes become U+FFFD.
 func showName(name string) string { return strings.ToValidUTF8(name, string(utf8.RuneError)) }
 

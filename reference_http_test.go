@@ -30,7 +30,7 @@ func routeExamples() []routeExample {
 	return []routeExample{
 		{pattern: "GET /livez", what: "200 while the process runs", path: "/livez"},
 		{pattern: "GET /readyz", what: "200 if the scheduler accepts work; 503 if it is stopping or cannot write to its workspace", path: "/readyz"},
-		{pattern: "GET /events", what: "Server-Sent Events `daemon/status`, `task/progress` and `pool/entry`; `Last-Event-ID` resumes the stream", path: "/events",
+		{pattern: "GET /events", what: "Server-Sent Events `daemon/status`, `task/progress` (with `machine_id` and `lib_id`) and `pool/entry`; `Last-Event-ID` resumes the stream, with the event `reset` first if events were missed; of more than 256 streams the oldest ends", path: "/events",
 			first: func(s *exampleScheduler) { s.ask("PUT", "/daemons/other", "") }, enough: "pool/entry"},
 		{pattern: "POST /daemons", what: "starts the daemon of a library if it is not running and responds when it is ready: 201 to the request that started it, 200 to others", path: "/daemons", body: `{"lib_id":"demo"}`},
 		{pattern: "PUT /daemons/{lib_id}", what: "the same, with the library in the path"},
@@ -44,9 +44,10 @@ func routeExamples() []routeExample {
 		{pattern: "POST /libraries/{lib_id}/rpc", what: "sends a JSON-RPC request to a library: to the machine that it is bound to, or else to its daemon; with `Accept: text/event-stream` the response is a stream of progress and then the result",
 			path: "/libraries/demo/rpc", body: `{"jsonrpc":"2.0","id":1,"method":"config/get"}`},
 		{pattern: "POST /libraries/{lib_id}/rpc", path: "/libraries/demo/rpc", body: `{"jsonrpc":"2.0","id":2,"method":"fs/stat","params":{"path":"/etc"}}`, accept: "text/event-stream"},
-		{pattern: "GET /machines", what: "lists all machines that are or were connected, each as below"},
+		{pattern: "GET /machines", what: "lists the machines that are or were connected or have a library, each as below; `limit` (at most 1000) and `cursor` for pages; `next_cursor` is null at the end"},
 		{pattern: "GET /machines/{machine_id}", what: "returns one machine: its handshake and its status", path: "/machines/cloud_demo"},
 		{pattern: "POST /machines/{machine_id}/rpc", what: "sends a JSON-RPC request to a machine", path: "/machines/laptop/rpc", body: `{"jsonrpc":"2.0","id":1,"method":"config/get"}`},
+		{pattern: "GET /libraries", what: "lists the bindings, in pages as above", path: "/libraries?limit=10"},
 		{pattern: "PUT /libraries/{lib_id}", what: "binds a library to a user's machine", path: "/libraries/mine", body: `{"machine_id":"laptop"}`},
 		{pattern: "GET /libraries/{lib_id}", what: "returns the machine of a library; 404 if it is not bound", path: "/libraries/mine"},
 		{pattern: "DELETE /libraries/{lib_id}", what: "removes the binding of a library", path: "/libraries/mine"},
@@ -156,7 +157,8 @@ func (r *reference) http(t *testing.T) {
 
 Requests and responses are JSON; a body has at most %d MiB. If an API token is set, every route requires
 `+"`Authorization: Bearer TOKEN`"+`, except those marked open. A request whose `+"`Host`"+` header names another host, or whose
-`+"`Origin`"+` is another site, gets 403.
+`+"`Origin`"+` is another site, gets 403. So does a request that a proxy forwarded (`+"`Forwarded`, `Via`, `X-Real-IP`, `X-Forwarded-*`"+`) while no
+API token is set, except through a Unix socket.
 
 | route | | |
 |---|---|---|
@@ -200,10 +202,10 @@ func (r *reference) problems(t *testing.T) {
 		status int
 		when   string
 	}{
-		{codeBadRequest, 400, "the body or a header is invalid"},
+		{codeBadRequest, 400, "the body or a header is invalid; 426 for a request to `/ws/daemon` that is not an upgrade to WebSocket"},
 		{codeInvalidLibID, 400, "a lib_id is 1 to 128 characters of A-Z a-z 0-9 . _ -, and does not begin with . or -"},
 		{codeUnauthorized, 401, "the token is missing or invalid"},
-		{codeForbidden, 403, "the Host or Origin header does not belong to this server"},
+		{codeForbidden, 403, "the Host or Origin header does not belong to this server, or a proxy forwarded the request and no API token is set"},
 		{codeNotFound, 404, "the resource does not exist"},
 		{codeMethodNotAllowed, 405, "the path does not support this method: see the Allow header"},
 		{codeDeleted, 409, "the daemon was deleted in the meantime"},

@@ -39,6 +39,9 @@ type transport interface {
 	// called exactly once: with nil after the message was written, or with an
 	// error when it cannot be written.
 	send(message []byte, sent func(error))
+	// trusted reports whether the handshake was accepted. Until then a message
+	// must cost little, so a batch is refused.
+	trusted() bool
 }
 
 // handler handles the requests and notifications of the other side. Both
@@ -56,7 +59,8 @@ type peer struct {
 	handler    handler
 	maxMessage int // size limit of a message in bytes, the same on both sides
 	log        *slog.Logger
-	writing    chan struct{} // semaphore: one token for each call that waits to be written
+	onResult   func(json.RawMessage) // called with each result before the next message is read; nil for none
+	writing    chan struct{}         // semaphore: one token for each call that waits to be written
 
 	mu       sync.Mutex // guards the fields below
 	lastID   int64
@@ -107,6 +111,13 @@ func (p *peer) failAll(err error) {
 	}
 }
 
+// pending returns the number of our calls that wait for a response.
+func (p *peer) pending() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.calls)
+}
+
 // isLost reports whether the link is lost. Its requests are then cancelled or
 // about to be.
 func (p *peer) isLost() bool {
@@ -136,27 +147,30 @@ func (p *peer) receive(data []byte) {
 	case !utf8.Valid(data):
 		// encoding/json would replace the invalid bytes by U+FFFD, so that the request
 		// would act on a different text.
-		p.reject(nil, codeParseError, "parse error: the message is not UTF-8")
+		p.reject(nil, nil, codeParseError, "parse error: the message is not UTF-8")
+		return
+	case len(data) > 0 && data[0] == '[' && !p.transport.trusted():
+		p.reject(nil, nil, codeInvalidRequest, "invalid request: no batch before the handshake is accepted")
 		return
 	case len(data) > 0 && data[0] == '[':
-		var batch []json.RawMessage
-		if err = json.Unmarshal(data, &batch); err == nil {
-			p.receiveBatch(batch)
+		if json.Valid(data) {
+			p.receiveBatch(data)
 			return
 		}
+		err = decodeJSON(data, new(json.RawMessage))
 	case len(data) > 0 && data[0] == '{':
 		var m envelope
-		if err = json.Unmarshal(data, &m); err == nil {
+		if m, err = decodeEnvelope(data); err == nil {
 			p.dispatch(m, nil)
 			return
 		}
 	case json.Valid(data):
-		p.reject(nil, codeInvalidRequest, "invalid request: a message is an object or an array")
+		p.reject(nil, nil, codeInvalidRequest, "invalid request: a message is an object or an array")
 		return
 	default:
 		err = errors.New("not JSON")
 	}
-	p.reject(nil, codeParseError, "parse error: "+err.Error())
+	p.reject(nil, nil, codeParseError, "parse error: "+err.Error())
 }
 
 // dispatch handles one message according to its kind.
@@ -170,7 +184,7 @@ func (p *peer) dispatch(m envelope, b *batch) {
 		if b != nil {
 			b.expect()
 		}
-		p.reject(b, codeInvalidRequest, "invalid request: "+err.Error())
+		p.reject(b, m.ID, codeInvalidRequest, "invalid request: "+err.Error())
 		return
 	}
 	if m.ID == nil {
@@ -193,7 +207,7 @@ func (p *peer) dispatch(m envelope, b *batch) {
 	}
 	p.mu.Unlock()
 	if inUse {
-		p.reject(b, codeInvalidRequest, "invalid request: the id belongs to a request that is still running")
+		p.reject(b, nil, codeInvalidRequest, "invalid request: the id belongs to a request that is still running")
 		return
 	}
 	p.handler.request(r)
@@ -205,7 +219,7 @@ func (m envelope) request() (method string, err error) {
 	switch {
 	case string(m.Version) != `"2.0"`:
 		return "", errors.New(`"jsonrpc" must be "2.0"`)
-	case m.Method == nil || m.Method[0] != '"' || json.Unmarshal(m.Method, &method) != nil:
+	case m.Method == nil || m.Method[0] != '"' || decodeJSON(m.Method, &method) != nil:
 		return "", errors.New(`"method" must be a string`)
 	case m.ID != nil && !validID(m.ID):
 		return "", errors.New(`"id" must be a string, a number or null`)
@@ -236,11 +250,15 @@ func (p *peer) cancelIncoming(params json.RawMessage) {
 	}
 }
 
-// reject sends an error for a message that is not a valid request. Its id is
-// null.
-func (p *peer) reject(b *batch, code int, message string) {
+// reject sends an error for a message that is not a valid request. It carries
+// the id if the message has one that can be read, so that the caller knows which
+// of its requests failed, and null otherwise (JSON-RPC 2.0, section 5).
+func (p *peer) reject(b *batch, id json.RawMessage, code int, message string) {
+	if id == nil || !validID(id) {
+		id = json.RawMessage("null")
+	}
 	var buf bytes.Buffer
-	writeAnswer(&buf, json.RawMessage("null"), nil, &rpcError{Code: code, Message: message})
+	writeAnswer(&buf, id, nil, &rpcError{Code: code, Message: message})
 	if b != nil {
 		b.add(buf.Bytes(), nil)
 		return
@@ -256,15 +274,18 @@ func (p *peer) deliver(m envelope) {
 	p.mu.Unlock()
 	if c == nil {
 		// The caller has given up, or the other side could not read the id.
-		p.log.Debug("ignoring a response to an unknown call", "id", showName(string(m.ID)))
+		p.log.Debug("ignoring a response to an unknown call", "id", shownText(string(m.ID)))
 		return
 	}
 	if m.Error == nil {
+		if p.onResult != nil {
+			p.onResult(m.Result)
+		}
 		c <- response{result: m.Result}
 		return
 	}
 	var e rpcError
-	if err := json.Unmarshal(m.Error, &e); err != nil {
+	if err := decodeJSON(m.Error, &e); err != nil {
 		e = rpcError{Code: codeInternal, Message: "the response contains an invalid error"}
 	}
 	c <- response{err: &e}
@@ -465,17 +486,30 @@ func (p *peer) cancelAll(cause error) {
 // maxBatch bounds the number of messages in a batch.
 const maxBatch = 100
 
-func (p *peer) receiveBatch(messages []json.RawMessage) {
-	if len(messages) == 0 || len(messages) > maxBatch {
-		p.reject(nil, codeInvalidRequest, fmt.Sprintf("invalid request: a batch holds 1 to %d requests, not %d", maxBatch, len(messages)))
+// errBatchTooLong ends the count of the messages in a batch.
+var errBatchTooLong = errors.New("the batch is too long")
+
+// receiveBatch handles a JSON array of messages. They are counted first, so that
+// millions of them cost no memory.
+func (p *peer) receiveBatch(array []byte) {
+	messages := make([]json.RawMessage, 0, maxBatch)
+	err := eachElement(array, func(value json.RawMessage) error {
+		if len(messages) == maxBatch {
+			return errBatchTooLong
+		}
+		messages = append(messages, value)
+		return nil
+	})
+	if err != nil || len(messages) == 0 {
+		p.reject(nil, nil, codeInvalidRequest, fmt.Sprintf("invalid request: a batch holds 1 to %d requests", maxBatch))
 		return
 	}
 	b := &batch{peer: p, waiting: 1} // this loop counts as one, so that nothing is sent before it ends
 	for _, raw := range messages {
-		var m envelope
-		if raw[0] != '{' || json.Unmarshal(raw, &m) != nil {
+		m, err := decodeEnvelope(raw)
+		if err != nil {
 			b.expect()
-			p.reject(b, codeInvalidRequest, "invalid request: not an object")
+			p.reject(b, nil, codeInvalidRequest, "invalid request: not an object")
 			continue
 		}
 		p.dispatch(m, b)
@@ -532,8 +566,8 @@ func (b *batch) add(answer []byte, sent func(error)) {
 // tooLargeInBatch returns the error that replaces a response which does not fit
 // in the message with the others.
 func tooLargeInBatch(answer []byte) []byte {
-	var m envelope
-	if err := json.Unmarshal(answer, &m); err != nil {
+	m, err := decodeEnvelope(answer)
+	if err != nil {
 		m.ID = json.RawMessage("null")
 	}
 	var buf bytes.Buffer

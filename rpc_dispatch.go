@@ -89,7 +89,7 @@ type job struct {
 }
 
 func (d *dispatcher) notify(method string, _ json.RawMessage) {
-	d.log.Debug("ignoring an unknown notification", "method", showName(method))
+	d.log.Debug("ignoring an unknown notification", "method", shownText(method))
 }
 
 func (d *dispatcher) request(r *incoming) {
@@ -112,7 +112,7 @@ func (d *dispatcher) request(r *incoming) {
 func (d *dispatcher) admit(r *incoming) (*job, error) {
 	m := d.methods[r.method]
 	if m == nil {
-		return nil, &rpcError{Code: codeMethodNotFound, Message: fmt.Sprintf("method not found: %q (rpc.discover lists them)", r.method)}
+		return nil, &rpcError{Code: codeMethodNotFound, Message: fmt.Sprintf("method not found: %q (rpc.discover lists them)", shownText(r.method))}
 	}
 	var common commonParams
 	if err := decodeParams(r.params, &common); err != nil {
@@ -293,7 +293,7 @@ func (d *dispatcher) perform(j *job) (any, error) {
 // the same task may have less time left.
 func withoutCommon(params json.RawMessage) []byte {
 	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(params, &fields); err != nil {
+	if err := decodeJSON(params, &fields); err != nil {
 		return params
 	}
 	delete(fields, "timeout_ms")

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // TestLostLinkEndsActivity: a request whose link is lost does not count as
@@ -148,4 +149,46 @@ func TestBatchOfMoreThanThePlaces(t *testing.T) {
 			t.Errorf("the batch was answered by %s with %d results, want %d", got, n, len(all))
 		}
 	})
+}
+
+// TestMixedBatchOfMoreThanThePlaces: a batch holds whatever its caller likes, with
+// any number of places.
+func TestMixedBatchOfMoreThanThePlaces(t *testing.T) {
+	for _, places := range []int{1, 2, 64} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newRPCBench(t, nil)
+			b.service.maxConcurrent, b.peer.maxMessage = places, 1<<20
+			var all []string
+			add := func(id int, format string, args ...any) {
+				all = append(all, fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,`+format+"}", append([]any{id}, args...)...))
+			}
+			for id := range 65 {
+				add(id, `"method":"test/big","params":{"count":1}`)
+			}
+			for id := 65; id < 75; id++ {
+				add(id, `"method":"test/big","params":{"count":1,"task_id":"t%d"}`, id%2) // five join one run
+			}
+			add(75, `"method":"test/echo"`)
+			add(76, `"method":"test/wait","params":{"timeout_ms":2000}`)
+			add(77, `"method":"test/wait"`)
+			add(78, `"method":"no/such"`)
+			add(79, `"method":5`)
+			add(77, `"method":"test/echo"`) // an id that is in use
+			all = append(all, `{"jsonrpc":"2.0","method":"x/y"}`, `{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":77}}`, `1`)
+			begin := time.Now()
+			b.put("[%s]", strings.Join(all, ","))
+			got := b.get()
+			for strings.Contains(got, progressMethod) {
+				got = b.get()
+			}
+			if n, want := strings.Count(got, `"jsonrpc"`), len(all)-2; n != want || time.Since(begin) > 3*time.Second {
+				t.Errorf("%d places: the batch was answered by %s with %d answers after %v, want %d within 3 s", places, got, n, time.Since(begin), want)
+			}
+			for text, want := range map[string]int{`"result":"x"`: 75, "TIMEOUT": 1, "REQUEST_CANCELLED": 1, "-32601": 1, "-32600": 3} {
+				if n := strings.Count(got, text); n != want {
+					t.Errorf("%d places: got %d answers with %s, want %d: %s", places, n, text, want, got)
+				}
+			}
+		})
+	}
 }

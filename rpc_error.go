@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime/debug"
+	"strings"
 	"syscall"
 )
 
@@ -143,21 +144,23 @@ func asRPCError(err error) *rpcError {
 	return &rpcError{Code: codeInternal, Message: "internal error: see the daemon's log"}
 }
 
-// decodeParams decodes params by name into v. Absent params mean {}. It returns
-// an invalid params error for an array or a value of the wrong type.
+// decodeParams decodes params by name into v. Absent params and null mean {}. It
+// returns an invalid params error for an array or a value of the wrong type.
 func decodeParams(params json.RawMessage, v any) error {
-	if len(params) == 0 {
+	if len(params) == 0 || isNull(params) {
 		params = json.RawMessage("{}")
 	}
 	if params[0] != '{' {
 		return &rpcError{Code: codeInvalidParams, Message: "invalid params: params must be an object, by name"}
 	}
-	err := json.Unmarshal(params, v)
+	err := decodeJSON(params, v)
 	if err == nil {
 		return nil
 	}
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return invalidParam(e.Field, "must be %s, not %s", jsonTypeName(e.Type), e.Value)
+		invalid := invalidParam(e.Field, "must be %s, not %s", jsonTypeName(e.Type), e.Value)
+		name, _, _ := strings.Cut(e.Field, ".")
+		return invalid.with("param", name)
 	}
 	if e, ok := errors.AsType[*rpcError](err); ok {
 		return e

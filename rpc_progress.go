@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +33,15 @@ type taskProgress struct {
 	TaskID string `json:"task_id" doc:"task_id of the request; without one, the id of the request as a string"`
 	Method string `json:"method" doc:"method of the request"`
 	progress
+}
+
+// machineProgress is the params of task/progress in GET /events. Task ids are
+// chosen by callers, so that two machines may use the same: the hub adds which
+// machine it is, and a daemon cannot say so itself.
+type machineProgress struct {
+	MachineID string `json:"machine_id" doc:"machine that the progress came from"`
+	LibID     string `json:"lib_id" doc:"library of the machine; empty without one"`
+	taskProgress
 }
 
 type progressKey struct{}
@@ -74,7 +82,7 @@ type progressSender struct {
 // newProgressSender starts the progress of a request. Without a task_id the
 // notifications carry the id of the request as a string.
 func newProgressSender(r *incoming, taskID string, atOnce bool) *progressSender {
-	if taskID == "" && json.Unmarshal(r.id, &taskID) != nil {
+	if taskID == "" && decodeJSON(r.id, &taskID) != nil {
 		taskID = string(r.id) // a number; null unmarshals to ""
 	}
 	s := &progressSender{peer: r.peer, taskID: taskID, method: r.method, fresh: true}

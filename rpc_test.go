@@ -40,6 +40,8 @@ func (w *wire) send(message []byte, sent func(error)) {
 	}
 }
 
+func (w *wire) trusted() bool { return true }
+
 func (w *wire) close() { w.once.Do(func() { close(w.in) }) }
 
 // rpcBench is a peer whose requests a real dispatcher answers.
@@ -136,14 +138,22 @@ func TestMessages(t *testing.T) {
 		{"id true", `{"jsonrpc":"2.0","id":true,"method":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
 		{"id object", `{"jsonrpc":"2.0","id":{},"method":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
 		{"id array", `{"jsonrpc":"2.0","id":[1],"method":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
-		{"no version", `{"id":1,"method":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
-		{"version 1.0", `{"jsonrpc":"1.0","id":1,"method":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
-		{"version number", `{"jsonrpc":2.0,"id":1,"method":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
-		{"method number", `{"jsonrpc":"2.0","id":1,"method":1}`, fmt.Sprintf(nullID, -32600)},
-		{"method null", `{"jsonrpc":"2.0","id":1,"method":null}`, fmt.Sprintf(nullID, -32600)},
-		{"no method", `{"jsonrpc":"2.0","id":1}`, fmt.Sprintf(nullID, -32600)},
+		{"no version", `{"id":1,"method":"test/echo"}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32600,"message":`},
+		{"version 1.0", `{"jsonrpc":"1.0","id":1,"method":"test/echo"}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32600,"message":`},
+		{"version number", `{"jsonrpc":2.0,"id":1,"method":"test/echo"}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32600,"message":`},
+		{"method number", `{"jsonrpc":"2.0","id":1,"method":1}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32600,"message":`},
+		{"method null", `{"jsonrpc":"2.0","id":1,"method":null}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32600,"message":`},
+		{"no method", `{"jsonrpc":"2.0","id":1}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32600,"message":`},
 		{"notification without a method", `{"jsonrpc":"2.0","params":{}}`, fmt.Sprintf(nullID, -32600)},
 		{"empty object", `{}`, fmt.Sprintf(nullID, -32600)},
+		{"readable id in a batch", `[{"id":1,"method":"test/echo"}]`, `[{"jsonrpc":"2.0","id":1,"error":{"code":-32600,`},
+		{"names in capitals", `{"JSONRPC":"2.0","ID":1,"METHOD":"test/echo"}`, fmt.Sprintf(nullID, -32600)},
+		{"method in capitals beside", `{"jsonrpc":"2.0","id":7,"method":"test/echo","METHOD":"test/panic","Params":{"text":"x"}}`, `{"jsonrpc":"2.0","id":7,` + emptied},
+		{"param in capitals", `{"jsonrpc":"2.0","id":7,"method":"test/echo","params":{"TEXT":"x","Timeout_ms":0}}`, `{"jsonrpc":"2.0","id":7,` + emptied},
+		{"params null", `{"jsonrpc":"2.0","id":7,"method":"test/echo","params":null}`, `{"jsonrpc":"2.0","id":7,` + emptied},
+		{"error null beside a request", `{"jsonrpc":"2.0","id":7,"method":"test/echo","error":null}`, `{"jsonrpc":"2.0","id":7,` + emptied},
+		{"integer with a fraction", `{"jsonrpc":"2.0","id":7,"method":"test/echo","params":{"count":5.0,"timeout_ms":6e4}}`, `{"jsonrpc":"2.0","id":7,"result":{"text":"","count":5}}`},
+		{"number that is no integer", `{"jsonrpc":"2.0","id":7,"method":"test/echo","params":{"count":5.5}}`, `{"jsonrpc":"2.0","id":7,"error":{"code":-32602,"message":"invalid params: count: must be an integer, not number 5.5","data":{"param":"count"}}}`},
 		{"unknown method", `{"jsonrpc":"2.0","id":1,"method":"no/such"}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"method not found: \"no/such\"`},
 		{"params array", `{"jsonrpc":"2.0","id":1,"method":"test/echo","params":[]}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32602,`},
 		{"params text", `{"jsonrpc":"2.0","id":1,"method":"test/echo","params":"x"}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32602,`},
@@ -536,6 +546,14 @@ func TestCall(t *testing.T) {
 	if e, ok := errors.AsType[*rpcError](err); !ok || e.Code != -32001 || e.name() != codeAccessDenied {
 		t.Errorf("call failed with %v, want -32001 and %s", err, codeAccessDenied)
 	}
+	for id, answer := range map[int]string{3: `"result":{"b":2},"error":null`, 4: `"method":null,"params":null,"result":{"b":2},"error":null`} {
+		p.lastID = int64(id - 1)
+		go reply(fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"m","params":{}}`, id), fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,%s}`, id, answer))
+		if got, err := p.call(t.Context(), "m", none{}); err != nil || string(got) != `{"b":2}` {
+			t.Errorf("a call that was answered with %s = %s, %v, want the result", answer, got, err)
+		}
+	}
+	p.lastID = 2
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("had enough")
 	go func() {

@@ -181,6 +181,9 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			heartbeatInterval: min(defaultHeartbeatInterval, cfg.offlineThreshold/2),
 			times:             p.times, libraryOf: libs.of, methods: methodsByName(builtinMethods()), publish: s.events.publish, log: cfg.log,
 		})
+		for machineID, libID := range libs.machines() {
+			s.hub.bound(machineID, libID)
+		}
 		s.wg.Go(func() { s.hub.sweep(work) })
 		(&hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, tokens: s.tokens, daemonToken: cfg.daemonToken, log: cfg.log}).register(s.api)
 	}
@@ -202,10 +205,7 @@ func (s *scheduler) listen() (err error) {
 	if s.main, err = net.Listen(network, address); err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
-	s.http = &http.Server{
-		Handler: s.api, ReadHeaderTimeout: headerTimeout, IdleTimeout: keepAliveTime, MaxHeaderBytes: maxHeader,
-		ErrorLog: slog.NewLogLogger(s.cfg.log.Handler(), slog.LevelDebug),
-	}
+	s.http = s.newServer(s.api)
 	server := s.cfg.server
 	if server == nil {
 		dial := s.main
@@ -226,27 +226,36 @@ func (s *scheduler) listen() (err error) {
 	}
 	s.wg.Go(func() { s.serve(s.http, main) })
 	if s.inner != nil {
-		links := http.NewServeMux()
-		links.HandleFunc("GET "+linkPath, func(w http.ResponseWriter, r *http.Request) {
+		links := s.newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			// A client that may not open the Unix socket, or does not trust the
 			// certificate, must not get around that through this port: only the
 			// tokens of children are accepted.
-			if s.tokens.machineFor(bearerOf(r)) == "" {
+			if r.URL.Path != linkPath || s.tokens.machineFor(bearerOf(r)) == "" {
 				writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "this port is for the daemons of the pool")
 				return
 			}
 			s.api.ServeHTTP(w, r)
-		})
+		}))
+		links.SetKeepAlivesEnabled(false) // after a refusal a stranger has no reason to stay
 		s.wg.Go(func() {
-			s.serve(&http.Server{Handler: links, ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: maxHeader}, s.inner)
+			s.serve(links, s.inner)
+			_ = links.Close() // connections that have not sent a request
 		})
 	}
 	return nil
 }
 
+// newServer returns an HTTP server with the limits of every listener.
+func (s *scheduler) newServer(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: keepAliveTime, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(s.cfg.log.Handler(), slog.LevelDebug),
+	}
+}
+
 // serve serves HTTP until the listener is closed.
 func (s *scheduler) serve(server *http.Server, l net.Listener) {
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+	if err := server.Serve(&acceptLogger{Listener: l, log: s.cfg.log}); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		s.cfg.log.Error("serving HTTP failed", "error", err)
 	}
 }

@@ -116,6 +116,24 @@ func TestBindingsOutliveTheScheduler(t *testing.T) {
 		} else if status, body := askHTTP(t, http.MethodGet, url+"/libraries/a", ""); status != 200 || !strings.Contains(body, `"m"`) {
 			t.Errorf("after a restart: got status %d and %s, want 200 and the machine m", status, body)
 		}
+		// The machine is known: it is offline, and not unknown.
+		for _, target := range []string{"/libraries/a/rpc", "/machines/m/rpc"} {
+			if status, body := askHTTP(t, http.MethodPost, url+target, `{"jsonrpc":"2.0","id":1,"method":"config/get"}`); status != 503 || !strings.Contains(body, "DAEMON_OFFLINE") {
+				t.Errorf("%s: got status %d and %s, want 503 and DAEMON_OFFLINE", target, status, body)
+			}
+		}
+		for target, want := range map[string]string{
+			"/machines/m": `"lib_id":"a","status":"offline","connected_at":null`, "/machines?limit=1": `"machine_id":"m"`, "/libraries?limit=1": `{"libraries":[{"lib_id":"a","machine_id":"m"}],"next_cursor":null}`,
+		} {
+			if status, body := askHTTP(t, http.MethodGet, url+target, ""); status != 200 || !strings.Contains(body, want) {
+				t.Errorf("%s: got status %d and %s, want 200 and %s", target, status, body, want)
+			}
+		}
+		for _, target := range []string{"/machines?limit=0", "/machines?limit=x", "/machines?cursor=%20", "/libraries?limit=1001"} {
+			if status, body := askHTTP(t, http.MethodGet, url+target, ""); status != 400 {
+				t.Errorf("%s: got status %d and %s, want 400", target, status, body)
+			}
+		}
 		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
@@ -258,6 +276,25 @@ func TestSchedulerIsKilled(t *testing.T) {
 	}
 }
 
+// strangersLeave checks that connections to the port of the pool's daemons end by
+// themselves, after a refusal and without a request.
+func strangersLeave(t *testing.T, address string) {
+	t.Helper()
+	for _, request := range []string{"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET " + linkPath + " HTTP/1.1\r\nHost: localhost\r\n\r\n", "", "GET /"} {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = conn.Write([]byte(request))
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		answer, readErr := io.ReadAll(conn)
+		_ = conn.Close()
+		if text := string(answer); err != nil || readErr != nil || strings.HasSuffix(request, "\r\n\r\n") && (!strings.HasPrefix(text, "HTTP/1.1 401") || !strings.Contains(text, "application/problem+json")) {
+			t.Errorf("%q: got %q, %v, %v, want a problem and the end of the connection", request, answer, err, readErr)
+		}
+	}
+}
+
 // TestUnixSocketScheduler: the API is served on a Unix socket, and the pool's
 // daemons still connect.
 func TestUnixSocketScheduler(t *testing.T) {
@@ -298,6 +335,7 @@ func TestUnixSocketScheduler(t *testing.T) {
 			if code := stranger.exit(); code != exitRefused {
 				t.Errorf("a user's daemon at the port of the pool: exit %d, want %d", code, exitRefused)
 			}
+			strangersLeave(t, strings.TrimSuffix(strings.TrimPrefix(server, "ws://"), linkPath))
 		}
 		health := start(t, schedulerName, nil, "--host", "unix:"+path, "--healthcheck")
 		if code := health.exit(); code != 0 {

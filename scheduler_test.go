@@ -593,6 +593,7 @@ func TestExitStatus(t *testing.T) {
 		{daemonName, nil, []string{"--server", "h", "--allow", file}, 2, "not a directory"},
 		{daemonName, nil, []string{"--server", "h", "--machine-id", "cloud_x"}, 2, "--work-dir"},
 		{daemonName, nil, []string{"--server", "h", "--machine-id", "a\nb"}, 2, "--machine-id"},
+		{daemonName, nil, []string{"--server", "h", "--allow", longDirectories(t)}, 2, "the handshake would have"},
 		{daemonName, nil, []string{"--server", "h", "--max-concurrent", "0"}, 2, "--max-concurrent"},
 		{daemonName, nil, []string{"--server", "h", "--max-message", "1"}, 2, "--max-message"},
 		{daemonName, nil, []string{"--server", "h", "--heartbeat-interval", "soon"}, 2, "heartbeat-interval"},
@@ -639,4 +640,18 @@ func TestExitStatus(t *testing.T) {
 			t.Errorf("%s %v: got %q and %q on standard error, want text and nothing", test.name, test.args, p.stdout, p.stderr)
 		}
 	}
+}
+
+// longDirectories returns directories that do not fit in a handshake together.
+func longDirectories(t *testing.T) string {
+	t.Helper()
+	var all []string
+	for n := range 30 {
+		path := filepath.Join(t.TempDir(), strings.Repeat("/"+strings.Repeat(string(rune('a'+n%26)), 240), 10))
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, path)
+	}
+	return strings.Join(all, ",")
 }

@@ -65,11 +65,7 @@ func newLinkClient(caFile string) (*http.Client, error) {
 		limitUnsent(c)
 		return nil
 	}}
-	transport := &http.Transport{
-		Proxy:               environmentProxy,
-		DialContext:         dialer.DialContext,
-		TLSHandshakeTimeout: handshakeTimeout,
-	}
+	var config *tls.Config
 	if caFile != "" {
 		pem, err := os.ReadFile(caFile)
 		if err != nil {
@@ -82,23 +78,13 @@ func newLinkClient(caFile string) (*http.Client, error) {
 		if !roots.AppendCertsFromPEM(pem) {
 			return nil, fmt.Errorf("%s contains no PEM certificate", caFile)
 		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+		config = &tls.Config{RootCAs: roots}
 	}
 	return &http.Client{
-		Transport: transport,
+		Transport: newProxyTransport(dialer, config),
 		// A redirect could send the token to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
-}
-
-// environmentProxy is http.ProxyFromEnvironment with an error that does not
-// contain the proxy's address, which may hold a password.
-func environmentProxy(r *http.Request) (*url.URL, error) {
-	proxy, err := http.ProxyFromEnvironment(r)
-	if err != nil {
-		return nil, errors.New("the proxy address in HTTP_PROXY or HTTPS_PROXY is not a valid URL")
-	}
-	return proxy, nil
 }
 
 // run connects and reconnects until ctx ends, and then returns nil. It returns
@@ -145,6 +131,12 @@ func (c *connector) session(ctx context.Context) (proven bool, err error) {
 	}
 	d := c.service.newDispatcher()
 	p := newPeer(l, d, c.maxMessage, c.log)
+	p.onResult = func(result json.RawMessage) {
+		var answer handshakeResult // the handshake is the only call of a daemon
+		if decodeJSON(result, &answer) == nil && answer.Accepted {
+			l.trust()
+		}
+	}
 	ended := make(chan error, 1)
 	var wg sync.WaitGroup
 	wg.Go(func() { ended <- p.run() }) // ends with the link
@@ -167,7 +159,7 @@ func (c *connector) session(ctx context.Context) (proven bool, err error) {
 		return false, err
 	}
 	accepted := time.Now()
-	c.log.Info("connected", "server", c.server.Host, "machine_id", c.handshake.MachineID, "lib_id", answer.LibID)
+	c.log.Info("connected", "server", c.server.Host, "machine_id", c.handshake.MachineID, "lib_id", shownText(answer.LibID))
 	c.onState("connected to " + c.server.Host)
 	c.onAccepted(answer)
 
@@ -207,7 +199,7 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 	hooks := &linkHooks{}
 	options := &websocket.DialOptions{HTTPClient: hooks.wrapClient(c.client), HTTPHeader: header, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong}
 	if c.compress {
-		options.CompressionMode = websocket.CompressionNoContextTakeover
+		options.CompressionMode, options.CompressionThreshold = websocket.CompressionNoContextTakeover, minCompressed
 	}
 	conn, response, err := websocket.Dial(ctx, c.server.String(), options)
 	if err == nil {
@@ -222,7 +214,7 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 	var problem struct {
 		Detail string `json:"detail"`
 	}
-	if json.Unmarshal(body, &problem) == nil && problem.Detail != "" {
+	if decodeJSON(body, &problem) == nil && problem.Detail != "" {
 		detail += ": " + cleanText(problem.Detail)
 	}
 	switch response.StatusCode {
@@ -252,11 +244,11 @@ func (c *connector) sendHandshake(ctx context.Context, p *peer) (handshakeResult
 	if err != nil {
 		return answer, fmt.Errorf("sending the handshake: %w", err)
 	}
-	if err := json.Unmarshal(raw, &answer); err != nil {
+	if err := decodeJSON(raw, &answer); err != nil {
 		return answer, errors.New("sending the handshake: the server returned an invalid result")
 	}
 	if !answer.Accepted {
-		return answer, fmt.Errorf("%w: %s", errHandshakeRefused, cleanText(answer.Reason))
+		return answer, fmt.Errorf("%w: %s", errHandshakeRefused, shownText(answer.Reason))
 	}
 	return answer, nil
 }

@@ -427,8 +427,8 @@ func (a *access) dirOf(params json.RawMessage) *root {
 		return nil // the method says what is wrong
 	}
 	var at pathParam
-	_ = json.Unmarshal(p.Path, &at.Path)
-	_ = json.Unmarshal(p.PathBase64, &at.PathBase64)
+	_ = decodeJSON(p.Path, &at.Path)
+	_ = decodeJSON(p.PathBase64, &at.PathBase64)
 	path, err := at.text("path")
 	if err != nil {
 		return nil

@@ -28,6 +28,13 @@ const (
 	// before it sends more requests.
 	maxUnsent      = 1000
 	maxUnsentBytes = 64 << 20
+	// minCompressed is the size from which messages are compressed. The answer to
+	// a handshake is shorter.
+	minCompressed = 512
+	// earlyBuffer is the size from which the buffer of a message before the
+	// handshake grows to its limit at once: what each step leaves for the garbage
+	// collector counts, too.
+	earlyBuffer = 4 << 10
 	// closeTimeout bounds the closing handshake, because the other side may no
 	// longer respond.
 	closeTimeout = 500 * time.Millisecond
@@ -81,6 +88,9 @@ type link struct {
 	receiving  atomic.Bool   // part of a message has been received
 	sending    atomic.Bool   // a long message is being written
 	broken     atomic.Bool   // a write has failed
+	known      atomic.Bool   // the handshake was accepted
+	guard      *frameGuard
+	compresses bool // the two sides have agreed on compression
 	began      time.Time
 	maxMessage int
 
@@ -106,6 +116,14 @@ type linkHooks struct {
 	link   atomic.Pointer[link]
 	socket io.ReadCloser // below the library; like tcp set before newLink
 	tcp    *net.TCPConn  // below TLS; nil if there is none
+
+	guard      *frameGuard // refuses compressed messages before the handshake
+	compresses bool        // the upgrade has agreed on compression
+
+	refusal struct { // of the upgrade; status is 0 without one
+		status int // of HTTP
+		reason string
+	}
 }
 
 func (h *linkHooks) ping(context.Context, []byte) bool {
@@ -125,17 +143,38 @@ func (h *linkHooks) noteRead() {
 }
 
 // newLink returns a link for an open connection that was made with the hooks.
-// It owns the connection from then on.
+// It owns the connection from then on. Until trust is called, a message that
+// arrives has at most maxHandshake bytes and is not compressed, so that a peer
+// that is not yet known costs little.
 func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkTimes, log *slog.Logger) *link {
 	l := &link{
-		conn: conn, socket: hooks.socket, tcp: hooks.tcp, times: times, log: log, began: time.Now(), maxMessage: maxMessage,
+		conn: conn, socket: hooks.socket, tcp: hooks.tcp, guard: hooks.guard, compresses: hooks.compresses, times: times, log: log, began: time.Now(), maxMessage: maxMessage,
 		done: make(chan struct{}), wake: make(chan struct{}, 1), written: make(chan struct{}, 1),
 	}
-	conn.SetReadLimit(int64(maxMessage))
+	conn.SetReadLimit(int64(l.readLimit()))
 	hooks.link.Store(l)
 	l.wg.Go(l.write)
 	l.wg.Go(l.keepAlive)
 	return l
+}
+
+// trust lifts the limits of a link whose handshake was accepted. The server
+// calls it before it sends its answer, the daemon before it reads the next
+// message.
+func (l *link) trust() {
+	l.known.Store(true)
+	l.conn.SetReadLimit(int64(l.readLimit()))
+	l.guard.open.Store(true)
+}
+
+func (l *link) trusted() bool { return l.known.Load() }
+
+// readLimit returns the size limit of a message that arrives.
+func (l *link) readLimit() int {
+	if l.trusted() {
+		return l.maxMessage
+	}
+	return min(l.maxMessage, maxHandshake)
 }
 
 // read returns the next message. A message that is too long closes the link
@@ -149,6 +188,9 @@ func (l *link) read() ([]byte, error) {
 		}
 	}
 	typ, r, err := l.conn.Reader(context.Background())
+	if errors.Is(err, errEarlyCompression) {
+		l.sendClose(websocket.StatusPolicyViolation, "no compression before the handshake is accepted")
+	}
 	if err != nil {
 		return nil, l.fail(err)
 	}
@@ -162,7 +204,11 @@ func (l *link) read() ([]byte, error) {
 	for {
 		if len(message) == cap(message) {
 			// Double the capacity, but not far beyond the limit of a message.
-			message = append(make([]byte, 0, min(2*cap(message), l.maxMessage)+512), message...)
+			next := min(2*cap(message), l.readLimit())
+			if !l.trusted() && cap(message) >= earlyBuffer {
+				next = l.readLimit()
+			}
+			message = append(make([]byte, 0, next+512), message...)
 		}
 		space := message[len(message):cap(message)]
 		// The library fills the whole buffer before it returns. Short reads
@@ -319,7 +365,8 @@ func (l *link) writeMessage(data []byte, watchdog *time.Timer) error {
 	defer watchdog.Stop()
 	ctx := context.Background()
 	watchdog.Reset(l.times.piece)
-	if len(data) <= maxFrame {
+	early := l.compresses && !l.trusted()
+	if len(data) <= maxFrame && !early {
 		err := l.conn.Write(ctx, websocket.MessageText, data)
 		l.lastSent.Store(int64(time.Since(l.began)))
 		return err
@@ -332,6 +379,12 @@ func (l *link) writeMessage(data []byte, watchdog *time.Timer) error {
 	}
 	for len(data) > 0 {
 		n := min(len(data), maxFrame)
+		if early {
+			// The other side must not inflate anything yet. The library decides by
+			// the first frame, and does not compress a message whose first frame is
+			// shorter than minCompressed.
+			n, early = 1, false
+		}
 		if _, err := w.Write(data[:n]); err != nil {
 			return err
 		}

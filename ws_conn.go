@@ -2,15 +2,18 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"sync/atomic"
 )
 
-// This file wraps the connection below the WebSocket library, for three reasons.
+// This file wraps the connection below the WebSocket library, for four reasons.
 //
 // The library returns io.EOF both at the end of a message and when the
 // connection ends within one (readFramePayload passes the error on to the
@@ -23,6 +26,10 @@ import (
 // A dead link is closed with a TCP reset. A FIN is only sent after all earlier
 // data is acknowledged, which never happens when packets are lost in one
 // direction; the other side would not notice that the link has ended.
+
+// Until the handshake is accepted nothing is inflated: 16 KiB can inflate to 16
+// MiB. The library inflates a message without asking, so frameGuard refuses
+// compressed frames below it.
 
 // errHungUp reports that a connection ended without a close frame.
 var errHungUp = errors.New("the connection ended without a close frame")
@@ -70,15 +77,20 @@ func (t linkTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	if rwc, ok := response.Body.(io.ReadWriteCloser); ok && response.StatusCode == http.StatusSwitchingProtocols {
 		t.hooks.socket = rwc
-		response.Body = linkBody{rwc}
+		t.hooks.compresses = response.Header.Get("Sec-WebSocket-Extensions") != ""
+		t.hooks.guard = &frameGuard{source: rwc}
+		response.Body = linkBody{rwc, t.hooks.guard}
 	}
 	return response, nil
 }
 
-type linkBody struct{ io.ReadWriteCloser }
+type linkBody struct {
+	io.ReadWriteCloser
+	guard *frameGuard
+}
 
 func (b linkBody) Read(p []byte) (int, error) {
-	n, err := b.ReadWriteCloser.Read(p)
+	n, err := b.guard.Read(p)
 	return n, hungUp(err)
 }
 
@@ -89,6 +101,24 @@ func (h *linkHooks) wrapWriter(w http.ResponseWriter) http.ResponseWriter { retu
 type linkWriter struct {
 	http.ResponseWriter
 	hooks *linkHooks
+}
+
+// WriteHeader and Write keep back the library's refusal of an upgrade, which is
+// plain text: the caller writes it in the form of its other errors.
+func (w linkWriter) WriteHeader(status int) {
+	if status >= http.StatusBadRequest {
+		w.hooks.refusal.status = status
+		return
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w linkWriter) Write(p []byte) (int, error) {
+	if w.hooks.refusal.status == 0 {
+		return w.ResponseWriter.Write(p)
+	}
+	w.hooks.refusal.reason += string(p)
+	return len(p), nil
 }
 
 func (w linkWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -102,12 +132,112 @@ func (w linkWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 			limitUnsent(raw)
 		}
 	}
-	return linkConn{conn}, buffers, nil
+	w.hooks.compresses = w.Header().Get("Sec-WebSocket-Extensions") != ""
+	// The HTTP server may have read the first frames already: they pass the guard
+	// as well.
+	early, err := buffers.Reader.Peek(buffers.Reader.Buffered())
+	if err != nil {
+		return nil, nil, err // cannot happen: Peek returns what is buffered
+	}
+	w.hooks.guard = &frameGuard{source: conn, buffer: bytes.Clone(early)}
+	guarded := linkConn{conn, w.hooks.guard}
+	buffers.Reader.Reset(guarded)
+	return guarded, buffers, nil
 }
 
-type linkConn struct{ net.Conn }
+type linkConn struct {
+	net.Conn
+	guard *frameGuard
+}
 
 func (c linkConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
+	n, err := c.guard.Read(p)
 	return n, hungUp(err)
+}
+
+// errEarlyCompression reports a compressed message before the handshake was
+// accepted.
+var errEarlyCompression = errors.New("the other side sent a compressed message before the handshake was accepted")
+
+// maxFrameHeader is the largest header of a frame (RFC 6455, section 5.2).
+const maxFrameHeader = 14
+
+// frameGuard reads the frames of a connection and refuses compressed ones (RFC
+// 7692, section 6: RSV1 is set) until it is opened. It returns one frame at a
+// time, because the frame that follows the accepted handshake may be compressed.
+// Calls of Read must not overlap.
+type frameGuard struct {
+	source io.Reader
+	open   atomic.Bool
+	buffer []byte // was read and not yet returned
+	left   uint64 // bytes of the current frame that were not yet returned
+	err    error  // of the source, after the buffer
+}
+
+func (g *frameGuard) Read(p []byte) (int, error) {
+	if !g.open.Load() && g.left == 0 {
+		if err := g.nextFrame(); err != nil {
+			return 0, err
+		}
+	}
+	limit := len(p)
+	if !g.open.Load() {
+		limit = int(min(uint64(limit), g.left))
+	}
+	n := copy(p[:limit], g.buffer)
+	g.buffer = g.buffer[n:]
+	if n == 0 {
+		if g.err != nil {
+			return 0, g.err
+		}
+		var err error
+		if n, err = g.source.Read(p[:limit]); err != nil {
+			g.err = err
+			return n, err
+		}
+	}
+	g.left -= min(g.left, uint64(n))
+	return n, nil
+}
+
+// nextFrame reads the header of a frame into the buffer and checks it.
+func (g *frameGuard) nextFrame() error {
+	for {
+		if size, payload := frameSize(g.buffer); size > 0 {
+			if g.buffer[0]&0x40 != 0 && !g.open.Load() { // opened while this read waited
+				return errEarlyCompression
+			}
+			g.left = uint64(size) + payload
+			return nil
+		}
+		if g.err != nil {
+			return g.err
+		}
+		var n int
+		more := make([]byte, maxFrameHeader)
+		n, g.err = g.source.Read(more)
+		g.buffer = append(g.buffer, more[:n]...)
+	}
+}
+
+// frameSize returns the sizes of a frame's header and payload, 0 for a header
+// that is not complete.
+func frameSize(data []byte) (header int, payload uint64) {
+	if len(data) < 2 {
+		return 0, 0
+	}
+	header = 2
+	if data[1]&0x80 != 0 {
+		header += 4 // the mask
+	}
+	payload = uint64(data[1] & 0x7f)
+	switch {
+	case payload == 126 && len(data) >= 4:
+		return header + 2, uint64(binary.BigEndian.Uint16(data[2:]))
+	case payload == 127 && len(data) >= 10:
+		return header + 8, binary.BigEndian.Uint64(data[2:])
+	case payload >= 126:
+		return 0, 0
+	}
+	return header, payload
 }

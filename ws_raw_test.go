@@ -55,6 +55,7 @@ func newLinkServer(t *testing.T, more ...*method) *linkServer {
 			return
 		}
 		l := newLink(conn, hooks, 1<<20, defaultLinkTimes(), log)
+		l.trust()
 		err = newPeer(l, service.newDispatcher(), 1<<20, log).run()
 		l.close(websocket.StatusNormalClosure, "")
 		s.ended <- err

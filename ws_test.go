@@ -126,7 +126,9 @@ func linkPair(t *testing.T, wrap func(net.Conn) net.Conn, times linkTimes) (clie
 			t.Error(err)
 			return
 		}
-		got <- newLink(conn, hooks, 1<<20, times, log)
+		l := newLink(conn, hooks, 1<<20, times, log)
+		l.trust()
+		got <- l
 	})}
 	served := make(chan struct{})
 	go func() { defer close(served); _ = s.Serve(network) }()
@@ -137,6 +139,7 @@ func linkPair(t *testing.T, wrap func(net.Conn) net.Conn, times linkTimes) (clie
 		t.Fatal(err)
 	}
 	client, server = newLink(conn, hooks, 1<<20, times, log), <-got
+	client.trust()
 	t.Cleanup(func() {
 		_, _ = client.fail(errors.New("the test is over")), server.fail(errors.New("the test is over"))
 		client.wg.Wait()
