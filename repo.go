@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"io/fs"
 	"path/filepath"
@@ -63,17 +64,38 @@ func (r *repository) read() error {
 	if r.shallow, err = r.optional(r.common, "shallow", maxPackedRefs); err != nil {
 		return err
 	}
-	if err := r.readRefs(); err != nil {
-		return err
-	}
-	if _, err := r.readHead(); err != nil {
-		return err
-	}
-	switch {
-	case r.headRef != "":
-		r.head = r.refID(r.headRef)
-	case r.head == "":
-		return gitFailure(gitCorrupt, "%s: HEAD is neither a reference nor a commit id", showName(r.top.abs))
+	return r.readHeadAndRefs()
+}
+
+// maxHeadReads bounds the readings of a HEAD that changes all the time.
+const maxHeadReads = 5
+
+// readHeadAndRefs reads HEAD and all references. A HEAD that names no
+// reference is read again, because it may have moved to another branch, which
+// was created or renamed meanwhile. If it did not move, it is a branch without
+// commits.
+func (r *repository) readHeadAndRefs() error {
+	before := ""
+	for range maxHeadReads {
+		if _, err := r.readHead(); err != nil {
+			return err
+		}
+		if r.headRef == "" && r.head == "" {
+			return gitFailure(gitCorrupt, "%s: HEAD is neither a reference nor a commit id", showName(r.top.abs))
+		}
+		if r.headRef != "" && r.headRef == before {
+			return nil
+		}
+		if err := r.readRefs(); err != nil {
+			return err
+		}
+		if r.headRef == "" {
+			return nil
+		}
+		if r.head = r.refID(r.headRef); r.head != "" {
+			return nil
+		}
+		before = r.headRef
 	}
 	return nil
 }
@@ -202,6 +224,9 @@ func (r *repository) checkLinks(dir resolvedPath, depth int) error {
 		return denied()
 	}
 	entries, err := readDir(dir.root.dir, dir.rel)
+	if errors.Is(err, fs.ErrNotExist) || isNotDirectory(err) {
+		return nil // git repack deletes directories that have become empty
+	}
 	if err != nil {
 		return r.access.wireError(err, dir.abs)
 	}

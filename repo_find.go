@@ -12,7 +12,29 @@ import (
 // precedence over a bare repository below it, as with git's
 // safe.bareRepository=explicit, because a bare repository inside a work tree
 // may have come with its files.
+//
+// If a file of the repository disappears while it is read, because git or
+// somebody replaces it, the repository is read again.
 func openRepository(a *access, p pathParam) (*repository, error) {
+	for attempt := 1; ; attempt++ {
+		r, err := findRepository(a, p)
+		switch {
+		case !isMissing(err):
+			return r, err
+		case attempt == maxRepositoryReads:
+			path, _ := p.text("path") // findRepository has checked it
+			return nil, failure(codeRepoNotFound, "%s: parts of the repository disappeared while it was read", showName(path))
+		}
+	}
+}
+
+// maxRepositoryReads bounds the readings of a repository that changes all the
+// time.
+const maxRepositoryReads = 3
+
+// findRepository finds and reads the repository once. The error is
+// SOURCE_NOT_FOUND if a part of it has disappeared.
+func findRepository(a *access, p pathParam) (*repository, error) {
 	start, err := a.resolve(p)
 	if err == nil {
 		_, err = a.stat(start)

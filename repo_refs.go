@@ -21,19 +21,19 @@ const (
 	maxLooseRefs = 200_000
 	// maxRefDepth bounds the depth of directories below refs.
 	maxRefDepth = 64
+	// maxRelists bounds the listings of a directory that never stops changing.
+	maxRelists = 3
 )
 
 // gitRef is a reference that names an object.
 type gitRef struct{ name, oid string }
 
-// readRefs reads packed-refs and the files below refs, which override it.
-// Symlinks there are ignored, because a hostile one could name any file of the
-// machine.
+// readRefs reads the files below refs, and then packed-refs, which they
+// override. In this order, as in git's own files backend, a reference that git
+// pack-refs moves meanwhile has its newest value: it writes packed-refs before
+// it deletes the files. Symlinks below refs are ignored, because a hostile one
+// could name any file of the machine.
 func (r *repository) readRefs() error {
-	packed, err := r.optional(r.common, "packed-refs", maxPackedRefs)
-	if err != nil {
-		return err
-	}
 	r.symrefs = map[string]string{}
 	loose := map[string]string{}
 	refs, err := r.access.within(filepath.Join(r.common.abs, "refs"))
@@ -47,6 +47,10 @@ func (r *repository) readRefs() error {
 	defer dir.Close()
 	if err := readLooseRefs(dir, ".", maxRefDepth, loose, r.symrefs); err != nil {
 		return r.access.wireError(err, refs.abs)
+	}
+	packed, err := r.optional(r.common, "packed-refs", maxPackedRefs)
+	if err != nil {
+		return err
 	}
 	r.refs = parsePackedRefs(string(packed))
 	r.refs = slices.DeleteFunc(r.refs, func(ref gitRef) bool {
@@ -71,7 +75,10 @@ func readLooseRefs(root *os.Root, dir string, depth int, direct, symbolic map[st
 	if depth == 0 || len(direct)+len(symbolic) > maxLooseRefs {
 		return gitFailure(gitTooLarge, "the repository has more than %d loose references: pack them with git pack-refs --all", maxLooseRefs)
 	}
-	entries, err := readDir(root, filepath.FromSlash(dir))
+	entries, err := readChangingDir(root, filepath.FromSlash(dir))
+	if errors.Is(err, fs.ErrNotExist) && dir != "." {
+		return nil // git deletes a directory with its last reference
+	}
 	if err != nil {
 		return err
 	}
@@ -98,6 +105,38 @@ func readLooseRefs(root *os.Root, dir string, depth int, direct, symbolic map[st
 		}
 	}
 	return nil
+}
+
+// readChangingDir lists a directory until a listing has no new name, at most
+// maxRelists more times, and returns the entries of all listings. A file that is
+// renamed over another one while its directory is listed can be absent from the
+// list, although the name exists all the time (readdir(3)).
+func readChangingDir(root *os.Root, rel string) ([]fs.DirEntry, error) {
+	entries, err := readDir(root, rel)
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{}
+	for _, e := range entries {
+		known[e.Name()] = true
+	}
+	for range maxRelists {
+		again, err := readDir(root, rel)
+		if err != nil {
+			return entries, nil // deleted since; its files are looked up one by one
+		}
+		before := len(entries)
+		for _, e := range again {
+			if !known[e.Name()] {
+				known[e.Name()] = true
+				entries = append(entries, e)
+			}
+		}
+		if len(entries) == before {
+			break
+		}
+	}
+	return entries, nil
 }
 
 func readRefFile(root *os.Root, rel string) (string, error) {

@@ -210,21 +210,23 @@ func packedRefs(refs []gitRef) string {
 }
 
 // copyIndex copies the index and, for a split index, the shared index files.
+// The index is copied first: git writes the shared file before an index that
+// needs it, and deletes it weeks after the last one (git-update-index(1), SPLIT
+// INDEX).
 func (v *gitView) copyIndex() error {
 	r := v.repo
-	names := []string{"index"}
+	if err := v.copyFile("index"); err != nil {
+		return err
+	}
 	entries, err := readDir(r.gitDir.root.dir, r.gitDir.rel)
 	if err != nil {
 		return r.access.wireError(err, r.gitDir.abs)
 	}
 	for _, e := range entries {
 		if id, ok := strings.CutPrefix(e.Name(), "sharedindex."); ok && isObjectID(id) {
-			names = append(names, e.Name())
-		}
-	}
-	for _, name := range names {
-		if err := v.copyFile(name); err != nil {
-			return err
+			if err := v.copyFile(e.Name()); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -246,6 +248,9 @@ func (v *gitView) copyFile(name string) error {
 		return gitFailure(gitCorrupt, "%s: is not a regular file", showName(p.abs))
 	}
 	from, info, err := r.access.openFile(p)
+	if isMissing(err) {
+		return nil // removed since
+	}
 	if err != nil {
 		return err
 	}
