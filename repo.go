@@ -45,7 +45,6 @@ type repository struct {
 	head    string // commit id of HEAD, "" without commits
 	shallow []byte // ids of the commits whose parents are missing, one per line
 	sha256  bool
-	partial bool // a partial clone: some blobs are missing
 }
 
 // read reads the small files of the repository and checks where its objects
@@ -109,10 +108,6 @@ func (r *repository) readConfig() error {
 	}
 	format, _ := r.config.get("extensions", "", "objectformat")
 	r.sha256 = strings.EqualFold(format, "sha256")
-	_, r.partial = r.config.get("extensions", "", "partialclone")
-	for _, v := range r.config {
-		r.partial = r.partial || v.section == "remote" && v.name == "promisor"
-	}
 	return err
 }
 
