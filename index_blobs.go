@@ -22,7 +22,8 @@ const (
 	// After a larger one git is restarted, which takes about as long as
 	// decompressing that much.
 	maxBlobSkipped = 4 << 20
-	// maxBlobsAsked bounds the ids or names in one request.
+	// maxBlobsAsked bounds the ids or names in one request. So many ids fit in
+	// the body of a request to the scheduler (maxRPCBody).
 	maxBlobsAsked = 20_000
 	// maxUnreadable bounds the blobs of one request at which git fails and is
 	// restarted. More of them are no accident.
