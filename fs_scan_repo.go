@@ -19,7 +19,7 @@ type repoFacts struct {
 	RemoteURL    *string `json:"remote_url" doc:"URL of origin, or else of the first remote, without credentials"`
 	Branch       *string `json:"branch" doc:"short name; null if HEAD is detached"`
 	Head         *string `json:"head" doc:"commit id; null if there are no commits"`
-	IsBare       bool    `json:"is_bare" doc:"true if the repository has no work tree"`
+	IsBare       bool    `json:"is_bare" doc:"true if the repository has no work tree, as git rev-parse --is-bare-repository reports it"`
 	IsShallow    bool    `json:"is_shallow" doc:"true if the history is truncated"`
 	LastCommitAt *string `json:"last_commit_at" doc:"RFC 3339 in UTC; null if there are no commits"`
 }
@@ -31,16 +31,16 @@ type foundRepo struct {
 }
 
 // repositoryIn returns the repository in dir, which has a .git or looks like a
-// bare repository. It returns nil if git would not accept it as a repository,
+// git directory. It returns nil if git would not accept it as a repository,
 // or if a part of it lies outside the allowed directories.
-func (f *fsService) repositoryIn(dir string, bare bool) *repository {
+func (f *fsService) repositoryIn(dir string, isGitDir bool) *repository {
 	at, err := f.access.within(dir)
 	if err != nil {
 		return nil
 	}
 	open := workTreeAt
-	if bare {
-		open = bareAt
+	if isGitDir {
+		open = gitDirAt
 	}
 	r, err := open(f.access, at)
 	if err != nil || r == nil {
@@ -62,7 +62,7 @@ func (f *fsService) describeWhole(r *repository, mark int) foundRepo {
 			break
 		}
 		mark = f.access.replaced.mark()
-		if again := f.repositoryIn(r.top.abs, r.bare); again != nil {
+		if again := f.repositoryIn(r.top.abs, !r.dotGit); again != nil {
 			repo = f.describe(again)
 		}
 	}
@@ -73,18 +73,16 @@ func (f *fsService) describeWhole(r *repository, mark int) foundRepo {
 // process; facts that cannot be read stay null.
 func (f *fsService) describe(r *repository) foundRepo {
 	path := r.top.abs
-	repo := foundRepo{facts: repoFacts{Path: showName(path), PathBase64: nameBase64(path), IsBare: r.bare}}
+	repo := foundRepo{facts: repoFacts{Path: showName(path), PathBase64: nameBase64(path)}}
 	repo.facts.Name = showName(filepath.Base(path))
-	if r.bare {
+	if !r.dotGit {
 		repo.facts.Name = strings.TrimSuffix(repo.facts.Name, ".git")
 	}
 	if err := r.readConfig(); err != nil {
 		f.log.Debug("reading a repository's configuration failed", "path", path, "error", err)
 	}
 	repo.facts.RemoteURL = optionalString(r.remoteURL())
-	if _, set := r.config.get("core", "", "bare"); set && r.common.abs == r.gitDir.abs {
-		repo.facts.IsBare = r.config.isTrue("core", "bare") // a linked work tree of a bare repository is not bare
-	}
+	repo.facts.IsBare = r.bare
 	if at, err := f.access.within(filepath.Join(r.common.abs, "shallow")); err == nil {
 		info, err := f.access.stat(at)
 		repo.facts.IsShallow = err == nil && info.Size() > 0

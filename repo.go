@@ -31,9 +31,11 @@ const (
 // directory and all its objects lie in allowed directories.
 type repository struct {
 	access  *access
-	top     resolvedPath // the work tree, or the directory of a bare repository
-	prefix  string       // the caller's path relative to top, "" for top itself
-	bare    bool
+	top     resolvedPath // the directory with the .git, or the git directory itself if there is none
+	dotGit  bool         // found by its .git
+	work    resolvedPath // the work tree; empty if there is none, or if it is not allowed
+	prefix  string       // the caller's path relative to the work tree, "" for its top
+	bare    bool         // as git rev-parse --is-bare-repository reports it
 	gitDir  resolvedPath // a linked work tree has its own
 	common  resolvedPath // shared by all work trees of the repository
 	objects resolvedPath
@@ -99,16 +101,63 @@ func (r *repository) readHeadAndRefs() error {
 	return nil
 }
 
-// readConfig reads the configuration. If it contains a syntax error, the
-// variables before the error are still set.
+// readConfig reads the configuration and what it says of the work tree. If it
+// contains a syntax error, the variables before the error are still set.
 func (r *repository) readConfig() error {
+	r.config = nil
 	err := r.addConfig(r.common, "config")
-	if err == nil && r.config.isTrue("extensions", "worktreeconfig") {
+	ownConfig := err == nil && r.config.isTrue("extensions", "worktreeconfig")
+	if ownConfig {
 		err = r.addConfig(r.gitDir, "config.worktree")
 	}
 	format, _ := r.config.get("extensions", "", "objectformat")
 	r.sha256 = strings.EqualFold(format, "sha256")
+	r.findWorkTree(ownConfig)
 	return err
+}
+
+// findWorkTree sets bare and work as git does (git-config(1), core.bare and
+// core.worktree). A linked work tree ignores both variables, unless it has a
+// configuration of its own (git-worktree(1), CONFIGURATION FILE).
+func (r *repository) findWorkTree(ownConfig bool) {
+	_, set := r.config.get("core", "", "bare")
+	r.bare = set && r.config.isTrue("core", "bare")
+	tree, elsewhere := r.config.get("core", "", "worktree")
+	if r.common.abs != r.gitDir.abs && !ownConfig {
+		r.bare, set, elsewhere = false, false, false
+	}
+	r.work = resolvedPath{}
+	switch {
+	case r.bare: // and git refuses to use core.worktree
+	case elsewhere:
+		at, err := r.access.within(absoluteFrom(r.gitDir.abs, tree))
+		if err != nil {
+			return
+		}
+		if info, err := r.access.stat(at); err == nil && info.IsDir() {
+			r.work = at
+		}
+	case r.dotGit:
+		r.work = r.top
+	default:
+		r.bare = !set
+	}
+}
+
+// relative returns the path of at relative to the work tree, with slashes and ""
+// for its top, and false if at is not inside it.
+func (r *repository) relative(at resolvedPath) (string, bool) {
+	if r.work.abs == "" {
+		return "", false
+	}
+	rel, err := filepath.Rel(r.work.abs, at.abs)
+	if err != nil || !filepath.IsLocal(rel) {
+		return "", false
+	}
+	if rel == "." {
+		return "", true
+	}
+	return filepath.ToSlash(rel), true
 }
 
 func (r *repository) addConfig(dir resolvedPath, name string) error {

@@ -40,13 +40,13 @@ const (
 )
 
 // gitView creates a view of the repository; the caller removes it. A view of a
-// bare repository is always an objectsView.
+// repository without a work tree is always an objectsView.
 func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 	dir, err := os.MkdirTemp("", "c4a-inspect-*")
 	if err != nil {
 		return nil, fmt.Errorf("creating a temporary git directory: %w", err)
 	}
-	if r.bare {
+	if r.work.abs == "" {
 		view = objectsView
 	}
 	v := &gitView{dir: dir, repo: r, view: view}
@@ -71,7 +71,7 @@ func (v *gitView) command(args ...string) gitCommand {
 		c.env = []string{"GIT_OBJECT_DIRECTORY=" + v.repo.objects.abs}
 	}
 	if v.view != objectsView {
-		c.dir, c.workTree = v.repo.top.abs, v.repo.top.abs
+		c.dir, c.workTree = v.repo.work.abs, v.repo.work.abs
 	}
 	return c
 }
@@ -114,7 +114,7 @@ func (v *gitView) fill() error {
 			}
 		}
 		// Git must not count what no method may read.
-		for _, path := range r.access.deniedBelow(r.top.abs) {
+		for _, path := range r.access.deniedBelow(r.work.abs) {
 			files["info/exclude"] += "\n/" + escapeIgnore(path)
 		}
 	}
