@@ -178,6 +178,17 @@ func (r *repository) addConfig(dir resolvedPath, name string) error {
 // names a reference that no branch can have, as in the reftable format, it
 // reports true and sets neither.
 func (r *repository) readHead() (recognized bool, err error) {
+	r.head, r.headRef = "", ""
+	// HEAD can be a symlink instead of a symbolic reference
+	// (gitrepository-layout(5)); git only looks at its text.
+	if target, err := r.gitDir.root.dir.Readlink(filepath.Join(r.gitDir.rel, "HEAD")); err == nil {
+		if target = filepath.ToSlash(target); isRefName(target) {
+			r.headRef = target
+			return true, nil
+		}
+		_, err := r.access.within(filepath.Join(r.gitDir.abs, "HEAD"))
+		return false, err
+	}
 	text, err := r.optional(r.gitDir, "HEAD", maxSmallFile)
 	if err != nil {
 		return false, err

@@ -157,3 +157,114 @@ func TestGitDirectoryBesideItsWorkTreesIsNotListed(t *testing.T) {
 		}
 	}
 }
+
+// A linked work tree has its own references below refs/bisect, refs/worktree and
+// refs/rewritten, and shares the others.
+func TestPrivateRefsOfALinkedWorkTree(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a": "a\n"})
+	second := r.commit("second", map[string]string{"a": "b\n"})
+	linked := &testRepo{t: t, dir: filepath.Join(dir, "linked")}
+	r.git("worktree", "add", "-q", "-b", "side", linked.dir, "HEAD~")
+	bare := &testRepo{t: t, dir: filepath.Join(dir, "linked2")}
+	r.git("worktree", "add", "-q", "--detach", bare.dir)
+	for _, name := range []string{"refs/bisect/bad", "refs/worktree/x", "refs/rewritten/y", "refs/bisecting/z"} {
+		r.git("update-ref", name, "HEAD")
+		linked.git("update-ref", name, "HEAD")
+	}
+	r.git("update-ref", "refs/bisect/good-main", second)
+	linked.git("update-ref", "refs/bisect/good-linked", second)
+	linked.git("symbolic-ref", "refs/worktree/sym", "refs/bisect/bad")
+	check := func() {
+		t.Helper()
+		g := newTestGitReader(t, dir)
+		for _, tree := range []*testRepo{r, linked, bare} {
+			want := tree.git("for-each-ref", "--format=%(refname) %(objectname)")
+			got, err := g.listRefs(t.Context(), refsParams{pathParam: at(tree.dir)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var lines []string
+			for _, ref := range got.Refs {
+				lines = append(lines, ref.Name+" "+ref.OID)
+			}
+			if strings.Join(lines, "\n") != want {
+				t.Errorf("%s: got the references\n%s\nwant\n%s", tree.dir, strings.Join(lines, "\n"), want)
+			}
+		}
+	}
+	check()
+	r.git("pack-refs", "--all")
+	check()
+	// The work tree is on a branch of its own, which is private too.
+	linked.git("symbolic-ref", "HEAD", "refs/worktree/x")
+	want := linked.head()
+	scan, err := fsOn(t, dir).repoScan(t.Context(), repoScanParams{Paths: []string{linked.dir}})
+	if err != nil || len(scan.Repos) != 1 || scan.Repos[0].Head == nil || *scan.Repos[0].Head != want {
+		t.Errorf("got the scan %s, %v, want the head %s", asJSON(t, scan), err, want)
+	}
+	info, err := newTestGitReader(t, dir).info(t.Context(), infoParams{at(linked.dir)})
+	if err != nil || info.Head == nil || *info.Head != want {
+		t.Errorf("got %s, %v, want the head %s", asJSON(t, info.Head), err, want)
+	}
+}
+
+// HEAD and references may be symlinks instead of symbolic references, as git
+// still writes them with core.preferSymlinkRefs.
+func TestHeadAndRefsThatAreSymlinks(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a": "a\n"})
+	r.git("branch", "topic/one")
+	link := func(name, target string) {
+		t.Helper()
+		path := filepath.Join(r.dir, ".git", filepath.FromSlash(name))
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(target, path); err != nil {
+			t.Skipf("this system makes no symlinks: %v", err)
+		}
+	}
+	secret := filepath.Join(dir, "secret")
+	writeFiles(t, dir, map[string]string{"secret": strings.Repeat("ab", 20) + "\n"})
+	link("refs/heads/by-name", "refs/heads/topic/one")
+	link("refs/heads/by-path", "topic/one")
+	link("refs/heads/outside", secret)
+	link("refs/heads/upwards", "../../../../secret")
+	g, f := newTestGitReader(t, r.dir), fsOn(t, r.dir)
+	for target, branch := range map[string]string{"refs/heads/main": "main", "refs/heads/topic/one": "topic/one", "refs/heads/unborn/x": "unborn/x"} {
+		link("HEAD", target)
+		for _, packed := range []bool{false, true} {
+			if packed {
+				r.git("pack-refs", "--all")
+			}
+			head, _ := r.tryGit("", "rev-parse", "--verify", "-q", "HEAD")
+			head = strings.TrimSpace(head)
+			info, err := g.info(t.Context(), infoParams{at(r.dir)})
+			if err != nil || info.Branch == nil || *info.Branch != branch || info.Head == nil != (head == "") || head != "" && *info.Head != head {
+				t.Errorf("HEAD to %s, packed %t: got %s, %v, want the branch %s at %q", target, packed, asJSON(t, info), err, branch, head)
+			}
+			scan, err := f.repoScan(t.Context(), repoScanParams{})
+			if err != nil || len(scan.Repos) != 1 || asJSON(t, scan.Repos[0].Branch) != asJSON(t, info.Branch) || asJSON(t, scan.Repos[0].Head) != asJSON(t, info.Head) {
+				t.Errorf("HEAD to %s, packed %t: got the scan %s, %v, want what vcs/info says", target, packed, asJSON(t, scan), err)
+			}
+		}
+	}
+	got, err := g.listRefs(t.Context(), refsParams{pathParam: at(r.dir)})
+	var names []string
+	for _, ref := range got.Refs {
+		names = append(names, strings.TrimPrefix(ref.Name, "refs/heads/"))
+	}
+	if want := []string{"by-name", "by-path", "main", "topic/one"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("got the references %q, %v, want %q", names, err, want)
+	}
+	// What git does not take for a repository is none.
+	link("HEAD", filepath.Join(r.dir, "a"))
+	if scan, err := f.repoScan(t.Context(), repoScanParams{}); err != nil || len(scan.Repos) != 0 {
+		t.Errorf("HEAD to another file: got the scan %s, %v, want none", asJSON(t, scan), err)
+	}
+	_, err = g.info(t.Context(), infoParams{at(r.dir)})
+	wantGitFailure(t, err, gitCorrupt)
+}
