@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"time"
 )
 
 // repoFacts describes a repository in the result of fs/repoScan.
@@ -125,8 +123,6 @@ const (
 	// maxCommitHead bounds how much of a commit is read to find the committer;
 	// its header is longer only with about a thousand parents.
 	maxCommitHead = 64 << 10
-	// maxCommitSeconds is in the year 33,658; later times are mistakes.
-	maxCommitSeconds = 999_999_999_999
 )
 
 // lastCommits sets the times of the head commits. One git process looks up many
@@ -187,8 +183,8 @@ func (f *fsService) lastCommitBatch(ctx context.Context, repos []*foundRepo, idL
 	}
 	times := map[string]string{} // by commit id: clones of one repository share it
 	err = f.git.readObjects(ctx, gitCommand{gitDir: dir}, heads, maxCommitHead, func(o objectInfo, content string) error {
-		if seconds, ok := parseCommitTime(content); ok && o.kind == "commit" {
-			times[o.oid] = wireTime(time.Unix(seconds, 0))
+		if o.kind == "commit" {
+			times[o.oid] = showCommitTime(commitTime(committerSeconds(content)))
 		}
 		return nil
 	})
@@ -227,9 +223,11 @@ func borrowObjects(dir, lines string) error {
 	return os.WriteFile(filepath.Join(dir, "objects", "info", "alternates"), []byte(lines), 0o600)
 }
 
-// parseCommitTime returns the committer's time, in seconds since 1970, from the
-// text of a commit.
-func parseCommitTime(commit string) (seconds int64, ok bool) {
+// committerSeconds returns the committer's time, in seconds since 1970, from the
+// text of a commit, or "" where git log prints none for it (git-log(1), %ct):
+// an address in angle brackets,
+// a number and a time zone are required.
+func committerSeconds(commit string) string {
 	for line := range strings.Lines(commit) {
 		if line == "\n" {
 			break // the message follows
@@ -238,10 +236,21 @@ func parseCommitTime(commit string) (seconds int64, ok bool) {
 		if !found {
 			continue
 		}
-		rest = rest[strings.LastIndexByte(rest, '>')+1:]
-		digits, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
-		seconds, err := strconv.ParseInt(digits, 10, 64)
-		return seconds, err == nil && seconds >= 0 && seconds <= maxCommitSeconds
+		mail, end := strings.IndexByte(rest, '<'), strings.LastIndexByte(rest, '>')
+		if mail < 0 || end < mail {
+			return ""
+		}
+		rest = strings.TrimLeft(rest[end+1:], gitSpace)
+		zone := strings.TrimLeft(rest, "0123456789")
+		digits := rest[:len(rest)-len(zone)]
+		zone = strings.TrimLeft(zone, gitSpace)
+		if len(zone) < 2 || zone[0] != '+' && zone[0] != '-' || zone[1] < '0' || zone[1] > '9' {
+			return ""
+		}
+		return digits
 	}
-	return 0, false
+	return ""
 }
+
+// gitSpace is the white space between the parts of a commit's header.
+const gitSpace = " \t\r\n"
