@@ -57,9 +57,9 @@ func notRepository(path string) *rpcError {
 }
 
 const (
-	// maxRevision bounds a revision from the wire: a reference name, which is a
-	// path, and some operators.
-	maxRevision = 1024
+	// maxRevision bounds a revision from the wire: a reference name, which is as
+	// long as a path, and some operators.
+	maxRevision = 4 << 10
 	// maxBoundaryCommits bounds how many shallow commits are searched for
 	// missing parents.
 	maxBoundaryCommits = 1000
