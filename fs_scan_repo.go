@@ -184,7 +184,7 @@ func (f *fsService) lastCommitBatch(ctx context.Context, repos []*foundRepo, idL
 	times := map[string]string{} // by commit id: clones of one repository share it
 	err = f.git.readObjects(ctx, gitCommand{gitDir: dir}, heads, maxCommitHead, func(o objectInfo, content string) error {
 		if o.kind == "commit" {
-			times[o.oid] = showCommitTime(commitTime(committerSeconds(content)))
+			times[o.oid] = wireTime(commitTime(committerSeconds(content)))
 		}
 		return nil
 	})

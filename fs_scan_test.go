@@ -256,7 +256,7 @@ func FuzzCommitTime(f *testing.F) {
 		if strings.Trim(digits, "0123456789") != "" || digits != "" && !strings.Contains(commit, "committer ") {
 			t.Errorf("%q: got %q, want digits of the committer", commit, digits)
 		}
-		if shown := showCommitTime(commitTime(digits)); digits != "" {
+		if shown := wireTime(commitTime(digits)); digits != "" {
 			if _, err := time.Parse(time.RFC3339, shown); err != nil {
 				t.Errorf("%q: got %q, want a time as in RFC 3339", commit, shown)
 			}

@@ -233,8 +233,8 @@ func readCommit(r *bufio.Reader) (commitEntry, error) {
 	c := commitEntry{
 		OID:       fields[0],
 		Parents:   strings.Fields(fields[1]),
-		Author:    commitPerson{fields[2], fields[3], showCommitTime(commitTime(fields[4]))},
-		Committer: commitPerson{fields[5], fields[6], showCommitTime(commitTime(fields[7]))},
+		Author:    commitPerson{fields[2], fields[3], wireTime(commitTime(fields[4]))},
+		Committer: commitPerson{fields[5], fields[6], wireTime(commitTime(fields[7]))},
 		Subject:   fields[8],
 		Body:      strings.TrimRight(fields[9], "\n"),
 		committed: commitTime(fields[7]),
@@ -258,13 +258,4 @@ func commitTime(digits string) time.Time {
 	}
 	// Times near the end of int64 overflow a time.Time; this one does not.
 	return time.Unix(min(max(n, 0), 1<<62), 0).UTC()
-}
-
-// showCommitTime formats the time of a commit as RFC 3339, which ends with the
-// year 9999; the last second of that year stands for later times.
-func showCommitTime(t time.Time) string {
-	if t.Year() > 9999 {
-		return "9999-12-31T23:59:59Z"
-	}
-	return t.Format(time.RFC3339)
 }
