@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -128,4 +131,53 @@ func TestRefsNeverGoBackDuringPackRefs(t *testing.T) {
 		last = found
 	}
 	stop()
+}
+
+// A repository that is moved away and back is either there or not; no error is
+// about a path that the caller did not name.
+func TestInspectionOfARepositoryThatVanishes(t *testing.T) {
+	dir := realTempDir(t)
+	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a.txt": "a\n", "sub/b.txt": "b\n"})
+	r.git("branch", "topic/deep/er")
+	away := filepath.Join(dir, "away")
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	// Ends when cancel is called, with the repository in its place.
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			if err := errors.Join(os.Rename(r.dir, away), os.Rename(away, r.dir)); err != nil {
+				t.Errorf("moving the repository: %v", err)
+				return
+			}
+			for n := range 2000 { // stay for a while, so that calls find it
+				if _, err := os.Lstat(r.dir); err != nil || n%100 == 0 && ctx.Err() != nil {
+					break
+				}
+				runtime.Gosched()
+			}
+		}
+	})
+	defer func() { cancel(); wg.Wait() }()
+	g := newTestGitReader(t, dir)
+	calls := map[string]func() error{
+		"vcs/info": func() error { _, err := g.info(t.Context(), infoParams{at(r.dir)}); return err },
+		"vcs/refs": func() error { _, err := g.listRefs(t.Context(), refsParams{pathParam: at(r.dir)}); return err },
+		"vcs/log":  func() error { _, err := g.history(t.Context(), logParams{pathParam: at(r.dir)}); return err },
+		"index/manifest": func() error {
+			_, err := g.manifest(t.Context(), manifestParams{pathParam: at(r.dir)})
+			return err
+		},
+	}
+	const rounds = 60
+	for range rounds {
+		for name, call := range calls {
+			err := call()
+			if err == nil {
+				continue
+			}
+			if code := asRPCError(err).name(); code != codeRepoNotFound && code != codeGitFailed && code != codeCommitNotFound {
+				t.Errorf("%s: got %v (%s), want a result, %s or %s for the path of the repository", name, err, code, codeRepoNotFound, codeGitFailed)
+			}
+		}
+	}
 }

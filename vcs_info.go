@@ -243,6 +243,9 @@ func (g *gitReader) status(ctx context.Context, v *gitView) (workStatus, error) 
 	err := g.git.stream(ctx, command, func(r *bufio.Reader) error {
 		return readRecords(r, w.add)
 	})
+	if isMissing(err) {
+		err = notRepository(v.repo.top.abs)
+	}
 	return w, err
 }
 
@@ -320,6 +323,11 @@ func (g *gitReader) allowedSubmodule(top resolvedPath, path string) bool {
 	if err != nil || r == nil || r.checkObjects() != nil {
 		return false
 	}
-	refs, err := g.access.within(filepath.Join(r.common.abs, "refs"))
-	return err == nil && r.checkLinks(refs, maxRefDepth) == nil
+	for _, git := range []resolvedPath{r.common, r.gitDir} {
+		refs, err := g.access.within(filepath.Join(git.abs, "refs"))
+		if err != nil || r.checkLinks(refs, maxRefDepth) != nil {
+			return false
+		}
+	}
+	return true
 }
