@@ -205,7 +205,7 @@ func (a *api) postDaemons(w http.ResponseWriter, r *http.Request) {
 // PUT /daemons/{lib_id}
 func (a *api) putDaemon(w http.ResponseWriter, r *http.Request) {
 	// The body is ignored, but it has the same bounds.
-	if _, err := readBody(w, r); err != nil {
+	if _, err := readBody(w, r, maxBody); err != nil {
 		writeError(w, err)
 		return
 	}

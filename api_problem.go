@@ -18,6 +18,9 @@ import (
 const (
 	// maxBody bounds a request's body (REFERENCE.md).
 	maxBody = 1 << 20
+	// maxRPCBody bounds a JSON-RPC request: maxBlobsAsked ids of 64 digits, or
+	// as many paths of 100 bytes.
+	maxRPCBody = 2 << 20
 	// bodyLimit is how long a body may take to arrive.
 	bodyLimit = 10 * time.Second
 	// sendLimit bounds the time for each sendPiece of an answer: a client that does
@@ -164,30 +167,30 @@ func badRequest(message string) *apiError {
 	return &apiError{code: codeBadRequest, status: http.StatusBadRequest, message: message}
 }
 
-// readBody reads a request's body of at most maxBody within bodyLimit. The
-// error is an *apiError.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// readBody reads a request's body of at most limit bytes within bodyLimit. The
+// error is an *apiError; the part that was read is returned with it.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyLimit)) // fails in tests without a connection
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err == nil {
 		_ = control.SetReadDeadline(time.Time{}) // else a long request would end as if its client were gone
 		return body, nil
 	}
 	w.Header().Set("Connection", "close") // the rest of the body may still arrive
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, &apiError{code: codeBodyTooLarge, status: http.StatusRequestEntityTooLarge, message: "the body is over 1 MiB"}
+		return body, &apiError{code: codeBodyTooLarge, status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("the body is over %d MiB", limit>>20)}
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		return nil, badRequest("the body did not arrive within " + bodyLimit.String())
+		return body, badRequest("the body did not arrive within " + bodyLimit.String())
 	}
-	return nil, badRequest("the body could not be read")
+	return body, badRequest("the body could not be read")
 }
 
 // readJSON reads a body that is one JSON object into v; keys that it does not
 // know are ignored. The error is an *apiError.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	body, err := readBody(w, r)
+	body, err := readBody(w, r, maxBody)
 	if err != nil {
 		return err
 	}

@@ -549,7 +549,7 @@ func TestEventStream(t *testing.T) {
 	}
 }
 
-// A request that is no upgrade is refused in the form of all errors.
+// A request without an upgrade is refused in the form of all errors.
 func TestUpgradeErrorsAreProblems(t *testing.T) {
 	t.Parallel()
 	a := testAPI(t, nil)

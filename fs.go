@@ -201,10 +201,18 @@ func permMode(mode fs.FileMode) string {
 	return fmt.Sprintf("%04o", bits)
 }
 
-// wireTime formats t as RFC 3339 in UTC with nanoseconds. Results hold times as
-// strings because marshaling a time.Time fails for years over 9999, and a file
-// can have such a time.
-func wireTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+// wireTime formats t as RFC 3339 in UTC with nanoseconds. Files and commits can
+// have times outside the years 0 to 9999 of RFC 3339: the first or the last
+// second of those years stands for them.
+func wireTime(t time.Time) string {
+	switch t = t.UTC(); {
+	case t.Year() < 0:
+		return "0000-01-01T00:00:00Z"
+	case t.Year() > 9999:
+		return "9999-12-31T23:59:59Z"
+	}
+	return t.Format(time.RFC3339Nano)
+}
 
 // jsonSize returns an upper bound for the size of s as a JSON string: an
 // encoder may write six bytes for a control character, for <, > and &, and for

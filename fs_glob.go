@@ -56,7 +56,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, err
 	}
-	g := &globPage{ctx: ctx, access: f.access, filter: filter, start: dir, self: self, at: at, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs()}
+	g := &globPage{ctx: ctx, access: f.access, filter: filter, start: dir, self: self, at: at, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs(), gitDirs: namedGitDirs{access: f.access, start: at.abs}}
 	var repo *repository
 	if respect {
 		repo = f.workTreeOf(at)
@@ -91,6 +91,7 @@ type globPage struct {
 	limit   int
 	cursor  pageCursor // at first where the page starts, at the end where it ends
 	secrets []fileID
+	gitDirs namedGitDirs
 
 	files   []globFile
 	size    int // of files as JSON
@@ -162,6 +163,9 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 		first += "/"
 	}
 	keep := func(name string, typ fs.FileMode) (dirEntryName, bool) {
+		if name == ".git" && d.typeOf(name, typ).IsRegular() {
+			g.gitDirs.readIn(strings.TrimSuffix(rel, "/"))
+		}
 		if name == ".git" || hasSecretName(name) {
 			return dirEntryName{}, false
 		}
@@ -216,6 +220,9 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 // child walks the directory called name in d. It skips a directory that cannot
 // be read or belongs to the kernel.
 func (g *globPage) child(d *dirHandle, name, rel, after string, rules *ignoreRules, ignore bool) error {
+	if g.gitDirs.contains(strings.TrimSuffix(rel, "/")) {
+		return nil
+	}
 	if len(g.chain) > maxPathDepth {
 		g.skipped++
 		return nil

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"time"
 )
 
 // repoFacts describes a repository in the result of fs/repoScan.
@@ -19,7 +17,7 @@ type repoFacts struct {
 	RemoteURL    *string `json:"remote_url" doc:"URL of origin, or else of the first remote, without credentials"`
 	Branch       *string `json:"branch" doc:"short name; null if HEAD is detached"`
 	Head         *string `json:"head" doc:"commit id; null if there are no commits"`
-	IsBare       bool    `json:"is_bare" doc:"true if the repository has no work tree"`
+	IsBare       bool    `json:"is_bare" doc:"true if the repository has no work tree, as git rev-parse --is-bare-repository reports it"`
 	IsShallow    bool    `json:"is_shallow" doc:"true if the history is truncated"`
 	LastCommitAt *string `json:"last_commit_at" doc:"RFC 3339 in UTC; null if there are no commits"`
 }
@@ -31,16 +29,16 @@ type foundRepo struct {
 }
 
 // repositoryIn returns the repository in dir, which has a .git or looks like a
-// bare repository. It returns nil if git would not accept it as a repository,
+// git directory. It returns nil if git would not accept it as a repository,
 // or if a part of it lies outside the allowed directories.
-func (f *fsService) repositoryIn(dir string, bare bool) *repository {
+func (f *fsService) repositoryIn(dir string, isGitDir bool) *repository {
 	at, err := f.access.within(dir)
 	if err != nil {
 		return nil
 	}
 	open := workTreeAt
-	if bare {
-		open = bareAt
+	if isGitDir {
+		open = gitDirAt
 	}
 	r, err := open(f.access, at)
 	if err != nil || r == nil {
@@ -62,7 +60,7 @@ func (f *fsService) describeWhole(r *repository, mark int) foundRepo {
 			break
 		}
 		mark = f.access.replaced.mark()
-		if again := f.repositoryIn(r.top.abs, r.bare); again != nil {
+		if again := f.repositoryIn(r.top.abs, !r.dotGit); again != nil {
 			repo = f.describe(again)
 		}
 	}
@@ -73,18 +71,16 @@ func (f *fsService) describeWhole(r *repository, mark int) foundRepo {
 // process; facts that cannot be read stay null.
 func (f *fsService) describe(r *repository) foundRepo {
 	path := r.top.abs
-	repo := foundRepo{facts: repoFacts{Path: showName(path), PathBase64: nameBase64(path), IsBare: r.bare}}
+	repo := foundRepo{facts: repoFacts{Path: showName(path), PathBase64: nameBase64(path)}}
 	repo.facts.Name = showName(filepath.Base(path))
-	if r.bare {
+	if !r.dotGit {
 		repo.facts.Name = strings.TrimSuffix(repo.facts.Name, ".git")
 	}
 	if err := r.readConfig(); err != nil {
 		f.log.Debug("reading a repository's configuration failed", "path", path, "error", err)
 	}
 	repo.facts.RemoteURL = optionalString(r.remoteURL())
-	if _, set := r.config.get("core", "", "bare"); set && r.common.abs == r.gitDir.abs {
-		repo.facts.IsBare = r.config.isTrue("core", "bare") // a linked work tree of a bare repository is not bare
-	}
+	repo.facts.IsBare = r.bare
 	if at, err := f.access.within(filepath.Join(r.common.abs, "shallow")); err == nil {
 		info, err := f.access.stat(at)
 		repo.facts.IsShallow = err == nil && info.Size() > 0
@@ -127,8 +123,6 @@ const (
 	// maxCommitHead bounds how much of a commit is read to find the committer;
 	// its header is longer only with about a thousand parents.
 	maxCommitHead = 64 << 10
-	// maxCommitSeconds is in the year 33,658; later times are mistakes.
-	maxCommitSeconds = 999_999_999_999
 )
 
 // lastCommits sets the times of the head commits. One git process looks up many
@@ -189,8 +183,8 @@ func (f *fsService) lastCommitBatch(ctx context.Context, repos []*foundRepo, idL
 	}
 	times := map[string]string{} // by commit id: clones of one repository share it
 	err = f.git.readObjects(ctx, gitCommand{gitDir: dir}, heads, maxCommitHead, func(o objectInfo, content string) error {
-		if seconds, ok := parseCommitTime(content); ok && o.kind == "commit" {
-			times[o.oid] = wireTime(time.Unix(seconds, 0))
+		if o.kind == "commit" {
+			times[o.oid] = wireTime(commitTime(committerSeconds(content)))
 		}
 		return nil
 	})
@@ -229,9 +223,11 @@ func borrowObjects(dir, lines string) error {
 	return os.WriteFile(filepath.Join(dir, "objects", "info", "alternates"), []byte(lines), 0o600)
 }
 
-// parseCommitTime returns the committer's time, in seconds since 1970, from the
-// text of a commit.
-func parseCommitTime(commit string) (seconds int64, ok bool) {
+// committerSeconds returns the committer's time, in seconds since 1970, from the
+// text of a commit, or "" where git log prints none for it (git-log(1), %ct):
+// an address in angle brackets,
+// a number and a time zone are required.
+func committerSeconds(commit string) string {
 	for line := range strings.Lines(commit) {
 		if line == "\n" {
 			break // the message follows
@@ -240,10 +236,21 @@ func parseCommitTime(commit string) (seconds int64, ok bool) {
 		if !found {
 			continue
 		}
-		rest = rest[strings.LastIndexByte(rest, '>')+1:]
-		digits, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
-		seconds, err := strconv.ParseInt(digits, 10, 64)
-		return seconds, err == nil && seconds >= 0 && seconds <= maxCommitSeconds
+		mail, end := strings.IndexByte(rest, '<'), strings.LastIndexByte(rest, '>')
+		if mail < 0 || end < mail {
+			return ""
+		}
+		rest = strings.TrimLeft(rest[end+1:], gitSpace)
+		zone := strings.TrimLeft(rest, "0123456789")
+		digits := rest[:len(rest)-len(zone)]
+		zone = strings.TrimLeft(zone, gitSpace)
+		if len(zone) < 2 || zone[0] != '+' && zone[0] != '-' || zone[1] < '0' || zone[1] > '9' {
+			return ""
+		}
+		return digits
 	}
-	return 0, false
+	return ""
 }
+
+// gitSpace is the white space between the parts of a commit's header.
+const gitSpace = " \t\r\n"

@@ -248,18 +248,23 @@ func TestParseGitFile(t *testing.T) {
 
 func FuzzCommitTime(f *testing.F) {
 	f.Add("tree x\ncommitter c <c@h> 1234567890 +0200\n\nmessage\n")
-	f.Add("committer > 99999999999999999999\n")
+	f.Add("committer <> 99999999999999999999 +0\n")
 	f.Add("committer c <c@h>\n\ncommitter c <c@h> 1 +0000\n")
 	f.Add("tree x\n\ncommitter c <c@h> 1 +0000\n")
 	f.Fuzz(func(t *testing.T, commit string) {
-		if seconds, ok := parseCommitTime(commit); ok && (seconds < 0 || seconds > maxCommitSeconds || !strings.Contains(commit, "committer ")) {
-			t.Errorf("%q: %d, want a date in range of a committer", commit, seconds)
+		digits := committerSeconds(commit)
+		if strings.Trim(digits, "0123456789") != "" || digits != "" && !strings.Contains(commit, "committer ") {
+			t.Errorf("%q: got %q, want digits of the committer", commit, digits)
+		}
+		if shown := wireTime(commitTime(digits)); digits != "" {
+			if _, err := time.Parse(time.RFC3339, shown); err != nil {
+				t.Errorf("%q: got %q, want a time as in RFC 3339", commit, shown)
+			}
 		}
 		// A line in the message, which anyone may write, is ignored.
 		if header, _, found := strings.Cut(commit, "\n\n"); found {
-			seconds, ok := parseCommitTime(commit)
-			if alone, okAlone := parseCommitTime(header + "\n\n"); ok != okAlone || seconds != alone {
-				t.Errorf("%q: %d, %v, without its message %d, %v, want the same", commit, seconds, ok, alone, okAlone)
+			if alone := committerSeconds(header + "\n\n"); digits != alone {
+				t.Errorf("%q: got %q, want %q as without its message", commit, digits, alone)
 			}
 		}
 	})

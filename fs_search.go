@@ -117,6 +117,9 @@ type search struct {
 	limit  int
 	around int // lines of context before and after a match
 	below  *statBelow
+	// gitDirs finds git directories that git does not recognize outside a
+	// repository; nil inside one.
+	gitDirs *namedGitDirs
 
 	excluded []string // paths that git must not read
 	skipped  int
@@ -186,6 +189,7 @@ func (s *search) grep(p searchParams, at resolvedPath) error {
 	standard := []string{"--exclude-standard"}
 	r := s.files.workTreeOf(at)
 	if r == nil {
+		s.gitDirs = &namedGitDirs{access: s.files.access, start: at.abs}
 		dir, err := emptyGitDir(40)
 		if err != nil {
 			return err
@@ -205,7 +209,7 @@ func (s *search) grep(p searchParams, at resolvedPath) error {
 	defer view.remove()
 	// In this mode git reads no index and finds whatever no rule ignores.
 	command := view.command()
-	command.check = func(ctx context.Context) error { return s.files.access.checkRules(ctx, r.top, at) }
+	command.check = func(ctx context.Context) error { return s.files.access.checkRules(ctx, r.work, at) }
 	err = s.pass(p, at, command, append(standard, "--untracked"), nil)
 	if _, special := errors.AsType[*specialRules](err); special {
 		s.files.log.Warn("searching with git's rules failed", "error", err)
@@ -345,7 +349,7 @@ func (s *search) add(hit grepHit) error {
 		return context.Cause(s.ctx)
 	}
 	beat(s.ctx)
-	if !safeRel(hit.path) || !s.filter.file(hit.path) {
+	if !safeRel(hit.path) || !s.filter.file(hit.path) || s.gitDirs != nil && s.gitDirs.containsFile(hit.path) {
 		return nil
 	}
 	if len(s.hits) > 0 && s.hits[0].path != hit.path {

@@ -349,3 +349,23 @@ func TestStatOfSeveralPathsWithBrokenOnes(t *testing.T) {
 		t.Errorf("repoScan: want an error for paths[1], got %v", err)
 	}
 }
+
+// RFC 3339 has the years 0 to 9999; the times of files and commits do not end
+// there.
+func TestTimesOutsideTheYearsOfRFC3339(t *testing.T) {
+	for seconds, want := range map[int64]string{
+		-1:              "1969-12-31T23:59:59Z",
+		-62167219200:    "0000-01-01T00:00:00Z",
+		-62167219201:    "0000-01-01T00:00:00Z",
+		253402300799:    "9999-12-31T23:59:59Z",
+		253402300800:    "9999-12-31T23:59:59Z",
+		316517347200:    "9999-12-31T23:59:59Z",
+		1 << 62:         "9999-12-31T23:59:59Z",
+		-67768040609740: "0000-01-01T00:00:00Z",
+	} {
+		got := wireTime(time.Unix(seconds, 0))
+		if _, err := time.Parse(time.RFC3339, got); err != nil || got != want {
+			t.Errorf("%d seconds: got %s (%v), want %s", seconds, got, err, want)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -237,6 +238,10 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	defer processRuns(ctx)()
 	p, err := startProcess(cmd)
 	if err != nil {
+		// The system does not report whether the program or its directory is missing.
+		if _, statErr := os.Stat(g.path); statErr == nil && c.workTree != "" && errors.Is(err, fs.ErrNotExist) {
+			return nil, notFound(cmd.Dir) // deleted since it was found
+		}
 		return nil, fmt.Errorf("running git %s: %w", c.args[0], err)
 	}
 	select {

@@ -71,7 +71,7 @@ func classifyGit(stderr string) gitReason {
 		{gitNotFound, []string{"error: 404", "not found", "does not appear to be a git repository", "couldn't find remote ref", "not our ref", "unadvertised object"}},
 		{gitTimeout, []string{"Operation too slow", "timed out", "Timeout"}},
 		{gitNetwork, []string{sshFailed, "Could not resolve", "Couldn't resolve", "Failed to connect", "Couldn't connect", "Connection ", "unable to access", "early EOF", "RPC failed", "hung up", "unexpected disconnect", "the remote end"}},
-		{gitCorrupt, []string{"not a git repository", "index file", "unable to read", "bad object", "Could not read", "is corrupt", "fsck", "invalid index-pack output", "bad signature", "loose object", "inflate", "error: object", "broken"}},
+		{gitCorrupt, []string{"not a git repository", "index file", "unable to read", "unable to stream", "bad object", "Could not read", "is corrupt", "fsck", "invalid index-pack output", "bad signature", "loose object", "inflate", "error: object", "broken"}},
 	} {
 		for _, sign := range class.signs {
 			if strings.Contains(text, sign) {

@@ -223,13 +223,18 @@ func (l remoteRefs) find(name string) (remoteRef, bool) {
 
 // checkLocal returns the path of a local repository with symbolic links
 // resolved. It returns an error unless the whole repository is inside the
-// allowed directories.
+// allowed directories and path is its top.
 func (r *remotes) checkLocal(path string) (string, error) {
-	repo, err := openRepository(r.access, pathParam{PathBase64: base64.StdEncoding.EncodeToString([]byte(path))})
+	given := pathParam{PathBase64: base64.StdEncoding.EncodeToString([]byte(path))}
+	repo, err := openRepository(r.access, given)
 	if err != nil {
 		return "", err
 	}
-	if repo.prefix != "" {
+	at, err := r.access.resolve(given)
+	if err != nil {
+		return "", err
+	}
+	if at.abs != repo.top.abs {
 		return "", failure(codeRepoNotFound, "%s is inside a git repository: use the path of its top directory, %s", showName(path), showName(repo.top.abs))
 	}
 	return repo.top.abs, nil

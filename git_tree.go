@@ -17,18 +17,32 @@ func (g *gitReader) treesOf(ctx context.Context, v *gitView, revs ...namedRevisi
 	}
 	trees = make([]string, len(commits))
 	for n, commit := range commits {
-		if commit != "" && strings.ContainsAny(v.repo.prefix, "\r\n") {
-			entries, err := g.entriesOf(ctx, v, commit, []string{v.repo.prefix})
-			if err != nil {
+		if commit != "" && at[n].kind == "" {
+			if at[n], err = g.unresolved(ctx, v, commit); err != nil {
 				return nil, nil, err
 			}
-			at[n] = entries[v.repo.prefix]
 		}
 		if trees[n], err = v.treeIn(at[n]); err != nil {
 			return nil, nil, err
 		}
 	}
 	return commits, trees, nil
+}
+
+// unresolved returns the object at the caller's path in a commit, where
+// cat-file found none or could not be asked. It is empty if the commit has no
+// such path, and the error is GIT_FAILED if the object is missing.
+func (g *gitReader) unresolved(ctx context.Context, v *gitView, commit string) (objectInfo, error) {
+	prefix := v.repo.prefix
+	missing := gitFailure(gitCorrupt, "%s: the directory %q of commit %s is missing from the repository's objects", showName(v.repo.top.abs), prefix, commit)
+	if prefix == "" {
+		return objectInfo{}, missing
+	}
+	entries, err := g.entriesOf(ctx, v, commit, []string{prefix})
+	if err == nil && entries[prefix].kind == "tree" && !strings.ContainsAny(prefix, "\r\n") {
+		err = missing
+	}
+	return entries[prefix], err
 }
 
 func (v *gitView) treeIn(o objectInfo) (string, error) {
@@ -54,28 +68,34 @@ func (v *gitView) emptyTree() string {
 // one argument, Windows 32 KiB for all.
 const maxArguments = 24 << 10
 
-// entriesOf finds paths in a tree or in the tree of a commit. It is for names
-// with a line break, which cannot be passed on standard input.
+// entriesOf finds paths in a tree or in the tree of a commit, with a git process
+// for every maxArguments bytes of them. It is for names with a line break, which
+// cannot be passed on standard input, and for objects that are missing. A
+// submodule is not found.
 func (g *gitReader) entriesOf(ctx context.Context, v *gitView, tree string, paths []string) (map[string]objectInfo, error) {
-	length := 0
-	for _, path := range paths {
-		length += len(path)
-	}
-	if length > maxArguments {
-		return nil, invalidParam("files", "names with a line break have more than %d bytes in total: request fewer at once", maxArguments)
-	}
 	entries := map[string]objectInfo{}
-	args := append([]string{"ls-tree", "-z", "-l", "--full-tree", "--end-of-options", tree, "--"}, paths...)
-	err := g.git.stream(ctx, v.command(args...), func(r *bufio.Reader) error {
-		return readRecords(r, func(record []byte) error {
-			e, err := parseTreeEntry(record)
-			if err == nil && e.mode != modeSubmodule {
-				entries[string(e.path)] = objectInfo{oid: string(e.oid), kind: string(e.kind), size: max(e.size, 0)}
-			}
-			return err
+	for len(paths) > 0 {
+		n, length := 0, 0
+		for n < len(paths) && (n == 0 || length+len(paths[n]) < maxArguments) {
+			length += len(paths[n]) + 1
+			n++
+		}
+		args := append([]string{"ls-tree", "-z", "-l", "--full-tree", "--end-of-options", tree, "--"}, paths[:n]...)
+		err := g.git.stream(ctx, v.command(args...), func(r *bufio.Reader) error {
+			return readRecords(r, func(record []byte) error {
+				e, err := parseTreeEntry(record)
+				if err == nil && e.mode != modeSubmodule {
+					entries[string(e.path)] = objectInfo{oid: string(e.oid), kind: string(e.kind), size: max(e.size, 0)}
+				}
+				return err
+			})
 		})
-	})
-	return entries, err
+		if err != nil {
+			return nil, err
+		}
+		paths = paths[n:]
+	}
+	return entries, nil
 }
 
 // modeSubmodule is the mode of a submodule in a tree: a commit of another
@@ -88,12 +108,13 @@ type treeEntry struct {
 	mode string
 	kind []byte
 	oid  []byte
-	size int64 // -1 for a tree or a submodule, which have none
+	size int64 // -1 for a tree or a submodule, which have none, and for a missing blob
 	path []byte
 }
 
 // parseTreeEntry parses "mode type id size<TAB>path" (git-ls-tree(1), OUTPUT
-// FORMAT). The size is as -l prints it, or absent.
+// FORMAT). The size is as -l prints it, or absent. For a blob that is missing or
+// unreadable, git prints BAD in its place.
 func parseTreeEntry(record []byte) (treeEntry, error) {
 	head, path, ok := bytes.Cut(record, []byte{'\t'})
 	mode, rest, ok1 := bytes.Cut(head, []byte{' '})
@@ -104,7 +125,7 @@ func parseTreeEntry(record []byte) (treeEntry, error) {
 		return treeEntry{}, badOutput("ls-tree", record)
 	}
 	digits := bytes.TrimLeft(rest, " ")
-	if len(digits) == 0 || len(digits) == 1 && digits[0] == '-' {
+	if len(digits) == 0 || string(digits) == "-" || string(digits) == "BAD" {
 		return e, nil
 	}
 	e.size = 0

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -221,13 +220,45 @@ func escapePath(p string) string {
 	return strings.Join(segments, "/")
 }
 
-// key returns the same string for URLs of the same repository. It ignores
-// credentials, a trailing slash or .git, the case of scheme and host, and a
-// default port.
+// key returns the same string for URLs of the same repository and different
+// strings for different ones. It ignores credentials, a trailing slash or .git,
+// the case of scheme and host, a default port, and which characters are
+// percent-encoded, except for an encoded slash. The user of ssh belongs to the
+// address: a path that is not absolute starts at the user's home.
 func (u remoteURL) key() string {
-	p := strings.Trim(filepath.ToSlash(u.path), "/")
-	p = strings.TrimRight(strings.TrimSuffix(p, ".git"), "/")
-	return u.scheme + "://" + u.credentialHost() + "/" + p
+	segments := u.segments()
+	if last := len(segments) - 1; last >= 0 && segments[last] == ".git" {
+		segments = segments[:last]
+	} else if last >= 0 {
+		segments[last] = strings.TrimSuffix(segments[last], ".git")
+	}
+	if u.scp && u.path[0] != '/' && u.path[0] != '~' {
+		segments = append([]string{"~"}, segments...) // as in ssh://host/~/path
+	}
+	for n := range segments {
+		segments[n] = percentEncode(segments[n])
+	}
+	login := ""
+	if u.login != "" {
+		login = u.login + "@"
+	}
+	return u.scheme + "://" + login + u.credentialHost() + "/" + strings.Join(segments, "/")
+}
+
+// segments returns the parts of the path between slashes, decoded and without
+// empty parts at both ends.
+func (u remoteURL) segments() []string {
+	text := filepath.ToSlash(u.path)
+	if u.raw != "" {
+		text = u.raw // only here does an encoded slash differ from a separator
+	}
+	segments := strings.Split(strings.Trim(text, "/"), "/")
+	for n, s := range segments {
+		if decoded, err := url.PathUnescape(s); err == nil && u.raw != "" {
+			segments[n] = decoded
+		}
+	}
+	return segments
 }
 
 // credentialHost returns host[:port], the form under which credentials are
@@ -245,13 +276,18 @@ func (u remoteURL) credentialHost() string {
 }
 
 // defaultName returns the last segment of the path without .git. The result may
-// violate checkRepoName.
+// violate checkRepoName. A segment with an encoded slash stays encoded, because
+// the slash does not separate directories.
 func (u remoteURL) defaultName() string {
-	p := strings.TrimRight(filepath.ToSlash(u.path), "/")
-	if path.Base(p) == ".git" {
-		p = path.Dir(p)
+	segments := u.segments()
+	if n := len(segments); n > 1 && segments[n-1] == ".git" {
+		segments = segments[:n-1]
 	}
-	return strings.TrimSuffix(path.Base(p), ".git")
+	name := strings.TrimSuffix(segments[len(segments)-1], ".git")
+	if strings.Contains(name, "/") {
+		return percentEncode(name)
+	}
+	return name
 }
 
 // checkURLPath returns an error unless the path names something below the root

@@ -12,14 +12,14 @@ func TestParseRemoteURL(t *testing.T) {
 		{"https://t@example.org/g/lib.git/", "https://example.org/g/lib.git/", "https://example.org/g/lib", "lib"},
 		{"http://127.0.0.1:0080/x", "http://127.0.0.1/x", "http://127.0.0.1/x", "x"},
 		{"http://[::1]:3000/x", "http://[::1]:3000/x", "http://[::1]:3000/x", "x"},
-		{"https://h/a%20b/c%2Bd", "https://h/a%20b/c%2Bd", "https://h/a b/c+d", "c+d"},
-		{"ssh://git@h:2222/x/y.git", "ssh://git@h:2222/x/y.git", "ssh://h:2222/x/y", "y"},
+		{"https://h/a%20b/c%2Bd", "https://h/a%20b/c%2Bd", "https://h/a%20b/c%2bd", "c+d"},
+		{"ssh://git@h:2222/x/y.git", "ssh://git@h:2222/x/y.git", "ssh://git@h:2222/x/y", "y"},
 		{"ssh://h/~u/y", "ssh://h/~u/y", "ssh://h/~u/y", "y"},
-		{"git@h:g/lib.git", "git@h:g/lib.git", "ssh://h/g/lib", "lib"},
-		{"git@[::1]:lib", "git@[::1]:lib", "ssh://[::1]/lib", "lib"},
-		{"file:///srv/a%20b.git", "file:///srv/a%20b.git", "file:///srv/a b", "a b"},
-		{"/srv/x y/.git", "file:///srv/x%20y/.git", "file:///srv/x y", "x y"},
-		{"/srv/../srv/100%", "file:///srv/100%25", "file:///srv/100%", "100%"},
+		{"git@h:g/lib.git", "git@h:g/lib.git", "ssh://git@h/~/g/lib", "lib"},
+		{"git@[::1]:lib", "git@[::1]:lib", "ssh://git@[::1]/~/lib", "lib"},
+		{"file:///srv/a%20b.git", "file:///srv/a%20b.git", "file:///srv/a%20b", "a b"},
+		{"/srv/x y/.git", "file:///srv/x%20y/.git", "file:///srv/x%20y", "x y"},
+		{"/srv/../srv/100%", "file:///srv/100%25", "file:///srv/100%25", "100%"},
 		{"file://localhost/srv/x", "file:///srv/x", "file:///srv/x", "x"},
 	} {
 		u, err := parseRemoteURL(c.text)
@@ -30,6 +30,52 @@ func TestParseRemoteURL(t *testing.T) {
 		if u.String() != c.url || u.key() != c.key || u.defaultName() != c.name {
 			t.Errorf("%s: url %s, key %s, name %s, want url %s, key %s, name %s", c.text, u, u.key(), u.defaultName(), c.url, c.key, c.name)
 		}
+	}
+}
+
+// Only addresses of the same repository have the same key.
+func TestRemoteEquality(t *testing.T) {
+	groups := [][]string{
+		{"https://h/a/b", "https://H:443/a/b.git", "https://h/a/b/", "https://h/a/b.git/", "https://user:token@h/a/b", "https://h/%61/b", "https://h//a/b/.git"},
+		{"https://h/a%2Fb", "https://h/a%2fb.git"},
+		{"http://h/a/b", "http://h:80/a/b"},
+		{"https://h:8443/a/b"}, {"https://h/A/b"}, {"https://h/a/b.git.git"}, {"https://h/~/a"},
+		{"git@h:a", "git@H:a.git", "git@h:a/", "git@h:~/a", "ssh://git@h/~/a", "ssh://git@h:22/~/a.git"},
+		{"git@h:/a", "git@h:/a.git", "ssh://git@h/a", "ssh://git@h:22/a/"},
+		{"x@h:a"}, {"y@h:a"}, {"x@h:/a", "ssh://x@h/a"}, {"ssh://h/a"}, {"ssh://git@h:2222/a"}, {"git@h:~u/a", "ssh://git@h/~u/a"},
+		{"/srv/a", "file:///srv/a", "file://localhost/srv/a/.git", "/srv/./a.git"}, {"/srv/a%2Fb"}, {"/srv/a/b"}, {"/srv/A"},
+	}
+	group := map[string]int{}
+	for n, texts := range groups {
+		for _, text := range texts {
+			u, err := parseRemoteURL(text)
+			if err != nil {
+				t.Errorf("%s: got %v, want no error", text, err)
+				continue
+			}
+			key := u.key()
+			if known, ok := group[key]; ok && known != n {
+				t.Errorf("%s: got the key %s of %s, want one of its own", text, key, groups[known][0])
+			} else if !ok && text != texts[0] {
+				t.Errorf("%s: got the key %s, want that of %s", text, key, texts[0])
+			}
+			group[key] = n
+		}
+	}
+}
+
+// An encoded slash is part of a name and separates nothing.
+func TestDefaultNameOfAnEncodedSlash(t *testing.T) {
+	for text, want := range map[string]string{
+		"https://h/b%2Fc": "b%2fc", "https://h/a/b%2fc.git": "b%2fc", "https://h/a%2Fb/c": "c", "https://h/x%20y": "x y", "git@h:b%2Fc": "b%2Fc", "https://h/a/.git": "a", "https://h/.git": "",
+	} {
+		u, err := parseRemoteURL(text)
+		if err != nil || u.defaultName() != want {
+			t.Errorf("%s: got the name %q, %v, want %q", text, u.defaultName(), err, want)
+		}
+	}
+	if checkRepoName("b%2fc") == nil {
+		t.Error("the name b%2fc was accepted, want an error that asks for a name")
 	}
 }
 

@@ -264,9 +264,9 @@ func (h *hubAPI) callLibrary(w http.ResponseWriter, r *http.Request) {
 // answer carries one JSON-RPC request to a daemon and writes its answer, as JSON
 // or as a stream with progress.
 func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
-	body, err := readBody(w, r)
+	body, err := readBody(w, r, maxRPCBody)
 	if err != nil {
-		writeError(w, err)
+		h.refuseBody(w, body, err)
 		return
 	}
 	c, err := parseCall(body, h.hub.methods)
@@ -289,6 +289,23 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	h.logWriteError(h.unsent.send(w, body))
+}
+
+// refuseBody answers a request whose body could not be read to its end. A body
+// that is too large gets a JSON-RPC error if its id is in the part that was
+// read.
+func (h *hubAPI) refuseBody(w http.ResponseWriter, body []byte, err error) {
+	refusal, ok := errors.AsType[*apiError](err)
+	id := readID(body)
+	if !ok || refusal.code != codeBodyTooLarge || id == nil {
+		writeError(w, err)
+		return
+	}
+	answer := callAnswer(&call{id: id}, nil, &rpcError{Code: codeInvalidRequest, Message: "invalid request: " + refusal.message})
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
+	w.WriteHeader(refusal.status)
+	h.logWriteError(send(w, answer))
 }
 
 // callAnswer returns the JSON-RPC answer with the caller's id.

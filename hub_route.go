@@ -98,6 +98,31 @@ func (h *hub) machineTarget(machineID string) target {
 	}
 }
 
+// readID returns the id of a JSON-RPC request of which only the start was read,
+// or nil if the id is not in it.
+func readID(start []byte) json.RawMessage {
+	d := json.NewDecoder(bytes.NewReader(start))
+	if open, err := d.Token(); err != nil || open != json.Delim('{') {
+		return nil
+	}
+	for {
+		name, err := d.Token()
+		if err != nil {
+			return nil
+		}
+		var value json.RawMessage
+		if d.Decode(&value) != nil {
+			return nil
+		}
+		if name == "id" {
+			if !utf8.Valid(value) || !validID(value) {
+				return nil
+			}
+			return value
+		}
+	}
+}
+
 // parseCall reads the body of an rpc request: one JSON-RPC request with an id.
 // The params get a task_id, so that a call that is sent again never runs twice
 // in one daemon. methods has the time limits.

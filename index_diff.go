@@ -15,7 +15,7 @@ type diffParams struct {
 	pathParam
 	From    string  `json:"from" doc:"branch, tag or commit id"`
 	To      *string `json:"to,omitempty" doc:"branch, tag or commit id; default HEAD"`
-	Renames *bool   `json:"renames,omitempty" doc:"detect renames; default true"`
+	Renames *bool   `json:"renames,omitempty" doc:"detect renames; default true; only those of unchanged files if a blob is missing"`
 	Limit   *int    `json:"limit,omitempty" doc:"changes per page, 1 to 100,000; default 10,000"`
 	Cursor  *string `json:"cursor,omitempty" doc:"next_cursor of the previous page"`
 }
@@ -65,7 +65,16 @@ func (g *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	if err != nil {
 		return diffResult{}, err
 	}
-	changes, more, err := g.diffTrees(ctx, v, trees[0], trees[1], renames, cursor.At, limit)
+	find := "--no-renames"
+	if renames {
+		find = "--find-renames"
+	}
+	changes, more, err := g.diffTrees(ctx, v, trees[0], trees[1], find, cursor.At, limit)
+	if e, ok := errors.AsType[*gitError](err); ok && renames && e.reason == gitCorrupt {
+		// Git compares the contents of files for renames, and stops at the first
+		// that is missing. Identical files are found by their ids.
+		changes, more, err = g.diffTrees(ctx, v, trees[0], trees[1], "--find-renames=100%", cursor.At, limit)
+	}
 	if err != nil {
 		return diffResult{}, err
 	}
@@ -80,14 +89,10 @@ func (g *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) 
 }
 
 // diffTrees returns up to limit changes after the first skip ones, and whether
-// there are more.
-func (g *gitReader) diffTrees(ctx context.Context, v *gitView, from, to string, renames bool, skip int64, limit int) ([]diffChange, bool, error) {
-	find := "--no-renames"
-	if renames {
-		find = "--find-renames"
-	}
+// there are more. renames is git's option for finding renames.
+func (g *gitReader) diffTrees(ctx context.Context, v *gitView, from, to, renames string, skip int64, limit int) ([]diffChange, bool, error) {
 	changes, more := []diffChange{}, false
-	command := v.command("diff-tree", "--raw", "-z", "-r", "--no-abbrev", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty", find, "--end-of-options", from, to, "--")
+	command := v.command("diff-tree", "--raw", "-z", "-r", "--no-abbrev", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty", renames, "--end-of-options", from, to, "--")
 	err := g.git.stream(ctx, command, func(r *bufio.Reader) error {
 		for n := int64(0); ; {
 			change, err := readChange(r)

@@ -39,7 +39,7 @@ type manifestFile struct {
 	PathBase64 string `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
 	OID        string `json:"oid" doc:"blob id; commit id for a submodule"`
 	Mode       string `json:"mode" doc:"git's file mode in six octal digits"`
-	Size       *int64 `json:"size" doc:"size in bytes; null for a submodule and in a partial clone"`
+	Size       *int64 `json:"size" doc:"size in bytes; null for a submodule and for a missing blob, as in a partial clone"`
 }
 
 // manifest implements index/manifest.
@@ -58,7 +58,7 @@ func (g *gitReader) manifest(ctx context.Context, p manifestParams) (manifestRes
 	}
 	rev := valueOr(p.Commit, "HEAD")
 	request := fingerprint("index/manifest", repo.top.abs, repo.prefix, rev, fingerprintList(p.Include), fingerprintList(p.Exclude))
-	keyOf := func(commit string) string { return fingerprint(request, commit, strconv.FormatBool(repo.partial)) }
+	keyOf := func(commit string) string { return fingerprint(request, commit) }
 	if p.Cursor != nil {
 		// The next page is usually of the same commit, which can be found
 		// without git.
@@ -129,12 +129,8 @@ func (g *gitReader) page(l *listing, cursor pageCursor, limit int, cached bool) 
 // the tree, to count the files.
 func (g *gitReader) list(ctx context.Context, v *gitView, tree string, filter *treeFilter, key string, from pageCursor) (*listing, error) {
 	l := &listing{key: key, first: from.At}
-	args := []string{"ls-tree", "-r", "-z", "--full-tree"}
-	if !v.repo.partial {
-		args = append(args, "-l") // the size of a missing blob is unknown
-	}
 	n := int64(0)
-	err := g.git.stream(ctx, v.command(append(args, "--end-of-options", tree)...), func(r *bufio.Reader) error {
+	err := g.git.stream(ctx, v.command("ls-tree", "-r", "-z", "-l", "--full-tree", "--end-of-options", tree), func(r *bufio.Reader) error {
 		err := readRecords(r, func(record []byte) error {
 			e, err := parseTreeEntry(record)
 			if err != nil || !filter.entry(e.path) {

@@ -42,13 +42,22 @@ func (g *gitReader) methods() []*method {
 }
 
 // open finds the repository that a path belongs to and creates a gitView of it,
-// which the caller removes.
+// which the caller removes. If a part of the repository disappears meanwhile,
+// it is read again.
 func (g *gitReader) open(p pathParam, view gitViewKind) (*gitView, error) {
-	repo, err := openRepository(g.access, p)
-	if err != nil {
-		return nil, err
+	for attempt := 1; ; attempt++ {
+		repo, err := openRepository(g.access, p)
+		if err != nil {
+			return nil, err
+		}
+		v, err := repo.gitView(view)
+		if !isMissing(err) {
+			return v, err
+		}
+		if attempt == maxRepositoryReads {
+			return nil, notRepository(repo.top.abs)
+		}
 	}
-	return repo.gitView(view)
 }
 
 // notRepository is the error for a path that belongs to no repository.
@@ -57,9 +66,9 @@ func notRepository(path string) *rpcError {
 }
 
 const (
-	// maxRevision bounds a revision from the wire: a reference name, which is a
-	// path, and some operators.
-	maxRevision = 1024
+	// maxRevision bounds a revision from the wire: a reference name, which is as
+	// long as a path, and some operators.
+	maxRevision = 4 << 10
 	// maxBoundaryCommits bounds how many shallow commits are searched for
 	// missing parents.
 	maxBoundaryCommits = 1000

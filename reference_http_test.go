@@ -155,14 +155,14 @@ func (r *reference) http(t *testing.T) {
 	examples := routeExamples()
 	r.say(`## HTTP API of the scheduler
 
-Requests and responses are JSON; a body has at most %d MiB. If an API token is set, every route requires
+Requests and responses are JSON; a body has at most %d MiB, a JSON-RPC request %d MiB. If an API token is set, every route requires
 `+"`Authorization: Bearer TOKEN`"+`, except those marked open. A request whose `+"`Host`"+` header names another host, or whose
 `+"`Origin`"+` is another site, gets 403. So does a request that a proxy forwarded (`+"`Forwarded`, `Via`, `X-Real-IP`, `X-Forwarded-*`"+`) while no
 API token is set, except through a Unix socket.
 
 | route | | |
 |---|---|---|
-`, maxBody>>20)
+`, maxBody>>20, maxRPCBody>>20)
 	for _, e := range examples {
 		if !slices.Contains(s.api.patterns, e.pattern) {
 			t.Errorf("%s is in routeExamples but is not a route", e.pattern)

@@ -244,7 +244,7 @@ func (r *reference) errors(t *testing.T) {
 		r.say("| %d | `%s` | %s |\n", meaning.code.number(), meaning.code, meaning.when)
 	}
 	var reasons []string
-	for _, name := range constantsOf(t, "git.go", "gitReason") {
+	for _, name := range constantsOf(t, "git_error.go", "gitReason") {
 		reasons = append(reasons, "`"+name+"`")
 	}
 	r.say("\n`data.reason` of `GIT_FAILED` is one of %s.\n\n", strings.Join(reasons, " "))
@@ -272,6 +272,9 @@ func constantsOf(t *testing.T, name, of string) []string {
 		}
 		return true
 	})
+	if len(values) == 0 {
+		t.Errorf("%s has no constants of the type %s, want some: name the file that declares them", name, of)
+	}
 	return values
 }
 

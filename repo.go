@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"io/fs"
 	"path/filepath"
@@ -30,9 +31,11 @@ const (
 // directory and all its objects lie in allowed directories.
 type repository struct {
 	access  *access
-	top     resolvedPath // the work tree, or the directory of a bare repository
-	prefix  string       // the caller's path relative to top, "" for top itself
-	bare    bool
+	top     resolvedPath // the directory with the .git, or the git directory itself if there is none
+	dotGit  bool         // found by its .git
+	work    resolvedPath // the work tree; empty if there is none, or if it is not allowed
+	prefix  string       // the caller's path relative to the work tree, "" for its top
+	bare    bool         // as git rev-parse --is-bare-repository reports it
 	gitDir  resolvedPath // a linked work tree has its own
 	common  resolvedPath // shared by all work trees of the repository
 	objects resolvedPath
@@ -44,7 +47,6 @@ type repository struct {
 	head    string // commit id of HEAD, "" without commits
 	shallow []byte // ids of the commits whose parents are missing, one per line
 	sha256  bool
-	partial bool // a partial clone: some blobs are missing
 }
 
 // read reads the small files of the repository and checks where its objects
@@ -63,35 +65,99 @@ func (r *repository) read() error {
 	if r.shallow, err = r.optional(r.common, "shallow", maxPackedRefs); err != nil {
 		return err
 	}
-	if err := r.readRefs(); err != nil {
-		return err
-	}
-	if _, err := r.readHead(); err != nil {
-		return err
-	}
-	switch {
-	case r.headRef != "":
-		r.head = r.refID(r.headRef)
-	case r.head == "":
-		return gitFailure(gitCorrupt, "%s: HEAD is neither a reference nor a commit id", showName(r.top.abs))
+	return r.readHeadAndRefs()
+}
+
+// maxHeadReads bounds the readings of a HEAD that changes all the time.
+const maxHeadReads = 5
+
+// readHeadAndRefs reads HEAD and all references. A HEAD that names no
+// reference is read again, because it may have moved to another branch, which
+// was created or renamed meanwhile. If it did not move, it is a branch without
+// commits.
+func (r *repository) readHeadAndRefs() error {
+	before := ""
+	for range maxHeadReads {
+		if _, err := r.readHead(); err != nil {
+			return err
+		}
+		if r.headRef == "" && r.head == "" {
+			return gitFailure(gitCorrupt, "%s: HEAD is neither a reference nor a commit id", showName(r.top.abs))
+		}
+		if r.headRef != "" && r.headRef == before {
+			return nil
+		}
+		if err := r.readRefs(); err != nil {
+			return err
+		}
+		if r.headRef == "" {
+			return nil
+		}
+		if r.head = r.refID(r.headRef); r.head != "" {
+			return nil
+		}
+		before = r.headRef
 	}
 	return nil
 }
 
-// readConfig reads the configuration. If it contains a syntax error, the
-// variables before the error are still set.
+// readConfig reads the configuration and what it says of the work tree. If it
+// contains a syntax error, the variables before the error are still set.
 func (r *repository) readConfig() error {
+	r.config = nil
 	err := r.addConfig(r.common, "config")
-	if err == nil && r.config.isTrue("extensions", "worktreeconfig") {
+	ownConfig := err == nil && r.config.isTrue("extensions", "worktreeconfig")
+	if ownConfig {
 		err = r.addConfig(r.gitDir, "config.worktree")
 	}
 	format, _ := r.config.get("extensions", "", "objectformat")
 	r.sha256 = strings.EqualFold(format, "sha256")
-	_, r.partial = r.config.get("extensions", "", "partialclone")
-	for _, v := range r.config {
-		r.partial = r.partial || v.section == "remote" && v.name == "promisor"
-	}
+	r.findWorkTree(ownConfig)
 	return err
+}
+
+// findWorkTree sets bare and work as git does (git-config(1), core.bare and
+// core.worktree). A linked work tree ignores both variables, unless it has a
+// configuration of its own (git-worktree(1), CONFIGURATION FILE).
+func (r *repository) findWorkTree(ownConfig bool) {
+	_, set := r.config.get("core", "", "bare")
+	r.bare = set && r.config.isTrue("core", "bare")
+	tree, elsewhere := r.config.get("core", "", "worktree")
+	if r.common.abs != r.gitDir.abs && !ownConfig {
+		r.bare, set, elsewhere = false, false, false
+	}
+	r.work = resolvedPath{}
+	switch {
+	case r.bare: // and git refuses to use core.worktree
+	case elsewhere:
+		at, err := r.access.within(absoluteFrom(r.gitDir.abs, tree))
+		if err != nil {
+			return
+		}
+		if info, err := r.access.stat(at); err == nil && info.IsDir() {
+			r.work = at
+		}
+	case r.dotGit:
+		r.work = r.top
+	default:
+		r.bare = !set
+	}
+}
+
+// relative returns the path of at relative to the work tree, with slashes and ""
+// for its top, and false if at is not inside it.
+func (r *repository) relative(at resolvedPath) (string, bool) {
+	if r.work.abs == "" {
+		return "", false
+	}
+	rel, err := filepath.Rel(r.work.abs, at.abs)
+	if err != nil || !filepath.IsLocal(rel) {
+		return "", false
+	}
+	if rel == "." {
+		return "", true
+	}
+	return filepath.ToSlash(rel), true
 }
 
 func (r *repository) addConfig(dir resolvedPath, name string) error {
@@ -112,6 +178,17 @@ func (r *repository) addConfig(dir resolvedPath, name string) error {
 // names a reference that no branch can have, as in the reftable format, it
 // reports true and sets neither.
 func (r *repository) readHead() (recognized bool, err error) {
+	r.head, r.headRef = "", ""
+	// HEAD can be a symlink instead of a symbolic reference
+	// (gitrepository-layout(5)); git only looks at its text.
+	if target, err := r.gitDir.root.dir.Readlink(filepath.Join(r.gitDir.rel, "HEAD")); err == nil {
+		if target = filepath.ToSlash(target); isRefName(target) {
+			r.headRef = target
+			return true, nil
+		}
+		_, err := r.access.within(filepath.Join(r.gitDir.abs, "HEAD"))
+		return false, err
+	}
 	text, err := r.optional(r.gitDir, "HEAD", maxSmallFile)
 	if err != nil {
 		return false, err
@@ -202,6 +279,9 @@ func (r *repository) checkLinks(dir resolvedPath, depth int) error {
 		return denied()
 	}
 	entries, err := readDir(dir.root.dir, dir.rel)
+	if errors.Is(err, fs.ErrNotExist) || isNotDirectory(err) {
+		return nil // git repack deletes directories that have become empty
+	}
 	if err != nil {
 		return r.access.wireError(err, dir.abs)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -37,10 +38,15 @@ func (s gitSettings) get(section, subsection, name string) (string, bool) {
 	return "", false
 }
 
-// isTrue reports whether a boolean variable is set and true.
+// isTrue reports whether a boolean variable is set and true (git-config(1),
+// VALUES): a word, or a number other than zero.
 func (s gitSettings) isTrue(section, name string) bool {
 	value, _ := s.get(section, "", name)
-	return slices.Contains([]string{"true", "yes", "on", "1"}, strings.ToLower(value))
+	value = strings.ToLower(value)
+	if n, err := strconv.ParseInt(strings.TrimRight(value, "kmg"), 0, 64); err == nil {
+		return n != 0
+	}
+	return slices.Contains([]string{"true", "yes", "on"}, value)
 }
 
 // parseGitConfig parses the syntax of git-config(1). The file is untrusted

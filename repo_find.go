@@ -12,7 +12,29 @@ import (
 // precedence over a bare repository below it, as with git's
 // safe.bareRepository=explicit, because a bare repository inside a work tree
 // may have come with its files.
+//
+// If a file of the repository disappears while it is read, because git or
+// somebody replaces it, the repository is read again.
 func openRepository(a *access, p pathParam) (*repository, error) {
+	for attempt := 1; ; attempt++ {
+		r, err := findRepository(a, p)
+		switch {
+		case !isMissing(err):
+			return r, err
+		case attempt == maxRepositoryReads:
+			path, _ := p.text("path") // findRepository has checked it
+			return nil, failure(codeRepoNotFound, "%s: parts of the repository disappeared while it was read", showName(path))
+		}
+	}
+}
+
+// maxRepositoryReads bounds the readings of a repository that changes all the
+// time.
+const maxRepositoryReads = 3
+
+// findRepository finds and reads the repository once. The error is
+// SOURCE_NOT_FOUND if a part of it has disappeared.
+func findRepository(a *access, p pathParam) (*repository, error) {
 	start, err := a.resolve(p)
 	if err == nil {
 		_, err = a.stat(start)
@@ -29,33 +51,44 @@ func openRepository(a *access, p pathParam) (*repository, error) {
 		if err != nil {
 			return nil, err
 		}
-		if r != nil && (found == nil || !r.bare) {
+		if r == nil {
+			continue
+		}
+		// A .git file can name the git directory that was found already.
+		if found == nil || r.dotGit && r.gitDir.abs != found.gitDir.abs {
 			found = r
 		}
-		if r != nil && !r.bare {
+		if r.dotGit {
 			break
 		}
 	}
 	if found == nil {
 		return nil, notRepository(start.abs)
 	}
-	rel, err := filepath.Rel(found.top.abs, start.abs)
-	if err != nil || !filepath.IsLocal(rel) {
-		return nil, notRepository(start.abs)
-	}
-	if rel != "." {
-		found.prefix = filepath.ToSlash(rel)
-	}
-	// Nothing inside a git directory can be listed by path.
-	for part := range strings.SplitSeq(found.prefix, "/") {
-		if strings.EqualFold(part, ".git") || part != "" && found.bare {
-			return nil, failure(codeRepoNotFound, "%s: is inside a git directory: give the path of the repository", showName(start.abs))
-		}
-	}
 	if err := found.read(); err != nil {
 		return nil, err
 	}
+	prefix, inside := found.relative(start)
+	// Nothing inside a git directory can be listed by path.
+	for _, git := range []resolvedPath{found.gitDir, found.common} {
+		if rel, err := filepath.Rel(git.abs, start.abs); err == nil && filepath.IsLocal(rel) && (rel != "." || found.dotGit) {
+			return nil, insideGitDir(start)
+		}
+	}
+	for part := range strings.SplitSeq(prefix, "/") {
+		if strings.EqualFold(part, ".git") {
+			return nil, insideGitDir(start)
+		}
+	}
+	// As with git, a path outside the work tree stands for its top.
+	if inside {
+		found.prefix = prefix
+	}
 	return found, nil
+}
+
+func insideGitDir(start resolvedPath) *rpcError {
+	return failure(codeRepoNotFound, "%s: is inside a git directory: give the path of the repository", showName(start.abs))
 }
 
 // parentOf returns the parent directory, and false if it is not allowed.
@@ -68,7 +101,8 @@ func parentOf(a *access, dir resolvedPath) (resolvedPath, bool) {
 	return up, err == nil && up.abs == above
 }
 
-// repositoryAt returns the repository whose top directory is dir, or nil.
+// repositoryAt returns the repository that has its .git in dir, or is dir, or
+// nil.
 func repositoryAt(a *access, dir resolvedPath) (*repository, error) {
 	if r, err := workTreeAt(a, dir); r != nil || err != nil {
 		return r, err
@@ -76,10 +110,10 @@ func repositoryAt(a *access, dir resolvedPath) (*repository, error) {
 	if strings.EqualFold(filepath.Base(dir.abs), ".git") {
 		return nil, nil // belongs to the directory above
 	}
-	return bareAt(a, dir)
+	return gitDirAt(a, dir)
 }
 
-// workTreeAt returns the repository whose work tree is dir, or nil.
+// workTreeAt returns the repository whose .git is in dir, or nil.
 func workTreeAt(a *access, dir resolvedPath) (*repository, error) {
 	_, err := dir.root.dir.Lstat(filepath.Join(dir.rel, ".git"))
 	if errors.Is(err, fs.ErrNotExist) || isNotDirectory(err) {
@@ -92,17 +126,16 @@ func workTreeAt(a *access, dir resolvedPath) (*repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	return layoutOf(a, dir, git)
-}
-
-// bareAt returns the bare repository in dir, or nil.
-func bareAt(a *access, dir resolvedPath) (*repository, error) {
-	r, err := layoutOf(a, dir, dir)
+	r, err := layoutOf(a, dir, git)
 	if r != nil {
-		r.bare = true
+		r.dotGit = true
 	}
 	return r, err
 }
+
+// gitDirAt returns the repository whose git directory is dir, or nil. It is
+// usually bare.
+func gitDirAt(a *access, dir resolvedPath) (*repository, error) { return layoutOf(a, dir, dir) }
 
 // gitDirOf returns the git directory of the work tree dir: its .git, or the
 // directory that a .git file names (gitrepository-layout(5)).

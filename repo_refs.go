@@ -21,32 +21,37 @@ const (
 	maxLooseRefs = 200_000
 	// maxRefDepth bounds the depth of directories below refs.
 	maxRefDepth = 64
+	// maxRelists bounds the listings of a directory that never stops changing.
+	maxRelists = 3
 )
 
 // gitRef is a reference that names an object.
 type gitRef struct{ name, oid string }
 
-// readRefs reads packed-refs and the files below refs, which override it.
-// Symlinks there are ignored, because a hostile one could name any file of the
-// machine.
+// readRefs reads the files below refs, and then packed-refs, which they
+// override. In this order, as in git's own files backend, a reference that git
+// pack-refs moves meanwhile has its newest value: it writes packed-refs before
+// it deletes the files. A linked work tree has private references of its own.
 func (r *repository) readRefs() error {
+	r.symrefs = map[string]string{}
+	loose := map[string]string{}
+	all := func(string) bool { return true }
+	if r.gitDir.abs == r.common.abs {
+		if err := r.readLoose(r.common, all, loose); err != nil {
+			return err
+		}
+	} else {
+		shared := func(name string) bool { return !isPrivateRef(name) }
+		if err := r.readLoose(r.common, shared, loose); err != nil {
+			return err
+		}
+		if err := r.readLoose(r.gitDir, isPrivateRef, loose); err != nil && !isMissing(err) {
+			return err
+		}
+	}
 	packed, err := r.optional(r.common, "packed-refs", maxPackedRefs)
 	if err != nil {
 		return err
-	}
-	r.symrefs = map[string]string{}
-	loose := map[string]string{}
-	refs, err := r.access.within(filepath.Join(r.common.abs, "refs"))
-	if err != nil {
-		return err
-	}
-	dir, err := refs.root.dir.OpenRoot(refs.rel)
-	if err != nil {
-		return r.access.wireError(err, refs.abs)
-	}
-	defer dir.Close()
-	if err := readLooseRefs(dir, ".", maxRefDepth, loose, r.symrefs); err != nil {
-		return r.access.wireError(err, refs.abs)
 	}
 	r.refs = parsePackedRefs(string(packed))
 	r.refs = slices.DeleteFunc(r.refs, func(ref gitRef) bool {
@@ -65,39 +70,130 @@ func (r *repository) readRefs() error {
 	return nil
 }
 
-// readLooseRefs reads the files below dir. Names are relative to root and
-// separated by slashes.
-func readLooseRefs(root *os.Root, dir string, depth int, direct, symbolic map[string]string) error {
-	if depth == 0 || len(direct)+len(symbolic) > maxLooseRefs {
+// isPrivateRef reports whether each work tree has its own reference of that name
+// (git-worktree(1), REFS).
+func isPrivateRef(name string) bool {
+	return strings.HasPrefix(name, "refs/bisect/") || strings.HasPrefix(name, "refs/worktree/") || strings.HasPrefix(name, "refs/rewritten/")
+}
+
+// readLoose reads the files below refs in a git directory. It adds those with a
+// wanted name to direct or to r.symrefs.
+func (r *repository) readLoose(gitDir resolvedPath, wanted func(name string) bool, direct map[string]string) error {
+	refs, err := r.access.within(filepath.Join(gitDir.abs, "refs"))
+	if err != nil {
+		return err
+	}
+	dir, err := refs.root.dir.OpenRoot(refs.rel)
+	if err != nil {
+		return r.access.wireError(err, refs.abs)
+	}
+	defer dir.Close()
+	loose := looseRefs{root: dir, wanted: wanted, direct: direct, symbolic: r.symrefs}
+	if err := loose.read(".", maxRefDepth); err != nil {
+		return r.access.wireError(err, refs.abs)
+	}
+	return nil
+}
+
+// looseRefs reads the files below one refs directory.
+type looseRefs struct {
+	root             *os.Root // refs
+	wanted           func(name string) bool
+	direct, symbolic map[string]string
+}
+
+// read reads the files below dir, which is relative to root and separated by
+// slashes.
+func (l *looseRefs) read(dir string, depth int) error {
+	if depth == 0 || len(l.direct)+len(l.symbolic) > maxLooseRefs {
 		return gitFailure(gitTooLarge, "the repository has more than %d loose references: pack them with git pack-refs --all", maxLooseRefs)
 	}
-	entries, err := readDir(root, filepath.FromSlash(dir))
+	entries, err := readChangingDir(l.root, filepath.FromSlash(dir))
+	if errors.Is(err, fs.ErrNotExist) && dir != "." {
+		return nil // git deletes a directory with its last reference
+	}
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		rel := path.Join(dir, e.Name())
+		name := "refs/" + rel
 		switch {
 		case e.IsDir():
-			if err := readLooseRefs(root, rel, depth-1, direct, symbolic); err != nil {
+			if err := l.read(rel, depth-1); err != nil {
 				return err
 			}
-		case e.Type().IsRegular() && isRefName("refs/"+rel):
-			text, err := readRefFile(root, rel)
+		case !isRefName(name) || !l.wanted(name):
+		case e.Type()&fs.ModeSymlink != 0:
+			l.readSymlink(name, rel)
+		case e.Type().IsRegular():
+			text, err := readRefFile(l.root, rel)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // deleted since it was listed
 			}
 			if err != nil {
 				return err
 			}
-			if oid, target := parseRefFile(text); oid != "" {
-				direct["refs/"+rel] = oid
-			} else if target != "" {
-				symbolic["refs/"+rel] = target
-			}
+			l.add(name, text)
 		}
 	}
 	return nil
+}
+
+func (l *looseRefs) add(name, text string) {
+	if oid, target := parseRefFile(text); oid != "" {
+		l.direct[name] = oid
+	} else if target != "" {
+		l.symbolic[name] = target
+	}
+}
+
+// readSymlink reads a reference that is a symlink. If its text is the name of a
+// reference, it is a symbolic reference (gitrepository-layout(5), HEAD).
+// Otherwise git reads the file that it leads to; here that file must lie below
+// refs, because a hostile link could name any file of the machine.
+func (l *looseRefs) readSymlink(name, rel string) {
+	text, err := l.root.Readlink(filepath.FromSlash(rel))
+	if err != nil {
+		return
+	}
+	if target := filepath.ToSlash(text); isRefName(target) {
+		l.symbolic[name] = target
+	} else if text, err := readRefFile(l.root, rel); err == nil {
+		l.add(name, text)
+	}
+}
+
+// readChangingDir lists a directory until a listing has no new name, at most
+// maxRelists more times, and returns the entries of all listings. A file that is
+// renamed over another one while its directory is listed can be absent from the
+// list, although the name exists all the time (readdir(3)).
+func readChangingDir(root *os.Root, rel string) ([]fs.DirEntry, error) {
+	entries, err := readDir(root, rel)
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{}
+	for _, e := range entries {
+		known[e.Name()] = true
+	}
+	for range maxRelists {
+		again, err := readDir(root, rel)
+		if err != nil {
+			return entries, nil // deleted since; its files are looked up one by one
+		}
+		before := len(entries)
+		for _, e := range again {
+			if !known[e.Name()] {
+				known[e.Name()] = true
+				entries = append(entries, e)
+			}
+		}
+		if len(entries) == before {
+			break
+		}
+	}
+	return entries, nil
 }
 
 func readRefFile(root *os.Root, rel string) (string, error) {
@@ -169,8 +265,8 @@ func parsePackedRef(line string) (gitRef, bool) {
 func (r *repository) readRef(name string) string {
 	for range maxSymrefHops {
 		dir := r.common
-		if strings.HasPrefix(name, "refs/bisect/") || strings.HasPrefix(name, "refs/worktree/") {
-			dir = r.gitDir // each work tree has its own (git-worktree(1), REFS)
+		if isPrivateRef(name) {
+			dir = r.gitDir
 		}
 		text, err := r.optional(dir, filepath.FromSlash(name), maxSmallFile)
 		if err != nil || text == nil {

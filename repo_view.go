@@ -40,13 +40,13 @@ const (
 )
 
 // gitView creates a view of the repository; the caller removes it. A view of a
-// bare repository is always an objectsView.
+// repository without a work tree is always an objectsView.
 func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 	dir, err := os.MkdirTemp("", "c4a-inspect-*")
 	if err != nil {
 		return nil, fmt.Errorf("creating a temporary git directory: %w", err)
 	}
-	if r.bare {
+	if r.work.abs == "" {
 		view = objectsView
 	}
 	v := &gitView{dir: dir, repo: r, view: view}
@@ -71,7 +71,7 @@ func (v *gitView) command(args ...string) gitCommand {
 		c.env = []string{"GIT_OBJECT_DIRECTORY=" + v.repo.objects.abs}
 	}
 	if v.view != objectsView {
-		c.dir, c.workTree = v.repo.top.abs, v.repo.top.abs
+		c.dir, c.workTree = v.repo.work.abs, v.repo.work.abs
 	}
 	return c
 }
@@ -114,7 +114,7 @@ func (v *gitView) fill() error {
 			}
 		}
 		// Git must not count what no method may read.
-		for _, path := range r.access.deniedBelow(r.top.abs) {
+		for _, path := range r.access.deniedBelow(r.work.abs) {
 			files["info/exclude"] += "\n/" + escapeIgnore(path)
 		}
 	}
@@ -210,21 +210,23 @@ func packedRefs(refs []gitRef) string {
 }
 
 // copyIndex copies the index and, for a split index, the shared index files.
+// The index is copied first: git writes the shared file before an index that
+// needs it, and deletes it weeks after the last one (git-update-index(1), SPLIT
+// INDEX).
 func (v *gitView) copyIndex() error {
 	r := v.repo
-	names := []string{"index"}
+	if err := v.copyFile("index"); err != nil {
+		return err
+	}
 	entries, err := readDir(r.gitDir.root.dir, r.gitDir.rel)
 	if err != nil {
 		return r.access.wireError(err, r.gitDir.abs)
 	}
 	for _, e := range entries {
 		if id, ok := strings.CutPrefix(e.Name(), "sharedindex."); ok && isObjectID(id) {
-			names = append(names, e.Name())
-		}
-	}
-	for _, name := range names {
-		if err := v.copyFile(name); err != nil {
-			return err
+			if err := v.copyFile(e.Name()); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -246,6 +248,9 @@ func (v *gitView) copyFile(name string) error {
 		return gitFailure(gitCorrupt, "%s: is not a regular file", showName(p.abs))
 	}
 	from, info, err := r.access.openFile(p)
+	if isMissing(err) {
+		return nil // removed since
+	}
 	if err != nil {
 		return err
 	}

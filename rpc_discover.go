@@ -20,6 +20,10 @@ type openrpcDocument struct {
 	Components openrpcComponents `json:"components"`
 }
 
+// plainObject declares that the schemas in a document, which hold schemas, are not
+// described.
+func (openrpcDocument) plainObject() {}
+
 type openrpcInfo struct {
 	Title       string `json:"title"`
 	Version     string `json:"version" doc:"daemon version"`

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"log/slog"
 	"maps"
 	"os"
+	"os/exec"
 	"reflect"
 	"slices"
 	"strconv"
@@ -128,6 +131,70 @@ func TestDiscoverIsOpenRPC(t *testing.T) {
 		t.Error("the handshake does not list rpc.discover, want it there")
 	}
 	checkSchemas(t, document, document, "")
+}
+
+// A schema must not hold itself: programs that read the document resolve its
+// references in place.
+func TestDiscoverHasNoRecursiveSchema(t *testing.T) {
+	document := newOpenRPC(newDiscovery(builtinMethods()))
+	for _, m := range document.Methods {
+		if m.Name == "rpc.discover" && (m.Result.Schema.Ref != "" || m.Result.Schema.Type != "object") {
+			t.Errorf("the result of rpc.discover is %s, want a plain object", asJSON(t, m.Result.Schema))
+		}
+	}
+	var follow func(s *schema, path []string)
+	follow = func(s *schema, path []string) {
+		if s == nil {
+			return
+		}
+		if name, ok := strings.CutPrefix(s.Ref, schemaRefPrefix); ok {
+			if slices.Contains(path, name) {
+				t.Errorf("the schema %s holds itself through %q, want no recursion", name, path)
+				return
+			}
+			follow(document.Components.Schemas[name], append(slices.Clone(path), name))
+		}
+		follow(s.Items, path)
+		for _, list := range [][]*schema{slices.Collect(maps.Values(s.Properties)), s.AllOf, s.AnyOf} {
+			for _, one := range list {
+				follow(one, path)
+			}
+		}
+	}
+	for name := range document.Components.Schemas {
+		follow(&schema{Ref: schemaRefPrefix + name}, nil)
+	}
+}
+
+// The official parser reads the document. .ci/openrpc installs it and sets
+// OPENRPC_PARSER to the directory with its node_modules.
+func TestOfficialParserReadsDiscover(t *testing.T) {
+	dir := os.Getenv("OPENRPC_PARSER")
+	node, err := exec.LookPath("node")
+	if dir == "" || err != nil {
+		t.Skip("needs node and the parser in OPENRPC_PARSER: .ci/openrpc runs this test")
+	}
+	document, err := json.Marshal(newOpenRPC(newDiscovery(builtinMethods())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const script = `
+const { parseOpenRPCDocument, validateOpenRPCDocument } = require("@open-rpc/schema-utils-js");
+(async () => {
+  const document = JSON.parse(require("fs").readFileSync(0, "utf8"));
+  const valid = validateOpenRPCDocument(document);
+  if (valid !== true) throw valid;
+  const parsed = await parseOpenRPCDocument(document);
+  console.log(parsed.methods.length);
+})().catch((err) => { console.error(String(err.message || err)); process.exit(1); });`
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, node, "--max-old-space-size=256", "-e", script)
+	cmd.Dir, cmd.Stdin = dir, bytes.NewReader(document)
+	out, err := cmd.CombinedOutput()
+	if want := fmt.Sprintln(len(builtinMethods()) + 1); err != nil || string(out) != want {
+		t.Errorf("got %.2000s, %v, want %s methods", out, err, want)
+	}
 }
 
 // checkOpenRPCMethod holds a Method Object against the rules of the

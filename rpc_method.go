@@ -171,6 +171,10 @@ const schemaRefPrefix = "#/components/schemas/"
 // enumerated is implemented by string types with a fixed set of values.
 type enumerated interface{ values() []string }
 
+// plainObject is a struct whose schema is any object, because it holds itself.
+// Programs that read a document resolve its references in place, without end.
+type plainObject interface{ plainObject() }
+
 // jsonField is a key of a JSON object, derived from a struct field. In addition
 // to json, three tags are used: doc is the description, enum lists the values
 // of a string, separated by commas, and type lists the JSON types of a
@@ -254,6 +258,9 @@ func (s *schemas) of(t reflect.Type) *schema {
 	case reflect.Map:
 		return &schema{Type: "object"}
 	case reflect.Struct:
+		if t.Implements(reflect.TypeFor[plainObject]()) {
+			return &schema{Type: "object"}
+		}
 		return s.refer(t)
 	}
 	return &schema{} // an interface: any value

@@ -153,7 +153,7 @@ func TestMessages(t *testing.T) {
 		{"params null", `{"jsonrpc":"2.0","id":7,"method":"test/echo","params":null}`, `{"jsonrpc":"2.0","id":7,` + emptied},
 		{"error null beside a request", `{"jsonrpc":"2.0","id":7,"method":"test/echo","error":null}`, `{"jsonrpc":"2.0","id":7,` + emptied},
 		{"integer with a fraction", `{"jsonrpc":"2.0","id":7,"method":"test/echo","params":{"count":5.0,"timeout_ms":6e4}}`, `{"jsonrpc":"2.0","id":7,"result":{"text":"","count":5}}`},
-		{"number that is no integer", `{"jsonrpc":"2.0","id":7,"method":"test/echo","params":{"count":5.5}}`, `{"jsonrpc":"2.0","id":7,"error":{"code":-32602,"message":"invalid params: count: must be an integer, not number 5.5","data":{"param":"count"}}}`},
+		{"number with a fraction for an integer", `{"jsonrpc":"2.0","id":7,"method":"test/echo","params":{"count":5.5}}`, `{"jsonrpc":"2.0","id":7,"error":{"code":-32602,"message":"invalid params: count: must be an integer, not number 5.5","data":{"param":"count"}}}`},
 		{"unknown method", `{"jsonrpc":"2.0","id":1,"method":"no/such"}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"method not found: \"no/such\"`},
 		{"params array", `{"jsonrpc":"2.0","id":1,"method":"test/echo","params":[]}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32602,`},
 		{"params text", `{"jsonrpc":"2.0","id":1,"method":"test/echo","params":"x"}`, `{"jsonrpc":"2.0","id":1,"error":{"code":-32602,`},

@@ -27,9 +27,9 @@ type infoResult struct {
 	Branch        *string      `json:"branch" doc:"short name; null if HEAD is detached"`
 	DefaultBranch *string      `json:"default_branch" doc:"default branch of origin; null if unknown"`
 	Remotes       []remoteInfo `json:"remotes" doc:"sorted by name"`
-	IsBare        bool         `json:"is_bare" doc:"true if the repository has no work tree"`
+	IsBare        bool         `json:"is_bare" doc:"true if the repository has no work tree, as git rev-parse --is-bare-repository reports it"`
 	IsShallow     bool         `json:"is_shallow" doc:"true if the history is truncated"`
-	Dirty         *dirtyCounts `json:"dirty" doc:"changed paths of the work tree; null if bare, or if a .gitignore or .gitattributes in it is not a regular file"`
+	Dirty         *dirtyCounts `json:"dirty" doc:"changed paths of the work tree; null without a work tree that is allowed, or if a .gitignore or .gitattributes in it is not a regular file"`
 	Ahead         *int         `json:"ahead" doc:"commits that the branch has and its upstream lacks; null without upstream"`
 	Behind        *int         `json:"behind" doc:"commits that the upstream has and the branch lacks; null without upstream"`
 	LastCommit    *commitEntry `json:"last_commit" doc:"the commit of HEAD; null if there are no commits"`
@@ -62,7 +62,7 @@ func (g *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) 
 	var wg sync.WaitGroup
 	var status workStatus
 	var statusErr error
-	if !repo.bare {
+	if repo.work.abs != "" {
 		// Ends when git status ends; waited for below.
 		wg.Go(func() { status, statusErr = g.status(ctx, v) })
 	}
@@ -77,7 +77,7 @@ func (g *gitReader) info(ctx context.Context, p infoParams) (infoResult, error) 
 		return infoResult{}, err
 	}
 	result.LastCommit = last
-	if !repo.bare && !held {
+	if repo.work.abs != "" && !held {
 		result.Dirty, result.Ahead, result.Behind = &status.dirty, status.ahead, status.behind
 	}
 	return result, nil
@@ -239,10 +239,13 @@ func (g *gitReader) status(ctx context.Context, v *gitView) (workStatus, error) 
 	}
 	var w workStatus
 	command := v.command("status", "--porcelain=v2", "-z", "--branch", "--untracked-files=normal", "--no-renames", submodules)
-	command.check = func(ctx context.Context) error { return g.access.checkRules(ctx, v.repo.top, v.repo.top) }
+	command.check = func(ctx context.Context) error { return g.access.checkRules(ctx, v.repo.work, v.repo.work) }
 	err := g.git.stream(ctx, command, func(r *bufio.Reader) error {
 		return readRecords(r, w.add)
 	})
+	if isMissing(err) {
+		err = notRepository(v.repo.top.abs)
+	}
 	return w, err
 }
 
@@ -286,7 +289,7 @@ func (w *workStatus) add(record []byte) error {
 // all of them must be allowed. A repository without a .gitmodules is assumed to
 // have no submodules.
 func (g *gitReader) submodulesAllowed(ctx context.Context, v *gitView) (bool, error) {
-	top := v.repo.top
+	top := v.repo.work
 	if _, err := top.root.dir.Lstat(filepath.Join(top.rel, ".gitmodules")); err != nil {
 		return false, nil
 	}
@@ -317,9 +320,14 @@ func (g *gitReader) allowedSubmodule(top resolvedPath, path string) bool {
 		return isMissing(g.access.wireError(err, dir.abs)) // not initialized
 	}
 	r, err := repositoryAt(g.access, dir)
-	if err != nil || r == nil || r.bare || r.checkObjects() != nil {
+	if err != nil || r == nil || r.checkObjects() != nil {
 		return false
 	}
-	refs, err := g.access.within(filepath.Join(r.common.abs, "refs"))
-	return err == nil && r.checkLinks(refs, maxRefDepth) == nil
+	for _, git := range []resolvedPath{r.common, r.gitDir} {
+		refs, err := g.access.within(filepath.Join(git.abs, "refs"))
+		if err != nil || r.checkLinks(refs, maxRefDepth) != nil {
+			return false
+		}
+	}
+	return true
 }

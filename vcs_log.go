@@ -28,8 +28,8 @@ type logParams struct {
 	pathParam
 	Ref    *string `json:"ref,omitempty" doc:"branch, tag or commit id; default HEAD"`
 	File   *string `json:"file,omitempty" doc:"return only commits that change this file or directory; relative to path"`
-	Since  *string `json:"since,omitempty" doc:"earliest commit time, RFC 3339"`
-	Until  *string `json:"until,omitempty" doc:"latest commit time, RFC 3339"`
+	Since  *string `json:"since,omitempty" doc:"earliest time of the committer, RFC 3339"`
+	Until  *string `json:"until,omitempty" doc:"latest time of the committer, RFC 3339"`
 	Author *string `json:"author,omitempty" doc:"part of the author's name or email address"`
 	Limit  *int    `json:"limit,omitempty" doc:"commits per page, 1 to 10,000; default 50"`
 	Cursor *string `json:"cursor,omitempty" doc:"next_cursor of the previous page"`
@@ -51,6 +51,10 @@ func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 	if err != nil {
 		return logResult{}, err
 	}
+	times, err := p.timeRange()
+	if err != nil {
+		return logResult{}, err
+	}
 	v, err := g.open(p.pathParam, objectsView)
 	if err != nil {
 		return logResult{}, err
@@ -63,7 +67,7 @@ func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 		return logResult{}, err
 	}
 	file := valueOr(p.File, "")
-	request := fingerprint("vcs/log", repo.top.abs, repo.prefix, rev, file, fingerprintList(filters))
+	request := fingerprint("vcs/log", repo.top.abs, repo.prefix, rev, file, fingerprintList(filters), valueOr(p.Since, ""), valueOr(p.Until, ""))
 	cursor, err := startCursor(p.Cursor, request, fingerprint(commit, string(repo.shallow)))
 	if err != nil {
 		return logResult{}, err
@@ -72,7 +76,12 @@ func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 	if commit == "" {
 		return result, nil
 	}
-	filters = append(filters, fmt.Sprintf("--skip=%d", cursor.At), fmt.Sprintf("--max-count=%d", limit+1), "--end-of-options", commit, "--")
+	skip := cursor.At // commits of the pages before
+	if times == (timeRange{}) {
+		filters = append(filters, fmt.Sprintf("--skip=%d", skip), fmt.Sprintf("--max-count=%d", limit+1))
+		skip = 0
+	}
+	filters = append(filters, "--end-of-options", commit, "--")
 	if file != "" {
 		filters = append(filters, path.Join(repo.prefix, file))
 	}
@@ -85,6 +94,13 @@ func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 			}
 			if err != nil {
 				return err
+			}
+			if !times.contains(c.committed) {
+				continue
+			}
+			if skip > 0 {
+				skip--
+				continue
 			}
 			if len(result.Commits) == limit || size > maxLogBytes {
 				more = true
@@ -112,19 +128,6 @@ func (p logParams) filters() ([]string, error) {
 			return nil, err
 		}
 	}
-	for _, bound := range []struct {
-		name  string
-		given *string
-	}{{"since", p.Since}, {"until", p.Until}} {
-		if bound.given == nil {
-			continue
-		}
-		t, err := time.Parse(time.RFC3339, *bound.given)
-		if err != nil {
-			return nil, invalidParam(bound.name, "must be an RFC 3339 time, such as 2026-01-31T12:00:00Z")
-		}
-		filters = append(filters, "--"+bound.name+"="+gitTime(t))
-	}
 	if p.Author != nil && *p.Author != "" {
 		if len(*p.Author) > maxAuthor || strings.ContainsFunc(*p.Author, func(r rune) bool { return r < ' ' }) {
 			return nil, invalidParam("author", "must be part of a name or email address, at most %d bytes and without line breaks", maxAuthor)
@@ -135,19 +138,35 @@ func (p logParams) filters() ([]string, error) {
 	return filters, nil
 }
 
-// gitTime formats a time for git. Git accepts only the years 1970 to 2099 and
-// takes other times for the current time, so they are clamped.
-func gitTime(t time.Time) string {
-	first := time.Date(1970, 1, 2, 0, 0, 0, 0, time.UTC)
-	last := time.Date(2099, 12, 30, 0, 0, 0, 0, time.UTC)
-	t = t.UTC()
-	if t.Before(first) {
-		t = first
+// timeRange is a range of commit times; a bound that is nil is open.
+type timeRange struct{ since, until *time.Time }
+
+// timeRange returns the range for since and until. It is applied here and not by
+// git, which takes years before 1970 and after 2099 for the current time, and
+// which ends the history at the first commit before since (git-log(1), --since),
+// although a commit with a wrong clock can have older ones with later times.
+func (p logParams) timeRange() (timeRange, error) {
+	var times timeRange
+	for _, bound := range []struct {
+		name  string
+		given *string
+		time  **time.Time
+	}{{"since", p.Since, &times.since}, {"until", p.Until, &times.until}} {
+		if bound.given == nil {
+			continue
+		}
+		t, err := time.Parse(time.RFC3339, *bound.given)
+		if err != nil {
+			return timeRange{}, invalidParam(bound.name, "must be an RFC 3339 time, such as 2026-01-31T12:00:00Z")
+		}
+		*bound.time = &t
 	}
-	if t.After(last) {
-		t = last
-	}
-	return t.Format("2006-01-02T15:04:05Z")
+	return times, nil
+}
+
+// contains reports whether a time lies in the range, bounds included.
+func (r timeRange) contains(t time.Time) bool {
+	return (r.since == nil || !t.Before(*r.since)) && (r.until == nil || !t.After(*r.until))
 }
 
 const (
@@ -167,7 +186,7 @@ const commitFormat = "--format=%H%x00%P%x00%an%x00%ae%x00%at%x00%cn%x00%ce%x00%c
 type commitPerson struct {
 	Name  string `json:"name"`
 	Email string `json:"email"`
-	At    string `json:"at" doc:"RFC 3339 in UTC"`
+	At    string `json:"at" doc:"RFC 3339 in UTC; 9999-12-31T23:59:59Z for later times, 1970-01-01T00:00:00Z for a date that git cannot read"`
 }
 
 // commitEntry is one commit of a log.
@@ -178,6 +197,8 @@ type commitEntry struct {
 	Committer commitPerson `json:"committer"`
 	Subject   string       `json:"subject" doc:"first paragraph of the message"`
 	Body      string       `json:"body" doc:"rest of the message"`
+
+	committed time.Time // exact, also beyond the years of RFC 3339
 }
 
 // size returns the approximate size of the entry as JSON, which can take six
@@ -212,10 +233,11 @@ func readCommit(r *bufio.Reader) (commitEntry, error) {
 	c := commitEntry{
 		OID:       fields[0],
 		Parents:   strings.Fields(fields[1]),
-		Author:    commitPerson{fields[2], fields[3], commitTime(fields[4])},
-		Committer: commitPerson{fields[5], fields[6], commitTime(fields[7])},
+		Author:    commitPerson{fields[2], fields[3], wireTime(commitTime(fields[4]))},
+		Committer: commitPerson{fields[5], fields[6], wireTime(commitTime(fields[7]))},
 		Subject:   fields[8],
 		Body:      strings.TrimRight(fields[9], "\n"),
+		committed: commitTime(fields[7]),
 	}
 	if c.Parents == nil {
 		c.Parents = []string{}
@@ -226,13 +248,14 @@ func readCommit(r *bufio.Reader) (commitEntry, error) {
 	return c, nil
 }
 
-// commitTime formats a Unix time as RFC 3339 in UTC. A time outside the years 0
-// to 9999, which RFC 3339 cannot express, becomes the epoch, as in git's own
-// output.
-func commitTime(seconds string) string {
-	n, err := strconv.ParseInt(seconds, 10, 64)
-	if t := time.Unix(n, 0).UTC(); err == nil && t.Year() >= 0 && t.Year() <= 9999 {
-		return t.Format(time.RFC3339)
+// commitTime returns a time that git prints as seconds since 1970. No digits,
+// which git prints for a date that it cannot read, are 1970, as in git's own
+// output of dates. More than fit in 64 bits are the last time that does.
+func commitTime(digits string) time.Time {
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		n = 0
 	}
-	return time.Unix(0, 0).UTC().Format(time.RFC3339)
+	// Times near the end of int64 overflow a time.Time; this one does not.
+	return time.Unix(min(max(n, 0), 1<<62), 0).UTC()
 }

@@ -256,7 +256,7 @@ func TestRevisionsOfAllKinds(t *testing.T) {
 		_, err := log(rev)
 		wantFailure(t, err, codeCommitNotFound)
 	}
-	for _, rev := range []string{"", "--output=x", "-x", "--all", "^HEAD", "HEAD..HEAD~1", "HEAD...main", ":/second", "HEAD^{/second}", "HEAD:README.md", "a b", "x\ny", "x\x00y", "ma*", "a\\b", "HEAD^@", "HEAD^!", "HEAD^-", "@{1 year ago}", "@{1}", "main@{u}", strings.Repeat("a", 2000)} {
+	for _, rev := range []string{"", "--output=x", "-x", "--all", "^HEAD", "HEAD..HEAD~1", "HEAD...main", ":/second", "HEAD^{/second}", "HEAD:README.md", "a b", "x\ny", "x\x00y", "ma*", "a\\b", "HEAD^@", "HEAD^!", "HEAD^-", "@{1 year ago}", "@{1}", "main@{u}", strings.Repeat("a", maxRevision+1)} {
 		_, err := log(rev)
 		wantInvalid(t, err, "ref")
 	}
