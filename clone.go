@@ -201,7 +201,7 @@ func (c *cloner) newJob(p cloneParams) (cloneJob, error) {
 // it, so that a caller without access does not get the answer of one with access.
 func (j cloneJob) key() string {
 	digest := sha256.Sum256([]byte(j.remote.username + "\x00" + string(j.remote.password)))
-	key, _ := json.Marshal([]any{j.remote.key(), j.remote.String(), j.ref, j.depth, strings.ToLower(j.name), hex.EncodeToString(digest[:])}) // strings and a number always marshal
+	key, _ := json.Marshal([]any{j.remote.key(), j.remote.String(), j.ref, j.depth, strings.ToLower(j.name), hex.EncodeToString(digest[:]), j.remote.passwordGiven}) // these types always marshal
 	return string(key)
 }
 
