@@ -108,7 +108,7 @@ func (r *clonedRepo) fetch(ctx context.Context, args []string) (oid string, err 
 	case strings.Contains(e.stderr, "not our ref"), strings.Contains(e.stderr, "couldn't find remote ref"):
 		return "", failure(codeCommitNotFound, "the remote has no %s", r.target.source)
 	}
-	if e, ok := errors.AsType[*gitError](err); ok && (e.reason == gitCorrupt || e.reason == gitOther) && !strings.Contains(e.stderr, "fsck error") {
+	if e, ok := errors.AsType[*gitError](err); ok && e.reason == gitCorrupt && !strings.Contains(e.stderr, "fsck error") {
 		return "", fmt.Errorf("%w: %w", errRepoCorrupt, err)
 	}
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -31,8 +33,9 @@ func newRemotes(g *gitRunner, a *access, c *credentials, allowHosts []string) *r
 // remote is a remote repository that this daemon may access.
 type remote struct {
 	remoteURL
-	on   *remotes
-	auth remoteAuth
+	on     *remotes
+	auth   remoteAuth
+	newURL string // where the host redirects to, without credentials; "" if unknown
 }
 
 // open parses and checks a URL of a request: its form, its host against
@@ -114,10 +117,18 @@ func (rm *remote) explain(err error) error {
 		out.Message += ": the host accepts no key of the daemon's user, from ~/.ssh or from the agent at SSH_AUTH_SOCK"
 	case e.reason == gitAuth:
 		out.Message += fmt.Sprintf(": call config/setAuth with a valid token for %s://%s", rm.scheme, rm.credentialHost())
+	case e.reason == gitForbidden && httpStatus(e.stderr) == http.StatusUnavailableForLegalReasons:
+		out.Message += ": the host refuses access for legal reasons"
 	case e.reason == gitForbidden:
 		out.Message += ": the token for " + rm.credentialHost() + " may not read this repository: set another one with config/setAuth"
+	case e.reason == gitMoved && rm.newURL != "":
+		out.Message += ": the repository has moved: use its new URL, " + rm.newURL
 	case e.reason == gitMoved:
 		out.Message += ": the repository has moved: use its new URL"
+	case e.reason == gitOther && httpStatus(e.stderr) != 0:
+		out.Message += ": " + rm.host + " refuses requests at the moment: try again later"
+	case e.reason == gitOther && strings.Contains(e.stderr, noSSHUser):
+		out.Message += ": ssh works only for a user that /etc/passwd contains: add the daemon's user to it, or use an https URL"
 	case e.reason == gitNetwork && e.exit != -1 && rm.host != "":
 		out.Message += ": " + rm.host + " could not be reached"
 	}
@@ -139,20 +150,69 @@ type remoteRefs struct {
 	refs    []remoteRef
 }
 
-// list runs git ls-remote and returns the refs of the remote.
+// list runs git ls-remote and returns the refs of the remote. A redirect to the
+// same address with .git, as hosts answer to the address in a browser, is followed
+// once; rm has the new address from then on.
 func (rm *remote) list(ctx context.Context) (remoteRefs, error) {
+	for followed := false; ; followed = true {
+		list, err := rm.listOnce(ctx)
+		e, ok := errors.AsType[*gitError](err)
+		if !ok || e.reason != gitMoved {
+			return list, rm.explain(err)
+		}
+		var added bool
+		if added, rm.newURL = rm.findRedirect(ctx); !added || followed {
+			return list, rm.explain(err)
+		}
+		rm.path, rm.raw = strings.TrimRight(rm.path, "/")+".git", strings.TrimRight(rm.raw, "/")+".git"
+	}
+}
+
+func (rm *remote) listOnce(ctx context.Context) (remoteRefs, error) {
 	out, err := rm.on.git.run(ctx, rm.command("ls-remote", "--symref", "--end-of-options", rm.String()))
 	if errors.Is(err, errGitOutput) {
 		return remoteRefs{}, gitFailure(gitTooLarge, "git ls-remote: the remote has too many refs")
 	}
 	if err != nil {
-		return remoteRefs{}, rm.explain(err)
+		return remoteRefs{}, err
 	}
 	list := parseRemoteRefs(string(out))
 	if len(list.refs) == 0 && list.headOID == "" {
 		return list, rm.confirmEmpty(ctx)
 	}
 	return list, nil
+}
+
+// findRedirect asks once more and returns where the host redirects to, and
+// whether that is the same address with .git. Only a trace of git has the header.
+func (rm *remote) findRedirect(ctx context.Context) (added bool, address string) {
+	base, err := url.Parse(strings.TrimRight(rm.String(), "/") + "/info/refs")
+	if err != nil {
+		return false, ""
+	}
+	c := rm.command("ls-remote", "--end-of-options", rm.String())
+	c.env = append(c.env, "GIT_TRACE_CURL=1", "GIT_TRACE_CURL_NO_DATA=1")
+	c.redact = newRedactor() // a short password would spoil the trace; only address is kept
+	c.line = func(line string) {
+		_, header, _ := strings.Cut(line, "<= Recv header: ")
+		name, value, _ := strings.Cut(header, ":")
+		if !strings.EqualFold(name, "location") {
+			return
+		}
+		to, err := base.Parse(strings.TrimSpace(value)) // it may be relative (RFC 9110, 10.2.2)
+		if err != nil || to.Scheme != "http" && to.Scheme != "https" {
+			return
+		}
+		to.User, to.RawQuery, to.Fragment = nil, "", ""
+		to = to.JoinPath() // cleans the path
+		to.Path, to.RawPath = strings.TrimSuffix(to.Path, "/info/refs"), strings.TrimSuffix(to.RawPath, "/info/refs")
+		moved, err := parseRemoteURL(to.String())
+		added = err == nil && moved.scheme == rm.scheme && moved.credentialHost() == rm.credentialHost() &&
+			moved.path == strings.TrimRight(rm.path, "/")+".git"
+		address = rm.auth.redact.text(to.String())
+	}
+	_, _ = rm.on.git.run(ctx, c) // it fails like the first time
+	return added, address
 }
 
 // confirmEmpty returns an error unless an empty list of refs comes from a git
@@ -170,7 +230,7 @@ func (rm *remote) confirmEmpty(ctx context.Context) error {
 		sawPacket = sawPacket || strings.Contains(line, " packet: ") && strings.Contains(line, "< ")
 	}
 	if _, err := rm.on.git.run(ctx, c); err != nil {
-		return rm.explain(err)
+		return err
 	}
 	if !sawPacket {
 		return gitFailure(gitOther, "git ls-remote: %s did not respond with a git repository", rm.host)

@@ -2,11 +2,14 @@ package main
 
 import (
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -98,6 +101,132 @@ func TestCloneAllowedHosts(t *testing.T) {
 	}
 	w.remotes.allowHosts = []string{"127.0.0.1"}
 	w.must(cloneParams{URL: w.server.address("lib")}, actionCloned, remote.head())
+}
+
+// What a host answers with is the reason, whatever part of a clone it answers.
+func TestRemoteHTTPStatuses(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	installed := w.must(cloneParams{URL: w.server.address("lib"), Name: "installed"}, actionCloned, remote.head())
+	before := treeState(t, installed.Path)
+	remote.commit("more", map[string]string{"a": "2"})
+	url := w.server.address("lib")
+	reader := newGitReader(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log)
+	for status, want := range map[int]gitReason{
+		400: gitOther, 401: gitAuth, 403: gitForbidden, 404: gitNotFound, 410: gitNotFound, 429: gitOther, 451: gitForbidden,
+		500: gitOther, 502: gitOther, 503: gitOther, 504: gitOther, 301: gitMoved, 308: gitMoved,
+	} {
+		for _, part := range []string{"info/refs", "git-upload-pack"} {
+			if part == "git-upload-pack" && (status == 404 || status/100 == 3) {
+				continue // the list of refs was there
+			}
+			w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+				if r.Method == http.MethodPost != (part == "git-upload-pack") {
+					return false
+				}
+				http.Error(rw, "no", status)
+				return true
+			})
+			check := func(method string, err error) {
+				t.Helper()
+				e := asRPCError(err)
+				if e.name() != codeGitFailed || e.Data["reason"] != want || want == gitOther && !strings.Contains(e.Message, strconv.Itoa(status)) || strings.Contains(e.Message, "could not be reached") {
+					t.Errorf("%s, %d to %s: error is %v (%v), want the reason %s and the status in the message", method, status, part, err, e.Data["reason"], want)
+				}
+			}
+			_, err := w.try(cloneParams{URL: url})
+			check("vcs/clone", err)
+			_, err = w.try(cloneParams{URL: url, Name: "installed"})
+			check("vcs/clone of an update", err)
+			_, err = reader.listRefs(t.Context(), refsParams{URL: &url})
+			check("vcs/refs", err)
+			w.noTemporaries()
+		}
+	}
+	if after := treeState(t, installed.Path); after != before {
+		t.Errorf("the failed updates left\n%s\nwant\n%s", after, before)
+	}
+}
+
+// A browser's address, which the host redirects to the same one with .git, is
+// cloned; other redirects are not followed, and the error has the new URL.
+func TestRemoteRedirects(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("group/lib.git", map[string]string{"a": "1"})
+	other := newGitServer(t)
+	other.repo("lib.git", map[string]string{"a": "1"})
+	var mu sync.Mutex
+	redirects := map[string]string{} // path to address
+	w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		path := strings.TrimSuffix(r.URL.Path, "/info/refs")
+		to, ok := redirects[path]
+		if ok {
+			rw.Header().Set("Location", to)
+			rw.WriteHeader(http.StatusMovedPermanently)
+		}
+		return ok
+	})
+	redirect := func(from, to string) {
+		mu.Lock()
+		defer mu.Unlock()
+		clear(redirects)
+		redirects[from] = to
+	}
+	const suffix = "/info/refs?service=git-upload-pack"
+	reader := newGitReader(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log)
+	for _, to := range []string{w.server.address("group/lib.git") + suffix, "/group/lib.git" + suffix, "../../lib.git" + suffix} {
+		redirect("/group/lib", to)
+		for n, url := range []string{w.server.address("group/lib"), w.server.address("group/lib/"), w.server.addressAs("u:p", "group/lib")} {
+			action := actionCloned
+			if n > 0 {
+				action = actionUnchanged
+			}
+			p := cloneParams{URL: url, Name: "to-" + strconv.Itoa(len(to))}
+			w.must(p, action, remote.head())
+			if refs, err := reader.listRefs(t.Context(), refsParams{URL: &url}); err != nil || *refs.Head.OID != remote.head() {
+				t.Errorf("vcs/refs of %s: got %+v, %v, want %s", url, refs, err, remote.head())
+			}
+		}
+	}
+	for _, test := range []struct{ from, to, want string }{
+		{"/group/lib", other.URL + "/group/lib.git" + suffix, other.URL + "/group/lib.git"},
+		{"/group/lib", w.server.addressAs("me:s3cret", "new/lib.git") + suffix, w.server.address("new/lib.git")},
+		{"/group/lib", "/login?return=lib&token=s3cret", w.server.address("login")},
+		{"/group/lib.git", "/group/lib.git.git" + suffix, ""}, // followed, and not there
+		{"/group/lib.git", "/group/lib" + suffix, w.server.address("group/lib")},
+		{"/group/lib", "file:///etc/passwd", ""},
+	} {
+		redirect(test.from, test.to)
+		url := w.server.address(strings.TrimPrefix(test.from, "/"))
+		_, err := w.try(cloneParams{URL: url, Name: "moved"})
+		_, err2 := reader.listRefs(t.Context(), refsParams{URL: &url})
+		for _, err := range []error{err, err2} {
+			if test.want == "" && test.to[0] == '/' {
+				wantGitFailure(t, err, gitNotFound)
+				continue
+			}
+			wantGitFailure(t, err, gitMoved)
+			if err != nil && (!strings.HasSuffix(err.Error(), test.want) || strings.Contains(err.Error(), "s3cret")) {
+				t.Errorf("%s to %s: error is %v, want the new URL %s in it", test.from, test.to, err, test.want)
+			}
+		}
+	}
+	// A second redirect is not followed.
+	mu.Lock()
+	redirects = map[string]string{"/x": "/x.git" + suffix, "/x.git": "/x.git.git" + suffix}
+	mu.Unlock()
+	_, err := w.try(cloneParams{URL: w.server.address("x")})
+	wantGitFailure(t, err, gitMoved)
+	if want := w.server.address("x.git.git"); err != nil && !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("error is %v, want the new URL %s in it", err, want)
+	}
+	if n := len(other.requests()); n != 0 {
+		t.Errorf("the other host was asked %d times, want never", n)
+	}
 }
 
 func TestCloneConnectionRefused(t *testing.T) {
