@@ -3,6 +3,8 @@ package main
 import (
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -226,6 +228,47 @@ func TestRemoteRedirects(t *testing.T) {
 	}
 	if n := len(other.requests()); n != 0 {
 		t.Errorf("the other host was asked %d times, want never", n)
+	}
+}
+
+// Git uses the proxy that the link uses, however the variable is written. (curl
+// ignores HTTP_PROXY in capitals.)
+func TestRemoteThroughProxy(t *testing.T) {
+	for name, test := range map[string]struct {
+		env       map[string]string // PROXY is the proxy's URL
+		throughIt bool
+	}{
+		"capitals":             {map[string]string{"HTTP_PROXY": "PROXY"}, true},
+		"small letters":        {map[string]string{"http_proxy": "PROXY"}, true},
+		"capitals come first":  {map[string]string{"HTTP_PROXY": "PROXY", "http_proxy": "http://127.0.0.1:1"}, true},
+		"the proxy of https":   {map[string]string{"HTTPS_PROXY": "PROXY"}, false},
+		"excluded":             {map[string]string{"HTTP_PROXY": "PROXY", "NO_PROXY": "lib.test"}, false},
+		"excluded by a domain": {map[string]string{"HTTP_PROXY": "PROXY", "no_proxy": "a.test, *.lib.test"}, false},
+		"others are excluded":  {map[string]string{"HTTP_PROXY": "PROXY", "NO_PROXY": "*.a.test"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := newGitServer(t)
+			remote := server.repo("lib", map[string]string{"a": "1"})
+			proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+				if r.In.URL.Host != "git.lib.test" {
+					t.Errorf("the proxy was asked for %s, want an absolute URL at git.lib.test (RFC 9112, 3.2.2)", r.In.URL)
+				}
+				r.Out.URL.Scheme, r.Out.URL.Host = "http", server.host()
+			}})
+			defer proxy.Close()
+			for _, key := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"} {
+				t.Setenv(key, strings.Replace(test.env[key], "PROXY", proxy.URL, 1))
+			}
+			w := &cloneWorld{t: t, server: server, workDir: realTempDir(t)}
+			w.open()
+			url := "http://git.lib.test/lib"
+			r, err := w.try(cloneParams{URL: url})
+			if !test.throughIt {
+				wantGitFailure(t, err, gitNetwork) // the host does not exist (RFC 6761, 6.2)
+			} else if err != nil || *r.Commit != remote.head() {
+				t.Errorf("got %+v, %v, want a clone through the proxy", r, err)
+			}
+		})
 	}
 }
 
