@@ -145,7 +145,7 @@ func (r *clonedRepo) create(ctx context.Context) error {
 	}
 	// Not with GIT_DIR: init would write the work tree's path into the config.
 	dir := r.store.path(r.temp)
-	if _, err := r.git(ctx, gitCommand{args: append(args, "--", dir), dir: dir, env: []string{r.owner}}); err != nil {
+	if _, err := r.cfg.git.run(ctx, gitCommand{args: append(args, "--", dir), dir: dir, env: []string{r.owner}}); err != nil {
 		return err
 	}
 	text, err := r.readFile("config")

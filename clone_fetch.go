@@ -66,7 +66,7 @@ func (r *clonedRepo) unlessNoCommit(ctx context.Context, rev string, err error) 
 	if e, ok := errors.AsType[*gitError](asked); ok && e.exit == 1 {
 		return failure(codeCommitNotFound, "what the remote has at %s is not a commit", r.target.source)
 	}
-	return corruptUnlessFull(err)
+	return corruptIfGitSaysSo(err)
 }
 
 // parallelFrom is the number of files from which a checkout is shared among
@@ -86,7 +86,7 @@ func (r *clonedRepo) checkout(ctx context.Context, commit string) error {
 	}
 	c.env = append(c.env, "GIT_PROGRESS_DELAY=0") // else silent for two seconds
 	c.line = func(line string) { r.progress.line(line) }
-	_, err := r.git(ctx, c)
+	_, err := r.cfg.git.run(ctx, c)
 	return err
 }
 

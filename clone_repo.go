@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
-	"strings"
 	"sync"
 )
 
@@ -250,15 +249,22 @@ func (r *clonedRepo) in(c gitCommand, name string) gitCommand {
 	return c
 }
 
-// git runs a local command. Whatever git reports but that the disk is full means
-// that the repository is corrupt.
-func (r *clonedRepo) git(ctx context.Context, c gitCommand) (string, error) {
-	out, err := r.cfg.git.run(ctx, c)
-	return strings.TrimSuffix(string(out), "\n"), corruptUnlessFull(err)
+// git runs a local command that only reads the old state. Whatever git reports
+// means that the repository is corrupt, unless the disk is full or a signal ended
+// git.
+func (r *clonedRepo) git(ctx context.Context, c gitCommand) error {
+	_, err := r.cfg.git.run(ctx, c)
+	if e, ok := errors.AsType[*gitError](err); ok && e.reason != gitDiskFull && e.reason != gitTooLarge && e.exit != -1 {
+		return fmt.Errorf("%w: %w", errRepoCorrupt, err)
+	}
+	return err
 }
 
-func corruptUnlessFull(err error) error {
-	if e, ok := errors.AsType[*gitError](err); ok && e.reason != gitDiskFull && e.reason != gitTooLarge {
+// corruptIfGitSaysSo returns the error of a command that writes. It can fail for
+// many reasons that a fresh clone would meet again, such as a file name that is
+// too long for the file system.
+func corruptIfGitSaysSo(err error) error {
+	if e, ok := errors.AsType[*gitError](err); ok && e.reason == gitCorrupt {
 		return fmt.Errorf("%w: %w", errRepoCorrupt, err)
 	}
 	return err
@@ -274,8 +280,7 @@ func (r *clonedRepo) checkHistory(ctx context.Context) error {
 	if r.old.head.commit == "" {
 		return nil
 	}
-	_, err := r.git(ctx, r.command("rev-list", "--objects", "--quiet", "--max-count="+strconv.Itoa(maxCommitsWalked), "--end-of-options", r.old.head.commit, "--"))
-	return err
+	return r.git(ctx, r.command("rev-list", "--objects", "--quiet", "--max-count="+strconv.Itoa(maxCommitsWalked), "--end-of-options", r.old.head.commit, "--"))
 }
 
 // isClean reports whether the files at the name are those of the old commit and
@@ -288,7 +293,7 @@ func (r *clonedRepo) isClean(ctx context.Context) (bool, error) {
 		clean = false
 		return len(p), nil
 	})
-	_, err := r.git(ctx, c)
+	err := r.git(ctx, c)
 	return clean && err == nil, err
 }
 
@@ -300,8 +305,8 @@ const maxPacks = 40
 func (r *clonedRepo) pack(ctx context.Context) error {
 	c := r.command("gc", "-q", "--prune=now")
 	c.config = []string{"gc.writeCommitGraph=false", "gc.packRefs=false", "repack.updateServerInfo=false"} // files that carryOver would not know
-	_, err := r.git(ctx, c)
-	return err
+	_, err := r.cfg.git.run(ctx, c)
+	return corruptIfGitSaysSo(err)
 }
 
 // headState is where a repository stands.

@@ -281,9 +281,17 @@ func TestCloneUpdateCannotBeCheckedOut(t *testing.T) {
 	blob = strings.TrimSpace(blob)
 	remote.git("update-index", "--add", "--cacheinfo", "100644,"+blob+",a", "--cacheinfo", "100644,"+blob+","+strings.Repeat("x", 300))
 	remote.git("commit", "-q", "-m", "too long")
-	if _, err := w.try(p); err == nil {
-		t.Error("a file name of 300 bytes was checked out")
+	before := w.server.fetches()
+	_, err = w.try(p)
+	wantGitFailure(t, err, gitOther)
+	if err != nil && !strings.Contains(err.Error(), "File name too long") {
+		t.Errorf("error is %v, want git's words", err)
 	}
+	if n := w.server.fetches() - before; n != 1 {
+		t.Errorf("it was fetched %d times, want once", n)
+	}
+	_, err = w.try(cloneParams{URL: p.URL, Name: "fresh"})
+	wantGitFailure(t, err, gitOther)
 	if got := treeState(t, r.Path); got != old {
 		t.Errorf("got the state\n%s\nwant\n%s", got, old)
 	}

@@ -74,6 +74,7 @@ func classifyGit(stderr string) gitReason {
 		{gitTimeout, []string{"Operation too slow", "timed out", "Timeout"}},
 		{gitNetwork, []string{sshFailed, "Could not resolve", "Couldn't resolve", "Failed to connect", "Couldn't connect", "Connection ", "unable to access", "early EOF", "RPC failed", "hung up", "unexpected disconnect", "the remote end"}},
 		{gitCorrupt, []string{"not a git repository", "index file", "unable to read", "bad object", "Could not read", "is corrupt", "fsck", "invalid index-pack output", "bad signature", "loose object", "inflate", "error: object", "broken"}},
+		{gitDiskFull, []string{"error: unable to write file "}}, // git checkout does not print the cause
 	} {
 		for _, sign := range class.signs {
 			if strings.Contains(text, sign) {

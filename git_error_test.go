@@ -21,6 +21,7 @@ func TestClassifyGit(t *testing.T) {
 		"error: RPC failed; HTTP 503 curl 22 The requested URL returned error: 503\nfatal: the remote end hung up unexpectedly": gitOther,
 		"remote: The requested URL returned error: 404\nfatal: unable to access 'http://h/x/': Connection reset":                gitNetwork,
 		"No user exists for uid 54321\nfatal: Could not read from remote repository.":                                           gitOther,
+		"error: unable to write file 'big'\nfatal: unable to checkout":                                                          gitDiskFull,
 		"error: unable to create file xxx: File name too long":                                                                  gitOther,
 		"fatal: repository 'http://h/x/' not found":                                                                             gitNotFound,
 		"fatal: '/x' does not appear to be a git repository\nfatal: Could not read from remote repository.":                     gitNotFound,
