@@ -124,15 +124,17 @@ func (cloneAction) values() []string {
 }
 
 type cloneResult struct {
-	Path       string      `json:"path" doc:"absolute"`
-	Name       string      `json:"name"`
-	URL        string      `json:"url" doc:"without credentials"`
-	Branch     *string     `json:"branch" doc:"null for a tag or commit"`
-	Commit     *string     `json:"commit" doc:"null without commits"`
-	Action     cloneAction `json:"action"`
-	IsEmpty    bool        `json:"is_empty" doc:"it has no commits"`
-	IsShallow  bool        `json:"is_shallow" doc:"it has a part of its history"`
-	DurationMS int64       `json:"duration_ms"`
+	Path           string      `json:"path" doc:"absolute"`
+	Name           string      `json:"name"`
+	URL            string      `json:"url" doc:"without credentials"`
+	Branch         *string     `json:"branch" doc:"null for a tag or commit"`
+	Commit         *string     `json:"commit" doc:"null without commits"`
+	PreviousCommit *string     `json:"previous_commit" doc:"commit before an update; null for a fresh clone (cloned, recloned) and if there was none"`
+	Action         cloneAction `json:"action"`
+	IsEmpty        bool        `json:"is_empty" doc:"true if it has no commits"`
+	IsShallow      bool        `json:"is_shallow" doc:"true if the history is truncated"`
+	LeftOut        []leftOut   `json:"left_out" doc:"what the commit names and a clone never fetches: submodules (empty directories), filters (the files of Git LFS stay pointers)"`
+	DurationMS     int64       `json:"duration_ms"`
 }
 
 // clone implements vcs/clone.

@@ -248,9 +248,17 @@ func TestCloneSubmodulesAndLFS(t *testing.T) {
 	remote.git("update-index", "--add", "--cacheinfo", "160000,"+module.head()+",sub")
 	remote.git("commit", "-q", "-m", "submodule")
 	p := cloneParams{URL: w.server.address("lib")}
+	wantLeftOut := func(r cloneResult, want ...leftOut) {
+		t.Helper()
+		if !slices.Equal(r.LeftOut, want) || r.LeftOut == nil {
+			t.Errorf("%s: left_out is %#v, want %#v", r.Action, r.LeftOut, want)
+		}
+	}
 	r := w.must(p, actionCloned, remote.head())
+	wantLeftOut(r, leftOutSubmodules, leftOutFilters)
 	remote.git("commit", "-q", "--allow-empty", "-m", "more")
-	w.must(p, actionUpdated, remote.head())
+	wantLeftOut(w.must(p, actionUpdated, remote.head()), leftOutSubmodules, leftOutFilters)
+	wantLeftOut(w.must(p, actionUnchanged, remote.head()), leftOutSubmodules, leftOutFilters)
 	if got := w.file(r, "big.bin"); got != pointer {
 		t.Errorf("big.bin is %q", got)
 	}
@@ -262,6 +270,16 @@ func TestCloneSubmodulesAndLFS(t *testing.T) {
 			t.Errorf("the server was asked for %s", request)
 		}
 	}
+	remote.git("rm", "-q", "--cached", "sub")
+	remote.git("commit", "-q", "-m", "no submodule")
+	wantLeftOut(w.must(p, actionUpdated, remote.head()), leftOutFilters)
+	remote.git("rm", "-q", "--cached", ".gitattributes")
+	remote.git("commit", "-q", "-m", "no filter")
+	wantLeftOut(w.must(p, actionUpdated, remote.head()))
+	remote.commit("below", map[string]string{"a/b c/.gitattributes": "# filter=x\n\"a b\" -text filter=lfs\n"})
+	wantLeftOut(w.must(p, actionUpdated, remote.head()), leftOutFilters)
+	wantLeftOut(w.must(cloneParams{URL: p.URL, Ref: "HEAD", Name: "again"}, actionCloned, remote.head()), leftOutFilters)
+	wantLeftOut(w.must(cloneParams{URL: w.server.address("module"), Name: "again"}, actionRecloned, module.head()))
 }
 
 // A remote that drips, byte after byte, tells git nothing: it is as silent as

@@ -105,7 +105,7 @@ func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
 	}
 	if args == nil && clean && r.old.head == want && r.old.isExactly(r) {
 		r.action = actionUnchanged
-		return r.result(r.old.head, r.old.shallow), nil
+		return r.result(r.old.head, r.old.shallow, r.findLeftOut(r.name)), nil
 	}
 	head := want
 	if !r.target.empty {
@@ -182,13 +182,14 @@ func (r *clonedRepo) finish(ctx context.Context, head headState) (cloneResult, e
 	if r.action == actionUpdated && r.old.head == head && r.old.shallow == shallow {
 		r.action = actionUnchanged // local edits were discarded
 	}
+	missing := r.findLeftOut(r.temp)
 	if ctx.Err() != nil {
 		return cloneResult{}, context.Cause(ctx)
 	}
 	if err := r.install(); err != nil {
 		return cloneResult{}, err
 	}
-	return r.result(head, shallow), nil
+	return r.result(head, shallow, missing), nil
 }
 
 // install exchanges the new state with the old one, which is then removed. If the
@@ -210,10 +211,13 @@ func (r *clonedRepo) install() error {
 }
 
 // result describes the repository.
-func (r *clonedRepo) result(head headState, shallow string) cloneResult {
+func (r *clonedRepo) result(head headState, shallow string, missing []leftOut) cloneResult {
 	result := cloneResult{
 		Path: r.store.path(r.name), Name: r.name, URL: r.remote.String(), Action: r.action,
-		IsEmpty: head.commit == "", IsShallow: shallow != "",
+		IsEmpty: head.commit == "", IsShallow: shallow != "", LeftOut: missing,
+	}
+	if r.old != nil {
+		result.PreviousCommit = optionalString(r.old.head.commit)
 	}
 	if head.branch != "" {
 		result.Branch = &head.branch
