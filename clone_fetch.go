@@ -97,6 +97,12 @@ func (r *clonedRepo) fetch(ctx context.Context, args []string) (oid string, err 
 	one := "+" + r.target.source + ":" + targetRef
 	err = r.fetchOnce(ctx, args, one)
 	e, ok := errors.AsType[*gitError](err)
+	if ok && strings.Contains(e.stderr, noRemoteRef) {
+		// The ref was just listed: it was removed since, or git took a connection
+		// that was cut for a list without refs (see confirmEmpty).
+		err = r.fetchOnce(ctx, args, one)
+		e, ok = errors.AsType[*gitError](err)
+	}
 	switch {
 	case !ok:
 	case strings.Contains(e.stderr, "does not support shallow"):
@@ -105,7 +111,7 @@ func (r *clonedRepo) fetch(ctx context.Context, args []string) (oid string, err 
 		if err = r.fetchOnce(ctx, []string{"--update-shallow"}, "+refs/heads/*:refs/daemon/heads/*", "+refs/tags/*:refs/daemon/tags/*"); err == nil {
 			return r.target.oid, nil
 		}
-	case strings.Contains(e.stderr, "not our ref"), strings.Contains(e.stderr, "couldn't find remote ref"):
+	case strings.Contains(e.stderr, "not our ref"), strings.Contains(e.stderr, noRemoteRef):
 		return "", failure(codeCommitNotFound, "the remote has no %s", r.target.source)
 	}
 	if e, ok := errors.AsType[*gitError](err); ok && e.reason == gitCorrupt && !strings.Contains(e.stderr, "fsck error") {

@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -201,8 +203,8 @@ func treeState(t *testing.T, dir string) string {
 	return strings.Join(state, "\n")
 }
 
-// An update that is cancelled before or after any of its git processes leaves
-// the old state as it was.
+// An update that is cancelled, or whose time is up, before or after any of its git
+// processes leaves the old state as it was.
 func TestCloneUpdateCancelledAtEachStep(t *testing.T) {
 	t.Parallel()
 	w := newCloneWorld(t)
@@ -215,10 +217,14 @@ func TestCloneUpdateCancelledAtEachStep(t *testing.T) {
 	remote.git("rm", "-q", "gone")
 	second := remote.commit("second", map[string]string{"a": "2", "dir/b": "3", "new/c": "4"})
 	stops := 0
-	for _, when := range []string{"before", "after"} {
+	for _, test := range []struct {
+		when  string
+		cause error
+	}{{"before", context.Canceled}, {"after", context.Canceled}, {"before", context.DeadlineExceeded}, {"after", context.DeadlineExceeded}} {
+		when := test.when
 		for n := 1; n <= 8; n++ {
 			wrapper.stopAt(when, n)
-			ctx, cancel := context.WithCancel(t.Context())
+			ctx, cancel := context.WithCancelCause(t.Context())
 			done := make(chan error, 1)
 			go func() { // ends with the answer, which is waited for below
 				_, err := w.tryIn(ctx, p)
@@ -234,13 +240,13 @@ func TestCloneUpdateCancelledAtEachStep(t *testing.T) {
 				}
 				return ended || wrapper.reached()
 			})
-			cancel()
+			cancel(test.cause)
 			if ended {
 				break // it has fewer steps
 			}
 			stops++
-			if err = <-done; !errors.Is(err, context.Canceled) {
-				t.Errorf("%s step %d: error is %v, want %v", when, n, err, context.Canceled)
+			if err = <-done; !errors.Is(err, test.cause) {
+				t.Errorf("%s step %d: error is %v, want %v", when, n, err, test.cause)
 			}
 			if got := treeState(t, r.Path); got != old {
 				t.Fatalf("%s step %d: got the state\n%s\nwant\n%s", when, n, got, old)
@@ -255,14 +261,70 @@ func TestCloneUpdateCancelledAtEachStep(t *testing.T) {
 			t.Fatalf("back at the first commit: got the state\n%s\nwant\n%s", got, old)
 		}
 	}
-	if stops < 12 {
-		t.Errorf("the update was stopped %d times, want at least 12", stops)
+	if stops < 24 {
+		t.Errorf("the update was stopped %d times, want at least 24", stops)
 	}
 	if _, err := w.try(p); err != nil {
 		t.Fatal(err)
 	}
 	if got := (&testRepo{t: t, dir: r.Path}).head(); got != second {
 		t.Errorf("at last HEAD is %s, want %s", got, second)
+	}
+}
+
+// A remote that hangs up on any request of an update, in the head or the body of its
+// answer, leaves the old state as it was, or the update succeeds because the request
+// is repeated.
+func TestCloneUpdateRemoteHangsUp(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1", "dir/b": "2"})
+	p := cloneParams{URL: w.server.address("lib")}
+	first := remote.head()
+	r := w.must(p, actionCloned, first)
+	old := treeState(t, r.Path)
+	second := remote.commit("second", map[string]string{"a": "2", "new/c": "3"})
+	failed := 0
+	for n := int64(1); ; n++ {
+		for _, answer := range []string{"", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n001e# service"} {
+			var asked atomic.Int64
+			w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+				if asked.Add(1) != n {
+					return false
+				}
+				conn, _, err := http.NewResponseController(rw).Hijack()
+				if err != nil {
+					t.Error(err)
+					return true
+				}
+				_, _ = io.WriteString(conn, answer) // the client sees what arrives
+				_ = conn.Close()
+				return true
+			})
+			_, err := w.try(p)
+			w.server.setHook(nil)
+			if err != nil {
+				failed++
+				if asRPCError(err).name() != codeGitFailed {
+					t.Errorf("request %d, answer %q: error is %v, want %s", n, answer, err, codeGitFailed)
+				}
+				if got := treeState(t, r.Path); got != old {
+					t.Fatalf("request %d, answer %q: got the state\n%s\nwant\n%s", n, answer, got, old)
+				}
+				w.noTemporaries()
+				continue
+			}
+			w.must(p, actionUnchanged, second)
+			if asked.Load() < n {
+				if failed < 3 {
+					t.Errorf("%d updates failed, want at least 3", failed)
+				}
+				return
+			}
+			remote.git("update-ref", "refs/heads/main", first)
+			w.must(p, actionUpdated, first)
+			remote.git("update-ref", "refs/heads/main", second)
+		}
 	}
 }
 

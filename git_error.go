@@ -70,7 +70,7 @@ func classifyGit(stderr string) gitReason {
 		{statusReason(httpStatus(text)), []string{statusSign}},
 		{gitAuth, []string{"Authentication failed", "could not read Username", "could not read Password", "Permission denied (", "Too many authentication failures", hostKeyRefused}},
 		{gitOther, []string{noSSHUser}},
-		{gitNotFound, []string{"not found", "does not appear to be a git repository", "couldn't find remote ref", "not our ref", "unadvertised object"}},
+		{gitNotFound, []string{"not found", "does not appear to be a git repository", noRemoteRef, "not our ref", "unadvertised object"}},
 		{gitTimeout, []string{"Operation too slow", "timed out", "Timeout"}},
 		{gitNetwork, []string{sshFailed, "Could not resolve", "Couldn't resolve", "Failed to connect", "Couldn't connect", "Connection ", "unable to access", "early EOF", "RPC failed", "hung up", "unexpected disconnect", "the remote end"}},
 		{gitCorrupt, []string{"not a git repository", "index file", "unable to read", "bad object", "Could not read", "is corrupt", "fsck", "invalid index-pack output", "bad signature", "loose object", "inflate", "error: object", "broken"}},
@@ -114,6 +114,9 @@ func statusReason(status int) gitReason {
 	}
 	return gitOther // the host was reached, and has a fault or is busy
 }
+
+// noRemoteRef is git's message for a ref that is not in the remote's list.
+const noRemoteRef = "couldn't find remote ref"
 
 // noSSHUser is ssh's message when its user is not in the password database.
 const noSSHUser = "No user exists for uid "

@@ -169,18 +169,24 @@ func (rm *remote) list(ctx context.Context) (remoteRefs, error) {
 }
 
 func (rm *remote) listOnce(ctx context.Context) (remoteRefs, error) {
-	out, err := rm.on.git.run(ctx, rm.command("ls-remote", "--symref", "--end-of-options", rm.String()))
+	list, err := rm.runList(ctx, rm.command())
+	if err == nil && len(list.refs) == 0 && list.headOID == "" {
+		return rm.confirmEmpty(ctx)
+	}
+	return list, err
+}
+
+// runList runs c as git ls-remote.
+func (rm *remote) runList(ctx context.Context, c gitCommand) (remoteRefs, error) {
+	c.args = []string{"ls-remote", "--symref", "--end-of-options", rm.String()}
+	out, err := rm.on.git.run(ctx, c)
 	if errors.Is(err, errGitOutput) {
 		return remoteRefs{}, gitFailure(gitTooLarge, "git ls-remote: the remote has too many refs")
 	}
 	if err != nil {
 		return remoteRefs{}, err
 	}
-	list := parseRemoteRefs(string(out))
-	if len(list.refs) == 0 && list.headOID == "" {
-		return list, rm.confirmEmpty(ctx)
-	}
-	return list, nil
+	return parseRemoteRefs(string(out)), nil
 }
 
 // findRedirect asks once more and returns where the host redirects to, and
@@ -190,7 +196,7 @@ func (rm *remote) findRedirect(ctx context.Context) (added bool, address string)
 	if err != nil {
 		return false, ""
 	}
-	c := rm.command("ls-remote", "--end-of-options", rm.String())
+	c := rm.command()
 	c.env = append(c.env, "GIT_TRACE_CURL=1", "GIT_TRACE_CURL_NO_DATA=1")
 	c.redact = newRedactor() // a short password would spoil the trace; only address is kept
 	c.line = func(line string) {
@@ -211,31 +217,30 @@ func (rm *remote) findRedirect(ctx context.Context) (added bool, address string)
 			moved.path == strings.TrimRight(rm.path, "/")+".git"
 		address = rm.auth.redact.text(to.String())
 	}
-	_, _ = rm.on.git.run(ctx, c) // it fails like the first time
+	_, _ = rm.runList(ctx, c) // it fails like the first time
 	return added, address
 }
 
-// confirmEmpty returns an error unless an empty list of refs comes from a git
-// server. git takes a response body without a line feed for the empty list of a
-// "dumb" HTTP server (gitprotocol-http(5)), so any web page looks like an empty
-// repository. Only a git server sends packets, which GIT_TRACE_PACKET shows.
-func (rm *remote) confirmEmpty(ctx context.Context) error {
+// confirmEmpty lists the refs again, after an empty list, and returns an error
+// unless the list comes from a git server. git takes a response body without a line
+// feed for the empty list of a "dumb" HTTP server (gitprotocol-http(5)), so any web
+// page, and any connection that is cut in time, looks like an empty repository.
+// Only a git server sends packets, which GIT_TRACE_PACKET shows.
+func (rm *remote) confirmEmpty(ctx context.Context) (remoteRefs, error) {
 	if rm.scheme != "http" && rm.scheme != "https" {
-		return nil
+		return remoteRefs{}, nil
 	}
 	sawPacket := false
-	c := rm.command("ls-remote", "--end-of-options", rm.String())
+	c := rm.command()
 	c.env = append(c.env, "GIT_TRACE_PACKET=1")
 	c.line = func(line string) {
 		sawPacket = sawPacket || strings.Contains(line, " packet: ") && strings.Contains(line, "< ")
 	}
-	if _, err := rm.on.git.run(ctx, c); err != nil {
-		return err
+	list, err := rm.runList(ctx, c)
+	if err == nil && !sawPacket {
+		err = gitFailure(gitOther, "git ls-remote: %s did not respond with a git repository", rm.host)
 	}
-	if !sawPacket {
-		return gitFailure(gitOther, "git ls-remote: %s did not respond with a git repository", rm.host)
-	}
-	return nil
+	return list, err
 }
 
 // parseRemoteRefs parses the output of git ls-remote --symref. It ignores lines
