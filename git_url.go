@@ -247,13 +247,21 @@ func (u remoteURL) credentialHost() string {
 }
 
 // defaultName returns the last segment of the path without .git. The result may
-// violate checkRepoName.
+// violate checkRepoName; a segment with an encoded slash does.
 func (u remoteURL) defaultName() string {
-	p := strings.TrimRight(filepath.ToSlash(u.path), "/")
+	p := u.raw
+	if p == "" {
+		p = filepath.ToSlash(u.path)
+	}
+	p = strings.TrimRight(p, "/")
 	if path.Base(p) == ".git" {
 		p = path.Dir(p)
 	}
-	return strings.TrimSuffix(path.Base(p), ".git")
+	name := path.Base(p)
+	if decoded, err := url.PathUnescape(name); err == nil && u.raw != "" && !strings.Contains(decoded, "/") {
+		name = decoded
+	}
+	return strings.TrimSuffix(name, ".git")
 }
 
 // checkURLPath returns an error unless the path names something below the root

@@ -13,6 +13,8 @@ func TestParseRemoteURL(t *testing.T) {
 		{"http://127.0.0.1:0080/x", "http://127.0.0.1/x", "http://127.0.0.1/x", "x"},
 		{"http://[::1]:3000/x", "http://[::1]:3000/x", "http://[::1]:3000/x", "x"},
 		{"https://h/a%20b/c%2Bd", "https://h/a%20b/c%2Bd", "https://h/a b/c+d", "c+d"},
+		{"https://h/a/b.git%20x", "https://h/a/b.git%20x", "https://h/a/b.git x", "b.git x"},
+		{"https://h/g/lib%2Egit/", "https://h/g/lib%2Egit/", "https://h/g/lib", "lib"},
 		{"ssh://git@h:2222/x/y.git", "ssh://git@h:2222/x/y.git", "ssh://h:2222/x/y", "y"},
 		{"ssh://h/~u/y", "ssh://h/~u/y", "ssh://h/~u/y", "y"},
 		{"git@h:g/lib.git", "git@h:g/lib.git", "ssh://h/g/lib", "lib"},
@@ -30,6 +32,19 @@ func TestParseRemoteURL(t *testing.T) {
 		if u.String() != c.url || u.key() != c.key || u.defaultName() != c.name {
 			t.Errorf("%s: url %s, key %s, name %s, want url %s, key %s, name %s", c.text, u, u.key(), u.defaultName(), c.url, c.key, c.name)
 		}
+	}
+}
+
+// An encoded slash is a part of its segment (RFC 3986, 2.2), which is no name then.
+func TestCloneNameOfEncodedSlash(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	for _, last := range []string{"b%2Fc", "b%2fc.git", "b%2F", "%2Fc", "a%2Fb%2Fc/"} {
+		_, err := w.try(cloneParams{URL: w.server.address(last)})
+		wantInvalid(t, err, "name")
+	}
+	if n := len(w.server.requests()); n != 0 {
+		t.Errorf("the server was asked %d times, want never", n)
 	}
 }
 
