@@ -61,8 +61,9 @@ func (r *remotes) open(text string) (*remote, error) {
 
 // ignoredFsck returns settings that turn off checks of git-fsck(1) on the form of
 // headers, dates, names, modes and sorting. The history of real projects fails
-// them and git clone accepts it. The remaining checks reject paths into .git or
-// out of the work tree, and hostile submodules.
+// them and git clone, which checks nothing, accepts it. The remaining checks reject
+// paths into .git or out of the work tree, hostile submodules, and objects that git
+// cannot parse; nulInHeader and unterminatedHeader cannot be turned off.
 func ignoredFsck() []string {
 	var config []string
 	for _, id := range []string{
@@ -70,6 +71,7 @@ func ignoredFsck() []string {
 		"badEmail", "missingEmail", "missingSpaceBeforeEmail", "badName", "missingNameBeforeEmail", // names and e-mail addresses
 		"missingAuthor", "multipleAuthors", "missingCommitter", "missingTaggerEntry", "badTagName", "extraHeaderEntry", "nulInCommit", // headers
 		"badFilemode", "zeroPaddedFilemode", "duplicateEntries", "treeNotSorted", // entries of a tree
+		"gitattributesLarge", "gitattributesLineLength", // a git that knows these checks ignores such files and lines
 	} {
 		config = append(config, "fetch.fsck."+id+"=ignore")
 	}
