@@ -252,7 +252,8 @@ func (r *clonedRepo) config(known gitSettings, branch string) string {
 		version = 1
 	}
 	fmt.Fprintf(&b, "[core]\n\trepositoryformatversion = %d\n\tbare = false\n\tlogallrefupdates = false\n", version)
-	// Hard links change a file's ctime.
+	// Hard links change a file's ctime, when they are made and when the old state is
+	// removed, so it says nothing about an edit.
 	b.WriteString("\ttrustctime = false\n")
 	for _, name := range []string{"filemode", "symlinks", "ignorecase", "precomposeunicode"} {
 		if value, ok := known.get("core", "", name); ok && isPlainValue(value) {

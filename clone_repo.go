@@ -288,8 +288,10 @@ func (r *clonedRepo) checkHistory(ctx context.Context) error {
 }
 
 // isClean reports whether the files at the name are those of the old commit and
-// no others are there. A submodule is an empty directory: nothing in one is
-// looked at, for git would run in it.
+// no others are there. A submodule is an empty directory: git does not look into
+// one, for it would run there. As in git with core.trustctime off, an edit that
+// keeps a file's size, inode and modification time is not seen; only a program that
+// sets the time back makes one.
 func (r *clonedRepo) isClean(ctx context.Context) (bool, error) {
 	clean := true
 	c := r.in(gitCommand{args: []string{"status", "--porcelain", "-z", "--untracked-files=all", "--ignored", "--ignore-submodules=all", "--no-renames"}}, r.name)
@@ -297,8 +299,11 @@ func (r *clonedRepo) isClean(ctx context.Context) (bool, error) {
 		clean = false
 		return len(p), nil
 	})
-	err := r.git(ctx, c)
-	return clean && err == nil, err
+	if err := r.git(ctx, c); err != nil || !clean {
+		return false, err
+	}
+	others, err := r.hasOtherDirs(ctx)
+	return !others && err == nil, err
 }
 
 // maxPacks is how many fetches are kept apart before they are packed together:

@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -34,11 +37,11 @@ func (r *clonedRepo) findLeftOut(dir string) []leftOut {
 	if err != nil {
 		return found
 	}
-	submodules, attributes := scanIndex(index, r.target.sha256 || r.old != nil && r.old.sha256)
-	if submodules {
+	facts := scanIndex(index, r.target.sha256 || r.old != nil && r.old.sha256)
+	if len(facts.submodules) > 0 {
 		found = append(found, leftOutSubmodules)
 	}
-	if slices.ContainsFunc(attributes, func(name string) bool {
+	if slices.ContainsFunc(facts.attributes, func(name string) bool {
 		text, err := r.store.readRegular(dir+"/"+name, maxAttributeFile)
 		return err == nil && setsFilter(string(text))
 	}) {
@@ -60,9 +63,16 @@ func (s *repoStore) readRegular(name string, limit int64) ([]byte, error) {
 	return readRegular(f, limit)
 }
 
-// scanIndex reports whether an index of version 2 (gitformat-index(5)) has
-// submodules, and returns the first .gitattributes files in it.
-func scanIndex(index []byte, sha256 bool) (submodules bool, attributes []string) {
+// indexFacts are the paths of an index that are not those of ordinary files.
+type indexFacts struct {
+	submodules map[string]bool
+	attributes []string // .gitattributes files, the first ones
+}
+
+// scanIndex reads an index of version 2 (gitformat-index(5)). It has no facts of
+// another one.
+func scanIndex(index []byte, sha256 bool) indexFacts {
+	facts := indexFacts{submodules: map[string]bool{}}
 	const (
 		headerSize = 12
 		modeAt     = 24      // in an entry
@@ -75,7 +85,7 @@ func scanIndex(index []byte, sha256 bool) (submodules bool, attributes []string)
 		idSize = 32
 	}
 	if len(index) < headerSize || !bytes.HasPrefix(index, []byte("DIRC\x00\x00\x00\x02")) {
-		return false, nil
+		return facts
 	}
 	entries := binary.BigEndian.Uint32(index[8:])
 	rest := index[headerSize:]
@@ -85,14 +95,16 @@ func scanIndex(index []byte, sha256 bool) (submodules bool, attributes []string)
 		if end < 0 {
 			break
 		}
-		submodules = submodules || binary.BigEndian.Uint32(rest[modeAt:])>>3 == gitlink
-		if name := string(rest[nameAt : nameAt+end]); path.Base(name) == ".gitattributes" && len(attributes) < maxAttributeFiles {
-			attributes = append(attributes, name)
+		switch name := rest[nameAt : nameAt+end]; {
+		case binary.BigEndian.Uint32(rest[modeAt:])>>3 == gitlink:
+			facts.submodules[string(name)] = true
+		case path.Base(string(name)) == ".gitattributes" && len(facts.attributes) < maxAttributeFiles:
+			facts.attributes = append(facts.attributes, string(name))
 		}
 		size := (nameAt + end + 8) / 8 * 8 // at least one NUL
 		rest = rest[min(size, len(rest)):]
 	}
-	return submodules, attributes
+	return facts
 }
 
 // setsFilter reports whether a .gitattributes file sets a filter for some files
@@ -107,4 +119,54 @@ func setsFilter(text string) bool {
 		}
 	}
 	return false
+}
+
+// hasOtherDirs reports whether the work tree at the name has a directory that git
+// would not have made: git status does not show an empty one, nor what is in that of
+// a submodule.
+func (r *clonedRepo) hasOtherDirs(ctx context.Context) (bool, error) {
+	index, err := r.store.readRegular(r.name+"/.git/index", maxIndexFile)
+	if err != nil {
+		return false, fmt.Errorf("reading the index: %w", err)
+	}
+	top, err := openDirBelow(r.store.root, r.name)
+	if err != nil {
+		return false, fmt.Errorf("looking for empty directories: %w", err)
+	}
+	defer top.close()
+	walk := dirWalk{ctx: ctx, submodules: scanIndex(index, r.old.sha256).submodules}
+	if _, err := walk.holds(top, "", maxTreeDepth); err != nil {
+		return false, fmt.Errorf("looking for empty directories: %w", err)
+	}
+	return walk.found, nil
+}
+
+// dirWalk looks for directories that git would not have made.
+type dirWalk struct {
+	ctx        context.Context
+	submodules map[string]bool
+	found      bool
+}
+
+// holds reports whether a directory has any entry, apart from the git directory at
+// the top. name is its path.
+func (w *dirWalk) holds(dir *dirHandle, name string, depth int) (any bool, err error) {
+	err = dir.read(func(entry string, typ fs.FileMode) error {
+		if name == "" && entry == ".git" {
+			return nil
+		}
+		any = true
+		if w.found || depth == 0 || !dir.typeOf(entry, typ).IsDir() {
+			return w.ctx.Err()
+		}
+		below, err := dir.openDir(entry)
+		if err != nil {
+			return err
+		}
+		defer below.close()
+		holds, err := w.holds(below, path.Join(name, entry), depth-1)
+		w.found = w.found || holds == w.submodules[path.Join(name, entry)]
+		return err
+	})
+	return any, err
 }
