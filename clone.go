@@ -137,7 +137,8 @@ type cloneResult struct {
 	DurationMS     int64       `json:"duration_ms"`
 }
 
-// clone implements vcs/clone.
+// clone implements vcs/clone. It begins again when it failed because its source, a
+// local clone, was replaced meanwhile.
 func (c *cloner) clone(ctx context.Context, p cloneParams) (cloneResult, error) {
 	switch {
 	case c.err != nil:
@@ -145,6 +146,17 @@ func (c *cloner) clone(ctx context.Context, p cloneParams) (cloneResult, error) 
 	case c.store == nil:
 		return cloneResult{}, failure(codeNotConfigured, "clones are kept in the work dir: start the daemon with --work-dir")
 	}
+	for range maxReadTries {
+		mark := c.cfg.access.replaced.mark()
+		result, err := c.cloneOnce(ctx, p)
+		if err == nil || ctx.Err() != nil || !c.cfg.access.replacedAt(mark, localPaths(p.URL)) {
+			return result, err
+		}
+	}
+	return cloneResult{}, failure(codeConflict, "the repository at the URL was cloned or updated while it was read: ask again")
+}
+
+func (c *cloner) cloneOnce(ctx context.Context, p cloneParams) (cloneResult, error) {
 	job, err := c.newJob(p)
 	if err != nil {
 		return cloneResult{}, err
