@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -230,6 +231,37 @@ func TestCloneOfACloneThatIsReplaced(t *testing.T) {
 	t.Log(outcomes)
 	if len(outcomes) == 0 {
 		t.Error("no clone had an outcome, want some")
+	}
+}
+
+// What fails because its source is being replaced is CONFLICT, and what fails otherwise
+// keeps its error.
+func TestCloneSourceIsReplaced(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	w.server.repo("lib", map[string]string{"a": "1"})
+	lib, err := w.try(cloneParams{URL: w.server.address("lib")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(lib.Path, ".git", "objects", "pack")); err != nil {
+		t.Fatal(err)
+	}
+	for _, replaced := range []bool{true, false} {
+		ended := func() {}
+		if replaced {
+			ended = w.cfg.access.replaced.begin(lib.Path)
+		}
+		for _, url := range []string{lib.Path, "file://" + lib.Path} {
+			_, err := w.try(cloneParams{URL: url, Name: "copy"})
+			if err == nil || replaced != (asRPCError(err).name() == codeConflict) {
+				t.Errorf("vcs/clone of %s, replaced %v: error is %v, want %s only while it is replaced", url, replaced, err, codeConflict)
+			}
+			if _, ok := w.reader().read("vcs/refs", map[string]any{"url": url}); replaced && ok {
+				t.Errorf("vcs/refs of %s, replaced %v: got a result, want %s", url, replaced, codeConflict)
+			}
+		}
+		ended()
 	}
 }
 
