@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -52,8 +51,12 @@ func (r *clonedRepo) findLeftOut(dir string) []leftOut {
 
 // readRegular reads a file of the store. Opening another kind of file could block.
 func (s *repoStore) readRegular(name string, limit int64) ([]byte, error) {
-	if info, err := s.root.Lstat(name); err != nil || !info.Mode().IsRegular() {
-		return nil, errors.Join(err, errors.ErrUnsupported)
+	info, err := s.root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
 	}
 	f, err := s.root.Open(name)
 	if err != nil {
@@ -122,23 +125,21 @@ func setsFilter(text string) bool {
 }
 
 // hasOtherDirs reports whether the work tree at the name has a directory that git
-// would not have made: git status does not show an empty one, nor what is in that of
-// a submodule.
-func (r *clonedRepo) hasOtherDirs(ctx context.Context) (bool, error) {
+// would not have made, or cannot be read: git status does not show an empty one, nor
+// what is in that of a submodule.
+func (r *clonedRepo) hasOtherDirs(ctx context.Context) bool {
 	index, err := r.store.readRegular(r.name+"/.git/index", maxIndexFile)
-	if err != nil {
-		return false, fmt.Errorf("reading the index: %w", err)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a repository without commits has none
+		return true
 	}
 	top, err := openDirBelow(r.store.root, r.name)
 	if err != nil {
-		return false, fmt.Errorf("looking for empty directories: %w", err)
+		return true
 	}
 	defer top.close()
 	walk := dirWalk{ctx: ctx, submodules: scanIndex(index, r.old.sha256).submodules}
-	if _, err := walk.holds(top, "", maxTreeDepth); err != nil {
-		return false, fmt.Errorf("looking for empty directories: %w", err)
-	}
-	return walk.found, nil
+	_, err = walk.holds(top, "", maxTreeDepth)
+	return walk.found || err != nil
 }
 
 // dirWalk looks for directories that git would not have made.

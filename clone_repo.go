@@ -302,8 +302,7 @@ func (r *clonedRepo) isClean(ctx context.Context) (bool, error) {
 	if err := r.git(ctx, c); err != nil || !clean {
 		return false, err
 	}
-	others, err := r.hasOtherDirs(ctx)
-	return !others && err == nil, err
+	return !r.hasOtherDirs(ctx), nil
 }
 
 // maxPacks is how many fetches are kept apart before they are packed together:
