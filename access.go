@@ -20,10 +20,6 @@ const maxLinkHops = 40
 // than 50.
 const maxPathDepth = 256
 
-// secretPrefix is the start of the names of the daemon's own files, which hold
-// credentials and configuration. No method reads, lists or writes them.
-const secretPrefix = ".git-daemon."
-
 // access checks paths against the directories that a daemon may read. Every
 // path from the wire goes through it.
 type access struct {

@@ -8,13 +8,44 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
+
+// secretPrefix is the start of the names of the daemon's own files, which hold
+// credentials and configuration. No method reads, lists or writes them.
+const secretPrefix = ".git-daemon."
+
+// tempPattern is the name of a temporary file for path, as os.CreateTemp takes
+// it. It has the prefix that every method denies, because the file holds the same
+// secrets as the one that it becomes.
+func tempPattern(path string) string {
+	return secretPrefix + strings.TrimPrefix(filepath.Base(path), secretPrefix) + ".tmp-*"
+}
+
+// removeTemporaries removes what processes that were killed in writeFileAtomic
+// left beside path. No other process may be writing the file.
+func removeTemporaries(path string) error {
+	former := "." + filepath.Base(path) + ".tmp-*" // as earlier versions called them
+	dir, err := os.ReadDir(filepath.Dir(path))
+	errs := []error{err}
+	for _, entry := range dir {
+		for _, pattern := range []string{tempPattern(path), former} {
+			if strings.HasPrefix(entry.Name(), strings.TrimSuffix(pattern, "*")) && entry.Type().IsRegular() {
+				errs = append(errs, os.Remove(filepath.Join(filepath.Dir(path), entry.Name())))
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("removing temporary files of %s: %w", path, err)
+	}
+	return nil
+}
 
 // writeFileAtomic replaces the file at path. Readers see either the old or the
 // new content, and a full disk leaves the old. The file has the mode perm from
 // the start, whatever the umask.
 func writeFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*") // mode 0600
+	f, err := os.CreateTemp(filepath.Dir(path), tempPattern(path)) // mode 0600
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}

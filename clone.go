@@ -124,18 +124,21 @@ func (cloneAction) values() []string {
 }
 
 type cloneResult struct {
-	Path       string      `json:"path" doc:"absolute"`
-	Name       string      `json:"name"`
-	URL        string      `json:"url" doc:"without credentials"`
-	Branch     *string     `json:"branch" doc:"null for a tag or commit"`
-	Commit     *string     `json:"commit" doc:"null without commits"`
-	Action     cloneAction `json:"action"`
-	IsEmpty    bool        `json:"is_empty" doc:"it has no commits"`
-	IsShallow  bool        `json:"is_shallow" doc:"it has a part of its history"`
-	DurationMS int64       `json:"duration_ms"`
+	Path           string      `json:"path" doc:"absolute"`
+	Name           string      `json:"name"`
+	URL            string      `json:"url" doc:"without credentials"`
+	Branch         *string     `json:"branch" doc:"null for a tag or commit"`
+	Commit         *string     `json:"commit" doc:"null without commits"`
+	PreviousCommit *string     `json:"previous_commit" doc:"commit before an update; null for a fresh clone (cloned, recloned) and if there was none"`
+	Action         cloneAction `json:"action"`
+	IsEmpty        bool        `json:"is_empty" doc:"true if it has no commits"`
+	IsShallow      bool        `json:"is_shallow" doc:"true if the history is truncated"`
+	LeftOut        []leftOut   `json:"left_out" doc:"what the commit names and a clone never fetches: submodules (empty directories), filters (the files of Git LFS stay pointers)"`
+	DurationMS     int64       `json:"duration_ms"`
 }
 
-// clone implements vcs/clone.
+// clone implements vcs/clone. It begins again when it failed because its source, a
+// local clone, was replaced meanwhile.
 func (c *cloner) clone(ctx context.Context, p cloneParams) (cloneResult, error) {
 	switch {
 	case c.err != nil:
@@ -143,6 +146,17 @@ func (c *cloner) clone(ctx context.Context, p cloneParams) (cloneResult, error) 
 	case c.store == nil:
 		return cloneResult{}, failure(codeNotConfigured, "clones are kept in the work dir: start the daemon with --work-dir")
 	}
+	for range maxReadTries {
+		mark := c.cfg.access.replaced.mark()
+		result, err := c.cloneOnce(ctx, p)
+		if err == nil || ctx.Err() != nil || !c.cfg.access.replacedAt(mark, localPaths(p.URL)) {
+			return result, err
+		}
+	}
+	return cloneResult{}, failure(codeConflict, "the repository at the URL was cloned or updated while it was read: ask again")
+}
+
+func (c *cloner) cloneOnce(ctx context.Context, p cloneParams) (cloneResult, error) {
 	job, err := c.newJob(p)
 	if err != nil {
 		return cloneResult{}, err
@@ -201,7 +215,7 @@ func (c *cloner) newJob(p cloneParams) (cloneJob, error) {
 // it, so that a caller without access does not get the answer of one with access.
 func (j cloneJob) key() string {
 	digest := sha256.Sum256([]byte(j.remote.username + "\x00" + string(j.remote.password)))
-	key, _ := json.Marshal([]any{j.remote.key(), j.remote.String(), j.ref, j.depth, strings.ToLower(j.name), hex.EncodeToString(digest[:])}) // strings and a number always marshal
+	key, _ := json.Marshal([]any{j.remote.key(), j.remote.String(), j.ref, j.depth, strings.ToLower(j.name), hex.EncodeToString(digest[:]), j.remote.passwordGiven}) // these types always marshal
 	return string(key)
 }
 

@@ -145,7 +145,7 @@ func (r *clonedRepo) create(ctx context.Context) error {
 	}
 	// Not with GIT_DIR: init would write the work tree's path into the config.
 	dir := r.store.path(r.temp)
-	if _, err := r.git(ctx, gitCommand{args: append(args, "--", dir), dir: dir, env: []string{r.owner}}); err != nil {
+	if _, err := r.cfg.git.run(ctx, gitCommand{args: append(args, "--", dir), dir: dir, env: []string{r.owner}}); err != nil {
 		return err
 	}
 	text, err := r.readFile("config")
@@ -252,7 +252,8 @@ func (r *clonedRepo) config(known gitSettings, branch string) string {
 		version = 1
 	}
 	fmt.Fprintf(&b, "[core]\n\trepositoryformatversion = %d\n\tbare = false\n\tlogallrefupdates = false\n", version)
-	// Hard links change a file's ctime.
+	// Hard links change a file's ctime, when they are made and when the old state is
+	// removed, so it says nothing about an edit.
 	b.WriteString("\ttrustctime = false\n")
 	for _, name := range []string{"filemode", "symlinks", "ignorecase", "precomposeunicode"} {
 		if value, ok := known.get("core", "", name); ok && isPlainValue(value) {

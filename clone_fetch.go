@@ -66,7 +66,7 @@ func (r *clonedRepo) unlessNoCommit(ctx context.Context, rev string, err error) 
 	if e, ok := errors.AsType[*gitError](asked); ok && e.exit == 1 {
 		return failure(codeCommitNotFound, "what the remote has at %s is not a commit", r.target.source)
 	}
-	return corruptUnlessFull(err)
+	return corruptIfGitSaysSo(err)
 }
 
 // parallelFrom is the number of files from which a checkout is shared among
@@ -86,7 +86,7 @@ func (r *clonedRepo) checkout(ctx context.Context, commit string) error {
 	}
 	c.env = append(c.env, "GIT_PROGRESS_DELAY=0") // else silent for two seconds
 	c.line = func(line string) { r.progress.line(line) }
-	_, err := r.git(ctx, c)
+	_, err := r.cfg.git.run(ctx, c)
 	return err
 }
 
@@ -97,6 +97,12 @@ func (r *clonedRepo) fetch(ctx context.Context, args []string) (oid string, err 
 	one := "+" + r.target.source + ":" + targetRef
 	err = r.fetchOnce(ctx, args, one)
 	e, ok := errors.AsType[*gitError](err)
+	if ok && strings.Contains(e.stderr, noRemoteRef) {
+		// The ref was just listed: it was removed since, or git took a connection
+		// that was cut for a list without refs (see confirmEmpty).
+		err = r.fetchOnce(ctx, args, one)
+		e, ok = errors.AsType[*gitError](err)
+	}
 	switch {
 	case !ok:
 	case strings.Contains(e.stderr, "does not support shallow"):
@@ -105,10 +111,10 @@ func (r *clonedRepo) fetch(ctx context.Context, args []string) (oid string, err 
 		if err = r.fetchOnce(ctx, []string{"--update-shallow"}, "+refs/heads/*:refs/daemon/heads/*", "+refs/tags/*:refs/daemon/tags/*"); err == nil {
 			return r.target.oid, nil
 		}
-	case strings.Contains(e.stderr, "not our ref"), strings.Contains(e.stderr, "couldn't find remote ref"):
+	case strings.Contains(e.stderr, "not our ref"), strings.Contains(e.stderr, noRemoteRef):
 		return "", failure(codeCommitNotFound, "the remote has no %s", r.target.source)
 	}
-	if e, ok := errors.AsType[*gitError](err); ok && (e.reason == gitCorrupt || e.reason == gitOther) && !strings.Contains(e.stderr, "fsck error") {
+	if e, ok := errors.AsType[*gitError](err); ok && e.reason == gitCorrupt && !strings.Contains(e.stderr, "fsck error") {
 		return "", fmt.Errorf("%w: %w", errRepoCorrupt, err)
 	}
 	if err != nil {

@@ -248,9 +248,17 @@ func TestCloneSubmodulesAndLFS(t *testing.T) {
 	remote.git("update-index", "--add", "--cacheinfo", "160000,"+module.head()+",sub")
 	remote.git("commit", "-q", "-m", "submodule")
 	p := cloneParams{URL: w.server.address("lib")}
+	wantLeftOut := func(r cloneResult, want ...leftOut) {
+		t.Helper()
+		if !slices.Equal(r.LeftOut, want) || r.LeftOut == nil {
+			t.Errorf("%s: left_out is %#v, want %#v", r.Action, r.LeftOut, want)
+		}
+	}
 	r := w.must(p, actionCloned, remote.head())
+	wantLeftOut(r, leftOutSubmodules, leftOutFilters)
 	remote.git("commit", "-q", "--allow-empty", "-m", "more")
-	w.must(p, actionUpdated, remote.head())
+	wantLeftOut(w.must(p, actionUpdated, remote.head()), leftOutSubmodules, leftOutFilters)
+	wantLeftOut(w.must(p, actionUnchanged, remote.head()), leftOutSubmodules, leftOutFilters)
 	if got := w.file(r, "big.bin"); got != pointer {
 		t.Errorf("big.bin is %q", got)
 	}
@@ -262,6 +270,16 @@ func TestCloneSubmodulesAndLFS(t *testing.T) {
 			t.Errorf("the server was asked for %s", request)
 		}
 	}
+	remote.git("rm", "-q", "--cached", "sub")
+	remote.git("commit", "-q", "-m", "no submodule")
+	wantLeftOut(w.must(p, actionUpdated, remote.head()), leftOutFilters)
+	remote.git("rm", "-q", "--cached", ".gitattributes")
+	remote.git("commit", "-q", "-m", "no filter")
+	wantLeftOut(w.must(p, actionUpdated, remote.head()))
+	remote.commit("below", map[string]string{"a/b c/.gitattributes": "# filter=x\n\"a b\" -text filter=lfs\n"})
+	wantLeftOut(w.must(p, actionUpdated, remote.head()), leftOutFilters)
+	wantLeftOut(w.must(cloneParams{URL: p.URL, Ref: "HEAD", Name: "again"}, actionCloned, remote.head()), leftOutFilters)
+	wantLeftOut(w.must(cloneParams{URL: w.server.address("module"), Name: "again"}, actionRecloned, module.head()))
 }
 
 // A remote that drips, byte after byte, tells git nothing: it is as silent as
@@ -339,16 +357,22 @@ func TestRemoteWithTooManyRefs(t *testing.T) {
 	wantGitFailure(t, err, gitTooLarge)
 }
 
-// What old and foreign tools wrote is cloned as git clone does.
+// What old and foreign tools wrote is cloned where git clone does it; git clone does
+// not look at the form of objects unless it is told to.
 func TestCloneHarmlessMistakes(t *testing.T) {
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	tree, blob := remote.git("rev-parse", "HEAD^{tree}"), remote.git("rev-parse", "HEAD:a")
-	raw, err := hex.DecodeString(blob)
-	if err != nil {
-		t.Fatal(err)
+	unhex := func(oid string) string {
+		t.Helper()
+		raw, err := hex.DecodeString(oid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(raw)
 	}
+	raw := unhex(blob)
 	write := func(kind, content string) string {
 		t.Helper()
 		out, err := remote.tryGit(content, "hash-object", "-t", kind, "-w", "--literally", "--stdin")
@@ -361,6 +385,10 @@ func TestCloneHarmlessMistakes(t *testing.T) {
 	commit := func(tree, author, committer string) string {
 		return write("commit", "tree "+tree+"\n"+author+committer+"\nmessage\n")
 	}
+	tag := func(content string) string {
+		return write("tag", "object "+remote.head()+"\n"+content+"\nmessage\n")
+	}
+	good := "author " + who + "\ncommitter " + who + "\n"
 	for name, oid := range map[string]string{
 		"badDate":                 commit(tree, "author A <a@b> x +0000\n", "committer "+who+"\n"),
 		"zeroPaddedDate":          commit(tree, "author A <a@b> 0170000000 +0000\n", "committer "+who+"\n"),
@@ -372,14 +400,40 @@ func TestCloneHarmlessMistakes(t *testing.T) {
 		"badEmail":                commit(tree, "author A <a@b <c>> 1700000000 +0000\n", "committer "+who+"\n"),
 		"multipleAuthors":         commit(tree, "author "+who+"\nauthor "+who+"\n", "committer "+who+"\n"),
 		"missingAuthor":           commit(tree, "", "committer "+who+"\n"),
-		"zeroPaddedFilemode":      commit(write("tree", "0100644 a\x00"+string(raw)), "author "+who+"\n", "committer "+who+"\n"),
-		"duplicateEntries":        commit(write("tree", "100644 a\x00"+string(raw)+"100644 a\x00"+string(raw)), "author "+who+"\n", "committer "+who+"\n"),
-		"treeNotSorted":           commit(write("tree", "100644 b\x00"+string(raw)+"100644 a\x00"+string(raw)), "author "+who+"\n", "committer "+who+"\n"),
+		"zeroPaddedFilemode":      commit(write("tree", "0100644 a\x00"+raw), "author "+who+"\n", "committer "+who+"\n"),
+		"duplicateEntries":        commit(write("tree", "100644 a\x00"+raw+"100644 a\x00"+raw), "author "+who+"\n", "committer "+who+"\n"),
+		"treeNotSorted":           commit(write("tree", "100644 b\x00"+raw+"100644 a\x00"+raw), "author "+who+"\n", "committer "+who+"\n"),
+		"missingNameBeforeEmail":  commit(tree, "author <a@b> 1700000000 +0000\n", "committer "+who+"\n"),
+		"badName":                 commit(tree, "author A> <a@b> 1700000000 +0000\n", "committer "+who+"\n"),
+		"missingCommitter":        commit(tree, "author "+who+"\n", ""),
+		"nulInCommit":             write("commit", "tree "+tree+"\n"+good+"\nmess\x00age\n"),
+		"extraHeader":             commit(tree, good, "x y\n"),
+		"badFilemode":             commit(write("tree", "100600 a\x00"+raw), good, ""),
+		"badFilemode-777":         commit(write("tree", "100777 a\x00"+raw), good, ""),
+		"badParentSha1":           commit(tree, "parent x\n", good),
+		"missingTree":             write("commit", good+"\nmessage\n"),
+		"badTreeSha1":             write("commit", "tree x\n"+good+"\nmessage\n"),
+		"nullSha1":                commit(write("tree", "160000 m\x00"+strings.Repeat("\x00", 20)), good, ""),
+		"gitattributesLineLength": commit(write("tree", "100644 .gitattributes\x00"+unhex(write("blob", "a"+strings.Repeat(" x", 2000)+"\n"))), good, ""),
+		"tag-good":                tag("type commit\ntag v1\ntagger " + who + "\n"),
+		"tag-missingTaggerEntry":  tag("type commit\ntag v1\n"),
+		"tag-badTagName":          tag("type commit\ntag a..b\ntagger " + who + "\n"),
+		"tag-badTagger":           tag("type commit\ntag v1\ntagger A<a@b> 017 +x\n"),
+		"tag-extraHeaderEntry":    tag("type commit\ntag v1\ntagger " + who + "\nx y\n"),
+		"tag-missingTagEntry":     tag("type commit\ntagger " + who + "\n"),
+		"tag-missingTypeEntry":    tag("tag v1\ntagger " + who + "\n"),
+		"tag-badType":             tag("type x\ntag v1\ntagger " + who + "\n"),
 	} {
-		remote.git("update-ref", "refs/heads/"+name, oid)
+		kind := "refs/heads/"
+		if strings.HasPrefix(name, "tag-") {
+			kind = "refs/tags/"
+		}
+		writeFiles(t, remote.dir, map[string]string{".git/" + kind + name: oid + "\n"}) // git would look at the object
+		_, refused := remote.tryGit("", "-c", "advice.detachedHead=false", "clone", "-q", "--depth=1", "--branch="+name, "file://"+remote.dir, filepath.Join(t.TempDir(), "judge"))
 		r, err := w.try(cloneParams{URL: w.server.address("lib"), Ref: name, Name: name})
-		if err != nil || *r.Commit != oid {
-			t.Errorf("%s: got %+v, %v, want commit %s", name, r, err, oid)
+		remote.git("update-ref", "--no-deref", "-d", kind+name)
+		if (err == nil) != (refused == nil) {
+			t.Errorf("%s: got %+v, %v, want the outcome of git clone, %v", name, r, err, refused)
 		}
 	}
 }

@@ -91,16 +91,10 @@ func (m *method) readsWhole(a *access) *method {
 // disturbed reports whether anything that a request with these params reads was
 // replaced since mark.
 func (a *access) disturbed(mark int, params json.RawMessage) bool {
-	replaced, known := a.replaced.since(mark)
-	if !known {
-		return true
-	}
-	if len(replaced) == 0 {
-		return false
-	}
 	var given struct {
 		pathParam
 		Paths []string `json:"paths"`
+		URL   string   `json:"url"`
 	}
 	if decodeParams(params, &given) != nil {
 		return false // nothing was read
@@ -108,6 +102,24 @@ func (a *access) disturbed(mark int, params json.RawMessage) bool {
 	texts := given.Paths
 	if text, err := given.text("path"); err == nil {
 		texts = append(texts, text)
+	}
+	return a.replacedAt(mark, append(texts, localPaths(given.URL)...))
+}
+
+// localPaths returns the path of a URL that names a local repository.
+func localPaths(text string) []string {
+	if u, err := parseRemoteURL(text); err == nil && u.scheme == "file" {
+		return []string{u.path}
+	}
+	return nil
+}
+
+// replacedAt reports whether a repository at, above or below one of these paths was
+// replaced since mark.
+func (a *access) replacedAt(mark int, texts []string) bool {
+	replaced, known := a.replaced.since(mark)
+	if !known || len(replaced) == 0 {
+		return !known && len(texts) > 0
 	}
 	return slices.ContainsFunc(texts, func(text string) bool { return a.overlaps(text, replaced) })
 }

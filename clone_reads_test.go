@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -149,6 +151,17 @@ func TestCloneReadersSeeOneState(t *testing.T) {
 			t.Errorf("fs/repoScan gave %s", result)
 		}
 	})
+	loop("vcs/refs", map[string]any{"url": "file://" + w.workDir + "/repos/lib"}, func(result json.RawMessage) {
+		head := field[refsHead](t, result, "head")
+		if head.OID == nil || states[*head.OID] == "" {
+			t.Errorf("vcs/refs by URL gave %s, want a head of the remotes", result)
+		}
+		for _, ref := range field[[]refEntry](t, result, "refs") {
+			if ref.Name == *head.Ref && ref.OID != *head.OID {
+				t.Errorf("vcs/refs by URL gave %s, want the same commit for %s and the head", result, ref.Name)
+			}
+		}
+	})
 	for range 4 {
 		clone("one", "first")
 		clone("one", "main")
@@ -160,10 +173,95 @@ func TestCloneReadersSeeOneState(t *testing.T) {
 	close(stop)
 	readers.Wait()
 	t.Log(seen)
-	for _, method := range []string{"fs/search", "fs/glob", "fs/readFile", "index/manifest", "vcs/info", "fs/repoScan"} {
+	for _, method := range []string{"fs/search", "fs/glob", "fs/readFile", "index/manifest", "vcs/info", "fs/repoScan", "vcs/refs"} {
 		if seen[method] == 0 {
 			t.Errorf("%s never had an answer: %v", method, seen)
 		}
+	}
+}
+
+// A clone of a local clone that is replaced meanwhile has the old state, the new one
+// or CONFLICT.
+func TestCloneOfACloneThatIsReplaced(t *testing.T) {
+	if testing.Short() {
+		t.Skip("clones for seconds")
+	}
+	t.Parallel()
+	w := newCloneWorld(t)
+	w.store.grace = 0             // the old state is gone at once
+	states := map[string]string{} // by commit
+	for _, name := range []string{"one", "two"} {
+		remote := w.server.repo(name, map[string]string{"a": name, "b/c": noise(100 << 10)})
+		states[remote.head()] = name
+	}
+	replace := func(name string) {
+		t.Helper()
+		if _, err := w.try(cloneParams{URL: w.server.address(name), Name: "lib"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replace("one")
+	stop, ended := make(chan struct{}), make(chan struct{})
+	outcomes := map[string]int{}
+	go func() { // ends with stop
+		defer close(ended)
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			r, err := w.try(cloneParams{URL: filepath.Join(w.workDir, reposDirName, "lib"), Name: fmt.Sprint("copy", n%2)})
+			switch {
+			case err == nil && r.Commit != nil && w.file(r, "a") == states[*r.Commit]:
+				outcomes[string(r.Action)]++
+			case err != nil && asRPCError(err).name() == codeConflict:
+				outcomes["CONFLICT"]++
+			default:
+				t.Errorf("got %+v, %v, want a commit of the remotes with its files, or CONFLICT", r, err)
+			}
+		}
+	}()
+	for range 6 {
+		replace("two")
+		replace("one")
+	}
+	close(stop)
+	<-ended
+	t.Log(outcomes)
+	if len(outcomes) == 0 {
+		t.Error("no clone had an outcome, want some")
+	}
+}
+
+// What fails because its source is being replaced is CONFLICT, and what fails otherwise
+// keeps its error.
+func TestCloneSourceIsReplaced(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	w.server.repo("lib", map[string]string{"a": "1"})
+	lib, err := w.try(cloneParams{URL: w.server.address("lib")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(lib.Path, ".git", "objects", "pack")); err != nil {
+		t.Fatal(err)
+	}
+	for _, replaced := range []bool{true, false} {
+		ended := func() {}
+		if replaced {
+			ended = w.cfg.access.replaced.begin(lib.Path)
+		}
+		for _, url := range []string{lib.Path, "file://" + lib.Path} {
+			_, err := w.try(cloneParams{URL: url, Name: "copy"})
+			if err == nil || replaced != (asRPCError(err).name() == codeConflict) {
+				t.Errorf("vcs/clone of %s, replaced %v: error is %v, want %s only while it is replaced", url, replaced, err, codeConflict)
+			}
+			if _, ok := w.reader().read("vcs/refs", map[string]any{"url": url}); replaced && ok {
+				t.Errorf("vcs/refs of %s, replaced %v: got a result, want %s", url, replaced, codeConflict)
+			}
+		}
+		ended()
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
-	"strings"
 	"sync"
 )
 
@@ -106,7 +105,7 @@ func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
 	}
 	if args == nil && clean && r.old.head == want && r.old.isExactly(r) {
 		r.action = actionUnchanged
-		return r.result(r.old.head, r.old.shallow), nil
+		return r.result(r.old.head, r.old.shallow, r.findLeftOut(r.name)), nil
 	}
 	head := want
 	if !r.target.empty {
@@ -183,13 +182,14 @@ func (r *clonedRepo) finish(ctx context.Context, head headState) (cloneResult, e
 	if r.action == actionUpdated && r.old.head == head && r.old.shallow == shallow {
 		r.action = actionUnchanged // local edits were discarded
 	}
+	missing := r.findLeftOut(r.temp)
 	if ctx.Err() != nil {
 		return cloneResult{}, context.Cause(ctx)
 	}
 	if err := r.install(); err != nil {
 		return cloneResult{}, err
 	}
-	return r.result(head, shallow), nil
+	return r.result(head, shallow, missing), nil
 }
 
 // install exchanges the new state with the old one, which is then removed. If the
@@ -211,10 +211,13 @@ func (r *clonedRepo) install() error {
 }
 
 // result describes the repository.
-func (r *clonedRepo) result(head headState, shallow string) cloneResult {
+func (r *clonedRepo) result(head headState, shallow string, missing []leftOut) cloneResult {
 	result := cloneResult{
 		Path: r.store.path(r.name), Name: r.name, URL: r.remote.String(), Action: r.action,
-		IsEmpty: head.commit == "", IsShallow: shallow != "",
+		IsEmpty: head.commit == "", IsShallow: shallow != "", LeftOut: missing,
+	}
+	if r.old != nil {
+		result.PreviousCommit = optionalString(r.old.head.commit)
 	}
 	if head.branch != "" {
 		result.Branch = &head.branch
@@ -250,15 +253,22 @@ func (r *clonedRepo) in(c gitCommand, name string) gitCommand {
 	return c
 }
 
-// git runs a local command. Whatever git reports but that the disk is full means
-// that the repository is corrupt.
-func (r *clonedRepo) git(ctx context.Context, c gitCommand) (string, error) {
-	out, err := r.cfg.git.run(ctx, c)
-	return strings.TrimSuffix(string(out), "\n"), corruptUnlessFull(err)
+// git runs a local command that only reads the old state. Whatever git reports
+// means that the repository is corrupt, unless the disk is full or a signal ended
+// git.
+func (r *clonedRepo) git(ctx context.Context, c gitCommand) error {
+	_, err := r.cfg.git.run(ctx, c)
+	if e, ok := errors.AsType[*gitError](err); ok && e.reason != gitDiskFull && e.reason != gitTooLarge && e.exit != -1 {
+		return fmt.Errorf("%w: %w", errRepoCorrupt, err)
+	}
+	return err
 }
 
-func corruptUnlessFull(err error) error {
-	if e, ok := errors.AsType[*gitError](err); ok && e.reason != gitDiskFull && e.reason != gitTooLarge {
+// corruptIfGitSaysSo returns the error of a command that writes. It can fail for
+// many reasons that a fresh clone would meet again, such as a file name that is
+// too long for the file system.
+func corruptIfGitSaysSo(err error) error {
+	if e, ok := errors.AsType[*gitError](err); ok && e.reason == gitCorrupt {
 		return fmt.Errorf("%w: %w", errRepoCorrupt, err)
 	}
 	return err
@@ -274,13 +284,14 @@ func (r *clonedRepo) checkHistory(ctx context.Context) error {
 	if r.old.head.commit == "" {
 		return nil
 	}
-	_, err := r.git(ctx, r.command("rev-list", "--objects", "--quiet", "--max-count="+strconv.Itoa(maxCommitsWalked), "--end-of-options", r.old.head.commit, "--"))
-	return err
+	return r.git(ctx, r.command("rev-list", "--objects", "--quiet", "--max-count="+strconv.Itoa(maxCommitsWalked), "--end-of-options", r.old.head.commit, "--"))
 }
 
 // isClean reports whether the files at the name are those of the old commit and
-// no others are there. A submodule is an empty directory: nothing in one is
-// looked at, for git would run in it.
+// no others are there. A submodule is an empty directory: git does not look into
+// one, for it would run there. As in git with core.trustctime off, an edit that
+// keeps a file's size, inode and modification time is not seen; only a program that
+// sets the time back makes one.
 func (r *clonedRepo) isClean(ctx context.Context) (bool, error) {
 	clean := true
 	c := r.in(gitCommand{args: []string{"status", "--porcelain", "-z", "--untracked-files=all", "--ignored", "--ignore-submodules=all", "--no-renames"}}, r.name)
@@ -288,8 +299,10 @@ func (r *clonedRepo) isClean(ctx context.Context) (bool, error) {
 		clean = false
 		return len(p), nil
 	})
-	_, err := r.git(ctx, c)
-	return clean && err == nil, err
+	if err := r.git(ctx, c); err != nil || !clean {
+		return false, err
+	}
+	return !r.hasOtherDirs(ctx), nil
 }
 
 // maxPacks is how many fetches are kept apart before they are packed together:
@@ -300,8 +313,8 @@ const maxPacks = 40
 func (r *clonedRepo) pack(ctx context.Context) error {
 	c := r.command("gc", "-q", "--prune=now")
 	c.config = []string{"gc.writeCommitGraph=false", "gc.packRefs=false", "repack.updateServerInfo=false"} // files that carryOver would not know
-	_, err := r.git(ctx, c)
-	return err
+	_, err := r.cfg.git.run(ctx, c)
+	return corruptIfGitSaysSo(err)
 }
 
 // headState is where a repository stands.

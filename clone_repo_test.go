@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -174,35 +176,8 @@ func TestCloneStartsFewProcesses(t *testing.T) {
 	}
 }
 
-// treeState describes a clone: branch, commit, status and every file.
-func treeState(t *testing.T, dir string) string {
-	t.Helper()
-	repo := &testRepo{t: t, dir: dir}
-	head, err := os.ReadFile(filepath.Join(dir, ".git", "HEAD"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	state := []string{strings.TrimSpace(string(head)), repo.git("rev-parse", "HEAD"), repo.git("status", "--porcelain", "--ignored"), repo.git("for-each-ref")}
-	err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.Name() == ".git" && d.IsDir() {
-			return filepath.SkipDir
-		}
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		data, err := os.ReadFile(path)
-		state = append(state, path+": "+string(data))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	repo.git("fsck", "--connectivity-only")
-	return strings.Join(state, "\n")
-}
-
-// An update that is cancelled before or after any of its git processes leaves
-// the old state as it was.
+// An update that is cancelled, or whose time is up, before or after any of its git
+// processes leaves the old state as it was.
 func TestCloneUpdateCancelledAtEachStep(t *testing.T) {
 	t.Parallel()
 	w := newCloneWorld(t)
@@ -215,10 +190,14 @@ func TestCloneUpdateCancelledAtEachStep(t *testing.T) {
 	remote.git("rm", "-q", "gone")
 	second := remote.commit("second", map[string]string{"a": "2", "dir/b": "3", "new/c": "4"})
 	stops := 0
-	for _, when := range []string{"before", "after"} {
+	for _, test := range []struct {
+		when  string
+		cause error
+	}{{"before", context.Canceled}, {"after", context.Canceled}, {"before", context.DeadlineExceeded}, {"after", context.DeadlineExceeded}} {
+		when := test.when
 		for n := 1; n <= 8; n++ {
 			wrapper.stopAt(when, n)
-			ctx, cancel := context.WithCancel(t.Context())
+			ctx, cancel := context.WithCancelCause(t.Context())
 			done := make(chan error, 1)
 			go func() { // ends with the answer, which is waited for below
 				_, err := w.tryIn(ctx, p)
@@ -234,13 +213,13 @@ func TestCloneUpdateCancelledAtEachStep(t *testing.T) {
 				}
 				return ended || wrapper.reached()
 			})
-			cancel()
+			cancel(test.cause)
 			if ended {
 				break // it has fewer steps
 			}
 			stops++
-			if err = <-done; !errors.Is(err, context.Canceled) {
-				t.Errorf("%s step %d: error is %v, want %v", when, n, err, context.Canceled)
+			if err = <-done; !errors.Is(err, test.cause) {
+				t.Errorf("%s step %d: error is %v, want %v", when, n, err, test.cause)
 			}
 			if got := treeState(t, r.Path); got != old {
 				t.Fatalf("%s step %d: got the state\n%s\nwant\n%s", when, n, got, old)
@@ -255,14 +234,70 @@ func TestCloneUpdateCancelledAtEachStep(t *testing.T) {
 			t.Fatalf("back at the first commit: got the state\n%s\nwant\n%s", got, old)
 		}
 	}
-	if stops < 12 {
-		t.Errorf("the update was stopped %d times, want at least 12", stops)
+	if stops < 24 {
+		t.Errorf("the update was stopped %d times, want at least 24", stops)
 	}
 	if _, err := w.try(p); err != nil {
 		t.Fatal(err)
 	}
 	if got := (&testRepo{t: t, dir: r.Path}).head(); got != second {
 		t.Errorf("at last HEAD is %s, want %s", got, second)
+	}
+}
+
+// A remote that hangs up on any request of an update, in the head or the body of its
+// answer, leaves the old state as it was, or the update succeeds because the request
+// is repeated.
+func TestCloneUpdateRemoteHangsUp(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1", "dir/b": "2"})
+	p := cloneParams{URL: w.server.address("lib")}
+	first := remote.head()
+	r := w.must(p, actionCloned, first)
+	old := treeState(t, r.Path)
+	second := remote.commit("second", map[string]string{"a": "2", "new/c": "3"})
+	failed := 0
+	for n := int64(1); ; n++ {
+		for _, answer := range []string{"", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n001e# service"} {
+			var asked atomic.Int64
+			w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+				if asked.Add(1) != n {
+					return false
+				}
+				conn, _, err := http.NewResponseController(rw).Hijack()
+				if err != nil {
+					t.Error(err)
+					return true
+				}
+				_, _ = io.WriteString(conn, answer) // the client sees what arrives
+				_ = conn.Close()
+				return true
+			})
+			_, err := w.try(p)
+			w.server.setHook(nil)
+			if err != nil {
+				failed++
+				if asRPCError(err).name() != codeGitFailed {
+					t.Errorf("request %d, answer %q: error is %v, want %s", n, answer, err, codeGitFailed)
+				}
+				if got := treeState(t, r.Path); got != old {
+					t.Fatalf("request %d, answer %q: got the state\n%s\nwant\n%s", n, answer, got, old)
+				}
+				w.noTemporaries()
+				continue
+			}
+			w.must(p, actionUnchanged, second)
+			if asked.Load() < n {
+				if failed < 3 {
+					t.Errorf("%d updates failed, want at least 3", failed)
+				}
+				return
+			}
+			remote.git("update-ref", "refs/heads/main", first)
+			w.must(p, actionUpdated, first)
+			remote.git("update-ref", "refs/heads/main", second)
+		}
 	}
 }
 
@@ -281,9 +316,17 @@ func TestCloneUpdateCannotBeCheckedOut(t *testing.T) {
 	blob = strings.TrimSpace(blob)
 	remote.git("update-index", "--add", "--cacheinfo", "100644,"+blob+",a", "--cacheinfo", "100644,"+blob+","+strings.Repeat("x", 300))
 	remote.git("commit", "-q", "-m", "too long")
-	if _, err := w.try(p); err == nil {
-		t.Error("a file name of 300 bytes was checked out")
+	before := w.server.fetches()
+	_, err = w.try(p)
+	wantGitFailure(t, err, gitOther)
+	if err != nil && !strings.Contains(err.Error(), "File name too long") {
+		t.Errorf("error is %v, want git's words", err)
 	}
+	if n := w.server.fetches() - before; n != 1 {
+		t.Errorf("it was fetched %d times, want once", n)
+	}
+	_, err = w.try(cloneParams{URL: p.URL, Name: "fresh"})
+	wantGitFailure(t, err, gitOther)
 	if got := treeState(t, r.Path); got != old {
 		t.Errorf("got the state\n%s\nwant\n%s", got, old)
 	}

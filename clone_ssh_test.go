@@ -130,3 +130,32 @@ func TestCloneSSHWithoutAKey(t *testing.T) {
 	wantGitFailure(t, err, gitAuth)
 	w.wantNoGit()
 }
+
+// ssh does not work for a user id that the password database does not have, as
+// in many containers.
+func TestCloneSSHWithoutPasswdEntry(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("becoming another user takes root")
+	}
+	setpriv, err := exec.LookPath("setpriv")
+	if err != nil {
+		t.Skip("setpriv is not installed: ", err)
+	}
+	ssh, err := exec.LookPath("ssh")
+	if err != nil {
+		t.Skip("ssh is not installed: ", err)
+	}
+	dir := realTempDir(t)
+	writeProgram(t, filepath.Join(dir, "ssh"), "exec "+setpriv+" --reuid 54321 --clear-groups "+ssh+` "$@"`)
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	w := newCloneWorld(t)
+	url := "ssh://git@127.0.0.1:1/x"
+	_, err = w.try(cloneParams{URL: url})
+	_, err2 := newGitReader(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log).listRefs(t.Context(), refsParams{URL: &url})
+	for _, err := range []error{err, err2} {
+		wantGitFailure(t, err, gitOther)
+		if err != nil && !strings.Contains(err.Error(), "/etc/passwd") {
+			t.Errorf("error is %v, want advice about /etc/passwd", err)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,8 +46,9 @@ type credentials struct {
 
 // credential is one line of the file.
 type credential struct {
-	protocol, host string // host is host[:port]
-	username       string
+	protocol, host string // host is host[:port] as remoteURL.credentialHost returns it
+	path           string // without slashes around it; "" in lines that setAuth writes
+	username       string // may be empty, as in https://:TOKEN@host
 	token          secret
 }
 
@@ -69,6 +71,9 @@ func openCredentials(a *access, g *gitRunner) (*credentials, error) {
 	// each later command would wait a second for it.
 	if err := os.Remove(c.path + ".lock"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("removing a stale lock: %w", err)
+	}
+	if err := errors.Join(removeTemporaries(c.path), removeTemporaries(c.configPath)); err != nil {
+		return nil, err
 	}
 	// Keep an unchanged file: its inode is on the deny list.
 	if have, err := os.ReadFile(c.configPath); err != nil || string(have) != c.gitConfig() {
@@ -99,22 +104,24 @@ type authEntry struct {
 
 // list returns the hosts for which a token is stored, sorted by host.
 func (c *credentials) list() ([]authEntry, error) {
-	all, err := c.read()
+	lines, err := c.lines()
 	if err != nil {
 		return nil, err
 	}
 	entries := []authEntry{}
-	for _, cred := range all {
-		entries = append(entries, authEntry{Protocol: cred.protocol, Host: cred.host, Username: cred.username})
+	for _, line := range lines {
+		if cred, ok := parseCredential(line); ok && (cred.protocol == "https" || cred.protocol == "http") {
+			entries = append(entries, authEntry{Protocol: cred.protocol, Host: cred.host, Username: cred.username})
+		}
 	}
-	slices.SortFunc(entries, func(x, y authEntry) int {
+	slices.SortStableFunc(entries, func(x, y authEntry) int {
 		return strings.Compare(x.Host+" "+x.Protocol, y.Host+" "+y.Protocol)
 	})
-	return entries, nil
+	return slices.Compact(entries), nil
 }
 
-// read parses the file. It skips lines that git would ignore.
-func (c *credentials) read() ([]credential, error) {
+// lines returns the lines of the file with their line feeds.
+func (c *credentials) lines() ([]string, error) {
 	if c.path == "" {
 		return nil, nil
 	}
@@ -125,35 +132,33 @@ func (c *credentials) read() ([]credential, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the stored credentials: %w", err)
 	}
-	var all []credential
-	for line := range strings.Lines(string(data)) {
-		if cred, ok := parseCredential(strings.TrimSuffix(line, "\n")); ok {
-			all = append(all, cred)
-		}
-	}
-	return all, nil
+	return slices.Collect(strings.Lines(string(data))), nil
 }
 
-// parseCredential parses one line of the file.
-func parseCredential(line string) (credential, bool) {
-	protocol, rest, ok := strings.Cut(line, "://")
-	info, host, at := strings.Cut(rest, "@")
+// parseCredential parses a line as git-credential-store(1) does. ok is false for
+// a line that git ignores or that fits no remote.
+func parseCredential(line string) (cred credential, ok bool) {
+	protocol, rest, found := strings.Cut(strings.TrimSuffix(line, "\n"), "://")
+	authority, path := rest, ""
+	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
+		authority, path = rest[:end], strings.Trim(rest[end:], "/")
+	}
+	info, host, at := strings.Cut(authority, "@")
 	user, token, colon := strings.Cut(info, ":")
-	if !ok || !at || !colon || protocol == "" || strings.HasSuffix(line, "\r") {
+	if !found || !at || !colon || protocol == "" || host == "" || info == ":" {
 		return credential{}, false
 	}
-	cred := credential{protocol: protocol}
-	for _, part := range []struct {
-		to   *string
-		text string
-	}{{&cred.username, user}, {&cred.host, strings.TrimSuffix(host, "/")}, {(*string)(&cred.token), token}} {
-		text, err := url.PathUnescape(part.text)
-		if err != nil || text == "" || hasControl(text) {
+	cred.protocol = protocol
+	for to, text := range map[*string]string{&cred.username: user, (*string)(&cred.token): token, &cred.host: host, &cred.path: path} {
+		text, err := url.PathUnescape(text)
+		if err != nil || hasControl(text) {
 			return credential{}, false
 		}
-		*part.to = text
+		*to = text
 	}
-	return cred, true
+	name, port, ok := splitHostPort(protocol, cred.host)
+	cred.host = remoteURL{host: name, port: port}.credentialHost()
+	return cred, ok
 }
 
 // line formats the credential as git-credential-store does.
@@ -161,44 +166,61 @@ func (cred credential) line() string {
 	return cred.protocol + "://" + percentEncode(cred.username) + ":" + percentEncode(string(cred.token)) + "@" + percentEncode(cred.host) + "\n"
 }
 
-// find returns the stored credential for a remote.
-func (c *credentials) find(u remoteURL) (credential, bool, error) {
-	all, err := c.read()
+// find returns the stored credential that fits a remote best. Lines for the
+// user in the URL come first, then lines for its path, and then lines without
+// a path; git, which ignores the path of a line unless credential.useHttpPath is
+// set, takes the first line.
+func (c *credentials) find(u remoteURL) (best credential, ok bool, err error) {
+	lines, err := c.lines()
 	if err != nil {
 		return credential{}, false, err
 	}
-	i := slices.IndexFunc(all, func(cred credential) bool {
-		return cred.protocol == u.scheme && cred.host == u.credentialHost()
-	})
-	if i < 0 {
-		return credential{}, false, nil
+	bestRank := -1
+	for _, line := range lines {
+		cred, valid := parseCredential(line)
+		if !valid || cred.protocol != u.scheme || cred.host != u.credentialHost() {
+			continue
+		}
+		rank := 0
+		switch cred.path {
+		case strings.Trim(u.path, "/"):
+			rank = 2
+		case "":
+			rank = 1
+		}
+		if u.userinfo && cred.username == u.username {
+			rank += 3
+		}
+		if rank > bestRank {
+			best, bestRank = cred, rank
+		}
 	}
-	return all[i], true, nil
+	return best, bestRank >= 0, nil
 }
 
 // set replaces the credential for the protocol and host of cred; an empty token
-// removes it.
+// removes it. Other lines, which people wrote, stay as they are.
 func (c *credentials) set(cred credential) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	all, err := c.read()
+	lines, err := c.lines()
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(old credential) bool {
-		return old.protocol == cred.protocol && old.host == cred.host
+	lines = slices.DeleteFunc(lines, func(line string) bool {
+		old, ok := parseCredential(line)
+		return ok && old.protocol == cred.protocol && old.host == cred.host && old.path == ""
 	})
 	if cred.token != "" {
-		all = append(all, cred)
+		if last := len(lines) - 1; last >= 0 && !strings.HasSuffix(lines[last], "\n") {
+			lines[last] += "\n"
+		}
+		lines = append(lines, cred.line())
 	}
-	if len(all) > maxCredentials {
-		return invalidParam("host", "the limit of %d stored tokens is reached: remove one first (token null)", maxCredentials)
+	if len(lines) > maxCredentials {
+		return invalidParam("host", "the limit of %d lines in the file of tokens is reached: remove a token first (token null)", maxCredentials)
 	}
-	var text strings.Builder
-	for _, entry := range all {
-		text.WriteString(entry.line())
-	}
-	return c.replace([]byte(text.String()))
+	return c.replace([]byte(strings.Join(lines, "")))
 }
 
 // replace writes a new file and truncates the old one. A hard link to the old
@@ -229,37 +251,46 @@ type remoteAuth struct {
 }
 
 // forRemote selects the credentials for u: those in the URL, or else the stored
-// ones. Either way git gets a helper that answers "get" and ignores "erase",
-// because git would delete a stored token after a single 401.
+// ones. Git gets a helper that answers "get" and ignores "erase", because git
+// would delete a stored token after a single 401. The helper answers for this host
+// only, not for one that it redirects to.
 func (c *credentials) forRemote(u remoteURL) (remoteAuth, error) {
 	auth := remoteAuth{config: []string{"credential.helper=", "credential.useHttpPath=false"}, redact: newRedactor()}
 	if u.scheme != "https" && u.scheme != "http" {
 		return auth, nil
 	}
-	stored, ok, err := c.find(u)
-	if err != nil {
-		return auth, err
+	username, token := u.username, u.password
+	if !u.passwordGiven {
+		stored, ok, err := c.find(u)
+		switch {
+		case err != nil:
+			return auth, err
+		case ok:
+			token = stored.token
+			if !u.userinfo {
+				username = stored.username
+			}
+		case !u.userinfo:
+			return auth, nil
+		}
 	}
-	if ok {
-		auth.redact = auth.redact.withSecret(stored.username, stored.token)
+	if u.password == "" && len(u.username) >= minLoneToken {
+		auth.redact = auth.redact.withSecret("", secret(u.username))
 	}
-	// A user name without a password is either the name that belongs to a
-	// stored token, as in the URLs that hosts offer for copying, or a token
-	// itself.
-	if u.userinfo && (u.password != "" || !ok || u.username != stored.username) {
-		// The helper answers for this host only, not for one it redirects to.
-		auth.config = append(auth.config, "credential."+u.scheme+"://"+u.credentialHost()+
-			`.helper=!f() { test "$1" = get && printf 'username=%s\npassword=%s\n' "$C4A_GIT_USERNAME" "$C4A_GIT_PASSWORD"; :; }; f`)
-		auth.env = []string{"C4A_GIT_USERNAME=" + u.username, "C4A_GIT_PASSWORD=" + string(u.password)}
-		auth.redact = auth.redact.withSecret(u.username, u.password)
-		if u.password == "" && len(u.username) >= minLoneToken {
-			auth.redact = auth.redact.withSecret("", secret(u.username))
+	auth.redact = auth.redact.withSecret(username, token)
+	site := u.scheme + "://" + u.credentialHost()
+	if username == "" {
+		// Git never asks a helper for an empty user, so it gets the header of RFC
+		// 7617.
+		auth.env = []string{
+			"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=http." + site + "/.extraHeader",
+			"GIT_CONFIG_VALUE_0=Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(":"+string(token))),
 		}
 		return auth, nil
 	}
-	if ok {
-		auth.config = append(auth.config, `credential.helper=!f() { test "$1" = get && exec git credential-store --file `+shellQuote(c.path)+` get; :; }; f`)
-	}
+	auth.config = append(auth.config, "credential."+site+
+		`.helper=!f() { test "$1" = get && printf 'username=%s\npassword=%s\n' "$C4A_GIT_USERNAME" "$C4A_GIT_PASSWORD"; :; }; f`)
+	auth.env = []string{"C4A_GIT_USERNAME=" + username, "C4A_GIT_PASSWORD=" + string(token)}
 	return auth, nil
 }
 

@@ -305,7 +305,7 @@ func TestCredentialsConcurrentSetAuth(t *testing.T) {
 }
 
 func FuzzParseCredential(f *testing.F) {
-	for _, seed := range []string{"https://oauth2:a%2fb@h%3a80", "http://u:p@h/", "x", "https://u@h", "https://:p@h", "https://u:%0a@h", "https://u:p@h\r", "https://u:a%40b%25@h"} {
+	for _, seed := range []string{"https://oauth2:a%2fb@h%3a80", "http://u:p@h/", "x", "https://u@h", "https://:p@h", "https://u:%0a@h", "https://u:p@h\r", "https://u:a%40b%25@h", "https://u:p@h/a/b", "https://:p@h:443/?q#f", "# https://u:p@h"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
@@ -318,6 +318,103 @@ func FuzzParseCredential(f *testing.F) {
 			t.Errorf("%q does not survive a round trip, want the same back", line)
 		}
 	})
+}
+
+// What git sends for each form of URL, and with each stored line.
+func TestCredentialsUserAndToken(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		stored   []string // lines; HOST is the server's
+		userinfo string
+		want     string // user:password, "" for none
+	}{
+		"empty user in the URL":             {userinfo: ":t0ken", want: ":t0ken"},
+		"empty user and a stored token":     {stored: []string{"http://oauth2:other@HOST"}, userinfo: ":t0ken", want: ":t0ken"},
+		"user in the URL":                   {stored: []string{"http://oauth2:t0ken@HOST"}, userinfo: "me", want: "me:t0ken"},
+		"user in the URL as stored":         {stored: []string{"http://you:no@HOST", "http://me:t0ken@HOST"}, userinfo: "me", want: "me:t0ken"},
+		"user in the URL, nothing stored":   {userinfo: "lonet0ken", want: "lonet0ken:"},
+		"user with an empty password":       {stored: []string{"http://oauth2:no@HOST"}, userinfo: "lonet0ken:", want: "lonet0ken:"},
+		"user and password":                 {stored: []string{"http://me:no@HOST"}, userinfo: "me:t0ken", want: "me:t0ken"},
+		"no user":                           {stored: []string{"http://me:t0ken@HOST"}, want: "me:t0ken"},
+		"an at sign alone":                  {stored: []string{"http://me:t0ken@HOST"}, userinfo: ":", want: "me:t0ken"},
+		"stored with an empty user":         {stored: []string{"http://:t0ken@HOST"}, want: ":t0ken"},
+		"stored with an empty password":     {stored: []string{"http://t0ken:@HOST"}, want: "t0ken:"},
+		"stored for this path":              {stored: []string{"http://a:no@HOST", "http://b:t0ken@HOST/lib"}, want: "b:t0ken"},
+		"stored for another path":           {stored: []string{"http://b:t0ken@HOST/other"}, want: "b:t0ken"},
+		"stored for another path and all":   {stored: []string{"http://b:no@HOST/other", "http://a:t0ken@HOST"}, want: "a:t0ken"},
+		"stored for another protocol":       {stored: []string{"https://b:no@HOST"}, want: ""},
+		"stored with a port, host in caps":  {stored: []string{"http://b:no@LOCALHOST", "http://a:t0ken@HOST"}, want: "a:t0ken"},
+		"a comment and a line with CR":      {stored: []string{"# http://a:no@HOST", "http://b:no@HOST\r"}, want: ""},
+		"a token with signs of the grammar": {stored: []string{"http://a:t%2f%40%3a%25@HOST"}, want: "a:t/@:%"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newCloneWorld(t)
+			remote := w.server.repo("lib", map[string]string{"a": "1"})
+			text := strings.ReplaceAll(strings.Join(append(test.stored, ""), "\n"), "HOST", w.server.host())
+			writeFiles(t, w.workDir, map[string]string{credentialsFileName: text})
+			var mu sync.Mutex
+			sent := ""
+			w.server.setHook(func(rw http.ResponseWriter, r *http.Request) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				if header, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Basic "); ok {
+					raw, _ := base64.StdEncoding.DecodeString(header) // what is no base64 is not what is wanted
+					sent = string(raw)
+				}
+				if sent == test.want {
+					return false
+				}
+				rw.Header().Set("WWW-Authenticate", `Basic realm="git"`)
+				http.Error(rw, "you sent "+sent+" or "+r.Header.Get("Authorization"), http.StatusUnauthorized)
+				return true
+			})
+			r, err := w.try(cloneParams{URL: w.server.addressAs(test.userinfo, "lib")})
+			mu.Lock()
+			defer mu.Unlock()
+			if sent != test.want || err != nil || *r.Commit != remote.head() {
+				t.Errorf("git sent %q, result %+v, %v %v, want it to send %q and clone", sent, r, err, asRPCError(err), test.want)
+			}
+			if err != nil {
+				wantNoSecret(t, err, "t0ken")
+			}
+			if got := w.stored(); got != text {
+				t.Errorf("the store is %q, want it unchanged: %q", got, text)
+			}
+		})
+	}
+}
+
+// setAuth leaves the lines alone that it did not write.
+func TestCredentialsForeignLinesStay(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	foreign := []string{
+		"# my tokens\n", "\n", "https://u:p@h.example/group/project.git\n", "HTTPS://u:p@h.example\n", "ftp://u:p@h.example\n",
+		"https://u:p@h.example\r\n", "http://u:p@h.example:80%2Fx\n", "https://u%zz:p@h.example\n", "https://u@h.example\n", "https://u:p@other.example", // without a line feed
+	}
+	text := strings.Join(foreign, "")
+	writeFiles(t, w.workDir, map[string]string{credentialsFileName: text})
+	set := func(token string) {
+		t.Helper()
+		if _, err := w.cfg.credentials.setAuth(t.Context(), setAuthParams{Host: "h.example", Token: json.RawMessage(token)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct{ token, want string }{
+		{`"first"`, text + "\nhttps://oauth2:first@h.example\n"},
+		{`"second"`, text + "\nhttps://oauth2:second@h.example\n"},
+		{"null", text + "\n"},
+		{"null", text + "\n"},
+	} {
+		if set(step.token); w.stored() != step.want {
+			t.Errorf("after the token %s the store is %q, want %q", step.token, w.stored(), step.want)
+		}
+	}
+	want := []authEntry{{"https", "h.example", "u"}, {"https", "other.example", "u"}}
+	if got, err := w.cfg.credentials.list(); err != nil || !slices.Equal(got, want) {
+		t.Errorf("list is %v, %v, want %v", got, err, want)
+	}
 }
 
 // A store that cannot be read is an error and not an empty store: setAuth would
@@ -382,7 +479,7 @@ func TestCredentialsHardLink(t *testing.T) {
 	if data, err := os.ReadFile(link); err != nil || len(data) != 0 {
 		t.Errorf("the old file: %q, %v, want it emptied", data, err)
 	}
-	if all, err := c.read(); err != nil || len(all) != 1 || all[0].token != "second-s3cret" {
+	if all, err := c.lines(); err != nil || !slices.Equal(all, []string{"https://u:second-s3cret@h.example\n"}) {
 		t.Errorf("%v, %v, want the second token alone", all, err)
 	}
 	// The configuration file keeps its identity across a restart.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,8 +52,9 @@ func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
 	if g.caFile == "" {
 		g.caFile = getenv("SSL_CERT_FILE")
 	}
+	g.passed = gitProxies(getenv)
 	for _, name := range []string{
-		"PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", // the proxies of the link apply to git too
+		"PATH",
 		"SSH_AUTH_SOCK",                       // the user's keys for ssh URLs
 		"TMPDIR", "SYSTEMROOT", "TEMP", "TMP", // Windows programs need SYSTEMROOT, TEMP and TMP to start
 	} {
@@ -77,6 +79,30 @@ func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
 		}
 	})
 	return g
+}
+
+// gitProxies returns the variables that make curl use the proxies of the link.
+// net/http takes the name in capitals first; curl does not know HTTP_PROXY in
+// capitals, and takes the other names in small letters first. An entry
+// *.example.org of NO_PROXY is .example.org for curl.
+func gitProxies(getenv func(string) string) []string {
+	var env []string
+	for _, name := range []string{"http_proxy", "https_proxy", "no_proxy"} {
+		value := cmp.Or(getenv(strings.ToUpper(name)), getenv(name))
+		if name == "no_proxy" {
+			hosts := strings.Split(value, ",")
+			for i, host := range hosts {
+				if below, ok := strings.CutPrefix(strings.TrimSpace(host), "*."); ok {
+					hosts[i] = "." + below
+				}
+			}
+			value = strings.Join(hosts, ",")
+		}
+		if value != "" {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 // gitCommand describes one run of git.

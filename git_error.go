@@ -2,6 +2,8 @@ package main
 
 import (
 	"cmp"
+	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -65,13 +67,14 @@ func classifyGit(stderr string) gitReason {
 	}{
 		{gitDiskFull, []string{"No space left on device", "Disk quota exceeded"}},
 		{gitTooLarge, []string{"File too large"}},
-		{gitAuth, []string{"Authentication failed", "could not read Username", "could not read Password", "Permission denied (", "Too many authentication failures", "error: 401", hostKeyRefused}},
-		{gitForbidden, []string{"error: 403"}},
-		{gitMoved, []string{"error: 301", "error: 302", "error: 303", "error: 307", "error: 308"}},
-		{gitNotFound, []string{"error: 404", "not found", "does not appear to be a git repository", "couldn't find remote ref", "not our ref", "unadvertised object"}},
+		{statusReason(httpStatus(text)), []string{statusSign}},
+		{gitAuth, []string{"Authentication failed", "could not read Username", "could not read Password", "Permission denied (", "Too many authentication failures", hostKeyRefused}},
+		{gitOther, []string{noSSHUser}},
+		{gitNotFound, []string{"not found", "does not appear to be a git repository", noRemoteRef, "not our ref", "unadvertised object"}},
 		{gitTimeout, []string{"Operation too slow", "timed out", "Timeout"}},
 		{gitNetwork, []string{sshFailed, "Could not resolve", "Couldn't resolve", "Failed to connect", "Couldn't connect", "Connection ", "unable to access", "early EOF", "RPC failed", "hung up", "unexpected disconnect", "the remote end"}},
 		{gitCorrupt, []string{"not a git repository", "index file", "unable to read", "unable to stream", "bad object", "Could not read", "is corrupt", "fsck", "invalid index-pack output", "bad signature", "loose object", "inflate", "error: object", "broken"}},
+		{gitDiskFull, []string{"error: unable to write file "}}, // git checkout does not print the cause
 	} {
 		for _, sign := range class.signs {
 			if strings.Contains(text, sign) {
@@ -81,6 +84,42 @@ func classifyGit(stderr string) gitReason {
 	}
 	return gitOther
 }
+
+// statusSign precedes an HTTP status in curl's message (CURLE_HTTP_RETURNED_ERROR
+// of libcurl-errors(3)).
+const statusSign = "The requested URL returned error: "
+
+// httpStatus returns the HTTP status in git's standard error, or 0.
+func httpStatus(stderr string) int {
+	_, rest, _ := strings.Cut(stderr, statusSign)
+	status, err := strconv.Atoi(rest[:min(len(rest), 3)])
+	if err != nil {
+		return 0
+	}
+	return status
+}
+
+// statusReason returns the reason for a status with which a host refuses a
+// request.
+func statusReason(status int) gitReason {
+	switch {
+	case status == http.StatusUnauthorized:
+		return gitAuth
+	case status == http.StatusForbidden, status == http.StatusUnavailableForLegalReasons:
+		return gitForbidden
+	case status == http.StatusNotFound, status == http.StatusGone:
+		return gitNotFound
+	case status >= 300 && status < 400:
+		return gitMoved
+	}
+	return gitOther // the host was reached, and has a fault or is busy
+}
+
+// noRemoteRef is git's message for a ref that is not in the remote's list.
+const noRemoteRef = "couldn't find remote ref"
+
+// noSSHUser is ssh's message when its user is not in the password database.
+const noSSHUser = "No user exists for uid "
 
 // hostKeyRefused is ssh's message for a host whose key is unknown or has
 // changed.

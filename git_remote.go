@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -31,8 +33,9 @@ func newRemotes(g *gitRunner, a *access, c *credentials, allowHosts []string) *r
 // remote is a remote repository that this daemon may access.
 type remote struct {
 	remoteURL
-	on   *remotes
-	auth remoteAuth
+	on     *remotes
+	auth   remoteAuth
+	newURL string // where the host redirects to, without credentials; "" if unknown
 }
 
 // open parses and checks a URL of a request: its form, its host against
@@ -58,8 +61,9 @@ func (r *remotes) open(text string) (*remote, error) {
 
 // ignoredFsck returns settings that turn off checks of git-fsck(1) on the form of
 // headers, dates, names, modes and sorting. The history of real projects fails
-// them and git clone accepts it. The remaining checks reject paths into .git or
-// out of the work tree, and hostile submodules.
+// them and git clone, which checks nothing, accepts it. The remaining checks reject
+// paths into .git or out of the work tree, hostile submodules, and objects that git
+// cannot parse; nulInHeader and unterminatedHeader cannot be turned off.
 func ignoredFsck() []string {
 	var config []string
 	for _, id := range []string{
@@ -67,6 +71,7 @@ func ignoredFsck() []string {
 		"badEmail", "missingEmail", "missingSpaceBeforeEmail", "badName", "missingNameBeforeEmail", // names and e-mail addresses
 		"missingAuthor", "multipleAuthors", "missingCommitter", "missingTaggerEntry", "badTagName", "extraHeaderEntry", "nulInCommit", // headers
 		"badFilemode", "zeroPaddedFilemode", "duplicateEntries", "treeNotSorted", // entries of a tree
+		"gitattributesLarge", "gitattributesLineLength", // a git that knows these checks ignores such files and lines
 	} {
 		config = append(config, "fetch.fsck."+id+"=ignore")
 	}
@@ -114,10 +119,18 @@ func (rm *remote) explain(err error) error {
 		out.Message += ": the host accepts no key of the daemon's user, from ~/.ssh or from the agent at SSH_AUTH_SOCK"
 	case e.reason == gitAuth:
 		out.Message += fmt.Sprintf(": call config/setAuth with a valid token for %s://%s", rm.scheme, rm.credentialHost())
+	case e.reason == gitForbidden && httpStatus(e.stderr) == http.StatusUnavailableForLegalReasons:
+		out.Message += ": the host refuses access for legal reasons"
 	case e.reason == gitForbidden:
 		out.Message += ": the token for " + rm.credentialHost() + " may not read this repository: set another one with config/setAuth"
+	case e.reason == gitMoved && rm.newURL != "":
+		out.Message += ": the repository has moved: use its new URL, " + rm.newURL
 	case e.reason == gitMoved:
 		out.Message += ": the repository has moved: use its new URL"
+	case e.reason == gitOther && httpStatus(e.stderr) != 0:
+		out.Message += ": " + rm.host + " refuses requests at the moment: try again later"
+	case e.reason == gitOther && strings.Contains(e.stderr, noSSHUser):
+		out.Message += ": ssh works only for a user that /etc/passwd contains: add the daemon's user to it, or use an https URL"
 	case e.reason == gitNetwork && e.exit != -1 && rm.host != "":
 		out.Message += ": " + rm.host + " could not be reached"
 	}
@@ -139,43 +152,97 @@ type remoteRefs struct {
 	refs    []remoteRef
 }
 
-// list runs git ls-remote and returns the refs of the remote.
+// list runs git ls-remote and returns the refs of the remote. A redirect to the
+// same address with .git, as hosts answer to the address in a browser, is followed
+// once; rm has the new address from then on.
 func (rm *remote) list(ctx context.Context) (remoteRefs, error) {
-	out, err := rm.on.git.run(ctx, rm.command("ls-remote", "--symref", "--end-of-options", rm.String()))
+	for followed := false; ; followed = true {
+		list, err := rm.listOnce(ctx)
+		e, ok := errors.AsType[*gitError](err)
+		if !ok || e.reason != gitMoved {
+			return list, rm.explain(err)
+		}
+		var added bool
+		if added, rm.newURL = rm.findRedirect(ctx); !added || followed {
+			return list, rm.explain(err)
+		}
+		rm.path, rm.raw = strings.TrimRight(rm.path, "/")+".git", strings.TrimRight(rm.raw, "/")+".git"
+	}
+}
+
+func (rm *remote) listOnce(ctx context.Context) (remoteRefs, error) {
+	list, err := rm.runList(ctx, rm.command())
+	if err == nil && len(list.refs) == 0 && list.headOID == "" {
+		return rm.confirmEmpty(ctx)
+	}
+	return list, err
+}
+
+// runList runs c as git ls-remote.
+func (rm *remote) runList(ctx context.Context, c gitCommand) (remoteRefs, error) {
+	c.args = []string{"ls-remote", "--symref", "--end-of-options", rm.String()}
+	out, err := rm.on.git.run(ctx, c)
 	if errors.Is(err, errGitOutput) {
 		return remoteRefs{}, gitFailure(gitTooLarge, "git ls-remote: the remote has too many refs")
 	}
 	if err != nil {
-		return remoteRefs{}, rm.explain(err)
+		return remoteRefs{}, err
 	}
-	list := parseRemoteRefs(string(out))
-	if len(list.refs) == 0 && list.headOID == "" {
-		return list, rm.confirmEmpty(ctx)
-	}
-	return list, nil
+	return parseRemoteRefs(string(out)), nil
 }
 
-// confirmEmpty returns an error unless an empty list of refs comes from a git
-// server. git takes a response body without a line feed for the empty list of a
-// "dumb" HTTP server (gitprotocol-http(5)), so any web page looks like an empty
-// repository. Only a git server sends packets, which GIT_TRACE_PACKET shows.
-func (rm *remote) confirmEmpty(ctx context.Context) error {
+// findRedirect asks once more and returns where the host redirects to, and
+// whether that is the same address with .git. Only a trace of git has the header.
+func (rm *remote) findRedirect(ctx context.Context) (added bool, address string) {
+	base, err := url.Parse(strings.TrimRight(rm.String(), "/") + "/info/refs")
+	if err != nil {
+		return false, ""
+	}
+	c := rm.command()
+	c.env = append(c.env, "GIT_TRACE_CURL=1", "GIT_TRACE_CURL_NO_DATA=1")
+	c.redact = newRedactor() // a short password would spoil the trace; only address is kept
+	c.line = func(line string) {
+		_, header, _ := strings.Cut(line, "<= Recv header: ")
+		name, value, _ := strings.Cut(header, ":")
+		if !strings.EqualFold(name, "location") {
+			return
+		}
+		to, err := base.Parse(strings.TrimSpace(value)) // it may be relative (RFC 9110, 10.2.2)
+		if err != nil || to.Scheme != "http" && to.Scheme != "https" {
+			return
+		}
+		to.User, to.RawQuery, to.Fragment = nil, "", ""
+		to = to.JoinPath() // cleans the path
+		to.Path, to.RawPath = strings.TrimSuffix(to.Path, "/info/refs"), strings.TrimSuffix(to.RawPath, "/info/refs")
+		moved, err := parseRemoteURL(to.String())
+		added = err == nil && moved.scheme == rm.scheme && moved.credentialHost() == rm.credentialHost() &&
+			moved.path == strings.TrimRight(rm.path, "/")+".git"
+		address = rm.auth.redact.text(to.String())
+	}
+	_, _ = rm.runList(ctx, c) // it fails like the first time
+	return added, address
+}
+
+// confirmEmpty lists the refs again, after an empty list, and returns an error
+// unless the list comes from a git server. git takes a response body without a line
+// feed for the empty list of a "dumb" HTTP server (gitprotocol-http(5)), so any web
+// page, and any connection that is cut in time, looks like an empty repository.
+// Only a git server sends packets, which GIT_TRACE_PACKET shows.
+func (rm *remote) confirmEmpty(ctx context.Context) (remoteRefs, error) {
 	if rm.scheme != "http" && rm.scheme != "https" {
-		return nil
+		return remoteRefs{}, nil
 	}
 	sawPacket := false
-	c := rm.command("ls-remote", "--end-of-options", rm.String())
+	c := rm.command()
 	c.env = append(c.env, "GIT_TRACE_PACKET=1")
 	c.line = func(line string) {
 		sawPacket = sawPacket || strings.Contains(line, " packet: ") && strings.Contains(line, "< ")
 	}
-	if _, err := rm.on.git.run(ctx, c); err != nil {
-		return rm.explain(err)
+	list, err := rm.runList(ctx, c)
+	if err == nil && !sawPacket {
+		err = gitFailure(gitOther, "git ls-remote: %s did not respond with a git repository", rm.host)
 	}
-	if !sawPacket {
-		return gitFailure(gitOther, "git ls-remote: %s did not respond with a git repository", rm.host)
-	}
-	return nil
+	return list, err
 }
 
 // parseRemoteRefs parses the output of git ls-remote --symref. It ignores lines

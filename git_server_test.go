@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"maps"
 	"net/http"
@@ -37,6 +38,7 @@ type gitServer struct {
 	user     string // guarded by mu: the credentials that requests must carry; "" for none
 	password string
 	hook     gitHook
+	fetched  int
 	seen     []string // "GET /lib.git/info/refs?service=git-upload-pack"
 	headers  []http.Header
 }
@@ -55,7 +57,15 @@ func newGitServer(t testing.TB) *gitServer {
 		Env: append(testGitEnv(), "GIT_PROJECT_ROOT="+s.root, "GIT_HTTP_EXPORT_ALL=1"),
 	}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return // the client has disconnected
+		}
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 		s.mu.Lock()
+		if bytes.Contains(body, []byte("command=fetch")) {
+			s.fetched++
+		}
 		s.seen = append(s.seen, r.Method+" "+r.URL.RequestURI())
 		s.headers = append(s.headers, r.Header.Clone())
 		hook, user, password := s.hook, s.user, s.password
@@ -113,6 +123,14 @@ func (s *gitServer) requests() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.seen)
+}
+
+// fetches counts the requests for objects so far; a request for refs alone is
+// not one (gitprotocol-v2(5)).
+func (s *gitServer) fetches() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fetched
 }
 
 // authorizations lists the Authorization headers so far.

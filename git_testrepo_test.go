@@ -231,3 +231,30 @@ func wantInvalid(t testing.TB, err error, param string) {
 		t.Errorf("got %v, want invalid params for %s", err, param)
 	}
 }
+
+// treeState describes a clone: branch, commit, status and every file.
+func treeState(t *testing.T, dir string) string {
+	t.Helper()
+	repo := &testRepo{t: t, dir: dir}
+	head, err := os.ReadFile(filepath.Join(dir, ".git", "HEAD"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := []string{strings.TrimSpace(string(head)), repo.git("rev-parse", "HEAD"), repo.git("status", "--porcelain", "--ignored"), repo.git("for-each-ref")}
+	err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.Name() == ".git" && d.IsDir() {
+			return filepath.SkipDir
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		state = append(state, path+": "+string(data))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo.git("fsck", "--connectivity-only")
+	return strings.Join(state, "\n")
+}

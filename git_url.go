@@ -35,9 +35,10 @@ type remoteURL struct {
 	login  string // ssh user: part of the address, not a secret
 	scp    bool   // written as user@host:path, with a path relative to the user's home
 
-	username string // credentials of http and https; both secret, because either can be a token
-	password secret
-	userinfo bool // the URL had credentials
+	username      string // credentials of http and https; both secret, because either can be a token
+	password      secret
+	userinfo      bool // the URL had credentials
+	passwordGiven bool // also as an empty one, as in https://TOKEN:@host
 }
 
 // parseRemoteURL parses a URL from the wire: https, http, ssh, user@host:path,
@@ -128,6 +129,7 @@ func (u *remoteURL) setUserinfo(info *url.Userinfo) error {
 	}
 	u.username, u.password = info.Username(), secret(password)
 	u.userinfo = u.username != "" || password != ""
+	u.passwordGiven = u.userinfo && hasPassword
 	return nil
 }
 

@@ -14,6 +14,8 @@ func TestParseRemoteURL(t *testing.T) {
 		{"http://[::1]:3000/x", "http://[::1]:3000/x", "http://[::1]:3000/x", "x"},
 		{"https://h/a%20b/c%2Bd", "https://h/a%20b/c%2Bd", "https://h/a%20b/c%2bd", "c+d"},
 		{"ssh://git@h:2222/x/y.git", "ssh://git@h:2222/x/y.git", "ssh://git@h:2222/x/y", "y"},
+		{"https://h/a/b.git%20x", "https://h/a/b.git%20x", "https://h/a/b.git%20x", "b.git x"},
+		{"https://h/g/lib%2Egit/", "https://h/g/lib%2Egit/", "https://h/g/lib", "lib"},
 		{"ssh://h/~u/y", "ssh://h/~u/y", "ssh://h/~u/y", "y"},
 		{"git@h:g/lib.git", "git@h:g/lib.git", "ssh://git@h/~/g/lib", "lib"},
 		{"git@[::1]:lib", "git@[::1]:lib", "ssh://git@[::1]/~/lib", "lib"},
@@ -76,6 +78,19 @@ func TestDefaultNameOfAnEncodedSlash(t *testing.T) {
 	}
 	if checkRepoName("b%2fc") == nil {
 		t.Error("the name b%2fc was accepted, want an error that asks for a name")
+	}
+}
+
+// An encoded slash is a part of its segment (RFC 3986, 2.2), which is no name then.
+func TestCloneNameOfEncodedSlash(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	for _, last := range []string{"b%2Fc", "b%2fc.git", "b%2F", "%2Fc", "a%2Fb%2Fc/"} {
+		_, err := w.try(cloneParams{URL: w.server.address(last)})
+		wantInvalid(t, err, "name")
+	}
+	if n := len(w.server.requests()); n != 0 {
+		t.Errorf("the server was asked %d times, want never", n)
 	}
 }
 

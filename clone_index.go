@@ -1,0 +1,173 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+)
+
+const (
+	// maxAttributeFiles and maxAttributeFile bound the .gitattributes that are read.
+	maxAttributeFiles = 1000
+	maxAttributeFile  = 1 << 20
+)
+
+// leftOut is something that a commit names and a clone leaves out on purpose.
+type leftOut string
+
+const (
+	leftOutSubmodules leftOut = "submodules" // each is an empty directory
+	leftOutFilters    leftOut = "filters"    // such as that of Git LFS: its files stay pointers
+)
+
+func (leftOut) values() []string { return []string{string(leftOutSubmodules), string(leftOutFilters)} }
+
+// findLeftOut returns what the commit names that is checked out in the directory
+// dir of the store, and the clone leaves out. An index that cannot be read names
+// nothing: this is information beside the result.
+func (r *clonedRepo) findLeftOut(dir string) []leftOut {
+	found := []leftOut{}
+	index, err := r.store.readRegular(dir+"/.git/index", maxIndexFile)
+	if err != nil {
+		return found
+	}
+	facts := scanIndex(index, r.target.sha256 || r.old != nil && r.old.sha256)
+	if len(facts.submodules) > 0 {
+		found = append(found, leftOutSubmodules)
+	}
+	if slices.ContainsFunc(facts.attributes, func(name string) bool {
+		text, err := r.store.readRegular(dir+"/"+name, maxAttributeFile)
+		return err == nil && setsFilter(string(text))
+	}) {
+		found = append(found, leftOutFilters)
+	}
+	return found
+}
+
+// readRegular reads a file of the store. Opening another kind of file could block.
+func (s *repoStore) readRegular(name string, limit int64) ([]byte, error) {
+	info, err := s.root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	f, err := s.root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // only read
+	return readRegular(f, limit)
+}
+
+// indexFacts are the paths of an index that are not those of ordinary files.
+type indexFacts struct {
+	submodules map[string]bool
+	attributes []string // .gitattributes files, the first ones
+}
+
+// scanIndex reads an index of version 2 (gitformat-index(5)). It has no facts of
+// another one.
+func scanIndex(index []byte, sha256 bool) indexFacts {
+	facts := indexFacts{submodules: map[string]bool{}}
+	const (
+		headerSize = 12
+		modeAt     = 24      // in an entry
+		gitlink    = 0o16000 // the mode without permissions, in units of 010
+		idAt       = 40
+		flagsSize  = 2
+	)
+	idSize := 20
+	if sha256 {
+		idSize = 32
+	}
+	if len(index) < headerSize || !bytes.HasPrefix(index, []byte("DIRC\x00\x00\x00\x02")) {
+		return facts
+	}
+	entries := binary.BigEndian.Uint32(index[8:])
+	rest := index[headerSize:]
+	nameAt := idAt + idSize + flagsSize
+	for ; entries > 0 && len(rest) > nameAt; entries-- {
+		end := bytes.IndexByte(rest[nameAt:], 0)
+		if end < 0 {
+			break
+		}
+		switch name := rest[nameAt : nameAt+end]; {
+		case binary.BigEndian.Uint32(rest[modeAt:])>>3 == gitlink:
+			facts.submodules[string(name)] = true
+		case path.Base(string(name)) == ".gitattributes" && len(facts.attributes) < maxAttributeFiles:
+			facts.attributes = append(facts.attributes, string(name))
+		}
+		size := (nameAt + end + 8) / 8 * 8 // at least one NUL
+		rest = rest[min(size, len(rest)):]
+	}
+	return facts
+}
+
+// setsFilter reports whether a .gitattributes file sets a filter for some files
+// (gitattributes(5)).
+func setsFilter(text string) bool {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		if slices.ContainsFunc(strings.Fields(line), func(word string) bool { return strings.HasPrefix(word, "filter=") }) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasOtherDirs reports whether the work tree at the name has a directory that git
+// would not have made, or cannot be read: git status does not show an empty one, nor
+// what is in that of a submodule.
+func (r *clonedRepo) hasOtherDirs(ctx context.Context) bool {
+	index, err := r.store.readRegular(r.name+"/.git/index", maxIndexFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a repository without commits has none
+		return true
+	}
+	top, err := openDirBelow(r.store.root, r.name)
+	if err != nil {
+		return true
+	}
+	defer top.close()
+	walk := dirWalk{ctx: ctx, submodules: scanIndex(index, r.old.sha256).submodules}
+	_, err = walk.holds(top, "", maxTreeDepth)
+	return walk.found || err != nil
+}
+
+// dirWalk looks for directories that git would not have made.
+type dirWalk struct {
+	ctx        context.Context
+	submodules map[string]bool
+	found      bool
+}
+
+// holds reports whether a directory has any entry, apart from the git directory at
+// the top. name is its path.
+func (w *dirWalk) holds(dir *dirHandle, name string, depth int) (any bool, err error) {
+	err = dir.read(func(entry string, typ fs.FileMode) error {
+		if name == "" && entry == ".git" {
+			return nil
+		}
+		any = true
+		if w.found || depth == 0 || !dir.typeOf(entry, typ).IsDir() {
+			return w.ctx.Err()
+		}
+		below, err := dir.openDir(entry)
+		if err != nil {
+			return err
+		}
+		defer below.close()
+		holds, err := w.holds(below, path.Join(name, entry), depth-1)
+		w.found = w.found || holds == w.submodules[path.Join(name, entry)]
+		return err
+	})
+	return any, err
+}

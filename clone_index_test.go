@@ -1,0 +1,101 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func FuzzScanIndex(f *testing.F) {
+	repo := newTestRepo(f, map[string]string{"a": "1", ".gitattributes": "* filter=x\n", "d/.gitattributes": ""})
+	index, err := os.ReadFile(filepath.Join(repo.dir, ".git", "index"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(index, false)
+	f.Add(index, true)
+	f.Add([]byte("DIRC\x00\x00\x00\x02\xff\xff\xff\xff"+strings.Repeat("x", 100)), false)
+	f.Fuzz(func(t *testing.T, index []byte, sha256 bool) {
+		for _, name := range scanIndex(index, sha256).attributes {
+			if filepath.Base(name) != ".gitattributes" || strings.Contains(name, "\x00") {
+				t.Errorf("got the name %q, want one of a .gitattributes file", name)
+			}
+		}
+	})
+}
+
+// previous_commit is where an updated clone was before.
+func TestClonePreviousCommit(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	empty := w.server.repo("empty", nil)
+	w.server.repo("other", map[string]string{"b": "1"})
+	p := cloneParams{URL: w.server.address("lib"), Name: "x"}
+	check := func(p cloneParams, action cloneAction, want string) {
+		t.Helper()
+		r, err := w.try(p)
+		got := "null"
+		if r.PreviousCommit != nil {
+			got = *r.PreviousCommit
+		}
+		if err != nil || r.Action != action || got != want {
+			t.Errorf("got %s, %v with the previous commit %s, want %s with %s", r.Action, err, got, action, want)
+		}
+	}
+	first := remote.head()
+	check(p, actionCloned, "null")
+	check(p, actionUnchanged, first)
+	second := remote.commit("second", map[string]string{"a": "2"})
+	check(p, actionUpdated, first)
+	check(p, actionUnchanged, second)
+	check(cloneParams{URL: p.URL, Name: "x", Ref: first}, actionUpdated, second)
+	check(cloneParams{URL: w.server.address("other"), Name: "x"}, actionRecloned, "null")
+	check(cloneParams{URL: w.server.address("empty")}, actionCloned, "null")
+	check(cloneParams{URL: w.server.address("empty")}, actionUnchanged, "null")
+	empty.commit("first", map[string]string{"a": "1"})
+	check(cloneParams{URL: w.server.address("empty")}, actionUpdated, "null")
+}
+
+// Empty directories and what is in a submodule's directory, which git status does not
+// show, are removed like every other untracked file.
+func TestCloneRemovesEmptyDirectories(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	module := w.server.repo("module", map[string]string{"m": "1"})
+	remote := w.server.repo("lib", map[string]string{"a": "1", "dir/b": "2", ".gitmodules": "[submodule \"m\"]\n\tpath = dir/m\n\turl = " + w.server.address("module") + "\n"})
+	remote.git("update-index", "--add", "--cacheinfo", "160000,"+module.head()+",dir/m")
+	remote.git("commit", "-q", "-m", "submodule")
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	files := func(dir string) string {
+		t.Helper()
+		names, err := filepath.Glob(dir + "/*")
+		below, err2 := filepath.Glob(dir + "/dir/*")
+		inModule, err3 := filepath.Glob(dir + "/dir/m/*")
+		if err := errors.Join(err, err2, err3); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(slices.Concat(names, below, inModule), "\n")
+	}
+	want := files(r.Path)
+	for _, path := range []string{"empty", "dir/empty/below", "dir/m/file", "dir/m/empty", ".gitx"} {
+		for _, update := range []bool{false, true} {
+			if err := os.MkdirAll(filepath.Join(r.Path, path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			action := actionUnchanged
+			if update {
+				remote.git("commit", "-q", "--allow-empty", "-m", "more")
+				action = actionUpdated
+			}
+			w.must(p, action, remote.head())
+			if got := files(r.Path); got != want {
+				t.Errorf("%s, %s: the tree is\n%s\nwant\n%s", path, action, got, want)
+			}
+		}
+	}
+}
