@@ -113,15 +113,32 @@ func (rm *remote) explain(err error) error {
 	case e.reason == gitAuth && rm.scheme == "ssh":
 		out.Message += ": the host accepts no key of the daemon's user, from ~/.ssh or from the agent at SSH_AUTH_SOCK"
 	case e.reason == gitAuth:
-		out.Message += fmt.Sprintf(": call config/setAuth with a valid token for %s://%s", rm.scheme, rm.credentialHost())
+		out.Message += ": " + rm.authAdvice()
 	case e.reason == gitForbidden:
 		out.Message += ": the token for " + rm.credentialHost() + " may not read this repository: set another one with config/setAuth"
 	case e.reason == gitMoved:
 		out.Message += ": the repository has moved: use its new URL"
+	case e.reason == gitNetwork && strings.Contains(e.stderr, "certificate"):
+		out.Message += fmt.Sprintf(": the certificate of %s is not accepted: check the clock of this machine, which shows %s, and its certificate authorities (--ca-file)", rm.host, time.Now().UTC().Format(time.RFC3339))
+	case strings.Contains(e.stderr, "not valid: is this a git repository?"):
+		out.Message += ": " + rm.host + " returned something else, such as a login page: check the URL and HTTPS_PROXY"
 	case e.reason == gitNetwork && e.exit != -1 && rm.host != "":
 		out.Message += ": " + rm.host + " could not be reached"
 	}
 	return out
+}
+
+// authAdvice returns what to do so that the host accepts the daemon, in the words
+// of config/setAuth.
+func (rm *remote) authAdvice() string {
+	host := rm.credentialHost()
+	switch {
+	case rm.scheme == "https":
+		return fmt.Sprintf("call config/setAuth with the host %q and a valid token", host)
+	case isPrivateHost(rm.host):
+		return fmt.Sprintf("call config/setAuth with the host %q, the protocol \"http\" and a valid token", host)
+	}
+	return "use an https URL: no token is sent to " + host + " over http, which is not encrypted"
 }
 
 // remoteRef is one line of git ls-remote.
