@@ -66,6 +66,8 @@ func (p *program) scheduler() error {
 		return nil
 	case cfg.healthcheck:
 		return p.healthcheck(cfg)
+	case cfg.check:
+		return p.checkScheduler(cfg)
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, stopSignals()...)
