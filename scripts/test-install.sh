@@ -176,7 +176,7 @@ for shell in "$dash" "$bash" "$bash --posix" "$busybox sh"; do
 	for signal in INT:130 TERM:143 HUP:129; do
 		rm -rf "$tmp/bin"
 		# shellcheck disable=SC2086
-		env -i --default-signal=INT PATH="$curl_path" "$(base only-hang-scheduler)" C4A_BIN_DIR="$tmp/bin" $shell <install.sh >"$tmp/out" 2>"$tmp/err" &
+		env -i --default-signal=HUP,INT,TERM PATH="$curl_path" "$(base only-hang-scheduler)" C4A_BIN_DIR="$tmp/bin" $shell <install.sh >"$tmp/out" 2>"$tmp/err" &
 		process=$!
 		wait_for 'half of a program' eval 'test -s "$tmp"/bin/.c4a-install.*/c4a-daemon-scheduler'
 		kill -"${signal%:*}" "$process"
