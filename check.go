@@ -47,10 +47,13 @@ func (c *checklist) outcome() error {
 // minGitMajor and minGitMinor are the oldest git that is supported (docs/install.md).
 const minGitMajor, minGitMinor = 2, 31
 
-// checkGit returns an error that says what to do if there is no git of this
-// version, or one that is too old.
+// checkGit returns an error that says what to do if there is no git, or one that
+// is too old. The version is "" if git could not be run.
 func checkGit(version string) error {
 	if version == "" {
+		if path, err := exec.LookPath("git"); err == nil {
+			return fmt.Errorf("%s did not print its version: run it with the argument version to see why, and set TMPDIR if there is no /tmp", path)
+		}
 		return errors.New("git was not found in the PATH: install git 2.31 or newer")
 	}
 	major, rest, _ := strings.Cut(version, ".")

@@ -8,6 +8,7 @@ import (
 )
 
 func TestCheckGit(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
 	for version, want := range map[string]string{
 		"":                       "git was not found",
 		"2.30.9":                 "git 2.30.9 is too old: install git 2.31 or newer",

@@ -45,6 +45,7 @@ finds 0 ''
 without /usr/bin/git 1 'FAIL git: .*install git 2.31 or newer'
 without /usr/bin/ssh 0 'note .*install an ssh client'
 without /etc/ssl/certs 0 'note .*install ca-certificates'
+server=127.0.0.1:$port without /tmp 1 'FAIL .*set TMPDIR'
 printf '#!/bin/sh\necho git version 2.30.2\n' >"$root/usr/local/bin/git"
 chmod +x "$root/usr/local/bin/git"
 finds 1 'FAIL git: git 2.30.2 is too old: install git 2.31 or newer'
