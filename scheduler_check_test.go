@@ -3,7 +3,10 @@
 package main
 
 import (
+	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,6 +53,19 @@ func TestCheckScheduler(t *testing.T) {
 		if code != 1 || !strings.Contains(p.stdout.String(), want) {
 			t.Errorf("exit %d: %s%s, want 1 and %q", code, p.stdout, p.stderr, want)
 		}
+	}
+
+	// Another program that answers GET /health with 200 is not a scheduler.
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }))
+	defer page.Close()
+	_, port, _ = strings.Cut(strings.TrimPrefix(page.URL, "http://"), ":")
+	p = start(t, schedulerName, nil, "--check", "--port", port, "--workspace", dir)
+	if code := p.exit(); code != 1 || !strings.Contains(p.stdout.String(), "choose another --port") {
+		t.Errorf("exit %d: %s%s, want 1 and to choose another port", code, p.stdout, p.stderr)
+	}
+	p = start(t, schedulerName, nil, "--healthcheck", "--port", port)
+	if code := p.exit(); code != 1 || !strings.Contains(p.stderr.String(), "another program answers") {
+		t.Errorf("exit %d: %s, want 1 and that another program answers", code, p.stderr)
 	}
 
 	// A scheduler that runs there already is no failure.

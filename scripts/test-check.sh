@@ -58,6 +58,9 @@ status=0
 in_root "$root" "${as[@]}" c4a-daemon-scheduler --port 0 --workspace /var/lib/c4a --check >"$tmp/out" 2>&1 || status=$?
 [[ $status == 1 ]] && grep 'FAIL workspace: .*uid 0 .*uid 54321.*chown -R 54321 /var/lib/c4a' "$tmp/out" || die "a volume of another uid: exit status $status: $(cat "$tmp/out")"
 as=()
+status=0
+in_root "$root" c4a-daemon-scheduler --port "$port" --workspace /var/lib/c4a --check >"$tmp/out" 2>&1 || status=$?
+[[ $status == 0 ]] && grep 'ok   address: .*a scheduler is running there' "$tmp/out" || die "a port with a scheduler: exit status $status: $(cat "$tmp/out")"
 
 # Something else answers, and a certificate that is not valid at this time.
 openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout "$tmp/key.pem" -out "$tmp/request" 2>/dev/null
@@ -91,6 +94,9 @@ END
 at_end_kill $!
 wait_for 'the other servers' test -s "$tmp/ports"
 read -r plain tls <"$tmp/ports"
+status=0
+in_root "$root" c4a-daemon-scheduler --port "$plain" --workspace /var/lib/c4a --check >"$tmp/out" 2>&1 || status=$?
+[[ $status == 1 ]] && grep 'FAIL address: .*choose another --port' "$tmp/out" || die "a port with another program: exit status $status: $(cat "$tmp/out")"
 server=127.0.0.1:$plain finds 1 'FAIL server: .*a web page was returned .*check --server, its path, and HTTPS_PROXY'
 server=wss://127.0.0.1:$tls finds 1 'FAIL server: .*the clock of this machine shows .*set the clock'
 server=wss://127.0.0.1:$plain finds 1 'FAIL server: .*does not speak TLS'
