@@ -53,8 +53,9 @@ func TestCredentialsStored(t *testing.T) {
 	p := cloneParams{URL: w.server.address("lib")}
 	_, err := w.try(p)
 	wantGitFailure(t, err, gitAuth)
-	if !strings.Contains(err.Error(), "config/setAuth") {
-		t.Errorf("the error does not say what to do: %v, want config/setAuth in it", err)
+	advice := fmt.Sprintf("call config/setAuth with the host %q, the protocol \"http\" and a valid token", w.server.host())
+	if !strings.Contains(err.Error(), advice) { // setToken below follows it
+		t.Errorf("the error does not say what to do: %v, want %s", err, advice)
 	}
 	w.setToken(strings.ToUpper(w.server.host()), oddToken)
 	w.must(p, actionCloned, remote.head())
@@ -359,7 +360,7 @@ func TestCredentialsUserAndToken(t *testing.T) {
 				mu.Lock()
 				defer mu.Unlock()
 				if header, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Basic "); ok {
-					raw, _ := base64.StdEncoding.DecodeString(header) // what is no base64 is not what is wanted
+					raw, _ := base64.StdEncoding.DecodeString(header) // a header that cannot be decoded counts as a wrong one
 					sent = string(raw)
 				}
 				if sent == test.want {

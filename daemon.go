@@ -331,35 +331,22 @@ func (d *daemon) workDir() *string {
 
 // check tests paths, git and the server, and prints a line for each.
 func (d *daemon) check(p *program) error {
-	failed := false
-	report := func(what string, err error, detail string) {
-		if err != nil {
-			failed = true
-			fmt.Fprintf(p.stdout, "FAIL %s: %v\n", what, err)
-			return
-		}
-		fmt.Fprintf(p.stdout, "ok   %s: %s\n", what, detail)
-	}
+	list := &checklist{w: p.stdout}
+	report := list.report
 	for _, path := range d.access.allowed() {
 		_, err := os.ReadDir(path)
 		report("path", err, path)
 	}
 	report("git", checkGit(d.git.version()), d.git.version())
 	// A daemon can do without these, so they are no failure.
-	for _, missing := range []error{checkSSH(), checkAuthorities()} {
-		if missing != nil {
-			fmt.Fprintf(p.stdout, "note %v\n", missing)
-		}
-	}
+	list.note(checkSSH())
+	list.note(checkAuthorities())
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
 		maxMessage: d.cfg.maxMessage, times: p.times, handshake: d.handshake(), log: d.cfg.log,
 	}
 	report("server", c.try(), d.cfg.server.String())
-	if failed {
-		return errPrinted
-	}
-	return nil
+	return list.outcome()
 }
 
 // memoryIdle is how long a daemon is idle before it returns memory to the

@@ -118,7 +118,7 @@ func (rm *remote) explain(err error) error {
 	case e.reason == gitAuth && rm.scheme == "ssh":
 		out.Message += ": the host accepts no key of the daemon's user, from ~/.ssh or from the agent at SSH_AUTH_SOCK"
 	case e.reason == gitAuth:
-		out.Message += fmt.Sprintf(": call config/setAuth with a valid token for %s://%s", rm.scheme, rm.credentialHost())
+		out.Message += ": " + rm.authAdvice()
 	case e.reason == gitForbidden && httpStatus(e.stderr) == http.StatusUnavailableForLegalReasons:
 		out.Message += ": the host refuses access for legal reasons"
 	case e.reason == gitForbidden:
@@ -131,10 +131,27 @@ func (rm *remote) explain(err error) error {
 		out.Message += ": " + rm.host + " refuses requests at the moment: try again later"
 	case e.reason == gitOther && strings.Contains(e.stderr, noSSHUser):
 		out.Message += ": ssh works only for a user that /etc/passwd contains: add the daemon's user to it, or use an https URL"
+	case e.reason == gitNetwork && strings.Contains(e.stderr, "certificate"):
+		out.Message += fmt.Sprintf(": the certificate of %s is not accepted: check the clock of this machine, which shows %s, and its certificate authorities (--ca-file)", rm.host, time.Now().UTC().Format(time.RFC3339))
+	case strings.Contains(e.stderr, "not valid: is this a git repository?"):
+		out.Message += ": " + rm.host + " returned something else, such as a login page: check the URL and HTTPS_PROXY"
 	case e.reason == gitNetwork && e.exit != -1 && rm.host != "":
 		out.Message += ": " + rm.host + " could not be reached"
 	}
 	return out
+}
+
+// authAdvice returns what to do so that the host accepts the daemon, in the words
+// of config/setAuth.
+func (rm *remote) authAdvice() string {
+	host := rm.credentialHost()
+	switch {
+	case rm.scheme == "https":
+		return fmt.Sprintf("call config/setAuth with the host %q and a valid token", host)
+	case isPrivateHost(rm.host):
+		return fmt.Sprintf("call config/setAuth with the host %q, the protocol \"http\" and a valid token", host)
+	}
+	return "use an https URL: no token is sent to " + host + " over http, which is not encrypted"
 }
 
 // remoteRef is one line of git ls-remote.

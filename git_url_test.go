@@ -81,7 +81,7 @@ func TestDefaultNameOfAnEncodedSlash(t *testing.T) {
 	}
 }
 
-// An encoded slash is a part of its segment (RFC 3986, 2.2), which is no name then.
+// An encoded slash is a part of its segment (RFC 3986, 2.2), which is then not a valid name.
 func TestCloneNameOfEncodedSlash(t *testing.T) {
 	t.Parallel()
 	w := newCloneWorld(t)

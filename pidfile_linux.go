@@ -79,6 +79,9 @@ func endOrphan(r pidRecord) (orphanFate, error) {
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		return orphanGone, nil // the last two: the id of a thread
 	}
+	if errors.Is(err, unix.ENOSYS) {
+		return awaitOrphan(r)
+	}
 	if err != nil {
 		return "", fmt.Errorf("opening a handle of it: %w", err)
 	}
@@ -116,8 +119,26 @@ func endOrphan(r pidRecord) (orphanFate, error) {
 	return orphanEnded, nil
 }
 
+// awaitOrphan is endOrphan for kernels without pidfd_open(2), before Linux 5.3. It
+// sends no signal, because a pid alone can come to belong to another process. A
+// daemon ends by itself when its scheduler has ended, so waiting is enough.
+func awaitOrphan(r pidRecord) (orphanFate, error) {
+	for deadline := time.Now().Add(orphanGrace); ; time.Sleep(proofPause) {
+		stat, err := proveOrphan(r, -1)
+		if err != nil {
+			return "", fmt.Errorf("proving which process it is: %w", err)
+		}
+		if stat == nil || stat.dead() {
+			return orphanGone, nil
+		}
+		if time.Now().After(deadline) {
+			return "", fmt.Errorf("this kernel has no pidfd_open (Linux 5.3), without which it cannot be ended safely: run kill %d and start again", r.pid)
+		}
+	}
+}
+
 // proveOrphan compares the process that has the record's pid now, and that pidfd
-// refers to, with the record. It returns nil when that is another process.
+// refers to unless it is -1, with the record. It returns nil when that is another process.
 func proveOrphan(r pidRecord, pidfd int) (*procStat, error) {
 	if number := processNumber(pidfd); r.number != "" && number != "" && r.number != number {
 		return nil, nil

@@ -7,11 +7,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestOrphanHelper is no test: it ends the recorded orphan of its workspace
@@ -73,6 +77,67 @@ func TestOrphanWithoutADescriptorToProveIt(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		if !strings.Contains(string(out), test.want) || alive(t, orphan.pid()) != test.lives {
 			t.Errorf("freed %q: got %s, %v, the orphan lives %v, want %q, %v", test.freed, out, err, alive(t, orphan.pid()), test.want, test.lives)
+		}
+	}
+}
+
+// TestOrphanOldKernelHelper is no test: it ends the recorded orphan as on a
+// kernel without pidfd_open.
+func TestOrphanOldKernelHelper(t *testing.T) {
+	text := os.Getenv("POOL_TEST_OLD_KERNEL")
+	if text == "" {
+		t.Skip("only as a child of another test")
+	}
+	record, err := parsePIDRecord(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread()       // the filter is for this thread
+	filter := []unix.SockFilter{ // see seccomp(2)
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // the number of the system call
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_PIDFD_OPEN, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	fate, err := endOrphan(record)
+	fmt.Printf("fate=%q error=%v\n", fate, err)
+}
+
+// On a kernel without pidfds a scheduler starts after a crash, and signals no
+// process by a pid alone.
+func TestOrphanOnAnOldKernel(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	orphan := startOrphan(t, t.TempDir(), "x", "echo; exec sleep 1000")
+	id, err := identify(orphan.pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		lives bool
+		want  string
+	}{
+		{true, fmt.Sprintf("run kill %d and start again", orphan.pid())},
+		{false, `fate="gone" error=<nil>`},
+	} {
+		if !test.lives {
+			orphan.kill()
+			<-orphan.done
+		}
+		cmd := exec.Command(self, "-test.run=^TestOrphanOldKernelHelper$")
+		cmd.Env = append(os.Environ(), "POOL_TEST_OLD_KERNEL="+pidRecord{orphan.pid(), id}.text())
+		out, err := cmd.CombinedOutput()
+		if !strings.Contains(string(out), test.want) || alive(t, orphan.pid()) != test.lives {
+			t.Errorf("got %s, %v, the orphan lives %v, want %q, %v", out, err, alive(t, orphan.pid()), test.want, test.lives)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -306,4 +307,22 @@ func childEnv(env, denied []string) []string {
 		}
 	}
 	return append(kept, controlVariable+"="+controlStdio, formatDenied(denied))
+}
+
+// daemonVersion runs a program as the daemon with --version, and returns the line
+// that it prints.
+func daemonVersion(ctx context.Context, bin string, environ []string) (string, error) {
+	cmd := exec.CommandContext(ctx, bin, "--version")
+	cmd.Args[0] = daemonName
+	cmd.Env = childEnv(environ, nil)
+	cmd.WaitDelay = pipeDelay
+	out, err := cmd.Output()
+	line, _, _ := strings.Cut(string(out), "\n")
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("running %s --version: %w", bin, err)
+	case !strings.HasPrefix(line, daemonName+" "):
+		return "", fmt.Errorf("running %s --version: it is not c4a-daemon, it printed %q: check --daemon-bin", bin, cleanText(line[:min(len(line), 100)]))
+	}
+	return line, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -66,6 +67,8 @@ func (p *program) scheduler() error {
 		return nil
 	case cfg.healthcheck:
 		return p.healthcheck(cfg)
+	case cfg.check:
+		return p.checkScheduler(cfg)
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, stopSignals()...)
@@ -115,6 +118,9 @@ func (p *program) healthcheck(cfg *schedulerConfig) error {
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("the scheduler is not healthy: GET /health returned %s", response.Status)
+	}
+	if kind := response.Header.Get("Content-Type"); !strings.HasPrefix(kind, "application/json") {
+		return fmt.Errorf("querying the scheduler: another program answers, with %s: check --host and --port", cmp.Or(cleanText(kind), "no Content-Type"))
 	}
 	return nil
 }

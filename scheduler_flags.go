@@ -62,6 +62,7 @@ type schedulerConfig struct {
 	minFreeDisk      float64 // percent
 	logs             logFlags
 	log              *slog.Logger
+	check            bool
 	healthcheck      bool
 	version          bool
 }
@@ -138,6 +139,7 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 func (p *program) schedulerConfig() (*schedulerConfig, error) {
 	f := p.newFlagSet(schedulerName, schedulerIntro)
 	build := p.schedulerFlags(f)
+	check := f.Bool("check", false, "check the address, workspace, git, daemon program and --server, print the results, and exit 0 or 1")
 	healthcheck := f.Bool("healthcheck", false, "query /health of a running scheduler and exit 0 or 1")
 	version := f.Bool("version", false, "print the version and exit")
 	if err := f.parse(p.args[1:]); err != nil {
@@ -153,7 +155,7 @@ func (p *program) schedulerConfig() (*schedulerConfig, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.healthcheck = *healthcheck
+	c.check, c.healthcheck = *check, *healthcheck
 	if !c.healthcheck && !c.isLocal() && c.apiToken == "" {
 		return nil, usage("--host %s is reachable from other machines: set a token with --api-token-file or C4A_API_TOKEN", c.host)
 	}

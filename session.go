@@ -223,16 +223,10 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 	case http.StatusForbidden:
 		return nil, fmt.Errorf("%w (%s)", errRefused, detail)
 	}
-	return nil, fmt.Errorf("dialling %s: no WebSocket, the server returned %s", c.server.Host, detail)
-}
-
-// dialCause returns the cause of a failed dial without the prefixes of the
-// library and of net/http ("Get …"): the caller says what was dialled.
-func dialCause(err error) error {
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		return e.Err
+	if isForeignPage(response) {
+		return nil, fmt.Errorf("dialling %s: %s", c.server.Host, foreignPage(response))
 	}
-	return libraryCause(err)
+	return nil, fmt.Errorf("dialling %s: no WebSocket, the server returned %s", c.server.Host, detail)
 }
 
 // sendHandshake sends daemon/handshake and waits until the server accepts it.

@@ -3,6 +3,8 @@
 # adds them to its SHA256SUMS. Run it after scripts/release.sh, on its OUTDIR.
 #
 #   scripts/packages.sh OUTDIR
+#
+# Exit status 3: nfpm cannot be installed.
 set -euo pipefail
 out=${1:?usage: scripts/packages.sh OUTDIR}
 out=$(cd -- "$out" && pwd)
@@ -11,7 +13,10 @@ readonly nfpm_version=v2.45.2
 
 nfpm=${XDG_CACHE_HOME:-$HOME/.cache}/c4a-ci/$nfpm_version/nfpm
 if [[ ! -x $nfpm ]]; then
-	GOBIN=$(dirname -- "$nfpm") GOFLAGS='' go install "github.com/goreleaser/nfpm/v2/cmd/nfpm@$nfpm_version"
+	GOBIN=$(dirname -- "$nfpm") GOFLAGS='' go install "github.com/goreleaser/nfpm/v2/cmd/nfpm@$nfpm_version" || {
+		printf 'packages.sh: nfpm %s cannot be installed with go install\n' "$nfpm_version" >&2
+		exit 3
+	}
 fi
 
 tmp=$(mktemp -d)

@@ -15,7 +15,7 @@ if curl -s -o /dev/null -m 2 http://127.0.0.1:5110/; then skip 'port 5110, which
 git clone --quiet --no-tags . "$tmp/source"
 git -C "$tmp/source" tag v0.1.7
 C4A_TARGETS=linux/$(go env GOARCH) "$tmp/source/scripts/release.sh" "$tmp/release" >/dev/null
-"$tmp/source/scripts/packages.sh" "$tmp/release"
+make_packages "$tmp/source/scripts/packages.sh" "$tmp/release"
 port=$(free_port)
 python3 -m http.server --bind 127.0.0.1 --directory "$tmp/release" "$port" >/dev/null 2>&1 &
 at_end_kill $!

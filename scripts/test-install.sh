@@ -7,10 +7,9 @@
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 . scripts/testlib.sh
-need python3:python3 dash:dash busybox:busybox curl:curl wget:wget shellcheck:shellcheck setpriv:util-linux
+need python3:python3 dash:dash busybox:busybox curl:curl wget:wget setpriv:util-linux
 
-shellcheck --shell=sh install.sh
-shellcheck -x scripts/*.sh
+(need shellcheck:shellcheck && shellcheck --shell=sh install.sh && shellcheck -x scripts/*.sh)
 
 chmod 755 "$tmp" # another user has to reach it
 # A release tree of two small programs. The long one is there to be cut.
@@ -176,7 +175,7 @@ for shell in "$dash" "$bash" "$bash --posix" "$busybox sh"; do
 	for signal in INT:130 TERM:143 HUP:129; do
 		rm -rf "$tmp/bin"
 		# shellcheck disable=SC2086
-		env -i --default-signal=INT PATH="$curl_path" "$(base only-hang-scheduler)" C4A_BIN_DIR="$tmp/bin" $shell <install.sh >"$tmp/out" 2>"$tmp/err" &
+		env -i --default-signal=HUP,INT,TERM PATH="$curl_path" "$(base only-hang-scheduler)" C4A_BIN_DIR="$tmp/bin" $shell <install.sh >"$tmp/out" 2>"$tmp/err" &
 		process=$!
 		wait_for 'half of a program' eval 'test -s "$tmp"/bin/.c4a-install.*/c4a-daemon-scheduler'
 		kill -"${signal%:*}" "$process"

@@ -14,10 +14,10 @@ git clone --quiet --no-tags . "$tmp/source"
 git -C "$tmp/source" tag v0.9.1-rc.1
 arch=$(go env GOARCH)
 C4A_TARGETS=linux/$arch "$tmp/source/scripts/release.sh" "$tmp/out" >/dev/null
-"$tmp/source/scripts/packages.sh" "$tmp/out" || die 'packages.sh failed'
+make_packages "$tmp/source/scripts/packages.sh" "$tmp/out"
 tree=$tmp/out/0.9.1-rc.1
 cp "$tree/SHA256SUMS" "$tmp/first"
-"$tmp/source/scripts/packages.sh" "$tmp/out"
+make_packages "$tmp/source/scripts/packages.sh" "$tmp/out"
 # An rpm holds the time and the host of its build.
 diff <(grep -v '\.rpm$' "$tmp/first") <(grep -v '\.rpm$' "$tree/SHA256SUMS") || die 'two runs make different packages'
 (cd "$tree" && sha256sum --quiet -c SHA256SUMS)

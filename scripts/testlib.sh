@@ -33,7 +33,7 @@ need() {
 	done
 	if ((${#missing[@]} == 0)); then return; fi
 	if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
-		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; } >"$tmp/apt.log" 2>&1 || tail -n 3 "$tmp/apt.log"
+		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; } >"$tmp/apt.log" 2>&1 || true
 	fi
 	for pair; do
 		command -v "${pair%%:*}" >/dev/null 2>&1 || skip "${pair%%:*} is missing and cannot be installed (package ${pair#*:})"
@@ -56,8 +56,21 @@ end_process() {
 	wait "$1" || true
 }
 
-# free_port prints a TCP port of loopback that nothing listens on.
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+# free_port prints a TCP port of loopback that nothing listens on. It is below
+# those that the system gives to connections, so it is still free a moment later.
+free_port() {
+	python3 -c '
+import random, socket
+while True:
+    port = random.randrange(20000, 30000)
+    try:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+    except OSError:
+        continue
+    print(port)
+    break'
+}
 
 # wait_for WHAT COMMAND… waits until the command succeeds.
 wait_for() {
@@ -68,6 +81,15 @@ wait_for() {
 		sleep 0.1
 	done
 	die "$what: nothing within 60 s"
+}
+
+# make_packages PROGRAM OUTDIR runs a packages.sh, or skips the test where its tool
+# cannot be installed.
+make_packages() {
+	local status=0
+	"$1" "$2" >"$tmp/packages.log" 2>&1 || status=$?
+	if ((status == 3)); then skip "$(tail -n 1 "$tmp/packages.log")"; fi
+	((status == 0)) || die "packages.sh failed: $(cat "$tmp/packages.log")"
 }
 
 # debian_root DIR makes DIR a minimal Debian 12 with git, certificates and

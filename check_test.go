@@ -1,11 +1,14 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
 
 func TestCheckGit(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
 	for version, want := range map[string]string{
 		"":                       "git was not found",
 		"2.30.9":                 "git 2.30.9 is too old: install git 2.31 or newer",
@@ -30,5 +33,30 @@ func TestCheckTools(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	if err := checkSSH(); err == nil || !strings.Contains(err.Error(), "install an ssh client") {
 		t.Errorf("checkSSH() = %v, want what to install", err)
+	}
+}
+
+func TestCheckWritable(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		dir:                           "",
+		filepath.Join(dir, "a", "b"):  "",
+		file:                          "not a directory",
+		filepath.Join(file, "a", "b"): "not a directory",
+	} {
+		got := ""
+		if err := checkWritable(path); err != nil {
+			got = err.Error()
+		}
+		if (want == "") != (got == "") || !strings.Contains(got, want) {
+			t.Errorf("checkWritable(%q) = %q, want %q", path, got, want)
+		}
+	}
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+		t.Errorf("checkWritable left %v, %v, want nothing", names, err)
 	}
 }

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// checkScheduler tests what a scheduler with this configuration needs, and prints a line
+// for each: its address, workspace, git, the program that it runs as the daemon
+// and, with --server, that server. It changes nothing.
+func (p *program) checkScheduler(cfg *schedulerConfig) error {
+	list := &checklist{w: p.stdout}
+	detail, err := p.checkListen(cfg)
+	list.report("address", err, detail)
+	workspace, err := filepath.Abs(cfg.workspace)
+	if err == nil {
+		err = checkWritable(workspace)
+	}
+	list.report("workspace", err, workspace)
+	list.note(checkFreeDisk(cfg))
+	git := newGitRunner(p.getenv, "")
+	list.report("git", checkGit(git.version()), git.version())
+	list.note(checkSSH())
+	list.note(checkAuthorities())
+	version, err := checkDaemonBin(cfg, p.environ())
+	list.report("daemon program", err, version)
+	if cfg.server != nil {
+		client, err := newLinkClient("")
+		if err != nil {
+			return err
+		}
+		c := &connector{
+			server: cfg.server, client: client, token: cfg.serverToken, maxMessage: defaultMaxMessage, times: p.times,
+			handshake: handshakeParams{Version: programVersion()}, log: cfg.log,
+		}
+		list.report("server", c.try(), cfg.server.String())
+	}
+	return list.outcome()
+}
+
+// checkListen returns where a scheduler would listen, or listens already.
+func (p *program) checkListen(cfg *schedulerConfig) (string, error) {
+	if path, ok := strings.CutPrefix(cfg.host, unixPrefix); ok {
+		if p.healthcheck(cfg) == nil {
+			return cfg.host + " (a scheduler is running there)", nil
+		}
+		return cfg.host, checkWritable(filepath.Dir(path))
+	}
+	address := net.JoinHostPort(cfg.host, strconv.Itoa(cfg.port))
+	l, err := net.Listen("tcp", address)
+	if err == nil {
+		return address, l.Close()
+	}
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return "", err
+	}
+	if p.healthcheck(cfg) == nil {
+		return address + " (a scheduler is running there)", nil
+	}
+	return "", fmt.Errorf("%w: another program listens there: stop it or choose another --port", err)
+}
+
+// checkFreeDisk returns an error if so little of the workspace's disk is free
+// that no clone would start.
+func checkFreeDisk(cfg *schedulerConfig) error {
+	dir := cfg.workspace
+	disk, err := statDisk(dir)
+	for errors.Is(err, os.ErrNotExist) && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+		disk, err = statDisk(dir)
+	}
+	if err != nil {
+		return err
+	}
+	if free := disk.freePercent(); free < cfg.minFreeDisk {
+		return fmt.Errorf("%.1f %% of the disk of %s is free, less than --min-free-disk %v: no clone would start", free, dir, cfg.minFreeDisk)
+	}
+	return nil
+}
+
+// checkDaemonBin returns what the program that runs as the daemon prints for
+// --version.
+func checkDaemonBin(cfg *schedulerConfig, environ []string) (string, error) {
+	bin := cfg.daemonBin
+	if bin == "" {
+		self, err := openExecutable(slog.New(slog.NewTextHandler(io.Discard, nil)))
+		if err != nil {
+			return "", err
+		}
+		defer self.close()
+		if bin, err = self.program(); err != nil {
+			return "", err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cfg.spawnTimeout)
+	defer cancel()
+	return daemonVersion(ctx, bin, environ)
+}

@@ -1,0 +1,78 @@
+//go:build linux || darwin
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The scheduler's --check names what is wrong, and changes nothing.
+func TestCheckScheduler(t *testing.T) {
+	dir := realTempDir(t)
+	workspace := filepath.Join(dir, "new", "workspace")
+	p := start(t, schedulerName, nil, "--check", "--port", "0", "--workspace", workspace)
+	if code := p.exit(); code != 0 || strings.Count(p.stdout.String(), "ok ") != 4 {
+		t.Errorf("exit %d: %s%s, want 0 and four results", code, p.stdout, p.stderr)
+	}
+	if _, err := os.Stat(filepath.Dir(workspace)); err == nil {
+		t.Error("--check created the workspace, want that it changes nothing")
+	}
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	go func() { // ends with the listener
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.Close()
+		}
+	}()
+	defer l.Close()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("#!/bin/sh\necho something else\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p = start(t, schedulerName, []string{"PATH=" + dir}, "--check", "--port", port, "--workspace", file, "--daemon-bin", file, "--server", "ws://127.0.0.1:"+port)
+	code := p.exit()
+	for _, want := range []string{
+		"FAIL address: ", "choose another --port", "FAIL workspace: ", "not a directory", "FAIL git: git was not found", "note ssh was not found",
+		"FAIL daemon program: ", "check --daemon-bin", "FAIL server: ",
+	} {
+		if code != 1 || !strings.Contains(p.stdout.String(), want) {
+			t.Errorf("exit %d: %s%s, want 1 and %q", code, p.stdout, p.stderr, want)
+		}
+	}
+
+	// Another program that answers GET /health with 200 is not a scheduler.
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }))
+	defer page.Close()
+	_, port, _ = strings.Cut(strings.TrimPrefix(page.URL, "http://"), ":")
+	p = start(t, schedulerName, nil, "--check", "--port", port, "--workspace", dir)
+	if code := p.exit(); code != 1 || !strings.Contains(p.stdout.String(), "choose another --port") {
+		t.Errorf("exit %d: %s%s, want 1 and to choose another port", code, p.stdout, p.stderr)
+	}
+	p = start(t, schedulerName, nil, "--healthcheck", "--port", port)
+	if code := p.exit(); code != 1 || !strings.Contains(p.stderr.String(), "another program answers") {
+		t.Errorf("exit %d: %s, want 1 and that another program answers", code, p.stderr)
+	}
+
+	// A scheduler that runs there already is no failure.
+	running, url := startSchedulerProcess(t, nil)
+	_, port, _ = strings.Cut(strings.TrimPrefix(url, "http://"), ":")
+	p = start(t, schedulerName, nil, "--check", "--port", port, "--workspace", dir, "--min-free-disk", "0")
+	if code := p.exit(); code != 0 || !strings.Contains(p.stdout.String(), "(a scheduler is running there)") {
+		t.Errorf("exit %d: %s%s, want 0 and that a scheduler is running; it said %s", code, p.stdout, p.stderr, running.stderr)
+	}
+}

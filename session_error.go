@@ -1,0 +1,55 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// dialCause returns the cause of a failed dial without the prefixes of the
+// library and of net/http ("Get …"): the caller says what was dialled. Where the
+// cause is known to have a remedy, the error names it.
+func dialCause(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err
+	}
+	invalid, ok := errors.AsType[x509.CertificateInvalidError](err)
+	if ok && invalid.Reason == x509.Expired {
+		return clockError(invalid.Cert, time.Now())
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
+		return errors.New("the server does not speak TLS on this port: check the port, or use ws:// if it has no TLS")
+	}
+	return libraryCause(err)
+}
+
+// clockError returns the error for a certificate that is not valid at now, the
+// time of this machine. Machines without a battery for their clock start in the
+// past, so the clock is the first suspect.
+func clockError(cert *x509.Certificate, now time.Time) error {
+	const layout = time.RFC3339
+	from, until := cert.NotBefore.UTC().Format(layout), cert.NotAfter.UTC().Format(layout)
+	return fmt.Errorf("the server's certificate is valid from %s to %s, but the clock of this machine shows %s: set the clock if it is wrong, otherwise the server needs a new certificate",
+		from, until, now.UTC().Format(layout))
+}
+
+// isForeignPage reports whether a response is a web page of a server that is not
+// ours. A proxy in front of our server sends pages too, but with 5xx.
+func isForeignPage(response *http.Response) bool {
+	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	return response.StatusCode < http.StatusInternalServerError && (kind == "text/html" || kind == "application/xhtml+xml")
+}
+
+// foreignPage describes a page for which isForeignPage is true.
+func foreignPage(response *http.Response) string {
+	by := ""
+	if server := cleanText(response.Header.Get("Server")); server != "" {
+		by = " by " + server[:min(len(server), 100)]
+	}
+	return fmt.Sprintf("not a WebSocket but a web page was returned%s (%s), so another server, a proxy or a login page answers: check --server, its path, and HTTPS_PROXY", by, response.Status)
+}
