@@ -23,7 +23,9 @@ type program struct {
 	environ        func() []string
 	stdin          *os.File
 	stdout, stderr *os.File
-	times          linkTimes // the clocks of its links
+	console        *lineQueue // what is written to stderr, so that its reader cannot stop the program
+	started        *processes // daemons, git and handlers
+	times          linkTimes  // the clocks of its links
 }
 
 func systemProgram() *program {
@@ -39,10 +41,6 @@ const (
 	exitRefused  = 4
 	exitReplaced = 5
 )
-
-// errSecondSignal reports that a second signal stopped the program before its
-// running requests had ended.
-var errSecondSignal = errors.New("stopped at once by a second signal")
 
 // surviveBrokenPipe makes a write to a closed standard output or error return
 // EPIPE. By default Go ends the program with SIGPIPE in that case (os/signal,
@@ -74,17 +72,27 @@ func checkPercent(flagName string, value float64) error {
 	return nil
 }
 
+// run runs a program to its end and returns its exit status.
+func (p *program) run(name string, do func() error) int {
+	p.console, p.started = newLineQueue(p.stderr), &processes{}
+	defer p.console.close(flushTime)
+	return p.exit(name, do())
+}
+
 // exit prints err, unless it was printed before, and returns its exit status.
 func (p *program) exit(name string, err error) int {
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return exitStopped
 	}
 	if !errors.Is(err, errPrinted) {
-		fmt.Fprintf(p.stderr, "%s: %v\n", name, err)
+		fmt.Fprintf(p.console, "%s: %v\n", name, err)
 	}
 	if _, ok := errors.AsType[*usageError](err); ok {
-		fmt.Fprintf(p.stderr, "see %s --help\n", name)
+		fmt.Fprintf(p.console, "see %s --help\n", name)
 		return exitUsage
+	}
+	if stopped, ok := errors.AsType[*signalError](err); ok {
+		return stopped.status()
 	}
 	switch {
 	case errors.Is(err, errGaveUp):
@@ -263,9 +271,9 @@ func (l *logFlags) logger(p *program) (*slog.Logger, error) {
 	// A process whose standard error is a file inherits the variable too.
 	if isJournal(p.stderr, p.getenv("JOURNAL_STREAM")) {
 		options.ReplaceAttr = withoutTime
-		return slog.New(newJournalHandler(p.stderr, format)), nil
+		return slog.New(queueHandler{newJournalHandler(p.console, format), p.console}), nil
 	}
-	return slog.New(format(p.stderr)), nil
+	return slog.New(queueHandler{format(p.console), p.console}), nil
 }
 
 // readSecret returns a token: the first line of file, or the value of the

@@ -175,3 +175,11 @@ func (c *daemonConfig) validate() error {
 	}
 	return dirList(c.allow).areDirs()
 }
+
+// drainTime returns the time that running requests have after the first signal.
+func (c *daemonConfig) drainTime() time.Duration {
+	if c.scheduled {
+		return scheduledDrainTime
+	}
+	return drainTime
+}

@@ -30,6 +30,7 @@ type gitRunner struct {
 	path         string // absolute; "" if git was not found
 	caFile       string // --ca-file or SSL_CERT_FILE; "" for the system's certificates
 	passed       []string
+	started      *processes
 	globalConfig string // GIT_CONFIG_GLOBAL of commands that contact a remote
 	knownHosts   string // file of ssh host keys in addition to the user's own; "" without a work dir
 
@@ -235,7 +236,7 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	cmd.Stderr = writerFunc(func(p []byte) (int, error) { alive(); return stderr.Write(p) })
 
 	defer processRuns(ctx)()
-	p, err := startProcess(cmd)
+	p, err := g.started.start(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("running git %s: %w", c.args[0], err)
 	}

@@ -15,8 +15,8 @@
 //
 // Exit status: 0 stopped by a signal, 1 failed, 2 usage error, 3 gave up
 // reconnecting, 4 refused by the server, 5 replaced by another daemon with the
-// same machine id. On the first SIGINT or SIGTERM the daemon waits for running
-// requests; on the second it stops at once.
+// same machine id. On the first SIGINT, SIGTERM or SIGHUP the daemon waits for
+// running requests; on the second it stops at once.
 package main
 
 import "os"

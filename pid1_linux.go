@@ -30,8 +30,8 @@ func reapUntilChildEnds() (int, error) {
 	// Every signal is an occasion to reap, because SIGCHLD can be lost when
 	// many signals arrive at once.
 	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, syscall.SIGCHLD, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM,
-		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGCONT)
+	signal.Notify(signals, append(stopSignals(), syscall.SIGCHLD, syscall.SIGQUIT,
+		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGCONT)...)
 	defer signal.Stop(signals)
 	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
 	// Use a new process group: otherwise signals from a terminal to the

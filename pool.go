@@ -32,6 +32,7 @@ type poolConfig struct {
 	token        func(libID string) secret
 	environ      []string // the scheduler's own; C4A_ variables are left out
 	log          *slog.Logger
+	started      *processes   // every child is added
 	metrics      *poolMetrics // nil makes one
 	// onEvent gets every change of an entry, those of one lib_id in order. It is
 	// called without a lock, and from several goroutines.
@@ -276,13 +277,14 @@ func (p *pool) spec(libID string) childSpec {
 	}
 	args := []string{"--server", server, "--machine-id", machineIDOf(libID), "--work-dir", p.workDir(libID)}
 	return childSpec{
-		libID: libID,
-		bin:   p.daemonBin,
-		args:  append(args, p.childArgs...),
-		env:   childEnv(p.environ, append([]string{p.workspace}, p.denied...)),
-		dir:   p.workDir(libID),
-		token: token,
-		log:   p.log,
+		libID:   libID,
+		bin:     p.daemonBin,
+		args:    append(args, p.childArgs...),
+		env:     childEnv(p.environ, append([]string{p.workspace}, p.denied...)),
+		dir:     p.workDir(libID),
+		token:   token,
+		log:     p.log,
+		started: p.started,
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -301,6 +302,7 @@ are not passed to it. It is ended with SIGTERM, then SIGKILL. The variable has o
 		{exitGaveUp, "gave up reconnecting", "", ""},
 		{exitRefused, "refused by the server", "", ""},
 		{exitReplaced, "replaced by another daemon with the same machine id", "", ""},
+		{128 + int(syscall.SIGINT), "", "", "ended by SIGINT; 129 by SIGHUP, 143 by SIGTERM"},
 	} {
 		r.say("| %d | %s | %s | %s |\n", e.status, e.daemon, e.scheduler, e.call)
 	}

@@ -15,8 +15,8 @@
 // --help for the flags and REFERENCE.md for the HTTP API.
 //
 // Exit status: 0 stopped by a signal, 1 failed or stopped by a second signal,
-// 2 usage error. The first SIGINT or SIGTERM stops all daemons, the second kills
-// them.
+// 2 usage error. The first SIGINT, SIGTERM or SIGHUP stops all daemons, the
+// second kills them.
 package main
 
 import "os"
