@@ -103,10 +103,12 @@ func (p *program) callAlone(signals *signalWatch, c *callConfig) (err error) {
 	cfg := c.scheduler
 	cfg.host, cfg.port = "127.0.0.1", 0
 	if !cfg.workspaceGiven {
-		if cfg.workspace, err = os.MkdirTemp("", "c4a-call-"); err != nil {
-			return fmt.Errorf("creating a workspace: %w", err)
+		workspace, err := (&tempDirs{}).make(callTemp)
+		if err != nil {
+			return fmt.Errorf("creating a workspace: %w, or --workspace to one", err)
 		}
-		defer func() { err = errors.Join(err, os.RemoveAll(cfg.workspace)) }()
+		defer workspace.remove()
+		cfg.workspace = workspace.path
 	}
 	s, err := startScheduler(cfg, p)
 	if err != nil {

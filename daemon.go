@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ type daemon struct {
 	handlers    []*method
 	service     *service
 	instanceID  string
+	noTemp      error // why no directory takes temporary files; nil if one does
 	began       time.Time
 }
 
@@ -81,6 +83,7 @@ func (p *program) daemon() error {
 		return err
 	}
 	defer d.close(end)
+	wg.Go(func() { d.access.temp.sweep(work, cfg.log) }) // ends with d.close
 	if parent != nil {
 		parent.activity = d.service.activity
 		d.cloner.ended = parent.sendClone
@@ -123,6 +126,10 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	}
 	for _, path := range cfg.deny {
 		d.access.deny(path)
+	}
+	d.git.temp, d.access.temp.workDir = d.access.temp, cmp.Or(d.access.workDir, cfg.workDir)
+	if d.noTemp = d.access.temp.probe(); d.noTemp != nil {
+		cfg.log.Warn("no directory takes temporary files: the methods that need git will fail", "error", d.noTemp)
 	}
 	if d.git.path == "" {
 		cfg.log.Warn("git not found in the PATH: the methods that need it will fail")
@@ -332,13 +339,14 @@ func (d *daemon) check(p *program) error {
 		_, err := os.ReadDir(path)
 		report("path", err, path)
 	}
-	report("git", checkGit(d.git.version()), d.git.version())
+	report("git", cmp.Or(d.git.versionError(), checkGit(d.git.version())), d.git.version())
 	// A daemon can do without these, so they are no failure.
 	for _, missing := range []error{checkSSH(), checkAuthorities()} {
 		if missing != nil {
 			fmt.Fprintf(p.stdout, "note %v\n", missing)
 		}
 	}
+	report("temporary files", d.noTemp, d.access.temp.dir())
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
 		maxMessage: d.cfg.maxMessage, times: p.times, handshake: d.handshake(), log: d.cfg.log,

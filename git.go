@@ -31,11 +31,13 @@ type gitRunner struct {
 	caFile       string // --ca-file or SSL_CERT_FILE; "" for the system's certificates
 	passed       []string
 	started      *processes
+	temp         *tempDirs
 	globalConfig string // GIT_CONFIG_GLOBAL of commands that contact a remote
 	knownHosts   string // file of ssh host keys in addition to the user's own; "" without a work dir
 
 	versionDone sync.WaitGroup // runs git version while the daemon starts
 	versionText string         // read it after versionDone.Wait
+	versionErr  error          // read it after versionDone.Wait
 }
 
 // version returns the version of git, such as "2.39.5", or "" if it is unknown.
@@ -44,17 +46,23 @@ func (g *gitRunner) version() string {
 	return g.versionText
 }
 
+// versionError returns why the version is unknown although git was found.
+func (g *gitRunner) versionError() error {
+	g.versionDone.Wait()
+	return g.versionErr
+}
+
 // newGitRunner looks for git in the PATH. If there is none, the runner is still
 // usable, and each run fails with an error that says to install git.
 func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
-	g := &gitRunner{caFile: caFile, globalConfig: os.DevNull}
+	g := &gitRunner{temp: &tempDirs{}, caFile: caFile, globalConfig: os.DevNull}
 	if g.caFile == "" {
 		g.caFile = getenv("SSL_CERT_FILE")
 	}
 	for _, name := range []string{
 		"PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", // the proxies of the link apply to git too
-		"SSH_AUTH_SOCK",                       // the user's keys for ssh URLs
-		"TMPDIR", "SYSTEMROOT", "TEMP", "TMP", // Windows programs need SYSTEMROOT, TEMP and TMP to start
+		"SSH_AUTH_SOCK",             // the user's keys for ssh URLs
+		"SYSTEMROOT", "TEMP", "TMP", // Windows programs need them to start
 	} {
 		if value := getenv(name); value != "" {
 			g.passed = append(g.passed, name+"="+value)
@@ -67,14 +75,13 @@ func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
 	if g.path, err = filepath.Abs(path); err != nil {
 		g.path = path
 	}
-	runner := &gitRunner{path: g.path, passed: g.passed, globalConfig: g.globalConfig} // a copy, because the caller continues to set up g
+	runner := &gitRunner{temp: g.temp, path: g.path, passed: g.passed, globalConfig: g.globalConfig} // a copy, because the caller continues to set up g
 	// Ends when git ends, or after 10 s; version waits for it.
 	g.versionDone.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if out, err := runner.run(ctx, gitCommand{args: []string{"version"}}); err == nil {
-			g.versionText = strings.TrimPrefix(strings.TrimSpace(string(out)), "git version ")
-		}
+		out, err := runner.run(ctx, gitCommand{args: []string{"version"}})
+		g.versionText, g.versionErr = strings.TrimPrefix(strings.TrimSpace(string(out)), "git version "), err
 	})
 	return g
 }
@@ -160,6 +167,7 @@ func (g *gitRunner) environment(c gitCommand) []string {
 		"GIT_EDITOR=false",
 		"GIT_LFS_SKIP_SMUDGE=1",
 		"COLUMNS=200", // git splits longer progress lines
+		"TMPDIR=" + g.temp.dir(),
 	}, g.passed...)
 	if g.caFile != "" {
 		env = append(env, "GIT_SSL_CAINFO="+g.caFile)
@@ -221,7 +229,7 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	cmd.Env = g.environment(c)
 	cmd.Dir = c.dir
 	if cmd.Dir == "" {
-		cmd.Dir = os.TempDir()
+		cmd.Dir = g.temp.dir()
 	}
 	cmd.Stdin = c.stdin
 	var kept cappedBuffer

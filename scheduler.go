@@ -156,6 +156,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			s.stop(context.Background())
 		}
 	}()
+	s.wg.Go(func() { (&tempDirs{}).sweep(work, cfg.log) })
 	s.usage = newDiskSize(work, s.pool.workspace, cfg.log)
 	s.api = newAPI(apiConfig{
 		pool: s.pool, events: s.events, token: cfg.apiToken, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
