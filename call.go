@@ -138,7 +138,7 @@ func (p *program) callConfig(args []string) (*callConfig, error) {
 			c.local = append(c.local, fl.Name)
 		}
 	})
-	if p.getenv("C4A_URL") != "" || p.getenv("C4A_PORT") != "" || p.getenv("C4A_HOST") != "" {
+	if p.setting("C4A_URL") != "" || p.setting("C4A_PORT") != "" || p.setting("C4A_HOST") != "" {
 		c.named = true
 	}
 	var err error
@@ -165,11 +165,11 @@ func (p *program) callConfig(args []string) (*callConfig, error) {
 	if !c.byURL {
 		c.url = c.scheduler.baseURL()
 	}
-	u, err := url.Parse(c.url)
+	u, err := parseURL(c.url)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
 		return nil, usage("invalid value for --url: must be http://host:port or https://host:port")
 	}
-	c.url = strings.TrimSuffix(c.url, "/")
+	c.url = strings.TrimSuffix(u.String(), "/")
 	return c, nil
 }
 

@@ -121,11 +121,6 @@ func (p *program) newFlagSet(name, intro string) *flagSet {
 	return f
 }
 
-// variable returns the name of the environment variable for a flag.
-func variable(name string) string {
-	return "C4A_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-}
-
 // parse parses the arguments, then reads the environment for the flags that
 // they do not set. For --help it prints the usage and returns flag.ErrHelp.
 func (f *flagSet) parse(args []string) error {
@@ -140,8 +135,8 @@ func (f *flagSet) parse(args []string) error {
 	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
 	var err error
 	f.VisitAll(func(fl *flag.Flag) {
-		value := f.prog.getenv(variable(fl.Name))
-		if given[fl.Name] || value == "" || err != nil {
+		value := f.prog.setting(variable(fl.Name))
+		if given[fl.Name] || value == "" || err != nil || !hasVariable(fl.Name) {
 			return
 		}
 		if e := fl.Value.Set(value); e != nil {
@@ -156,7 +151,7 @@ func (f *flagSet) parse(args []string) error {
 const wrongForm = "not a valid value (numbers: 20; durations: 30s, 5m; switches: true, false)"
 
 func (f *flagSet) printHelp(w io.Writer) {
-	fmt.Fprint(w, f.intro, "\nFlags (each can also be set by an environment variable, such as C4A_LOG_LEVEL):\n")
+	fmt.Fprint(w, f.intro, "\nFlags (each can also be set by an environment variable, such as C4A_LOG_LEVEL,\nexcept --check, --healthcheck, --help and --version):\n")
 	f.VisitAll(func(fl *flag.Flag) {
 		kind, text := flag.UnquoteUsage(fl)
 		fmt.Fprintf(w, "  --%s %s\n      %s", fl.Name, kind, text)
@@ -276,23 +271,27 @@ func (l *logFlags) logger(p *program) (*slog.Logger, error) {
 	return slog.New(queueHandler{format(p.console), p.console}), nil
 }
 
-// readSecret returns a token: the first line of file, or the value of the
-// variable when no file is given. No flag takes the token itself, because other
+// readSecret returns a token: the first line of file, or of the variable when no
+// file is given. No flag takes the token itself, because other
 // users can read the command line of a process.
 func (p *program) readSecret(flagName, file, variable string) (secret, error) {
-	if file == "" {
-		return checkSecret(variable, p.getenv(variable))
+	text, source, origin := p.getenv(variable), variable, variable
+	if file == "" && text == "" {
+		return "", nil
 	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return "", usage("reading --%s: %v", flagName, err)
+	if file != "" {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return "", usage("reading --%s: %v", flagName, err)
+		}
+		text, source, origin = string(data), "--"+flagName, file
 	}
-	line, _, _ := strings.Cut(string(data), "\n")
+	line, _, _ := strings.Cut(text, "\n")
 	line = strings.TrimSpace(line)
 	if line == "" {
-		return "", usage("reading --%s: the first line of %s is empty", flagName, file)
+		return "", usage("reading %s: the first line of %s is empty", source, origin)
 	}
-	return checkSecret("--"+flagName, line)
+	return checkSecret(source, line)
 }
 
 // checkSecret returns an error if the token cannot be sent in an HTTP header.

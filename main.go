@@ -8,7 +8,7 @@
 //	c4a-daemon --server wss://example.com --allow /srv/src --token-file token
 //	c4a-daemon --server example.com --machine-id cloud_demo --work-dir ./demo
 //
-// Every flag can also be set by an environment variable, such as C4A_WORK_DIR;
+// Most flags can also be set by an environment variable, such as C4A_WORK_DIR;
 // the flag takes precedence.
 // The server's token is read from --token-file or C4A_TOKEN. See --help for the
 // flags and REFERENCE.md for the methods.

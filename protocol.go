@@ -108,10 +108,10 @@ func parseServer(text string) (*url.URL, error) {
 	if text == "" {
 		return nil, errors.New("set the address of the server, such as --server 127.0.0.1:5100 or --server wss://example.com")
 	}
-	u := &url.URL{Host: text}
+	u := &url.URL{Host: strings.Replace(text, "%25", "%", 1)} // a zone, escaped as in a URL
 	if strings.Contains(text, "://") {
 		var err error
-		if u, err = url.Parse(text); err != nil {
+		if u, err = parseURL(text); err != nil {
 			return nil, errors.New("not a URL") // the error of url.Parse contains the text, and so a password
 		}
 	} else if i := strings.IndexAny(text, "/?#@"); i >= 0 {
@@ -150,6 +150,21 @@ func parseServer(text string) (*url.URL, error) {
 	return u, nil
 }
 
+// notInHost are the characters that no host name has.
+const notInHost = " \t\r\n\\\"'<>{}|^`%,;"
+
+// parseURL is url.Parse that also accepts the zone of an IPv6 address as it is
+// written outside of URLs: http://[fe80::1%eth0]:5110. In a URL the percent sign
+// has to be escaped (RFC 6874, section 2).
+func parseURL(text string) (*url.URL, error) {
+	if scheme, rest, ok := strings.Cut(text, "://["); ok {
+		if host, path, ok := strings.Cut(rest, "]"); ok && !strings.Contains(host, "%25") {
+			text = scheme + "://[" + strings.Replace(host, "%", "%25", 1) + "]" + path
+		}
+	}
+	return url.Parse(text)
+}
+
 // splitServerHost checks the host and port of u and returns the host.
 func splitServerHost(u *url.URL) (string, error) {
 	host, port := u.Host, ""
@@ -170,7 +185,10 @@ func splitServerHost(u *url.URL) (string, error) {
 	if host == "" {
 		return "", errors.New("the host is empty")
 	}
-	if strings.ContainsAny(host, " \t\r\n\\\"'<>{}|^`%,;") {
+	if ip, err := netip.ParseAddr(host); err == nil && ip.Zone() != "" && !strings.ContainsAny(ip.Zone(), notInHost) {
+		return host, nil // fe80::1%eth0
+	}
+	if strings.ContainsAny(host, notInHost) {
 		return "", fmt.Errorf("the host %q contains a character that is not allowed in a host name", host)
 	}
 	return host, nil

@@ -337,7 +337,11 @@ func (r *reference) flags(t *testing.T, name string, run func(*program) error) {
 			continue
 		}
 		key, _, _ := strings.Cut(flagLine, " ")
-		r.say("| `--%s` | `%s` | %s |\n", cell(flagLine), variable(key), cell(strings.TrimSpace(line)))
+		name := ""
+		if hasVariable(key) {
+			name = "`" + variable(key) + "`"
+		}
+		r.say("| `--%s` | %s | %s |\n", cell(flagLine), name, cell(strings.TrimSpace(line)))
 		flagLine = ""
 		rows++
 	}

@@ -286,7 +286,7 @@ func (s *scheduler) url() string {
 	if s.cfg.certificate != nil {
 		scheme = "https"
 	}
-	return scheme + "://" + s.hostPort(s.main)
+	return (&url.URL{Scheme: scheme, Host: s.hostPort(s.main)}).String() // escapes a zone
 }
 
 // stop ends everything in this order: the listener, so that no new connection

@@ -10,7 +10,7 @@
 //	c4a-daemon-scheduler call demo vcs/clone url=https://example.com/r.git
 //
 // The same executable also runs as the daemon unless --daemon-bin names another
-// program, so a server needs only this file. Every flag can also be set by an
+// program, so a server needs only this file. Most flags can also be set by an
 // environment variable, such as C4A_MAX_DAEMONS; the flag takes precedence. See
 // --help for the flags and REFERENCE.md for the HTTP API.
 //

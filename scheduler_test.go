@@ -611,7 +611,7 @@ func TestExitStatus(t *testing.T) {
 		{daemonName, nil, []string{"--version"}, 0, ""},
 		{daemonName, nil, []string{"--help"}, 0, ""},
 		{daemonName, nil, []string{"--server", refusing, "--check"}, 1, ""},
-		{daemonName, []string{"C4A_CHECK=true"}, []string{"--server", refusing}, 1, ""},
+		{daemonName, []string{"C4A_CHECK=true"}, []string{"--server", refusing}, 4, "this can be set by the flag only"},
 		{schedulerName, nil, []string{"extra"}, 2, "extra"},
 		{schedulerName, nil, []string{"--port", "70000"}, 2, "--port"},
 		{schedulerName, nil, []string{"--host", "0.0.0.0"}, 2, "token"},
