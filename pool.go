@@ -132,12 +132,12 @@ func newPool(cfg poolConfig) (_ *pool, err error) {
 		return nil, errors.Join(err, p.lock.Close(), root.Close())
 	}
 	p.folds = foldsCase(root)
-	p.emptyTrash()
 
 	ctx, stop := context.WithCancel(context.Background())
 	p.stopSweep = stop
-	// Ends with shutdown.
+	// Both end with shutdown.
 	p.wg.Go(func() { p.sweep(ctx) })
+	p.wg.Go(func() { p.emptyTrash(ctx) })
 	return p, nil
 }
 
