@@ -8,13 +8,45 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
+
+// unfinishedName returns the start of the temporary names of the file with the
+// given name. They are hidden, and a protected prefix stays at the start.
+func unfinishedName(name string) string {
+	if !strings.HasPrefix(name, ".") {
+		name = "." + name
+	}
+	return name + ".tmp-"
+}
+
+// removeUnfinished deletes what killed processes left of writing the file at path.
+// No process may be writing it.
+func removeUnfinished(path string) error {
+	dir := filepath.Dir(path)
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("looking for unfinished files: %w", err)
+	}
+	unfinished := unfinishedName(filepath.Base(path))
+	for _, name := range names {
+		// Earlier versions wrote a second dot.
+		if !strings.HasPrefix(name.Name(), unfinished) && !strings.HasPrefix(name.Name(), "."+unfinished) || !name.Type().IsRegular() {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, name.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing an unfinished file: %w", err)
+		}
+	}
+	return nil
+}
 
 // writeFileAtomic replaces the file at path. Readers see either the old or the
 // new content, and a full disk leaves the old. The file has the mode perm from
-// the start, whatever the umask.
+// the start, whatever the umask. removeUnfinished deletes what a killed process
+// leaves of it.
 func writeFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*") // mode 0600
+	f, err := os.CreateTemp(filepath.Dir(path), unfinishedName(filepath.Base(path))+"*") // mode 0600
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}

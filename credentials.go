@@ -70,6 +70,10 @@ func openCredentials(a *access, g *gitRunner) (*credentials, error) {
 	if err := os.Remove(c.path + ".lock"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("removing a stale lock: %w", err)
 	}
+	// They hold tokens.
+	if err := errors.Join(removeUnfinished(c.path), removeUnfinished(c.configPath)); err != nil {
+		return nil, err
+	}
 	// Keep an unchanged file: its inode is on the deny list.
 	if have, err := os.ReadFile(c.configPath); err != nil || string(have) != c.gitConfig() {
 		if err := writeFileAtomic(c.configPath, []byte(c.gitConfig()), 0o600); err != nil {
