@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -76,6 +77,7 @@ func checkPercent(flagName string, value float64) error {
 func (p *program) run(name string, do func() error) int {
 	p.console, p.started = newLineQueue(p.stderr), &processes{}
 	defer p.console.close(flushTime)
+	log.SetOutput(p.console) // for net/http, which logs there what has no other logger
 	return p.exit(name, do())
 }
 
