@@ -20,7 +20,9 @@ func runAsInit(run func(*program) int) int {
 	}
 	status, err := reapUntilChildEnds()
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: starting the program as a child of process 1: %v\n", os.Args[0], err)
+		console := newLineQueue(os.Stderr) // process 1 would survive SIGTERM while it waits for a reader
+		defer console.close(flushTime)
+		fmt.Fprintf(console, "%s: starting the program as a child of process 1: %v\n", os.Args[0], err)
 		return exitFailure
 	}
 	return status
