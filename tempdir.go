@@ -54,7 +54,11 @@ type tempDir struct {
 
 // parents returns the directories to try.
 func (t *tempDirs) parents() []string {
-	parents := []string{os.TempDir()}
+	temp := os.TempDir()
+	if abs, err := filepath.Abs(temp); err == nil {
+		temp = abs // git runs elsewhere
+	}
+	parents := []string{temp}
 	if t.workDir != "" {
 		parents = append(parents, filepath.Join(t.workDir, tempFallback))
 	}
@@ -109,17 +113,21 @@ func (t *tempDirs) use(parent string) {
 	t.parent = parent
 }
 
-// dir returns an existing directory for the temporary files of other programs. It
-// is the root directory when there is none.
+// dir returns an existing directory for the temporary files of other programs: the
+// one that took the last temporary directory, if it still exists. It is the root
+// directory when there is none.
 func (t *tempDirs) dir() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.parent == "" {
-		t.parent = string(filepath.Separator)
-		if info, err := os.Stat(os.TempDir()); err == nil && info.IsDir() {
-			t.parent = os.TempDir()
+	for _, parent := range append([]string{t.last()}, t.parents()...) {
+		if info, err := os.Stat(parent); err == nil && info.IsDir() {
+			return parent
 		}
 	}
+	return string(filepath.Separator)
+}
+
+func (t *tempDirs) last() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return t.parent
 }
 

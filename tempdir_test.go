@@ -23,7 +23,7 @@ func TestTemporaryFilesWithoutTMPDIR(t *testing.T) {
 	}
 	server := newGitServer(t)
 	server.repo("lib", map[string]string{"README.md": "hello\n"})
-	for _, temp := range []string{"/no/such/directory", file} {
+	for _, temp := range []string{"/no/such/directory", file, "no-such-relative", "."} {
 		_, url := startSchedulerProcess(t, []string{"TMPDIR=" + temp})
 		for _, call := range []struct{ method, params, want string }{
 			{"vcs/clone", `{"url":"` + server.address("lib") + `"}`, `"commit"`},
@@ -159,4 +159,32 @@ func TestSweepStopsWithItsContext(t *testing.T) {
 		t.Errorf("a deep tree: %v, want it deleted", err)
 	}
 	(&tempDirs{}).sweep(ctx, slog.New(slog.DiscardHandler)) // deletes nothing and returns
+}
+
+// TestTMPDIRVanishes: the directory for temporary files may be deleted while a
+// daemon runs.
+func TestTMPDIRVanishes(t *testing.T) {
+	temp, workDir := filepath.Join(realTempDir(t), "temp"), realTempDir(t)
+	if err := os.Mkdir(temp, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", temp)
+	dirs := &tempDirs{workDir: workDir}
+	if err := dirs.probe(); err != nil || dirs.dir() != temp {
+		t.Errorf("got %s and %v, want %s", dirs.dir(), err, temp)
+	}
+	if err := os.RemoveAll(temp); err != nil {
+		t.Fatal(err)
+	}
+	if got := dirs.dir(); got != string(filepath.Separator) {
+		t.Errorf("without the directory: got %s, want the root directory", got)
+	}
+	made, err := dirs.make(inspectTemp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer made.remove()
+	if fallback := filepath.Join(workDir, tempFallback); filepath.Dir(made.path) != fallback || dirs.dir() != fallback {
+		t.Errorf("got %s and %s, want them in %s", made.path, dirs.dir(), fallback)
+	}
 }
