@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // protocolVersion is the version of the protocol; both ends of a link must use
@@ -150,8 +151,13 @@ func parseServer(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// notInHost are the characters that no host name has.
-const notInHost = " \t\r\n\\\"'<>{}|^`%,;"
+// isHostText reports whether text has only characters that a host name or a zone
+// may have.
+func isHostText(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool {
+		return !unicode.IsPrint(r) || unicode.IsSpace(r) || strings.ContainsRune("\\\"'<>{}[]|^`%,;", r)
+	})
+}
 
 // parseURL is url.Parse that also accepts the zone of an IPv6 address as it is
 // written outside of URLs: http://[fe80::1%eth0]:5110. In a URL the percent sign
@@ -167,11 +173,10 @@ func parseURL(text string) (*url.URL, error) {
 
 // splitServerHost checks the host and port of u and returns the host.
 func splitServerHost(u *url.URL) (string, error) {
-	host, port := u.Host, ""
-	if ip, err := netip.ParseAddr(host); err == nil && ip.Is6() {
-		u.Host = "[" + host + "]" // ::1 without brackets
-		return host, nil
+	if ip, err := netip.ParseAddr(u.Host); err == nil && ip.Is6() {
+		u.Host = "[" + u.Host + "]" // ::1 without brackets
 	}
+	host, port := u.Host, ""
 	if h, p, err := net.SplitHostPort(u.Host); err == nil {
 		host, port = h, p
 		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
@@ -185,10 +190,12 @@ func splitServerHost(u *url.URL) (string, error) {
 	if host == "" {
 		return "", errors.New("the host is empty")
 	}
-	if ip, err := netip.ParseAddr(host); err == nil && ip.Zone() != "" && !strings.ContainsAny(ip.Zone(), notInHost) {
+	if ip, err := netip.ParseAddr(host); strings.HasPrefix(u.Host, "[") && (err != nil || !ip.Is6()) {
+		return "", fmt.Errorf("the host %q in brackets is not an IPv6 address", host)
+	} else if err == nil && ip.Zone() != "" && isHostText(ip.Zone()) {
 		return host, nil // fe80::1%eth0
 	}
-	if strings.ContainsAny(host, notInHost) {
+	if !isHostText(host) {
 		return "", fmt.Errorf("the host %q contains a character that is not allowed in a host name", host)
 	}
 	return host, nil
