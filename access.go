@@ -25,6 +25,7 @@ const maxPathDepth = 256
 type access struct {
 	workDir string  // absolute path, symlinks resolved; "" without one
 	roots   []*root // longest real path first
+	temp    *tempDirs
 
 	replaced replacements // of repositories, by vcs/clone
 
@@ -45,13 +46,13 @@ type root struct {
 // openAccess opens the allowed directories, including the work dir if there is
 // one. They must exist.
 func openAccess(allowed []string, workDir string) (*access, error) {
-	a := &access{}
+	a := &access{temp: &tempDirs{}}
 	if workDir != "" {
 		real, err := a.add(workDir)
 		if err != nil {
 			return nil, fmt.Errorf("opening the work dir: %w", err)
 		}
-		a.workDir = real
+		a.workDir, a.temp.workDir = real, real
 	}
 	for _, dir := range allowed {
 		if _, err := a.add(dir); err != nil {

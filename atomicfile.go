@@ -43,7 +43,8 @@ func removeTemporaries(path string) error {
 
 // writeFileAtomic replaces the file at path. Readers see either the old or the
 // new content, and a full disk leaves the old. The file has the mode perm from
-// the start, whatever the umask.
+// the start, whatever the umask. removeTemporaries deletes what a killed process
+// leaves of it.
 func writeFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), tempPattern(path)) // mode 0600
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +23,8 @@ import (
 // This file is the command-line client. Standard output gets the result as JSON
 // and nothing else, so that it can be piped. Progress, notes and errors go to
 // standard error, one line each, in lower case.
+
+const callName = schedulerName + " call"
 
 const callIntro = `Usage: c4a-daemon-scheduler call [flags] LIB_ID METHOD [KEY=VALUE… | JSON]
 
@@ -37,7 +38,8 @@ duration of this call.
 
 Each VALUE is converted to the type of the method's parameter: string, number,
 true or false. Repeat the KEY of a list to add to it. Exit status: 0 success,
-1 the call failed, 2 usage error.
+1 the call failed, 2 usage error, 130 ended by SIGINT, 143 by SIGTERM, 129 by
+SIGHUP.
 `
 
 // probeTimeout bounds the request that checks whether a scheduler is running.
@@ -69,8 +71,10 @@ func (p *program) call(args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), stopSignals()...)
-	defer stop()
+	defer surviveBrokenPipe()()
+	signals := p.watchSignals(signalPlan{name: callName, limit: c.scheduler.stopLimit(), kill: p.started.kill, isCall: true})
+	defer signals.close()
+	ctx := signals.stopping
 	client := &callClient{base: c.url, token: c.scheduler.apiToken, http: &http.Client{}}
 	if !c.byURL {
 		client.http = c.scheduler.localClient()
@@ -89,37 +93,37 @@ func (p *program) call(args []string) error {
 	if c.scheduler.server != nil {
 		return usage("--server: a scheduler with another server does not accept calls: leave it out")
 	}
-	fmt.Fprintf(p.stderr, "no scheduler listens at %s: starting one for this call\n", c.address())
-	return p.callAlone(ctx, c)
+	fmt.Fprintf(p.console, "no scheduler listens at %s: starting one for this call\n", c.address())
+	return p.callAlone(signals, c)
 }
 
 // callAlone runs a scheduler in this process, on a free port, for the duration
 // of one call.
-func (p *program) callAlone(ctx context.Context, c *callConfig) (err error) {
+func (p *program) callAlone(signals *signalWatch, c *callConfig) (err error) {
 	cfg := c.scheduler
 	cfg.host, cfg.port = "127.0.0.1", 0
 	if !cfg.workspaceGiven {
-		if cfg.workspace, err = os.MkdirTemp("", "c4a-call-"); err != nil {
-			return fmt.Errorf("creating a workspace: %w", err)
+		workspace, err := (&tempDirs{}).make(callTemp)
+		if err != nil {
+			return fmt.Errorf("creating a workspace: %w, or --workspace to one", err)
 		}
-		defer func() { err = errors.Join(err, os.RemoveAll(cfg.workspace)) }()
+		defer workspace.remove()
+		cfg.workspace = workspace.path
 	}
 	s, err := startScheduler(cfg, p)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		s.stop(context.Background())
-	}()
+	defer s.stop(signals.force)
 	client := &callClient{base: s.url(), token: cfg.apiToken, http: cfg.localClient()}
 	defer client.http.CloseIdleConnections()
-	return p.runCall(ctx, client, c)
+	return p.runCall(signals.stopping, client, c)
 }
 
 // callConfig parses and validates the command line and the environment.
 func (p *program) callConfig(args []string) (*callConfig, error) {
 	c := &callConfig{}
-	f := p.newFlagSet(schedulerName+" call", callIntro)
+	f := p.newFlagSet(callName, callIntro)
 	f.StringVar(&c.url, "url", "", "`URL` of the scheduler (default: the address that --host and --port give, http://127.0.0.1:5110)")
 	build := p.schedulerFlags(f)
 	if err := f.parse(args); err != nil {
@@ -134,7 +138,7 @@ func (p *program) callConfig(args []string) (*callConfig, error) {
 			c.local = append(c.local, fl.Name)
 		}
 	})
-	if p.getenv("C4A_URL") != "" || p.getenv("C4A_PORT") != "" || p.getenv("C4A_HOST") != "" {
+	if p.setting("C4A_URL") != "" || p.setting("C4A_PORT") != "" || p.setting("C4A_HOST") != "" {
 		c.named = true
 	}
 	var err error
@@ -161,11 +165,11 @@ func (p *program) callConfig(args []string) (*callConfig, error) {
 	if !c.byURL {
 		c.url = c.scheduler.baseURL()
 	}
-	u, err := url.Parse(c.url)
+	u, err := parseURL(c.url)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
 		return nil, usage("invalid value for --url: must be http://host:port or https://host:port")
 	}
-	c.url = strings.TrimSuffix(c.url, "/")
+	c.url = strings.TrimSuffix(u.String(), "/")
 	return c, nil
 }
 
@@ -296,7 +300,7 @@ func (c *callClient) probe(ctx context.Context) (bool, error) {
 		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) { // ErrNotExist: no such Unix socket
 			return false, nil
 		}
-		return false, fmt.Errorf("querying the scheduler at %s: %w", c.base, err)
+		return false, fmt.Errorf("querying the scheduler at %s: %w", c.base, causeOr(ctx, err))
 	}
 	defer response.Body.Close()
 	var health struct {
@@ -322,16 +326,16 @@ func (p *program) runCall(ctx context.Context, client *callClient, c *callConfig
 	}
 	defer response.Body.Close()
 	if kind, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";"); kind != "text/event-stream" {
-		return p.printProblem(response)
+		return p.printProblem(ctx, response)
 	}
-	bar := newProgressBar(p.stderr)
+	bar := newProgressBar(p.stderr, p.console)
 	defer bar.end()
 	answer, err := readEvents(response.Body, bar.show)
 	if err != nil {
 		return fmt.Errorf("reading the response: %w", causeOr(ctx, err))
 	}
 	bar.end()
-	return p.printResponse(answer)
+	return p.printResponse(ctx, answer)
 }
 
 // causeOr returns the cause of ctx if ctx has ended, and err otherwise: a
@@ -345,7 +349,7 @@ func causeOr(ctx context.Context, err error) error {
 
 // printProblem returns the error that the scheduler sent instead of an event
 // stream.
-func (p *program) printProblem(response *http.Response) error {
+func (p *program) printProblem(ctx context.Context, response *http.Response) error {
 	data, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	if err != nil {
 		return fmt.Errorf("reading the response: %w", err)
@@ -356,7 +360,7 @@ func (p *program) printProblem(response *http.Response) error {
 		Error  json.RawMessage `json:"error"`
 	}
 	if decodeJSON(data, &problem) == nil && problem.Error != nil {
-		return p.printResponse(data)
+		return p.printResponse(ctx, data)
 	}
 	if problem.Code == "" {
 		return fmt.Errorf("the scheduler returned %s", response.Status)
@@ -366,7 +370,7 @@ func (p *program) printProblem(response *http.Response) error {
 
 // printResponse prints the result of a JSON-RPC response on standard output, or
 // returns its error.
-func (p *program) printResponse(data []byte) error {
+func (p *program) printResponse(ctx context.Context, data []byte) error {
 	m, err := decodeEnvelope(data)
 	if err != nil {
 		return fmt.Errorf("reading the response: %w", err)
@@ -387,8 +391,22 @@ func (p *program) printResponse(data []byte) error {
 		return fmt.Errorf("reading the response: %w", err)
 	}
 	out.WriteByte('\n')
-	_, err = p.stdout.Write(out.Bytes())
-	return err
+	return p.print(ctx, out.Bytes())
+}
+
+// print writes data to standard output. If ctx ends first, it returns the cause.
+func (p *program) print(ctx context.Context, data []byte) error {
+	written := make(chan error, 1)
+	go func() { // nobody waits for a write that the reader of the output blocks
+		_, err := p.stdout.Write(data)
+		written <- err
+	}()
+	select {
+	case err := <-written:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // readEvents reads Server-Sent Events up to the result and passes each progress
@@ -425,15 +443,17 @@ func readEvents(r io.Reader, show func(progress)) ([]byte, error) {
 // progressBar shows the progress of a call: a line that is overwritten on a
 // terminal, otherwise one line for each phase.
 type progressBar struct {
-	out      *os.File
+	out      io.Writer
 	terminal bool
 	width    int    // characters on the line
 	phase    string // the last phase shown
 	ended    bool
 }
 
-func newProgressBar(out *os.File) *progressBar {
-	info, err := out.Stat()
+// newProgressBar returns a bar that writes to out and looks as is right for
+// stream, where out ends.
+func newProgressBar(stream *os.File, out io.Writer) *progressBar {
+	info, err := stream.Stat()
 	return &progressBar{out: out, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
 }
 

@@ -29,7 +29,7 @@ func (c *checklist) report(what string, err error, detail string) {
 	fmt.Fprintf(c.w, "ok   %s: %s\n", what, detail)
 }
 
-// note prints an error that is no failure, because the program can do without.
+// note prints an error that is not a failure, because the program can do without.
 func (c *checklist) note(err error) {
 	if err != nil {
 		fmt.Fprintf(c.w, "note %v\n", err)

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -23,7 +24,9 @@ type program struct {
 	environ        func() []string
 	stdin          *os.File
 	stdout, stderr *os.File
-	times          linkTimes // the clocks of its links
+	console        *lineQueue // what is written to stderr, so that its reader cannot stop the program
+	started        *processes // daemons, git and handlers
+	times          linkTimes  // the clocks of its links
 }
 
 func systemProgram() *program {
@@ -39,10 +42,6 @@ const (
 	exitRefused  = 4
 	exitReplaced = 5
 )
-
-// errSecondSignal reports that a second signal stopped the program before its
-// running requests had ended.
-var errSecondSignal = errors.New("stopped at once by a second signal")
 
 // surviveBrokenPipe makes a write to a closed standard output or error return
 // EPIPE. By default Go ends the program with SIGPIPE in that case (os/signal,
@@ -74,17 +73,28 @@ func checkPercent(flagName string, value float64) error {
 	return nil
 }
 
+// run runs a program to its end and returns its exit status.
+func (p *program) run(name string, do func() error) int {
+	p.console, p.started = newLineQueue(p.stderr), &processes{}
+	defer p.console.close(flushTime)
+	log.SetOutput(p.console) // for net/http, which logs there what has no other logger
+	return p.exit(name, do())
+}
+
 // exit prints err, unless it was printed before, and returns its exit status.
 func (p *program) exit(name string, err error) int {
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return exitStopped
 	}
 	if !errors.Is(err, errPrinted) {
-		fmt.Fprintf(p.stderr, "%s: %v\n", name, err)
+		fmt.Fprintf(p.console, "%s: %v\n", name, err)
 	}
 	if _, ok := errors.AsType[*usageError](err); ok {
-		fmt.Fprintf(p.stderr, "see %s --help\n", name)
+		fmt.Fprintf(p.console, "see %s --help\n", name)
 		return exitUsage
+	}
+	if stopped, ok := errors.AsType[*signalError](err); ok {
+		return stopped.status()
 	}
 	switch {
 	case errors.Is(err, errGaveUp):
@@ -113,11 +123,6 @@ func (p *program) newFlagSet(name, intro string) *flagSet {
 	return f
 }
 
-// variable returns the name of the environment variable for a flag.
-func variable(name string) string {
-	return "C4A_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-}
-
 // parse parses the arguments, then reads the environment for the flags that
 // they do not set. For --help it prints the usage and returns flag.ErrHelp.
 func (f *flagSet) parse(args []string) error {
@@ -132,8 +137,8 @@ func (f *flagSet) parse(args []string) error {
 	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
 	var err error
 	f.VisitAll(func(fl *flag.Flag) {
-		value := f.prog.getenv(variable(fl.Name))
-		if given[fl.Name] || value == "" || err != nil {
+		value := f.prog.setting(variable(fl.Name))
+		if given[fl.Name] || value == "" || err != nil || !hasVariable(fl.Name) {
 			return
 		}
 		if e := fl.Value.Set(value); e != nil {
@@ -148,7 +153,7 @@ func (f *flagSet) parse(args []string) error {
 const wrongForm = "not a valid value (numbers: 20; durations: 30s, 5m; switches: true, false)"
 
 func (f *flagSet) printHelp(w io.Writer) {
-	fmt.Fprint(w, f.intro, "\nFlags (each can also be set by an environment variable, such as C4A_LOG_LEVEL):\n")
+	fmt.Fprint(w, f.intro, "\nFlags (each can also be set by an environment variable, such as C4A_LOG_LEVEL,\nexcept --check, --healthcheck, --help and --version):\n")
 	f.VisitAll(func(fl *flag.Flag) {
 		kind, text := flag.UnquoteUsage(fl)
 		fmt.Fprintf(w, "  --%s %s\n      %s", fl.Name, kind, text)
@@ -263,28 +268,32 @@ func (l *logFlags) logger(p *program) (*slog.Logger, error) {
 	// A process whose standard error is a file inherits the variable too.
 	if isJournal(p.stderr, p.getenv("JOURNAL_STREAM")) {
 		options.ReplaceAttr = withoutTime
-		return slog.New(newJournalHandler(p.stderr, format)), nil
+		return slog.New(queueHandler{newJournalHandler(p.console, format), p.console}), nil
 	}
-	return slog.New(format(p.stderr)), nil
+	return slog.New(queueHandler{format(p.console), p.console}), nil
 }
 
-// readSecret returns a token: the first line of file, or the value of the
-// variable when no file is given. No flag takes the token itself, because other
+// readSecret returns a token: the first line of file, or of the variable when no
+// file is given. No flag takes the token itself, because other
 // users can read the command line of a process.
 func (p *program) readSecret(flagName, file, variable string) (secret, error) {
-	if file == "" {
-		return checkSecret(variable, p.getenv(variable))
+	text, source, origin := p.getenv(variable), variable, variable
+	if file == "" && text == "" {
+		return "", nil
 	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return "", usage("reading --%s: %v", flagName, err)
+	if file != "" {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return "", usage("reading --%s: %v", flagName, err)
+		}
+		text, source, origin = string(data), "--"+flagName, file
 	}
-	line, _, _ := strings.Cut(string(data), "\n")
+	line, _, _ := strings.Cut(text, "\n")
 	line = strings.TrimSpace(line)
 	if line == "" {
-		return "", usage("reading --%s: the first line of %s is empty", flagName, file)
+		return "", usage("reading %s: the first line of %s is empty", source, origin)
 	}
-	return checkSecret("--"+flagName, line)
+	return checkSecret(source, line)
 }
 
 // checkSecret returns an error if the token cannot be sent in an HTTP header.

@@ -94,6 +94,11 @@ func TestCloneCrashLeftovers(t *testing.T) {
 	}
 	w.open()
 	w.must(p, actionUnchanged, remote.head())
+	w.noTemporaries()
+	w.store.retired.Wait()
+	if _, err := os.Lstat(filepath.Join(w.workDir, retiredDirName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the leftovers: got %v, want them removed", err)
+	}
 }
 
 func TestCloneTooLarge(t *testing.T) {

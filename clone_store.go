@@ -94,7 +94,8 @@ func (s *repoStore) close() {
 // path is the absolute path of a name in the store.
 func (s *repoStore) path(name string) string { return filepath.Join(s.dir, filepath.FromSlash(name)) }
 
-// clear removes temporary directories. An old repository is put back if its
+// clear moves temporary directories away and removes them beside the start: they
+// may hold hundreds of thousands of files. An old repository is put back if its
 // successor was not installed. No clone may be running.
 func (s *repoStore) clear() error {
 	dir, err := s.root.Open(".")
@@ -106,11 +107,11 @@ func (s *repoStore) clear() error {
 	if err != nil {
 		return fmt.Errorf("clearing temporaries: %w", err)
 	}
-	errs := []error{s.work.RemoveAll(retiredDirName)}
+	var errs []error
 	for _, name := range names {
 		kind := strings.TrimPrefix(name, ".git-daemon") // earlier versions' names begin with the dot alone
 		if strings.HasPrefix(kind, ".tmp-") {
-			errs = append(errs, s.root.RemoveAll(name))
+			errs = append(errs, s.discard(name))
 		}
 		if !strings.HasPrefix(kind, ".old-") {
 			continue
@@ -120,10 +121,32 @@ func (s *repoStore) clear() error {
 		if _, err := s.root.Lstat(former); former != "" && checkRepoName(former) == nil && errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, s.root.Rename(name, former))
 		} else {
-			errs = append(errs, s.root.RemoveAll(name))
+			errs = append(errs, s.discard(name))
 		}
 	}
+	left, err := fs.ReadDir(s.work.FS(), retiredDirName)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, fmt.Errorf("clearing old states: %w", err))
+	}
+	s.retired.Go(func() { // ends when they are removed, or at the end of base; close waits for it
+		for _, entry := range left {
+			_ = removeTree(s.base, s.work, retiredDirName+"/"+entry.Name()) // the next clear removes what stays
+		}
+		_ = s.work.Remove(retiredDirName) // when it is empty
+	})
 	return errors.Join(errs...)
+}
+
+// discard moves a temporary directory to those that clear removes.
+func (s *repoStore) discard(name string) error {
+	err := s.work.Mkdir(retiredDirName, 0o700)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = s.work.Rename(reposDirName+"/"+name, retiredDirName+"/"+rand.Text())
+	}
+	if err != nil {
+		return s.root.RemoveAll(name) // repos is a file system of its own
+	}
+	return nil
 }
 
 // retire removes the old state at temp after a grace period for its readers.

@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"os"
-	"sync"
 	"time"
 )
 
@@ -15,18 +15,36 @@ const statusPause = 250 * time.Millisecond
 // controlClient is the daemon's end of the control channel to its scheduler.
 type controlClient struct {
 	reader   *controlReader
-	out      *os.File
+	out      io.Writer // must not block
 	activity *activity
 	log      *slog.Logger
-
-	mu sync.Mutex // held while a line is written
 }
 
-// send writes one event to the scheduler. A failed write is only logged: the
-// end of standard input tells the daemon that its scheduler has exited.
+// token returns the daemon's token, the first line from the scheduler. If ctx ends
+// first, it returns the cause.
+func (c *controlClient) token(ctx context.Context) (secret, error) {
+	type result struct {
+		token secret
+		err   error
+	}
+	read := make(chan result, 1)
+	go func() { // nobody waits for it: only the scheduler's end interrupts the read
+		token, err := c.reader.token()
+		read <- result{token, err}
+	}()
+	c.log.Debug("waiting for the scheduler's token")
+	select {
+	case r := <-read:
+		return r.token, r.err
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+}
+
+// send writes one event to the scheduler. An event that a scheduler does not read
+// is dropped and only logged: the end of standard input tells the daemon that its
+// scheduler has exited.
 func (c *controlClient) send(e controlEvent) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if err := writeControl(c.out, e); err != nil {
 		c.log.Debug("sending an event to the scheduler failed", "error", err)
 	}

@@ -72,6 +72,7 @@ func openCredentials(a *access, g *gitRunner) (*credentials, error) {
 	if err := os.Remove(c.path + ".lock"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("removing a stale lock: %w", err)
 	}
+	// They hold tokens.
 	if err := errors.Join(removeTemporaries(c.path), removeTemporaries(c.configPath)); err != nil {
 		return nil, err
 	}

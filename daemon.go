@@ -1,12 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
-	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -33,11 +33,12 @@ type daemon struct {
 	handlers    []*method
 	service     *service
 	instanceID  string
+	noTemp      error // why no directory takes temporary files; nil if one does
 	began       time.Time
 }
 
 // runDaemon runs c4a-daemon and returns its exit status.
-func runDaemon(p *program) int { return p.exit(daemonName, p.daemon()) }
+func runDaemon(p *program) int { return p.run(daemonName, p.daemon) }
 
 // daemon parses the command line and runs until a signal or a final error.
 //
@@ -54,34 +55,23 @@ func (p *program) daemon() error {
 		fmt.Fprint(p.stdout, versionText(daemonName))
 		return nil
 	}
-	// The first signal cancels stopping, the second cancels force.
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, stopSignals()...)
-	defer signal.Stop(signals)
 	defer surviveBrokenPipe()()
-	stopping, stop := context.WithCancel(context.Background())
-	defer stop()
-	force, forceStop := context.WithCancelCause(context.Background())
-	defer forceStop(nil)
-	ended := make(chan struct{})
+	if cfg.check { // a signal ends a check as it ends any other program
+		return p.check(cfg)
+	}
+	signals := p.watchSignals(signalPlan{name: daemonName, limit: cfg.drainTime() + closeTime, kill: p.started.kill})
+	defer signals.close()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer close(ended)
-	wg.Go(func() { // ends with this function
-		for _, act := range []func(){stop, func() { forceStop(errSecondSignal) }} {
-			select {
-			case <-signals:
-				act()
-			case <-ended:
-				return
-			}
-		}
-	})
 
 	var parent *controlClient
 	if cfg.scheduled {
-		parent = &controlClient{reader: newControlReader(p.stdin, cfg.log), out: p.stdout, log: cfg.log}
-		if cfg.token, err = parent.reader.token(); err != nil {
+		out := newLineQueue(p.stdout)
+		defer out.close(flushTime)
+		parent = &controlClient{reader: newControlReader(p.stdin, cfg.log), out: out, log: cfg.log}
+		if cfg.token, err = parent.token(signals.stopping); signals.stopping.Err() != nil {
+			return context.Cause(signals.force)
+		} else if err != nil {
 			return err
 		}
 	}
@@ -93,19 +83,17 @@ func (p *program) daemon() error {
 		return err
 	}
 	defer d.close(end)
-	if cfg.check {
-		return d.check(p)
-	}
+	wg.Go(func() { d.access.temp.sweep(work, cfg.log) }) // ends with d.close
 	if parent != nil {
 		parent.activity = d.service.activity
 		d.cloner.ended = parent.sendClone
 		// Nobody waits for this goroutine: it is blocked in a read of standard
 		// input, which only the end of this process or of the scheduler
 		// interrupts.
-		go parent.handleOps(stop)
+		go parent.handleOps(func() { signals.stop(nil) })
 		wg.Go(func() { parent.reportActivity(work) }) // ends with d.close
 	}
-	return d.serve(stopping, force, parent, p)
+	return d.serve(signals.stopping, signals.force, parent, p)
 }
 
 // newDaemon opens the directories, credentials and lock that the daemon uses.
@@ -132,11 +120,16 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 		}
 	}
 	d.git = newGitRunner(p.getenv, cfg.caFile)
+	d.git.started = p.started
 	if d.access, err = openAccess(allow, workDir); err != nil {
 		return nil, err
 	}
 	for _, path := range cfg.deny {
 		d.access.deny(path)
+	}
+	d.git.temp, d.access.temp.workDir = d.access.temp, cmp.Or(d.access.workDir, cfg.workDir)
+	if d.noTemp = d.access.temp.probe(); d.noTemp != nil {
+		cfg.log.Warn("no directory takes temporary files: the methods that need git will fail", "error", d.noTemp)
 	}
 	if d.git.path == "" {
 		cfg.log.Warn("git not found in the PATH: the methods that need it will fail")
@@ -151,7 +144,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 		git: d.git, access: d.access, credentials: d.credentials, log: cfg.log, base: base,
 		maxFiles: cfg.maxCloneFiles, maxBytes: cfg.maxCloneBytes, allowHosts: cfg.allowGitHosts, minFreeDisk: cfg.minFreeDisk, predecessorDied: died,
 	})
-	d.handlers = newCommandMethods(cfg.handlers, p.environ(), cfg.maxMessage, cfg.log)
+	d.handlers = newCommandMethods(cfg.handlers, p.environ(), cfg.maxMessage, cfg.log, p.started)
 	d.service = &service{
 		methods:       map[string]*method{},
 		tasks:         tasks,
@@ -252,10 +245,7 @@ func (d *daemon) serve(stopping, force context.Context, parent *controlClient, p
 // drain refuses new requests and waits for the running ones until they have
 // ended, their time is over, or force ends.
 func (d *daemon) drain(force context.Context) {
-	limit := drainTime
-	if d.cfg.scheduled {
-		limit = scheduledDrainTime
-	}
+	limit := d.cfg.drainTime()
 	d.service.activity.drain()
 	if active, _, _ := d.service.activity.state(); active > 0 {
 		d.cfg.log.Info("stopping: waiting for running requests", "active", active, "limit_ms", limit.Milliseconds())
@@ -329,6 +319,18 @@ func (d *daemon) workDir() *string {
 	return &d.access.workDir
 }
 
+// check runs --check.
+func (p *program) check(cfg *daemonConfig) error {
+	work, end := context.WithCancel(context.Background())
+	defer end()
+	d, err := newDaemon(work, cfg, p)
+	if err != nil {
+		return err
+	}
+	defer d.close(end)
+	return d.check(p)
+}
+
 // check tests paths, git and the server, and prints a line for each.
 func (d *daemon) check(p *program) error {
 	list := &checklist{w: p.stdout}
@@ -337,10 +339,11 @@ func (d *daemon) check(p *program) error {
 		_, err := os.ReadDir(path)
 		report("path", err, path)
 	}
-	report("git", checkGit(d.git.version()), d.git.version())
+	report("git", cmp.Or(d.git.versionError(), checkGit(d.git.version())), d.git.version())
 	// A daemon can do without these, so they are no failure.
 	list.note(checkSSH())
 	list.note(checkAuthorities())
+	report("temporary files", d.noTemp, d.access.temp.dir())
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
 		maxMessage: d.cfg.maxMessage, times: p.times, handshake: d.handshake(), log: d.cfg.log,

@@ -62,6 +62,17 @@ const (
 
 // daemonConfig parses and validates the command line and the environment.
 func (p *program) daemonConfig() (*daemonConfig, error) {
+	f := p.newFlagSet(daemonName, daemonIntro)
+	build := p.daemonFlags(f)
+	if err := f.parse(p.args[1:]); err != nil {
+		return nil, err
+	}
+	return build(f)
+}
+
+// daemonFlags registers the flags. After they are parsed, the returned function
+// builds a validated configuration from them.
+func (p *program) daemonFlags(f *flagSet) (build func(*flagSet) (*daemonConfig, error)) {
 	c := &daemonConfig{scheduled: p.getenv(controlVariable) == controlStdio}
 	maxMessage, maxCloneBytes := size(defaultMaxMessage), size(defaultMaxCloneBytes)
 	var server, tokenFile string
@@ -69,7 +80,6 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 	var gitHosts list
 	var handlers handlerFlag
 	var logs logFlags
-	f := p.newFlagSet(daemonName, daemonIntro)
 	f.StringVar(&server, "server", "", "`ADDRESS` of the server: host:port, ws://… or wss://…")
 	f.Var(&allow, "allow", "comma-separated `DIRS` that may be read; / allows everything (default: the work dir, or the current directory without one)")
 	f.StringVar(&c.machineID, "machine-id", "", "`ID` under which the server knows this machine (default: the host name)")
@@ -89,40 +99,40 @@ func (p *program) daemonConfig() (*daemonConfig, error) {
 	logs.register(f)
 	f.BoolVar(&c.check, "check", false, "check the server, token, git and paths, print the results, and exit 0 or 1")
 	f.BoolVar(&c.version, "version", false, "print the version and exit")
-	if err := f.parse(p.args[1:]); err != nil {
-		return nil, err
-	}
-	if c.version {
-		return c, nil
-	}
-	if f.NArg() > 0 {
-		return nil, usage("unexpected argument %q: only flags are accepted", f.Arg(0))
-	}
-	c.allow, c.allowGitHosts, c.handlers = allow, gitHosts, handlers
-	c.maxMessage, c.maxCloneBytes = int(maxMessage), int64(maxCloneBytes)
-	var err error
-	if c.log, err = logs.logger(p); err != nil {
-		return nil, err
-	}
-	if c.server, err = parseServer(server); err != nil {
-		return nil, usage("invalid value for --server: %v", err)
-	}
-	if tokenFile != "" {
-		c.deny = append(c.deny, tokenFile)
-	}
-	if c.scheduled {
-		if c.deny, err = parseDenied(p.getenv(deniedVariable)); err != nil {
+	return func(f *flagSet) (*daemonConfig, error) {
+		if c.version {
+			return c, nil
+		}
+		if f.NArg() > 0 {
+			return nil, usage("unexpected argument %q: only flags are accepted", f.Arg(0))
+		}
+		c.allow, c.allowGitHosts, c.handlers = allow, gitHosts, handlers
+		c.maxMessage, c.maxCloneBytes = int(maxMessage), int64(maxCloneBytes)
+		var err error
+		if c.log, err = logs.logger(p); err != nil {
 			return nil, err
 		}
-	} else {
-		if c.token, err = p.readSecret("token-file", tokenFile, "C4A_TOKEN"); err != nil {
-			return nil, err
+		p.logVariables(c.log)
+		if c.server, err = parseServer(server); err != nil {
+			return nil, usage("invalid value for --server: %v", err)
 		}
+		if tokenFile != "" {
+			c.deny = append(c.deny, tokenFile)
+		}
+		if c.scheduled {
+			if c.deny, err = parseDenied(p.getenv(deniedVariable)); err != nil {
+				return nil, err
+			}
+		} else {
+			if c.token, err = p.readSecret("token-file", tokenFile, "C4A_TOKEN"); err != nil {
+				return nil, err
+			}
+		}
+		if c.client, err = newLinkClient(c.caFile); err != nil {
+			return nil, usage("invalid value for --ca-file: %v", err)
+		}
+		return c, c.validate()
 	}
-	if c.client, err = newLinkClient(c.caFile); err != nil {
-		return nil, usage("invalid value for --ca-file: %v", err)
-	}
-	return c, c.validate()
 }
 
 // validate checks the ranges of the values and fills in defaults.
@@ -174,4 +184,12 @@ func (c *daemonConfig) validate() error {
 		defer c.log.Info("neither --allow nor --work-dir was given: serving the current directory", "dir", dir)
 	}
 	return dirList(c.allow).areDirs()
+}
+
+// drainTime returns the time that running requests have after the first signal.
+func (c *daemonConfig) drainTime() time.Duration {
+	if c.scheduled {
+		return scheduledDrainTime
+	}
+	return drainTime
 }

@@ -165,11 +165,12 @@ func (f *fsService) lastCommitsOf(ctx context.Context, repos []*foundRepo, idLen
 }
 
 func (f *fsService) lastCommitBatch(ctx context.Context, repos []*foundRepo, idLength int) error {
-	dir, err := emptyGitDir(idLength)
+	temp, err := f.access.temp.emptyGitDir(idLength)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer temp.remove()
+	dir := temp.path
 	var alternates strings.Builder
 	var heads []string
 	for _, r := range repos {
@@ -195,11 +196,12 @@ func (f *fsService) lastCommitBatch(ctx context.Context, repos []*foundRepo, idL
 }
 
 // emptyGitDir creates the smallest directory that git accepts as a repository.
-func emptyGitDir(idLength int) (string, error) {
-	dir, err := os.MkdirTemp("", "c4a-empty-*")
+func (t *tempDirs) emptyGitDir(idLength int) (*tempDir, error) {
+	temp, err := t.make(emptyTemp)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
+	dir := temp.path
 	config := "[core]\n\trepositoryformatversion = 0\n\tbare = false\n"
 	if idLength == 64 {
 		config = "[core]\n\trepositoryformatversion = 1\n\tbare = false\n[extensions]\n\tobjectformat = sha256\n"
@@ -211,10 +213,10 @@ func emptyGitDir(idLength int) (string, error) {
 		os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600),
 	)
 	if err != nil {
-		_ = os.RemoveAll(dir) // report the first error
-		return "", fmt.Errorf("creating an empty repository: %w", err)
+		temp.remove()
+		return nil, fmt.Errorf("creating an empty repository: %w", err)
 	}
-	return dir, nil
+	return temp, nil
 }
 
 // borrowObjects makes the repository at dir read the object directories in

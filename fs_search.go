@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -190,12 +189,12 @@ func (s *search) grep(p searchParams, at resolvedPath) error {
 	r := s.files.workTreeOf(at)
 	if r == nil {
 		s.gitDirs = &namedGitDirs{access: s.files.access, start: at.abs}
-		dir, err := emptyGitDir(40)
+		temp, err := s.files.access.temp.emptyGitDir(40)
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir) // a leftover is only a temporary file
-		err = s.pass(p, at, gitCommand{gitDir: dir, workTree: at.abs, check: func(ctx context.Context) error { return s.files.access.checkRules(ctx, at, at) }}, append(standard, "--no-index"), nil)
+		defer temp.remove()
+		err = s.pass(p, at, gitCommand{gitDir: temp.path, workTree: at.abs, check: func(ctx context.Context) error { return s.files.access.checkRules(ctx, at, at) }}, append(standard, "--no-index"), nil)
 		if _, special := errors.AsType[*specialRules](err); special {
 			s.files.log.Warn("searching with git's rules failed", "error", err)
 			return s.grepListed(p, at)
@@ -235,13 +234,13 @@ func (s *search) grepListed(p searchParams, at resolvedPath) error {
 	if err := s.eachListed(p, func(path string, _ int64) { only[path] = true }); err != nil {
 		return err
 	}
-	dir, err := emptyGitDir(40)
+	temp, err := s.files.access.temp.emptyGitDir(40)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir) // a leftover is only a temporary file
+	defer temp.remove()
 	s.text = true
-	return s.pass(p, at, gitCommand{gitDir: dir, workTree: at.abs}, []string{"--no-index", "--no-exclude-standard"}, only)
+	return s.pass(p, at, gitCommand{gitDir: temp.path, workTree: at.abs}, []string{"--no-index", "--no-exclude-standard"}, only)
 }
 
 // trackedIgnored returns the tracked files below at that ignore rules match.

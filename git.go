@@ -32,11 +32,14 @@ type gitRunner struct {
 	path         string // absolute; "" if git was not found
 	caFile       string // --ca-file or SSL_CERT_FILE; "" for the system's certificates
 	passed       []string
+	started      *processes
+	temp         *tempDirs
 	globalConfig string // GIT_CONFIG_GLOBAL of commands that contact a remote
 	knownHosts   string // file of ssh host keys in addition to the user's own; "" without a work dir
 
 	versionDone sync.WaitGroup // runs git version while the daemon starts
 	versionText string         // read it after versionDone.Wait
+	versionErr  error          // read it after versionDone.Wait
 }
 
 // version returns the version of git, such as "2.39.5", or "" if it is unknown.
@@ -45,18 +48,24 @@ func (g *gitRunner) version() string {
 	return g.versionText
 }
 
+// versionError returns why the version is unknown although git was found.
+func (g *gitRunner) versionError() error {
+	g.versionDone.Wait()
+	return g.versionErr
+}
+
 // newGitRunner looks for git in the PATH. If there is none, the runner is still
 // usable, and each run fails with an error that says to install git.
 func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
-	g := &gitRunner{caFile: caFile, globalConfig: os.DevNull}
+	g := &gitRunner{temp: &tempDirs{}, caFile: caFile, globalConfig: os.DevNull}
 	if g.caFile == "" {
 		g.caFile = getenv("SSL_CERT_FILE")
 	}
 	g.passed = gitProxies(getenv)
 	for _, name := range []string{
 		"PATH",
-		"SSH_AUTH_SOCK",                       // the user's keys for ssh URLs
-		"TMPDIR", "SYSTEMROOT", "TEMP", "TMP", // Windows programs need SYSTEMROOT, TEMP and TMP to start
+		"SSH_AUTH_SOCK",             // the user's keys for ssh URLs
+		"SYSTEMROOT", "TEMP", "TMP", // Windows programs need them to start
 	} {
 		if value := getenv(name); value != "" {
 			g.passed = append(g.passed, name+"="+value)
@@ -69,14 +78,13 @@ func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
 	if g.path, err = filepath.Abs(path); err != nil {
 		g.path = path
 	}
-	runner := &gitRunner{path: g.path, passed: g.passed, globalConfig: g.globalConfig} // a copy, because the caller continues to set up g
+	runner := &gitRunner{temp: g.temp, path: g.path, passed: g.passed, globalConfig: g.globalConfig} // a copy, because the caller continues to set up g
 	// Ends when git ends, or after 10 s; version waits for it.
 	g.versionDone.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if out, err := runner.run(ctx, gitCommand{args: []string{"version"}}); err == nil {
-			g.versionText = strings.TrimPrefix(strings.TrimSpace(string(out)), "git version ")
-		}
+		out, err := runner.run(ctx, gitCommand{args: []string{"version"}})
+		g.versionText, g.versionErr = strings.TrimPrefix(strings.TrimSpace(string(out)), "git version "), err
 	})
 	return g
 }
@@ -186,6 +194,7 @@ func (g *gitRunner) environment(c gitCommand) []string {
 		"GIT_EDITOR=false",
 		"GIT_LFS_SKIP_SMUDGE=1",
 		"COLUMNS=200", // git splits longer progress lines
+		"TMPDIR=" + g.temp.dir(),
 	}, g.passed...)
 	if g.caFile != "" {
 		env = append(env, "GIT_SSL_CAINFO="+g.caFile)
@@ -247,7 +256,7 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	cmd.Env = g.environment(c)
 	cmd.Dir = c.dir
 	if cmd.Dir == "" {
-		cmd.Dir = os.TempDir()
+		cmd.Dir = g.temp.dir()
 	}
 	cmd.Stdin = c.stdin
 	var kept cappedBuffer
@@ -262,7 +271,7 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	cmd.Stderr = writerFunc(func(p []byte) (int, error) { alive(); return stderr.Write(p) })
 
 	defer processRuns(ctx)()
-	p, err := startProcess(cmd)
+	p, err := g.started.start(cmd)
 	if err != nil {
 		// The system does not report whether the program or its directory is missing.
 		if _, statErr := os.Stat(g.path); statErr == nil && c.workTree != "" && errors.Is(err, fs.ErrNotExist) {

@@ -38,12 +38,13 @@ type commandMethod struct {
 	maxOutput int
 	redact    *redactor
 	log       *slog.Logger
+	started   *processes
 }
 
 // newCommandMethods returns the method table rows of the handlers. A program
 // inherits none of the daemon's own variables, because they can contain its
 // token.
-func newCommandMethods(specs []handlerSpec, environ []string, maxOutput int, log *slog.Logger) []*method {
+func newCommandMethods(specs []handlerSpec, environ []string, maxOutput int, log *slog.Logger, started *processes) []*method {
 	passed := make([]string, 0, len(environ))
 	for _, variable := range environ {
 		name, _, _ := strings.Cut(strings.ToUpper(variable), "=")
@@ -53,7 +54,7 @@ func newCommandMethods(specs []handlerSpec, environ []string, maxOutput int, log
 	}
 	var methods []*method
 	for _, spec := range specs {
-		c := &commandMethod{handlerSpec: spec, environ: passed, maxOutput: maxOutput, redact: newRedactor(), log: log}
+		c := &commandMethod{handlerSpec: spec, environ: passed, maxOutput: maxOutput, redact: newRedactor(), log: log, started: started}
 		methods = append(methods, newMethod(spec.name, "Run "+filepath.Base(spec.args[0])+" with the params as input; its output is the result.", c.run))
 	}
 	return methods
@@ -82,7 +83,7 @@ func (c *commandMethod) run(ctx context.Context, params json.RawMessage) (json.R
 		return nil, err
 	}
 	defer processRuns(ctx)()
-	p, err := startProcess(cmd)
+	p, err := c.started.start(cmd)
 	if err == nil {
 		select {
 		case <-p.done:

@@ -38,6 +38,9 @@ type libraries struct {
 // an error: the next write would overwrite it.
 func openLibraries(workspace string) (*libraries, error) {
 	l := &libraries{path: filepath.Join(workspace, librariesFile), writing: make(chan struct{}, 1)}
+	if err := removeTemporaries(l.path); err != nil {
+		return nil, fmt.Errorf("reading the libraries: %w", err)
+	}
 	f, err := os.OpenFile(l.path, os.O_RDONLY|openNonblock, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, nil

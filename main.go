@@ -8,15 +8,15 @@
 //	c4a-daemon --server wss://example.com --allow /srv/src --token-file token
 //	c4a-daemon --server example.com --machine-id cloud_demo --work-dir ./demo
 //
-// Every flag can also be set by an environment variable, such as C4A_WORK_DIR;
+// Most flags can also be set by an environment variable, such as C4A_WORK_DIR;
 // the flag takes precedence.
 // The server's token is read from --token-file or C4A_TOKEN. See --help for the
 // flags and REFERENCE.md for the methods.
 //
 // Exit status: 0 stopped by a signal, 1 failed, 2 usage error, 3 gave up
 // reconnecting, 4 refused by the server, 5 replaced by another daemon with the
-// same machine id. On the first SIGINT or SIGTERM the daemon waits for running
-// requests; on the second it stops at once.
+// same machine id. On the first SIGINT, SIGTERM or SIGHUP the daemon waits for
+// running requests; on the second it stops at once.
 package main
 
 import "os"

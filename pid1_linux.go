@@ -20,7 +20,9 @@ func runAsInit(run func(*program) int) int {
 	}
 	status, err := reapUntilChildEnds()
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: starting the program as a child of process 1: %v\n", os.Args[0], err)
+		console := newLineQueue(os.Stderr) // process 1 would survive SIGTERM while it waits for a reader
+		defer console.close(flushTime)
+		fmt.Fprintf(console, "%s: starting the program as a child of process 1: %v\n", os.Args[0], err)
 		return exitFailure
 	}
 	return status
@@ -30,8 +32,8 @@ func reapUntilChildEnds() (int, error) {
 	// Every signal is an occasion to reap, because SIGCHLD can be lost when
 	// many signals arrive at once.
 	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, syscall.SIGCHLD, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM,
-		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGCONT)
+	signal.Notify(signals, append(stopSignals(), syscall.SIGCHLD, syscall.SIGQUIT,
+		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGCONT)...)
 	defer signal.Stop(signals)
 	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
 	// Use a new process group: otherwise signals from a terminal to the

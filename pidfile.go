@@ -97,8 +97,11 @@ func writePIDFile(dir string, pid int) error {
 	if err != nil {
 		return fmt.Errorf("identifying process %d: %w", pid, err)
 	}
-	r := pidRecord{pid: pid, identity: id}
-	return writeFileAtomic(filepath.Join(dir, pidFileName), []byte(r.text()), 0o644)
+	r, path := pidRecord{pid: pid, identity: id}, filepath.Join(dir, pidFileName)
+	if err := removeTemporaries(path); err != nil {
+		return err
+	}
+	return writeFileAtomic(path, []byte(r.text()), 0o644)
 }
 
 // readPIDFile reads <libID>/daemon.pid under root. It neither follows a symlink out

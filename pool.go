@@ -32,6 +32,7 @@ type poolConfig struct {
 	token        func(libID string) secret
 	environ      []string // the scheduler's own; C4A_ variables are left out
 	log          *slog.Logger
+	started      *processes   // every child is added
 	metrics      *poolMetrics // nil makes one
 	// onEvent gets every change of an entry, those of one lib_id in order. It is
 	// called without a lock, and from several goroutines.
@@ -131,12 +132,12 @@ func newPool(cfg poolConfig) (_ *pool, err error) {
 		return nil, errors.Join(err, p.lock.Close(), root.Close())
 	}
 	p.folds = foldsCase(root)
-	p.emptyTrash()
 
 	ctx, stop := context.WithCancel(context.Background())
 	p.stopSweep = stop
-	// Ends with shutdown.
+	// Both end with shutdown.
 	p.wg.Go(func() { p.sweep(ctx) })
+	p.wg.Go(func() { p.emptyTrash(ctx) })
 	return p, nil
 }
 
@@ -276,13 +277,14 @@ func (p *pool) spec(libID string) childSpec {
 	}
 	args := []string{"--server", server, "--machine-id", machineIDOf(libID), "--work-dir", p.workDir(libID)}
 	return childSpec{
-		libID: libID,
-		bin:   p.daemonBin,
-		args:  append(args, p.childArgs...),
-		env:   childEnv(p.environ, append([]string{p.workspace}, p.denied...)),
-		dir:   p.workDir(libID),
-		token: token,
-		log:   p.log,
+		libID:   libID,
+		bin:     p.daemonBin,
+		args:    append(args, p.childArgs...),
+		env:     childEnv(p.environ, append([]string{p.workspace}, p.denied...)),
+		dir:     p.workDir(libID),
+		token:   token,
+		log:     p.log,
+		started: p.started,
 	}
 }
 

@@ -50,13 +50,14 @@ type child interface {
 
 // childSpec says how to start a child.
 type childSpec struct {
-	libID string
-	bin   string   // the program
-	args  []string // without argv[0]
-	env   []string
-	dir   string // its work dir, which exists
-	token secret // the first line of its standard input
-	log   *slog.Logger
+	libID   string
+	bin     string   // the program
+	args    []string // without argv[0]
+	env     []string
+	dir     string // its work dir, which exists
+	token   secret // the first line of its standard input
+	log     *slog.Logger
+	started *processes
 }
 
 // daemonProcess is a real child.
@@ -97,7 +98,7 @@ func startChild(spec childSpec) (_ child, err error) {
 	cmd.Env, cmd.Dir = spec.env, spec.dir
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = childIn, childOut, d.logged
 	setSession(cmd)
-	d.process, err = startProcess(cmd)
+	d.process, err = spec.started.start(cmd)
 	_, _ = childIn.Close(), childOut.Close() // the child has its own
 	if err != nil {
 		return nil, errors.Join(err, d.stdin.Close(), d.stdout.Close(), d.logged.Close())

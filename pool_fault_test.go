@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // scriptDeaf does not care for the end of its input, but for SIGTERM.
@@ -99,6 +100,7 @@ func TestFaultSecondSignal(t *testing.T) {
 	pids := []int{h.ensure("stubborn1"), h.ensure("stubborn2")}
 	h.kill(syscall.SIGTERM)
 	h.says("msg=stopping")
+	time.Sleep(2 * sameSignal) // a signal that comes sooner is the same one
 	h.kill(syscall.SIGTERM)
 	if code := h.exit(); code != exitFailure {
 		t.Errorf("got exit %d, want %d", code, exitFailure)

@@ -279,9 +279,10 @@ func TestPoolEmptiesTheTrash(t *testing.T) {
 	workspace := realTempDir(t)
 	writeFiles(t, workspace, map[string]string{trashPrefix + "x/repos/lib/f": "1", "y/repos/lib/f": "1"})
 	testPoolIn(t, workspace)
-	if _, err := os.Stat(filepath.Join(workspace, trashPrefix+"x")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the trash: got %v, want it removed", err)
-	}
+	awaitThat(t, "the trash is deleted", func() bool {
+		_, err := os.Stat(filepath.Join(workspace, trashPrefix+"x"))
+		return errors.Is(err, os.ErrNotExist)
+	})
 	if _, err := os.Stat(filepath.Join(workspace, "y", "repos", "lib", "f")); err != nil {
 		t.Errorf("a work dir beside the trash: got %v, want it kept", err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -147,15 +148,16 @@ func (p *pool) removeWorkDir(libID string) error {
 	return nil
 }
 
-// emptyTrash deletes the directories that a killed scheduler was deleting.
-func (p *pool) emptyTrash() {
+// emptyTrash deletes the directories that a killed scheduler was deleting, until
+// ctx ends: they may hold millions of files.
+func (p *pool) emptyTrash(ctx context.Context) {
 	names, err := fs.ReadDir(p.root.FS(), ".")
 	for _, name := range names {
 		if strings.HasPrefix(name.Name(), trashPrefix) {
-			err = errors.Join(err, p.root.RemoveAll(name.Name()))
+			err = errors.Join(err, removeTree(ctx, p.root, name.Name()))
 		}
 	}
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		p.log.Warn("deleting the remains of deleted work dirs failed", "error", err)
 	}
 }

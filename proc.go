@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os/exec"
+	"slices"
 	"sync"
 	"time"
 )
@@ -45,6 +47,61 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 		p.err = cmd.Wait()
 	}()
 	return p, nil
+}
+
+// processes are the running processes of a program, which can end them all at
+// once. A nil one only starts processes.
+type processes struct {
+	mu      sync.Mutex
+	running map[*process]bool
+	killed  bool
+}
+
+// start is startProcess. What it starts after kill is killed at once.
+func (s *processes) start(cmd *exec.Cmd) (*process, error) {
+	if s == nil {
+		return startProcess(cmd)
+	}
+	p, err := startProcess(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if s.add(p) {
+		p.kill()
+	}
+	go func() { // ends with the process
+		<-p.done
+		s.remove(p)
+	}()
+	return p, nil
+}
+
+func (s *processes) add(p *process) (killed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running == nil {
+		s.running = map[*process]bool{}
+	}
+	s.running[p] = true
+	return s.killed
+}
+
+func (s *processes) remove(p *process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.running, p)
+}
+
+// kill ends all processes and those that are started from now on, without
+// waiting for their end.
+func (s *processes) kill() {
+	s.mu.Lock()
+	s.killed = true
+	running := slices.Collect(maps.Keys(s.running))
+	s.mu.Unlock()
+	for _, p := range running {
+		p.kill()
+	}
 }
 
 // pid returns the id of the process and of its group.

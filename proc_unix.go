@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -45,5 +46,12 @@ func killRest(pid int) error {
 	return err
 }
 
-// stopSignals returns the signals that ask a program to end.
-func stopSignals() []os.Signal { return []os.Signal{syscall.SIGINT, syscall.SIGTERM} }
+// stopSignals returns the signals that ask a program to end: also that of a
+// closed terminal, unless the program was started to survive it (nohup(1)).
+func stopSignals() []os.Signal {
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
+}

@@ -170,10 +170,10 @@ func parseServer(text string) (*url.URL, error) {
 	if text == "" {
 		return nil, errors.New("set the address of the server, such as --server 127.0.0.1:5100 or --server wss://example.com")
 	}
-	u := &url.URL{Host: text}
+	u := &url.URL{Host: strings.Replace(text, "%25", "%", 1)} // a zone, escaped as in a URL
 	if strings.Contains(text, "://") {
 		var err error
-		if u, err = url.Parse(text); err != nil {
+		if u, err = parseURL(text); err != nil {
 			return nil, errors.New("not a URL") // the error of url.Parse contains the text, and so a password
 		}
 	} else if i := strings.IndexAny(text, "/?#@"); i >= 0 {
@@ -212,13 +212,32 @@ func parseServer(text string) (*url.URL, error) {
 	return u, nil
 }
 
+// isHostText reports whether text has only characters that a host name or a zone
+// may have.
+func isHostText(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool {
+		return !unicode.IsPrint(r) || unicode.IsSpace(r) || strings.ContainsRune("\\\"'<>{}[]|^`%,;", r)
+	})
+}
+
+// parseURL is url.Parse that also accepts the zone of an IPv6 address as it is
+// written outside of URLs: http://[fe80::1%eth0]:5110. In a URL the percent sign
+// has to be escaped (RFC 6874, section 2).
+func parseURL(text string) (*url.URL, error) {
+	if scheme, rest, ok := strings.Cut(text, "://["); ok {
+		if host, path, ok := strings.Cut(rest, "]"); ok && !strings.Contains(host, "%25") {
+			text = scheme + "://[" + strings.Replace(host, "%", "%25", 1) + "]" + path
+		}
+	}
+	return url.Parse(text)
+}
+
 // splitServerHost checks the host and port of u and returns the host.
 func splitServerHost(u *url.URL) (string, error) {
-	host, port := u.Host, ""
-	if ip, err := netip.ParseAddr(host); err == nil && ip.Is6() {
-		u.Host = "[" + host + "]" // ::1 without brackets
-		return host, nil
+	if ip, err := netip.ParseAddr(u.Host); err == nil && ip.Is6() {
+		u.Host = "[" + u.Host + "]" // ::1 without brackets
 	}
+	host, port := u.Host, ""
 	if h, p, err := net.SplitHostPort(u.Host); err == nil {
 		host, port = h, p
 		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
@@ -232,7 +251,12 @@ func splitServerHost(u *url.URL) (string, error) {
 	if host == "" {
 		return "", errors.New("the host is empty")
 	}
-	if strings.ContainsAny(host, " \t\r\n\\\"'<>{}|^`%,;") {
+	if ip, err := netip.ParseAddr(host); strings.HasPrefix(u.Host, "[") && (err != nil || !ip.Is6()) {
+		return "", fmt.Errorf("the host %q in brackets is not an IPv6 address", host)
+	} else if err == nil && ip.Zone() != "" && isHostText(ip.Zone()) {
+		return host, nil // fe80::1%eth0
+	}
+	if !isHostText(host) {
 		return "", fmt.Errorf("the host %q contains a character that is not allowed in a host name", host)
 	}
 	return host, nil

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -304,6 +305,7 @@ are not passed to it. It is ended with SIGTERM, then SIGKILL. The variable has o
 		{exitGaveUp, "gave up reconnecting", "", ""},
 		{exitRefused, "refused by the server", "", ""},
 		{exitReplaced, "replaced by another daemon with the same machine id", "", ""},
+		{128 + int(syscall.SIGINT), "", "", "ended by SIGINT; 129 by SIGHUP, 143 by SIGTERM"},
 	} {
 		r.say("| %d | %s | %s | %s |\n", e.status, e.daemon, e.scheduler, e.call)
 	}
@@ -338,7 +340,11 @@ func (r *reference) flags(t *testing.T, name string, run func(*program) error) {
 			continue
 		}
 		key, _, _ := strings.Cut(flagLine, " ")
-		r.say("| `--%s` | `%s` | %s |\n", cell(flagLine), variable(key), cell(strings.TrimSpace(line)))
+		name := ""
+		if hasVariable(key) {
+			name = "`" + variable(key) + "`"
+		}
+		r.say("| `--%s` | %s | %s |\n", cell(flagLine), name, cell(strings.TrimSpace(line)))
 		flagLine = ""
 		rows++
 	}

@@ -23,7 +23,8 @@ const maxIndexFile = 512 << 20
 // configuration only values that control how files are compared are taken over,
 // each of them checked.
 type gitView struct {
-	dir  string
+	temp *tempDir
+	dir  string // temp.path
 	repo *repository
 	view gitViewKind
 }
@@ -42,14 +43,14 @@ const (
 // gitView creates a view of the repository; the caller removes it. A view of a
 // repository without a work tree is always an objectsView.
 func (r *repository) gitView(view gitViewKind) (*gitView, error) {
-	dir, err := os.MkdirTemp("", "c4a-inspect-*")
+	temp, err := r.access.temp.make(inspectTemp)
 	if err != nil {
-		return nil, fmt.Errorf("creating a temporary git directory: %w", err)
+		return nil, err
 	}
 	if r.work.abs == "" {
 		view = objectsView
 	}
-	v := &gitView{dir: dir, repo: r, view: view}
+	v := &gitView{temp: temp, dir: temp.path, repo: r, view: view}
 	if err := v.fill(); err != nil {
 		v.remove()
 		return nil, err
@@ -58,7 +59,7 @@ func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 }
 
 // remove deletes the view.
-func (v *gitView) remove() { _ = os.RemoveAll(v.dir) } // a leftover is only a temporary directory
+func (v *gitView) remove() { v.temp.remove() }
 
 // command returns a git command that runs in the view.
 func (v *gitView) command(args ...string) gitCommand {

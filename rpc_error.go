@@ -138,8 +138,10 @@ func asRPCError(err error) *rpcError {
 	case errors.Is(err, context.Canceled):
 		return failure(codeCancelled, "the request was cancelled")
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		// The only internal cause that a caller can act on.
+		// A caller can act on this and on the next internal cause.
 		return &rpcError{Code: codeInternal, Message: "the daemon's disk is full: see its log"}
+	case errors.Is(err, errNoTempDir):
+		return &rpcError{Code: codeInternal, Message: "the daemon has no directory for temporary files: see its log"}
 	}
 	return &rpcError{Code: codeInternal, Message: "internal error: see the daemon's log"}
 }

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,9 +51,9 @@ func runScheduler(p *program) int {
 		return runDaemon(p)
 	}
 	if len(p.args) > 1 && p.args[1] == "call" {
-		return p.exit(schedulerName+" call", p.call(p.args[2:]))
+		return p.run(callName, func() error { return p.call(p.args[2:]) })
 	}
-	return p.exit(schedulerName, p.scheduler())
+	return p.run(schedulerName, p.scheduler)
 }
 
 func (p *program) scheduler() error {
@@ -70,10 +69,9 @@ func (p *program) scheduler() error {
 	case cfg.check:
 		return p.checkScheduler(cfg)
 	}
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, stopSignals()...)
-	defer signal.Stop(signals)
 	defer surviveBrokenPipe()()
+	signals := p.watchSignals(signalPlan{name: schedulerName, limit: cfg.stopLimit(), kill: p.started.kill})
+	defer signals.close()
 	s, err := startScheduler(cfg, p)
 	if err != nil {
 		return err
@@ -84,25 +82,18 @@ func (p *program) scheduler() error {
 	wg.Go(func() { system.beat(watched) })
 	system.tell("READY=1")
 	cfg.log.Info("listening", "url", s.url(), "workspace", s.pool.workspace)
-	<-signals
+	<-signals.stopping.Done()
 	cfg.log.Info("stopping")
 	system.tell("STOPPING=1")
-	// A second signal kills the daemons that are still running.
-	force, forceStop := context.WithCancelCause(context.Background())
-	wg.Go(func() {
-		select {
-		case <-signals:
-			forceStop(errSecondSignal)
-		case <-watched.Done():
-		}
-	})
-	s.stop(force)
+	s.stop(signals.force)
 	unwatch()
 	wg.Wait()
-	err = context.Cause(force)
-	forceStop(nil)
-	return err
+	return context.Cause(signals.force)
 }
+
+// stopLimit bounds the time from the first signal to the end: that of the
+// daemons, and that of the HTTP requests and files.
+func (c *schedulerConfig) stopLimit() time.Duration { return c.stopTimeout + closeTime }
 
 // healthcheck queries /health of a running scheduler. Any status but 200, such
 // as that of a degraded scheduler, is an error.
@@ -152,7 +143,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	s.pool, err = newPool(poolConfig{
 		workspace: cfg.workspace, daemonBin: cfg.daemonBin, start: s.startDaemon, maxDaemons: cfg.maxDaemons,
 		idleTimeout: cfg.idleTimeout, spawnTimeout: cfg.spawnTimeout, stopTimeout: cfg.stopTimeout,
-		childArgs: cfg.childArgs(), denied: cfg.deny, token: s.childToken, environ: p.environ(), log: cfg.log,
+		childArgs: cfg.childArgs(), denied: cfg.deny, token: s.childToken, environ: p.environ(), log: cfg.log, started: p.started,
 		onEvent: func(e poolEntry) {
 			if e.Status == statusExited {
 				s.tokens.revoke(e.MachineID)
@@ -171,6 +162,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			s.stop(context.Background())
 		}
 	}()
+	s.wg.Go(func() { (&tempDirs{}).sweep(work, cfg.log) })
 	s.usage = newDiskSize(work, s.pool.workspace, cfg.log)
 	s.api = newAPI(apiConfig{
 		pool: s.pool, events: s.events, token: cfg.apiToken, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
@@ -309,7 +301,7 @@ func (s *scheduler) url() string {
 	if s.cfg.certificate != nil {
 		scheme = "https"
 	}
-	return scheme + "://" + s.hostPort(s.main)
+	return (&url.URL{Scheme: scheme, Host: s.hostPort(s.main)}).String() // escapes a zone
 }
 
 // stop ends everything in this order: the listener, so that no new connection

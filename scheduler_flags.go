@@ -93,11 +93,12 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	c.logs.register(f)
 	return func(f *flagSet) (*schedulerConfig, error) {
 		f.Visit(func(fl *flag.Flag) { c.workspaceGiven = c.workspaceGiven || fl.Name == "workspace" })
-		c.workspaceGiven = c.workspaceGiven || p.getenv("C4A_WORKSPACE") != ""
+		c.workspaceGiven = c.workspaceGiven || p.setting("C4A_WORKSPACE") != ""
 		var err error
 		if c.log, err = c.logs.logger(p); err != nil {
 			return nil, err
 		}
+		p.logVariables(c.log)
 		for _, t := range []struct {
 			to                   *secret
 			flag, file, variable string
@@ -194,6 +195,9 @@ func (c *schedulerConfig) validate() error {
 	} else if c.host == "" || strings.ContainsAny(c.host, "/ ") {
 		return usage("invalid value %q for --host: must be an address, a host name or unix:/path", c.host)
 	}
+	if ip, err := netip.ParseAddr(strings.Trim(c.host, "[]")); err == nil {
+		c.host = ip.String() // [::1] as in a URL
+	}
 	for i, dir := range c.allow {
 		// A child runs in another directory.
 		var err error
@@ -237,7 +241,7 @@ func (c *schedulerConfig) baseURL() string {
 	if c.certificate != nil {
 		scheme = "https"
 	}
-	return scheme + "://" + net.JoinHostPort(c.dialHost(), strconv.Itoa(c.port))
+	return (&url.URL{Scheme: scheme, Host: net.JoinHostPort(c.dialHost(), strconv.Itoa(c.port))}).String() // escapes a zone
 }
 
 // dialHost returns the host that a client on this machine dials: loopback if

@@ -458,6 +458,7 @@ func TestSignals(t *testing.T) {
 		want := exitStopped
 		if signals == 2 {
 			want = exitFailure
+			time.Sleep(2 * sameSignal) // a signal that comes sooner is the same one
 			if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}

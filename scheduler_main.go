@@ -10,13 +10,13 @@
 //	c4a-daemon-scheduler call demo vcs/clone url=https://example.com/r.git
 //
 // The same executable also runs as the daemon unless --daemon-bin names another
-// program, so a server needs only this file. Every flag can also be set by an
+// program, so a server needs only this file. Most flags can also be set by an
 // environment variable, such as C4A_MAX_DAEMONS; the flag takes precedence. See
 // --help for the flags and REFERENCE.md for the HTTP API.
 //
 // Exit status: 0 stopped by a signal, 1 failed or stopped by a second signal,
-// 2 usage error. The first SIGINT or SIGTERM stops all daemons, the second kills
-// them.
+// 2 usage error. The first SIGINT, SIGTERM or SIGHUP stops all daemons, the
+// second kills them.
 package main
 
 import "os"

@@ -75,7 +75,10 @@ func startCommand(t testing.TB, name string, cmd *exec.Cmd, env []string) *start
 	p := &startedProgram{t: t, cmd: cmd, done: make(chan struct{}), stdout: newSyncBuffer(), stderr: newSyncBuffer()}
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir(), "GORACE=" + quickRace}, env...)
 	p.cmd.Dir = t.TempDir()
-	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
+	p.cmd.Stdout = p.stdout
+	if p.cmd.Stderr == nil {
+		p.cmd.Stderr = p.stderr
+	}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -609,7 +612,7 @@ func TestExitStatus(t *testing.T) {
 		{daemonName, nil, []string{"--version"}, 0, ""},
 		{daemonName, nil, []string{"--help"}, 0, ""},
 		{daemonName, nil, []string{"--server", refusing, "--check"}, 1, ""},
-		{daemonName, []string{"C4A_CHECK=true"}, []string{"--server", refusing}, 1, ""},
+		{daemonName, []string{"C4A_CHECK=true"}, []string{"--server", refusing}, 4, "this can be set by the flag only"},
 		{schedulerName, nil, []string{"extra"}, 2, "extra"},
 		{schedulerName, nil, []string{"--port", "70000"}, 2, "--port"},
 		{schedulerName, nil, []string{"--host", "0.0.0.0"}, 2, "token"},

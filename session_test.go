@@ -309,6 +309,12 @@ func TestParseServer(t *testing.T) {
 		{"169.254.1.1", "ws://169.254.1.1/ws/daemon"},
 		{"[fe80::1]:80", "ws://[fe80::1]:80/ws/daemon"},
 		{"[fd00::1]", "ws://[fd00::1]/ws/daemon"},
+		{"[fe80::1%eth0]:5110", "ws://[fe80::1%25eth0]:5110/ws/daemon"},
+		{"[fe80::1%25eth0]:5110", "ws://[fe80::1%25eth0]:5110/ws/daemon"},
+		{"[fe80::1%eth0]", "ws://[fe80::1%25eth0]/ws/daemon"},
+		{"fe80::1%eth0", "ws://[fe80::1%25eth0]/ws/daemon"},
+		{"wss://[fe80::1%eth0]:5110/x", "wss://[fe80::1%25eth0]:5110/x"},
+		{"ws://[fe80::1%25eth0]:5110", "ws://[fe80::1%25eth0]:5110/ws/daemon"},
 		{"localhost:5100", "ws://localhost:5100/ws/daemon"},
 		{"c4a-server", "ws://c4a-server/ws/daemon"},
 		{"c4a-server:5100", "ws://c4a-server:5100/ws/daemon"},
@@ -330,7 +336,7 @@ func TestParseServer(t *testing.T) {
 		{"", "address"}, {"ftp://h", "scheme"}, {"unix:///x", "scheme"}, {"h/path", "/"}, {"h?x=1", "?"}, {"h#x", "#"}, {"user@h", "@"},
 		{"ws://user:s3cret@h", "user or password"}, {"ws://h?x=s3cret", "query"}, {"ws://h/?", "query"}, {"ws://h#f", "fragment"}, {"ws://h#", "fragment"},
 		{"ws://", "host is empty"}, {"ws:///x", "host is empty"}, {":5100", "host is empty"}, {"ws://:5100", "host is empty"},
-		{"h:0", "port"}, {"h:65536", "port"}, {"h:x", "port"}, {"h:", "port"}, {"h:-1", "port"}, {"ws://h:99999", "port"}, {"h:1:2", "host"},
+		{"h:0", "port"}, {"h:65536", "port"}, {"h:x", "port"}, {"h:", "port"}, {"h:-1", "port"}, {"ws://h:99999", "port"}, {"h:1:2", "host"}, {"h%eth0", "character"}, {"[fe80::1%]:1", "IPv6"}, {"[0]", "IPv6"}, {"a\x16b", "character"}, {"[fe80::1%a b]:1", "character"},
 		{"a b", "character"}, {"ws://s3cret:pw%zz@h", "not a URL"},
 	} {
 		u, err := parseServer(test.given)

@@ -28,6 +28,9 @@ func newNotifier(getenv func(string) string, log *slog.Logger) *notifier {
 	return n
 }
 
+// notifyLimit bounds the wait for systemd, whose queue may be full.
+const notifyLimit = time.Second
+
 // tell sends one state, such as "READY=1" or "STATUS=…".
 func (n *notifier) tell(state string) {
 	if n.socket == "" {
@@ -39,6 +42,7 @@ func (n *notifier) tell(state string) {
 		return
 	}
 	defer conn.Close()
+	_ = conn.SetWriteDeadline(time.Now().Add(notifyLimit)) // sockets have deadlines
 	if _, err := conn.Write([]byte(state)); err != nil {
 		n.log.Debug("notifying systemd failed", "error", err)
 	}

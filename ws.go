@@ -276,14 +276,6 @@ func (l *link) send(message []byte, sent func(error)) {
 	wake(l.wake)
 }
 
-// wake wakes the goroutine that reads from a channel with a buffer of one.
-func wake(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default: // a wake-up is already pending
-	}
-}
-
 // write is the only writer of the connection. It ends when the link fails,
 // after it has reported the failure to all queued messages.
 func (l *link) write() {
