@@ -47,6 +47,7 @@ func TestLogJournalStream(t *testing.T) {
 				}
 				return ""
 			}}
+			p.console = newLineQueue(file)
 			log, err := (&logFlags{level: "info", format: test.format}).logger(p)
 			if err != nil {
 				t.Fatal(err)
@@ -54,6 +55,7 @@ func TestLogJournalStream(t *testing.T) {
 			log.With("disk", 7).Warn("full")
 			log.Info("fine")
 			log.Debug("hidden")
+			p.console.close(patience)
 			got, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
