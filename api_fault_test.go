@@ -126,7 +126,11 @@ func TestFaultBodies(t *testing.T) {
 				t.Errorf("%s %s %.40q: got %s, want a code in it", route.method, route.path, body, answer)
 			}
 		}
-		large := `{"lib_id":"` + strings.Repeat("x", maxBody) + `"}`
+		limit := maxBody
+		if isRPC {
+			limit = maxRPCBody
+		}
+		large := `{"lib_id":"` + strings.Repeat("x", limit) + `"}`
 		for _, chunked := range []bool{false, true} {
 			if status, answer := sendBody(t, route.method, h.url+route.path, large, chunked); status != http.StatusRequestEntityTooLarge {
 				t.Errorf("%s %s, too large, chunked %v: got %d %s, want 413", route.method, route.path, chunked, status, answer)

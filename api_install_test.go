@@ -47,6 +47,9 @@ func TestInstallRoutes(t *testing.T) {
 	if !strings.HasSuffix(script, "c4a_install \"$@\"\n") {
 		t.Errorf("GET /install.sh ends with %q, want the call of its function", script[max(0, len(script)-40):])
 	}
+	// Behind a proxy, which needs an API token.
+	s = newExampleScheduler(t, func(c *schedulerConfig) { c.apiToken = "api-token" })
+	host = strings.TrimPrefix(s.url(), "http://")
 	_, script = getText(t, s.url()+"/install.sh", func(r *http.Request) { r.Header.Set("X-Forwarded-Proto", "https") })
 	if want := "default_base_url='https://" + host + "/bin'"; !strings.Contains(script, want) {
 		t.Errorf("GET /install.sh behind TLS has not %s", want)

@@ -166,7 +166,7 @@ func TestCloneReadersSeeOneState(t *testing.T) {
 		clone("one", "first")
 		clone("one", "main")
 		clone("two", "main")
-		symlinks(t, map[string]string{w.workDir + "/repos/lib/.git/refs/link": "/"}) // corrupt for an update, nothing to those who read
+		symlinks(t, map[string]string{w.workDir + "/repos/lib/.git/refs/link": "missing"}) // corrupt for an update, nothing to those who read
 		clone("two", "first")
 		clone("one", "main")
 	}

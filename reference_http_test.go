@@ -66,7 +66,7 @@ type exampleScheduler struct {
 	root string // shown as /var/lib
 }
 
-func newExampleScheduler(t testing.TB) *exampleScheduler {
+func newExampleScheduler(t testing.TB, change ...func(*schedulerConfig)) *exampleScheduler {
 	t.Helper()
 	root := realTempDir(t)
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
@@ -74,6 +74,9 @@ func newExampleScheduler(t testing.TB) *exampleScheduler {
 		host: "127.0.0.1", workspace: filepath.Join(root, "c4a"), maxDaemons: defaultMaxDaemons, idleTimeout: defaultIdleTimeout,
 		spawnTimeout: patience, stopTimeout: defaultStopTimeout, offlineThreshold: defaultOfflineThreshold,
 		logs: logFlags{level: "info", format: "text"}, log: log,
+	}
+	for _, f := range change {
+		f(cfg)
 	}
 	s, err := startScheduler(cfg, &program{getenv: os.Getenv, environ: os.Environ, times: defaultLinkTimes()})
 	if err != nil {
