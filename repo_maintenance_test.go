@@ -37,6 +37,7 @@ func (r *testRepo) maintain(steps func(round int) [][]string) (stop func()) {
 }
 
 func TestInspectionDuringRepack(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a.txt": "needle\n", "sub/b.txt": "b\n"})
 	first := r.head()
@@ -91,6 +92,7 @@ func TestInspectionDuringRepack(t *testing.T) {
 }
 
 func TestRefsNeverGoBackDuringPackRefs(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a.txt": "a\n"})
 	// The commits have their number as message, so that their order is known.
@@ -137,6 +139,7 @@ func TestRefsNeverGoBackDuringPackRefs(t *testing.T) {
 // A repository that is moved away and back is either there or not; no error is
 // about a path that the caller did not name.
 func TestInspectionOfARepositoryThatVanishes(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a.txt": "a\n", "sub/b.txt": "b\n"})
 	r.git("branch", "topic/deep/er")
