@@ -14,6 +14,7 @@ import (
 // A pool's daemon reads its own work dir and what is allowed, and nothing else
 // of the workspace that lies below an allowed directory.
 func TestDeniedPathsBelowAnAllowedDirectory(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	top := realTempDir(t)
 	writeFiles(t, top, map[string]string{

@@ -107,6 +107,7 @@ func TestFaultLibIDs(t *testing.T) {
 
 // Bodies that are no JSON, or not the JSON that is wanted, or too large.
 func TestFaultBodies(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	h := openHouse(t, realTempDir(t))
 	for _, route := range []struct{ method, path string }{

@@ -13,6 +13,7 @@ import (
 // Every file of a clone is its blob, whatever the attributes of this commit and
 // of the one before say.
 func TestCloneFilesAreTheirBlobs(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", nil)
@@ -101,6 +102,7 @@ func TestCloneUpdateKeepsUnchangedFiles(t *testing.T) {
 
 // What others put into the clone's git directory goes with the next run.
 func TestCloneGitDirectoryIsOurs(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})

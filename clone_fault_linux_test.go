@@ -47,6 +47,7 @@ func (w *cloneWorld) useUp() (free func()) {
 // Without a free inode a clone and an update are disk_full, and the old state
 // stays; so they are when the inodes run out in the middle.
 func TestCloneWithoutInodes(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newSmallCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -88,6 +89,7 @@ func TestCloneWithoutInodes(t *testing.T) {
 // A disk that becomes full during an update ends it after one fetch, with the old
 // state in its place.
 func TestCloneUpdateOnAFullDisk(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newSmallCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})

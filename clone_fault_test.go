@@ -102,6 +102,7 @@ func TestCloneCrashLeftovers(t *testing.T) {
 }
 
 func TestCloneTooLarge(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1", "b": strings.Repeat("x", 1000), "d/c": "3"})
@@ -283,6 +284,7 @@ func TestRepoStoreLock(t *testing.T) {
 
 // A tree that would write outside the work tree or into .git is refused.
 func TestCloneEvilTree(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	for i, entry := range []string{".git", ".GIT", "git~1", "..", "."} {

@@ -91,6 +91,7 @@ func TestGitSpeaksNoOtherProtocol(t *testing.T) {
 // A token in the URL, or a stored one, is in no log line and no report of
 // progress, however the clone ends.
 func TestCloneLogsAndProgressHideTokens(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	const token = "s3cret/T0ken"
 	var mu sync.Mutex
@@ -187,6 +188,7 @@ func TestCloneEvilTreesOfOtherKinds(t *testing.T) {
 // Links in a tree are checked out as they are; nothing is read or written
 // through them outside.
 func TestCloneLinksInTheTree(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	outside := realTempDir(t)
@@ -338,6 +340,7 @@ func TestCloneFailureDoesNotReachTheEnd(t *testing.T) {
 // A remote with more references than are kept of any output is an answer that
 // says so; git is stopped.
 func TestRemoteWithTooManyRefs(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	w := newCloneWorld(t)
 	page := strings.Repeat(strings.Repeat("a", 40)+"\trefs/heads/"+strings.Repeat("b", 200)+"\n", 1000)
@@ -360,6 +363,7 @@ func TestRemoteWithTooManyRefs(t *testing.T) {
 // What old and foreign tools wrote is cloned where git clone does it; git clone does
 // not look at the form of objects unless it is told to.
 func TestCloneHarmlessMistakes(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -440,6 +444,7 @@ func TestCloneHarmlessMistakes(t *testing.T) {
 
 // What a remote calls its refs is not held against the limits of our params.
 func TestCloneLongRefName(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})

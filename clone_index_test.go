@@ -29,6 +29,7 @@ func FuzzScanIndex(f *testing.F) {
 
 // previous_commit is where an updated clone was before.
 func TestClonePreviousCommit(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -63,6 +64,7 @@ func TestClonePreviousCommit(t *testing.T) {
 // Empty directories and what is in a submodule's directory, which git status does not
 // show, are removed like every other untracked file.
 func TestCloneRemovesEmptyDirectories(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	module := w.server.repo("module", map[string]string{"m": "1"})

@@ -237,6 +237,7 @@ func TestCloneOfACloneThatIsReplaced(t *testing.T) {
 // What fails because its source is being replaced is CONFLICT, and what fails otherwise
 // keeps its error.
 func TestCloneSourceIsReplaced(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	w.server.repo("lib", map[string]string{"a": "1"})

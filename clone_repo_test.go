@@ -142,6 +142,7 @@ func subcommands(starts []string) string {
 }
 
 func TestCloneStartsFewProcesses(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	wrapper := w.wrapGit()
@@ -179,6 +180,7 @@ func TestCloneStartsFewProcesses(t *testing.T) {
 // An update that is cancelled, or whose time is up, before or after any of its git
 // processes leaves the old state as it was.
 func TestCloneUpdateCancelledAtEachStep(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	wrapper := w.wrapGit()
@@ -249,6 +251,7 @@ func TestCloneUpdateCancelledAtEachStep(t *testing.T) {
 // answer, leaves the old state as it was, or the update succeeds because the request
 // is repeated.
 func TestCloneUpdateRemoteHangsUp(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1", "dir/b": "2"})
@@ -303,6 +306,7 @@ func TestCloneUpdateRemoteHangsUp(t *testing.T) {
 
 // A commit that cannot be checked out leaves the old state as it was.
 func TestCloneUpdateCannotBeCheckedOut(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})

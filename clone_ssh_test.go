@@ -90,6 +90,7 @@ func (w *sshWorld) trust(lines string) {
 }
 
 func TestCloneSSH(t *testing.T) {
+	skipShort(t, "it clones many times")
 	w := newSSHWorld(t)
 	w.trust(w.hostKey)
 	p := cloneParams{URL: w.url}

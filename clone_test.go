@@ -281,6 +281,7 @@ func TestCloneUpstreamChanges(t *testing.T) {
 }
 
 func TestCloneEmptyRepository(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", nil)
@@ -381,6 +382,7 @@ func TestCloneLocalWorkTree(t *testing.T) {
 }
 
 func TestCloneLocalOutside(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	allowed, outside := realTempDir(t), realTempDir(t)
 	secret := newTestRepoAt(t, outside+"/secret", map[string]string{"a": "1"})
@@ -421,6 +423,7 @@ func TestCloneLocalOutside(t *testing.T) {
 }
 
 func TestCloneProgress(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	files := map[string]string{}

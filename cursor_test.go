@@ -12,6 +12,7 @@ import (
 // listing is CONFLICT, and the cursor of another request is -32602. No page
 // ever mixes two listings.
 func TestCursorOfEveryPagedMethod(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a": "1", "b": "1", "sub/c": "1"})

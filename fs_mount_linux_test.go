@@ -68,6 +68,7 @@ func TestWalkCountsWhatItCannotRead(t *testing.T) {
 
 // No walk enters a file system of the kernel.
 func TestWalkStaysOutOfTheKernelsFileSystems(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	for _, repository := range []bool{false, true} {
 		top := realTempDir(t)

@@ -122,6 +122,7 @@ func TestRepoScanAlternatesOutside(t *testing.T) {
 
 // A corrupt object in one repository does not affect the others.
 func TestRepoScanCorrupt(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	dir := realTempDir(t)
 	for i := range 7 {

@@ -155,6 +155,7 @@ func TestSearchSkipsTooLargeFiles(t *testing.T) {
 // Tracked files are searched whatever .gitignore says about them, as in a
 // repository of dotfiles; other files only if no rule ignores them.
 func TestSearchFindsTrackedFilesThatAreIgnored(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	dir := realTempDir(t)
 	gitIn(t, dir, "init", "-q")

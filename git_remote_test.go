@@ -107,6 +107,7 @@ func TestCloneAllowedHosts(t *testing.T) {
 
 // What a host answers with is the reason, whatever part of a clone it answers.
 func TestRemoteHTTPStatuses(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -154,6 +155,7 @@ func TestRemoteHTTPStatuses(t *testing.T) {
 // A browser's address, which the host redirects to the same one with .git, is
 // cloned; other redirects are not followed, and the error has the new URL.
 func TestRemoteRedirects(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("group/lib.git", map[string]string{"a": "1"})

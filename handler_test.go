@@ -94,6 +94,7 @@ func TestHandlerWritesWithoutEnd(t *testing.T) {
 // TestHandlerResultOverAMessage: the JSON alone fits a message, but the whole
 // response does not.
 func TestHandlerResultOverAMessage(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	b := handlerBench(t, script(t, "my/tool", fmt.Sprintf(`printf '"'; head -c %d /dev/zero | tr '\0' a; printf '"'`, defaultMaxMessage-2)))
 	if got := b.call("my/tool", `{}`); !strings.Contains(got, `"RESULT_TOO_LARGE"`) {

@@ -12,6 +12,7 @@ import (
 // The largest index/readBlobs fits in a request through the hub, and what is
 // larger gets an answer under its id.
 func TestLargeBodiesThroughTheHub(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	repo := newTestRepo(t, map[string]string{"README.md": "hello\n"})
 	_, url := startSchedulerProcess(t, nil)

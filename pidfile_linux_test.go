@@ -113,6 +113,7 @@ func TestOrphanOldKernelHelper(t *testing.T) {
 // On a kernel without pidfds a scheduler starts after a crash, and signals no
 // process by a pid alone.
 func TestOrphanOnAnOldKernel(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

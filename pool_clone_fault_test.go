@@ -202,6 +202,7 @@ func halfPack(git *gitServer, reached chan<- struct{}) gitHook {
 // A daemon is killed in the middle of a fetch, and git's lock stays: the next
 // fetch in the same directory succeeds.
 func TestFaultKilledInAFetch(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"a": "1"})

@@ -185,6 +185,7 @@ func fillDisk(t *testing.T, dir string) (free func()) {
 }
 
 func TestFaultDiskFullInAClone(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	git := newGitServer(t)
 	git.repo("big.git", map[string]string{"a": noise(6 << 20)})
@@ -397,6 +398,7 @@ func memoryGroup(t *testing.T) (procs string) {
 // A daemon is killed for its memory, or by another process: the error says so
 // and the next ensure works.
 func TestFaultOutOfMemory(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	hungry := "read -r token\necho '{\"event\":\"ready\",\"pid\":'$$',\"instance_id\":\"i\"}'\nread -r op"
 	procs := memoryGroup(t)
 	if procs == "" {

@@ -186,6 +186,7 @@ func TestFaultHundredEnsures(t *testing.T) {
 // A daemon that dies again and again is started with growing pauses, however
 // often it is asked for.
 func TestFaultCrashLoop(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"crash": "echo x >>starts; exit 4", "good": scriptGood}), "--spawn-timeout", "1900ms")
 	good := h.ensure("good")
@@ -206,6 +207,7 @@ func TestFaultCrashLoop(t *testing.T) {
 // just answered. That must not cause a refusal, unless the machine is too busy
 // for the daemon to notice.
 func TestFaultOneSlotForTwo(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	h := openHouse(t, realTempDir(t), "--max-daemons", "1")
 	refused := 0

@@ -345,6 +345,7 @@ func TestPoolStress(t *testing.T) {
 // What the pool calls may block for long, or call the pool: a log handler and a
 // subscriber are called without its lock.
 func TestPoolCallsOutWithoutItsLock(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	probe := newLockProbe(t)
 	w := &fakeWorld{stopAfter: -1, deafTo: map[string]bool{"a": true}, running: map[string]*fakeDaemon{}, allowKillMid: true}

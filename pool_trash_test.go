@@ -16,6 +16,7 @@ import (
 // TestPoolStartsBesideItsTrash: neither the start nor the end of a pool waits
 // until the trash of an earlier one is deleted.
 func TestPoolStartsBesideItsTrash(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	workspace := realTempDir(t)
 	const dirs, files = 40, 50 // deleting them takes some 100 times as long as a start
 	for i := range dirs {

@@ -37,6 +37,7 @@ func (r *testRepo) maintain(steps func(round int) [][]string) (stop func()) {
 }
 
 func TestInspectionDuringRepack(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a.txt": "needle\n", "sub/b.txt": "b\n"})
@@ -92,6 +93,7 @@ func TestInspectionDuringRepack(t *testing.T) {
 }
 
 func TestRefsNeverGoBackDuringPackRefs(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a.txt": "a\n"})
@@ -139,6 +141,7 @@ func TestRefsNeverGoBackDuringPackRefs(t *testing.T) {
 // A repository that is moved away and back is either there or not; no error is
 // about a path that the caller did not name.
 func TestInspectionOfARepositoryThatVanishes(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a.txt": "a\n", "sub/b.txt": "b\n"})

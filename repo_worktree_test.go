@@ -32,6 +32,7 @@ func (r *testRepo) changes() int {
 // vcs/info, fs/repoScan and git itself agree whether a repository is bare and
 // what has changed.
 func TestBareAndWorkTreeAsGitSees(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	dir := realTempDir(t)
 	src := newTestRepoAt(t, filepath.Join(dir, "src"), map[string]string{"a": "a\n", "sub/b": "b\n"})

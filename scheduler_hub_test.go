@@ -304,6 +304,7 @@ func strangersLeave(t *testing.T, address string) {
 // TestUnixSocketScheduler: the API is served on a Unix socket, and the pool's
 // daemons still connect.
 func TestUnixSocketScheduler(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	dir := realTempDir(t)
 	path := filepath.Join(dir, "s")

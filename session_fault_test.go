@@ -329,6 +329,7 @@ func (c *cutter) Write(p []byte) (int, error) {
 // TestCutAfterEachByte: wherever the link breaks within a request or an answer,
 // the call is answered and the method runs once.
 func TestCutAfterEachByte(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	const enough = 1 << 20
 	// A request has about 120 bytes, progress and an answer about 200.

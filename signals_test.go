@@ -63,6 +63,7 @@ func (p *startedProgram) signal(s os.Signal) {
 // scheduler answers, its user's daemon connects, reconnects and answers, and a
 // signal ends both.
 func TestUnreadLogStopsNothing(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	port := strconv.Itoa(freePort(t))
 	address := "http://127.0.0.1:" + port
@@ -177,6 +178,7 @@ func TestSignalLimit(t *testing.T) {
 // TestSecondSignalEndsWhatHangs: whatever a program waits for, a second signal
 // ends it within a second, and what it has started with it.
 func TestSecondSignalEndsWhatHangs(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	pidFile := filepath.Join(realTempDir(t), "pid")
 	stubborn := filepath.Join(realTempDir(t), "stubborn")

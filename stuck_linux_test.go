@@ -126,6 +126,7 @@ func readingMethods(dir, more string) map[string]string {
 // A file system that does not answer holds up the requests that read it, until
 // their limit, and nothing else.
 func TestDeadFileSystemIsAnsweredAtTheLimit(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	top := realTempDir(t)
 	writeFiles(t, top, map[string]string{"alive/f": "x"})
@@ -219,6 +220,7 @@ func TestDeadFileSystemTakesNoPlacesFromOthers(t *testing.T) {
 // A walk that reaches a dead file system below its path ends with TIMEOUT, and
 // many of them leave places for others.
 func TestWalkIntoADeadFileSystem(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	top := realTempDir(t)
 	writeFiles(t, top, map[string]string{"a/f": "x", "z/f": "x"})

@@ -16,6 +16,7 @@ import (
 // TestTemporaryFilesWithoutTMPDIR: where TMPDIR is missing or not writable, the
 // work dir takes the temporary files, and no method shows them.
 func TestTemporaryFilesWithoutTMPDIR(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	file := filepath.Join(realTempDir(t), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

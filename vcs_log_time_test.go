@@ -22,6 +22,7 @@ func (r *testRepo) commitDated(message, date string) {
 
 // Each commit is held against since and until by itself, in any year.
 func TestLogSinceAndUntilOfAnyYear(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, dir, nil)
@@ -83,6 +84,7 @@ func TestLogSinceAndUntilOfAnyYear(t *testing.T) {
 
 // vcs/info, vcs/log and fs/repoScan show the same time of a commit.
 func TestOddCommitTimesAgreeInAllMethods(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	dir := realTempDir(t)
 	for n, c := range [][2]string{

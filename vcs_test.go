@@ -27,6 +27,7 @@ func allCommits(t *testing.T, g *gitReader, p logParams) []commitEntry {
 }
 
 func TestLogEqualsGitLogOverAllPages(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, _, _ := newOddRepo(t, dir, initArgs...)
@@ -153,6 +154,7 @@ func TestLogOfLargeMessages(t *testing.T) {
 }
 
 func TestRefsEqualShowRefOverAllPages(t *testing.T) {
+	skipShort(t, "it takes seconds")
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, _, _ := newOddRepo(t, dir, initArgs...)
