@@ -208,6 +208,7 @@ func TestAccessSecretIdentity(t *testing.T) {
 // A file and a directory are swapped for symlinks to the outside 20,000 times
 // while they are read. No read returns a byte from outside.
 func TestAccessSwapRace(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir, out := realTempDir(t), realTempDir(t)
 	writeFiles(t, out, map[string]string{"secret": "OUTSIDE", "secret-2": "OUTSIDE"})

@@ -70,6 +70,7 @@ func TestFaultClientThatDoesNotRead(t *testing.T) {
 
 // No lib_id is a way out of the workspace, whichever route it takes.
 func TestFaultLibIDs(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	h := openHouse(t, realTempDir(t))
 	percent := func(id string) string { return strings.ReplaceAll(url.PathEscape(id), ".", "%2E") }

@@ -73,6 +73,7 @@ func TestCloneStaleLocks(t *testing.T) {
 
 // A crash between the two renames of a swap leaves the old repository aside.
 func TestCloneCrashLeftovers(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -130,6 +131,7 @@ func TestCloneTooLarge(t *testing.T) {
 // TestCloneDiskBelowTheFloor: nothing is begun that could fill the disk, and what
 // is there stays.
 func TestCloneDiskBelowTheFloor(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -153,6 +155,7 @@ func TestCloneDiskBelowTheFloor(t *testing.T) {
 }
 
 func TestCloneRemoteHangs(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	for _, part := range []string{"info/refs", "git-upload-pack"} {
 		w := newCloneWorld(t)
@@ -343,6 +346,7 @@ func TestCloneMissingBlob(t *testing.T) {
 // Two requests that differ in the token alone do not share an answer that one
 // of them has no right to.
 func TestCloneTokensAreNotShared(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	w.server.repo("lib", map[string]string{"a": "1"})

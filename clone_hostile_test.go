@@ -287,6 +287,7 @@ func TestCloneSubmodulesAndLFS(t *testing.T) {
 // A remote that drips, byte after byte, tells git nothing: it is as silent as
 // one that hangs.
 func TestCloneRemoteDrips(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	w.server.repo("lib", map[string]string{"a": "1"})

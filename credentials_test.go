@@ -184,6 +184,7 @@ func TestCredentialsLoneTokenIsHidden(t *testing.T) {
 
 // A server that answers 401 once, to a repository that needs no token.
 func TestCredentialsFlaky401(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})

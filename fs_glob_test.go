@@ -331,6 +331,7 @@ func TestGlobCancelled(t *testing.T) {
 // What exclude leaves out is the same with and without git: a bracket is a
 // class there, also in the pattern of a whole directory.
 func TestGlobExcludesTheSameWithAndWithoutGit(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
 	gitIn(t, dir, "init", "-q")

@@ -12,6 +12,7 @@ import (
 // A walk enters the file systems that are mounted below its path, such as a
 // /home on its own partition.
 func TestWalkEntersMountedFileSystems(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	for _, repository := range []bool{false, true} {
 		top := realTempDir(t)

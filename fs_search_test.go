@@ -125,6 +125,7 @@ func TestSearchLarge(t *testing.T) {
 // One file that is larger than git may read is passed over and counted; all
 // others are searched.
 func TestSearchSkipsTooLargeFiles(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	for _, repository := range []bool{false, true} {
 		dir := realTempDir(t)
@@ -191,6 +192,7 @@ func TestSearchFindsTrackedFilesThatAreIgnored(t *testing.T) {
 // What POSIX does not have is refused with the way to write it: git would find
 // nothing, and say nothing.
 func TestSearchPatternsOfOtherDialects(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	for pattern, instead := range map[string]string{
 		`\d`: "[0-9]", `x\d+`: "[0-9]", `\D`: "[^0-9]", `(?i)x`: "case_sensitive", `a(?:b|c)`: "group", `x(?=y)`: "lookahead", `[\d]`: "0-9", `[a-z\w.]+@`: "[:alnum:]_",
@@ -229,6 +231,7 @@ func FuzzCheckPattern(f *testing.F) {
 
 // The result fits a message, however many lines match.
 func TestSearchManyMatches(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"f": strings.Repeat(strings.Repeat("<", 1000)+"\n", 20_000)})
@@ -260,6 +263,7 @@ func TestSearchHostileConfig(t *testing.T) {
 }
 
 func TestSearchCancelled(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
 	for i := range 200 {

@@ -209,6 +209,7 @@ func TestListDirNotUTF8(t *testing.T) {
 
 // namesAfter returns the same names as sorting all of them.
 func TestNamesAfter(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
 	var all []string

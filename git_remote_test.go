@@ -76,6 +76,7 @@ func TestSSHKnownHosts(t *testing.T) {
 // ssh to a server that takes the connection and says nothing ends with the
 // stall limit, and leaves no process.
 func TestCloneSSHHangs(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	w.remotes.stall = 500 * time.Millisecond
@@ -92,6 +93,7 @@ func TestCloneSSHHangs(t *testing.T) {
 }
 
 func TestCloneAllowedHosts(t *testing.T) {
+	skipShort(t, "it clones many times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
@@ -236,6 +238,7 @@ func TestRemoteRedirects(t *testing.T) {
 // Git uses the proxy that the link uses, however the variable is written. (curl
 // ignores HTTP_PROXY in capitals.)
 func TestRemoteThroughProxy(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	for name, test := range map[string]struct {
 		env       map[string]string // PROXY is the proxy's URL
 		throughIt bool

@@ -34,6 +34,7 @@ func globPatterns() []string {
 // The matcher must agree with git, which lists the names in an index that match
 // a ":(glob)" pathspec.
 func TestGlobsMatchAsGitDoes(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	repo := newTestRepoAt(t, realTempDir(t), nil)
 	names := globNames()

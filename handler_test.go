@@ -103,6 +103,7 @@ func TestHandlerResultOverAMessage(t *testing.T) {
 }
 
 func TestHandlerProgress(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	gate := filepath.Join(t.TempDir(), "gate")
 	if err := syscall.Mkfifo(gate, 0o600); err != nil {

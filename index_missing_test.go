@@ -70,6 +70,7 @@ func TestManifestWithAMissingBlob(t *testing.T) {
 
 // Blobs that a partial clone has keep their sizes.
 func TestManifestOfAPartialClone(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
 	origin := newTestRepoAt(t, filepath.Join(dir, "origin"), map[string]string{"a": "a\n"})
@@ -89,6 +90,7 @@ func TestManifestOfAPartialClone(t *testing.T) {
 }
 
 func TestMissingTreeIsNotAnEmptyOne(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, dir, map[string]string{"a": "a\n", "d/c": "c\n"})
@@ -112,6 +114,7 @@ func TestMissingTreeIsNotAnEmptyOne(t *testing.T) {
 }
 
 func TestReadBlobsThatAreMissingOrBroken(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, dir, map[string]string{"a": "a\n", "b": numbers(1), "c": "c\n", "d": numbers(2), "e": "e\n", "new\nline": "nl\n"})
@@ -172,6 +175,7 @@ func TestDiffWithAMissingBlob(t *testing.T) {
 }
 
 func TestReadBlobsByNamesInBase64(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
 	_, first, _ := newOddRepo(t, dir)

@@ -126,6 +126,7 @@ func splitNUL(out string) []string {
 }
 
 func TestManifestEqualsLsTreeOverAllPages(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, first, _ := newOddRepo(t, dir, initArgs...)
@@ -160,6 +161,7 @@ func TestManifestEqualsLsTreeOverAllPages(t *testing.T) {
 }
 
 func TestManifestOfADirectoryAndGlobs(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
 	r, _, _ := newOddRepo(t, dir)
@@ -204,6 +206,7 @@ func TestManifestOfADirectoryAndGlobs(t *testing.T) {
 
 // A cursor continues its own listing or fails; it never shows another one.
 func TestManifestCursorOfAChangedRepository(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
 	r, first, _ := newOddRepo(t, dir)

@@ -364,6 +364,7 @@ func TestWorktreeElsewhereIsNotLookedAt(t *testing.T) {
 
 // The commits of a submodule are read only if all of it is allowed.
 func TestSubmodules(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	h := newHostileRepo(t)
 	sub := newTestRepoAt(t, filepath.Join(h.allowed, "sub"), nil)

@@ -16,6 +16,7 @@ import (
 )
 
 func TestFaultFullOfClones(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"a": "1"})
@@ -121,6 +122,7 @@ func TestFaultBothKilledInAStalledClone(t *testing.T) {
 // A user's daemon has no scheduler to clear up behind it: the next daemon in
 // the work dir does.
 func TestFaultUserDaemonKilledInAStalledClone(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	if _, err := os.Stat("/proc/self"); err != nil {
 		t.Skip("without /proc nobody finds the git of a killed daemon")

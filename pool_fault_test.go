@@ -145,6 +145,7 @@ func TestFaultStoppedDaemonIsDeleted(t *testing.T) {
 }
 
 func TestFaultEnsureDuringStop(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	h := openHouse(t, realTempDir(t), "--daemon-bin", mixedDaemon(t, map[string]string{"stubborn": scriptStubborn}), "--stop-timeout", "300ms")
 	first := h.ensure("stubborn")

@@ -173,6 +173,7 @@ func TestPoolStartsStopsAndDeletes(t *testing.T) {
 }
 
 func TestPoolKillsAChildThatIgnoresSIGTERM(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	p := testPool(t, scriptStubborn, nil)
 	view := mustEnsure(t, p, "x")
 	begin := time.Now()
@@ -216,6 +217,7 @@ func TestPoolCrashBeforeReadyShowsTheLastLogLines(t *testing.T) {
 }
 
 func TestPoolChildThatIsNeverReady(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	p := testPool(t, `trap '' TERM; while :; do sleep 1000; done`, func(c *poolConfig) { c.spawnTimeout = 300 * time.Millisecond })
 	_, err := p.ensure(t.Context(), "x")
 	if e, ok := errors.AsType[*apiError](err); !ok || e.code != codeSpawnTimeout || e.status != http.StatusGatewayTimeout {

@@ -51,6 +51,7 @@ func TestFaultWorkspaceIsAFile(t *testing.T) {
 // The bindings are a regular file, or none: a pipe would be waited for, and a
 // device has no end.
 func TestFaultLibrariesAreNoFile(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	for _, make := range []func(path string) error{
 		func(path string) error { return syscall.Mkfifo(path, 0o600) },

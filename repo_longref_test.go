@@ -11,6 +11,7 @@ import (
 // A reference in packed-refs can have a name that is too long for a file. It is
 // listed, and it can be named as a revision and by HEAD.
 func TestLongRefNamesAreShownAndResolved(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a": "a\n"})

@@ -162,6 +162,7 @@ func TestGitDirectoryBesideItsWorkTreesIsNotListed(t *testing.T) {
 // A linked work tree has its own references below refs/bisect, refs/worktree and
 // refs/rewritten, and shares the others.
 func TestPrivateRefsOfALinkedWorkTree(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a": "a\n"})

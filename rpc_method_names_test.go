@@ -13,6 +13,7 @@ import (
 // lists names; the answer is JSON, and the exact name leads back to what it
 // names.
 func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	const odd, shown = "caf\xe9", "caf\uFFFD"
 	top := realTempDir(t)

@@ -494,6 +494,7 @@ func newHTTPServer(t *testing.T, h http.Handler) (address string) {
 // TestDaemonAgainstHandWrittenServer: the daemon does the main job for a server
 // that shares no code with it.
 func TestDaemonAgainstHandWrittenServer(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"README.md": "hello\n"})

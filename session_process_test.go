@@ -165,6 +165,7 @@ func TestHubIsStoppedDuringBigResult(t *testing.T) {
 
 // TestIPv6: a user's daemon and one of the pool clone over ::1.
 func TestIPv6(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
 		t.Skip("this system has no ::1:", err)
@@ -489,6 +490,7 @@ func connectProxy(t *testing.T) (address string, asked func() []string) {
 // TestTLSThroughProxy: a daemon and its git connect through an HTTP CONNECT proxy
 // to a server with a certificate of a private authority.
 func TestTLSThroughProxy(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	caFile, certificate := authority(t)
 	git := newGitServer(t)

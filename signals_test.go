@@ -104,6 +104,7 @@ func TestUnreadLogStopsNothing(t *testing.T) {
 
 // TestUnreadLogOfAFailure: the message of a failed start cannot block the exit.
 func TestUnreadLogOfAFailure(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	if code := startUnread(t, daemonName, "--server", "ftp://x").exit(); code != exitUsage {
 		t.Errorf("the daemon: got exit %d, want %d", code, exitUsage)

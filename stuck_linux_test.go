@@ -253,6 +253,7 @@ func TestWalkIntoADeadFileSystem(t *testing.T) {
 
 // Stuck work does not delay the daemon's exit.
 func TestDeadFileSystemDoesNotDelayTheExit(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	top := realTempDir(t)
 	m := newDeadMount(t, top+"/dead", map[string]string{"f": "x"})

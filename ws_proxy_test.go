@@ -48,6 +48,7 @@ func TestPlainLinkThroughProxy(t *testing.T) {
 
 // What a proxy answers is the proxy's: no status of it is final.
 func TestProxyThatRefuses(t *testing.T) {
+	skipShort(t, "it takes about a second")
 	t.Parallel()
 	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired, http.StatusBadGateway, http.StatusServiceUnavailable} {
 		proxy := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", status) }))
