@@ -99,9 +99,6 @@ func leftovers(descriptors int) string {
 	var left string
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // nothing tells of a goroutine's end
 		left = ""
-		// A daemon that is stopped while a file system blocks it leaves its open
-		// directories to the end of the process.
-		runtime.GC()
 		if stacks := otherGoroutines(); len(stacks) > 0 {
 			left += fmt.Sprintf("%d goroutines:\n%s\n", len(stacks), strings.Join(stacks, "\n\n"))
 		}

@@ -71,6 +71,18 @@ func (m *deadMount) die() { _ = m.server.Process.Signal(syscall.SIGSTOP) }
 
 func (m *deadMount) revive() { _ = m.server.Process.Signal(syscall.SIGCONT) }
 
+// reviveBeforeClose lets blocked work end before the daemon of b is closed: while
+// a file system blocks work, the daemon leaves its open directories to the end of
+// the process.
+func (m *deadMount) reviveBeforeClose(b *daemonBench) {
+	b.t.Cleanup(func() {
+		m.revive()
+		for limit := time.Now().Add(patience); len(b.daemon.access.stuck()) > 0 && time.Now().Before(limit); {
+			time.Sleep(10 * time.Millisecond) // the end of a system call reports nothing
+		}
+	})
+}
+
 // stuckAnswer is the answer to one request.
 type stuckAnswer struct {
 	ID     int             `json:"id"`
@@ -132,6 +144,7 @@ func TestDeadFileSystemIsAnsweredAtTheLimit(t *testing.T) {
 	writeFiles(t, top, map[string]string{"alive/f": "x"})
 	m := newDeadMount(t, top+"/dead", map[string]string{"f": "x", "sub/g": "x"})
 	b := newDaemonBench(t, &daemonConfig{allow: []string{top + "/alive", m.dir}})
+	m.reviveBeforeClose(b)
 	m.die()
 
 	id := 0
@@ -181,6 +194,7 @@ func TestDeadFileSystemTakesNoPlacesFromOthers(t *testing.T) {
 			writeFiles(t, top, map[string]string{"alive/f": "x"})
 			m := newDeadMount(t, top+"/dead", map[string]string{"f": "x"})
 			b := newDaemonBench(t, &daemonConfig{allow: []string{top + "/alive", m.dir}})
+			m.reviveBeforeClose(b)
 			m.die()
 			const requests = 100
 			params := strings.ReplaceAll(params, "DEAD", m.dir)
@@ -226,6 +240,7 @@ func TestWalkIntoADeadFileSystem(t *testing.T) {
 	writeFiles(t, top, map[string]string{"a/f": "x", "z/f": "x"})
 	m := newDeadMount(t, filepath.Join(top, "m/dead"), map[string]string{"f": "x"})
 	b := newDaemonBench(t, &daemonConfig{allow: []string{top}})
+	m.reviveBeforeClose(b)
 	b.daemon.service.maxConcurrent = 4
 	m.die()
 	id := 0
