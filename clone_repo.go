@@ -161,6 +161,13 @@ func (r *clonedRepo) pickTarget(ctx context.Context) error {
 		return err
 	}
 	r.target, err = pickTarget(list, r.ref)
+	if err == nil && r.target.empty && r.remote.scheme == "file" {
+		// A local clone that is being replaced looks empty while the old one is
+		// removed; a repository without commits is still empty when asked again.
+		if list, err = r.remote.list(ctx); err == nil {
+			r.target, err = pickTarget(list, r.ref)
+		}
+	}
 	return err
 }
 
