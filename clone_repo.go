@@ -156,18 +156,16 @@ func (r *clonedRepo) pickTarget(ctx context.Context) error {
 	if r.target.known {
 		return nil
 	}
+	mark := r.cfg.access.replaced.mark()
 	list, err := r.remote.list(ctx)
 	if err != nil {
 		return err
 	}
-	r.target, err = pickTarget(list, r.ref)
-	if err == nil && r.target.empty && r.remote.scheme == "file" {
-		// A local clone that is being replaced looks empty while the old one is
-		// removed; a repository without commits is still empty when asked again.
-		if list, err = r.remote.list(ctx); err == nil {
-			r.target, err = pickTarget(list, r.ref)
-		}
+	if len(list.refs) == 0 && r.remote.scheme == "file" && r.cfg.access.replacedAt(mark, []string{r.remote.path}) {
+		// The old state of a clone that is replaced has no refs while it is removed.
+		return failure(codeConflict, "the repository at the URL was cloned or updated while it was read: ask again")
 	}
+	r.target, err = pickTarget(list, r.ref)
 	return err
 }
 
