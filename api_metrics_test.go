@@ -61,6 +61,7 @@ func metricsOf(t *testing.T, text string) map[string]float64 {
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	a := testAPI(t, nil)
 	if err := os.WriteFile(filepath.Join(a.pool.workspace, "file"), make([]byte, 1000), 0o600); err != nil {
 		t.Fatal(err)

@@ -39,6 +39,7 @@ func layerRules() map[string][]string {
 // without a file, and for a file that uses a name of a layer that it may not
 // use.
 func TestArchitectureMap(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("ARCHITECTURE.md")
 	if err != nil {
 		t.Fatal(err)
@@ -141,6 +142,7 @@ func mostSpecific(patterns []string, name string) string {
 // TestArchitectureCalls fails if a restricted call is made in a file that the
 // table does not name, or no longer made in a file that it names.
 func TestArchitectureCalls(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("ARCHITECTURE.md")
 	if err != nil {
 		t.Fatal(err)

@@ -254,6 +254,7 @@ func TestNamesAfter(t *testing.T) {
 
 // After a million names no more than two pages are in memory.
 func TestSmallestBound(t *testing.T) {
+	t.Parallel()
 	page := topK{after: "n0000999", limit: 100}
 	for i := range 1_000_000 {
 		name := fmt.Sprintf("n%07d", (i*7_919)%1_000_000)

@@ -61,6 +61,7 @@ func TestCloneDaemonStops(t *testing.T) {
 
 // A lost link leaves the clone running, and a repeated request joins it.
 func TestCloneLinkLost(t *testing.T) {
+	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1"})
 	reached, release := make(chan struct{}, 1), make(chan struct{})

@@ -70,6 +70,7 @@ func phraseFaults(text string) (faults []string) {
 
 // TestPhrases checks the words of all Go files, tests and documents.
 func TestPhrases(t *testing.T) {
+	t.Parallel()
 	for _, pattern := range []string{"*.go", "*.md", ".github/*.md"} {
 		for _, name := range globFiles(t, pattern) {
 			if name == "houserules_prose_test.go" || name == "CONTRIBUTING.md" {
@@ -84,6 +85,7 @@ func TestPhrases(t *testing.T) {
 
 // TestLogRecords checks the keys, values and messages of all log records.
 func TestLogRecords(t *testing.T) {
+	t.Parallel()
 	files, set := map[string]*ast.File{}, token.NewFileSet()
 	for _, name := range globFiles(t, "*.go") {
 		f, err := parser.ParseFile(set, name, nil, 0)

@@ -71,6 +71,7 @@ func (p *dialPlan) Handle(_ context.Context, r slog.Record) error {
 // 10 s of its end, and no 100 ms sees more than 100 of them.
 func TestHubRestartsUnderThousandDaemons(t *testing.T) {
 	skipShort(t, "runs 1,000 daemons, for 7 s")
+	t.Parallel()
 	const all = 1000
 	quiet := func(c *hubConfig) {
 		c.times, c.log = defaultLinkTimes(), slog.New(slog.DiscardHandler)
@@ -162,6 +163,7 @@ func TestHubRestartsUnderThousandDaemons(t *testing.T) {
 // TestCompression: --compress is offered, agreed on and used both ways; without
 // it nothing is offered, and a server that would like to does not get it.
 func TestCompression(t *testing.T) {
+	t.Parallel()
 	for _, compress := range []bool{true, false} {
 		t.Run(fmt.Sprint(compress), func(t *testing.T) {
 			offers := make(chan string, 1)

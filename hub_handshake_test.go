@@ -118,6 +118,7 @@ func (w lockedWriter) Write(p []byte) (int, error) {
 // Connections that make no handshake do not keep others out: the oldest goes.
 func TestUnfinishedHandshakesAreBounded(t *testing.T) {
 	skipShort(t, "it takes seconds")
+	t.Parallel()
 	b := newSocketHub(t, nil)
 	first := dialRaw(t, b.server.Host)
 	for range maxUnfinished - 1 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	flag.Parse()
-	if err := overlapWaits(); err != nil {
+	if err := errors.Join(overlapWaits(), forgetOpenedFiles()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -66,6 +67,12 @@ func overlapWaits() error {
 	}
 	return flag.Set("test.parallel", strconv.Itoa(waiting*runtime.GOMAXPROCS(0)))
 }
+
+// forgetOpenedFiles turns off the list of all files that the tests look at. The go
+// command hashes each of them after the run to decide whether it may repeat the
+// result; the tests look at half a million, and their result depends on git and on
+// processes as well.
+func forgetOpenedFiles() error { return flag.Set("test.testlogfile", "") }
 
 // testClockVariable holds a number by which the clocks of the link are divided in
 // a program that a test starts.

@@ -56,6 +56,7 @@ func TestOrphanHelper(t *testing.T) {
 // may belong to another process.
 func TestOrphanWithoutADescriptorToProveIt(t *testing.T) {
 	skipShort(t, "waits 2 s for processes that ignore SIGTERM")
+	t.Parallel()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -114,6 +115,7 @@ func TestOrphanOldKernelHelper(t *testing.T) {
 // process by a pid alone.
 func TestOrphanOnAnOldKernel(t *testing.T) {
 	skipShort(t, "it takes seconds")
+	t.Parallel()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -102,6 +102,7 @@ func hasEnded(p *process) bool {
 
 func TestOrphansOfAKilledSchedulerAreEnded(t *testing.T) {
 	skipShort(t, "waits 2 s for processes that ignore SIGTERM")
+	t.Parallel()
 	workspace := t.TempDir()
 	polite := startOrphan(t, workspace, "polite", "echo; exec sleep 1000")
 	var stubborn []*process
@@ -192,6 +193,7 @@ func TestOrphanThatIsAZombie(t *testing.T) {
 }
 
 func TestTwoSchedulersOneWorkspace(t *testing.T) {
+	t.Parallel()
 	workspace := t.TempDir()
 	first := testPoolIn(t, workspace)
 	_, err := newPool(poolConfig{workspace: workspace, log: testLog(t)})
@@ -302,6 +304,7 @@ func TestSchedulerKilledAndItsDaemonsEndWithIt(t *testing.T) {
 
 func TestSchedulerKilledAndItsDaemonsDoNotCare(t *testing.T) {
 	skipShort(t, "waits 2 s for processes that ignore SIGTERM")
+	t.Parallel()
 	workspace := t.TempDir()
 	pids := killScheduler(t, workspace, scriptSleeper(t)+scriptStubborn)
 	for _, pid := range pids {

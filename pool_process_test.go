@@ -174,6 +174,7 @@ func TestPoolStartsStopsAndDeletes(t *testing.T) {
 
 func TestPoolKillsAChildThatIgnoresSIGTERM(t *testing.T) {
 	skipShort(t, "it takes about a second")
+	t.Parallel()
 	p := testPool(t, scriptStubborn, nil)
 	view := mustEnsure(t, p, "x")
 	begin := time.Now()
@@ -218,6 +219,7 @@ func TestPoolCrashBeforeReadyShowsTheLastLogLines(t *testing.T) {
 
 func TestPoolChildThatIsNeverReady(t *testing.T) {
 	skipShort(t, "it takes about a second")
+	t.Parallel()
 	p := testPool(t, `trap '' TERM; while :; do sleep 1000; done`, func(c *poolConfig) { c.spawnTimeout = 300 * time.Millisecond })
 	_, err := p.ensure(t.Context(), "x")
 	if e, ok := errors.AsType[*apiError](err); !ok || e.code != codeSpawnTimeout || e.status != http.StatusGatewayTimeout {
@@ -346,6 +348,7 @@ func TestPoolEvictsTheIdleForTheNext(t *testing.T) {
 }
 
 func TestPoolFullOfBusyDaemons(t *testing.T) {
+	t.Parallel()
 	p := testPool(t, scriptBusy, func(c *poolConfig) { c.maxDaemons = 1 })
 	first := mustEnsure(t, p, "a")
 	_, err := p.ensure(t.Context(), "b")

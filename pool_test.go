@@ -294,6 +294,7 @@ func TestLibID(t *testing.T) {
 // request is served or refused, nothing is left over.
 func TestPoolStress(t *testing.T) {
 	skipShort(t, "starts hundreds of processes")
+	t.Parallel()
 	for seed := range uint64(24) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			w := &fakeWorld{readyAfter: 200 * time.Millisecond, stopAfter: 300 * time.Millisecond}

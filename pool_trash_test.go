@@ -17,6 +17,7 @@ import (
 // until the trash of an earlier one is deleted.
 func TestPoolStartsBesideItsTrash(t *testing.T) {
 	skipShort(t, "it takes seconds")
+	t.Parallel()
 	workspace := realTempDir(t)
 	const dirs, files = 40, 50 // deleting them takes some 100 times as long as a start
 	for i := range dirs {

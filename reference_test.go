@@ -36,6 +36,7 @@ when this file is out of date.
 // TestReference fails when REFERENCE.md differs from what it generates from the
 // tables, types and flags of the programs. It runs every example.
 func TestReference(t *testing.T) {
+	t.Parallel()
 	var r reference
 	r.WriteString(referenceIntro)
 	b := newExampleBench(t)

@@ -97,6 +97,7 @@ func slowMethods(t testing.TB, dir string) (h *heldGit, calls map[string]string,
 // A request that runs longer than a second tells of its progress, whatever the
 // method knows of it, and is answered as if it had been quick.
 func TestProgressOfEveryMethod(t *testing.T) {
+	t.Parallel()
 	names := []string{"fs/repoScan", "fs/glob", "fs/search", "index/manifest", "index/readBlobs", "index/diff", "vcs/info", "vcs/refs", "vcs/log"}
 	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
@@ -141,6 +142,7 @@ func TestProgressOfEveryMethod(t *testing.T) {
 // A request that is cancelled while its git runs is answered once that git is
 // gone.
 func TestCancelOfEveryMethod(t *testing.T) {
+	t.Parallel()
 	h, calls, methods := slowMethods(t, realTempDir(t))
 	b := newRPCBench(t, nil, methods...)
 	for name, params := range calls {

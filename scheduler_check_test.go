@@ -15,6 +15,7 @@ import (
 
 // The scheduler's --check names what is wrong, and changes nothing.
 func TestCheckScheduler(t *testing.T) {
+	t.Parallel()
 	dir := realTempDir(t)
 	workspace := filepath.Join(dir, "new", "workspace")
 	p := start(t, schedulerName, nil, "--check", "--port", "0", "--workspace", workspace)

@@ -113,6 +113,7 @@ func bigMethod(name string) *method {
 // RST. Both ends notice within the times of ping and pong, and connect again.
 func TestBlackHole(t *testing.T) {
 	skipShort(t, "waits 4 s until links are given up; TestPacketsDroppedBothWays does it in memory")
+	t.Parallel()
 	for _, test := range []struct {
 		name     string
 		up, down bool
@@ -216,6 +217,7 @@ func unmasked(frame []byte) []byte {
 // whose first part would be a request by itself. The daemon treats the link as
 // lost: it runs nothing, answers nothing and connects again.
 func TestMessageToDaemonCutShort(t *testing.T) {
+	t.Parallel()
 	const request = `{"jsonrpc":"2.0","id":"cut","method":"test/mark"}`
 	for _, reset := range []bool{false, true} {
 		for name, bytes := range map[string][]byte{
@@ -525,6 +527,7 @@ func TestHubThatStopsReading(t *testing.T) {
 // its old link. The same process gets the machine id at once; another process gets
 // it only if the old link does not answer a ping.
 func TestHalfOpenLinkIsReplaced(t *testing.T) {
+	t.Parallel()
 	// Pings are not scaled: only the claim can make the hub ask.
 	unscaled := func(c *hubConfig) { c.times, c.offlineThreshold = defaultLinkTimes(), defaultOfflineThreshold }
 	const delay = 200 * time.Millisecond

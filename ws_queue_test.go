@@ -252,6 +252,7 @@ func TestLongFrameOverSlowLink(t *testing.T) {
 // TestUnsentBytesStopReading: a peer that asks for large answers and takes none
 // is not read any more once maxUnsentBytes wait for it.
 func TestUnsentBytesStopReading(t *testing.T) {
+	t.Parallel()
 	if maxUnsentBytes != 64<<20 {
 		t.Errorf("maxUnsentBytes is %d, want 64 MiB", maxUnsentBytes)
 	}
