@@ -25,7 +25,7 @@ const server = http.createServer((request, response) => {
     response.end('an application of your own\n')
     return
   }
-  // Here an application checks its session: whoever passes can use the whole API.
+  // Here an application checks its session: a request that passes can use the entire API.
   const { host, connection, ...headers } = request.headers
   const upstream = http.request(
     { socketPath, path: request.url.slice('/c4a'.length), method: request.method, headers: { ...headers, host: 'localhost' } },
