@@ -314,6 +314,9 @@ func (r *remotes) checkLocal(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := repo.checkGitDir(); err != nil {
+		return "", err
+	}
 	at, err := r.access.resolve(given)
 	if err != nil {
 		return "", err

@@ -320,14 +320,5 @@ func (g *gitReader) allowedSubmodule(top resolvedPath, path string) bool {
 		return isMissing(g.access.wireError(err, dir.abs)) // not initialized
 	}
 	r, err := repositoryAt(g.access, dir)
-	if err != nil || r == nil || r.checkObjects() != nil {
-		return false
-	}
-	for _, git := range []resolvedPath{r.common, r.gitDir} {
-		refs, err := g.access.within(filepath.Join(git.abs, "refs"))
-		if err != nil || r.checkLinks(refs, maxRefDepth) != nil {
-			return false
-		}
-	}
-	return true
+	return err == nil && r != nil && r.checkObjects() == nil && r.checkGitDir() == nil
 }
