@@ -270,6 +270,15 @@ func (r *repository) alternatesOf(store resolvedPath) ([]resolvedPath, error) {
 	return alternates, nil
 }
 
+// boundary returns the ids of the commits whose parents are missing.
+func (r *repository) boundary() map[string]bool {
+	ids := map[string]bool{}
+	for _, id := range strings.Fields(string(r.shallow)) {
+		ids[id] = true
+	}
+	return ids
+}
+
 // optional reads a file of the repository, and returns nil if it does not
 // exist.
 func (r *repository) optional(dir resolvedPath, name string, limit int64) ([]byte, error) {

@@ -91,6 +91,7 @@ func (g *gitReader) lastCommit(ctx context.Context, v *gitView) (*commitEntry, e
 	var last commitEntry
 	err := g.git.stream(ctx, v.command(logArgs("--max-count=1", "--end-of-options", v.repo.head, "--")...), func(r *bufio.Reader) (err error) {
 		last, err = readCommit(r)
+		last.IsBoundary = v.repo.boundary()[last.OID]
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
