@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // maxLinkHops bounds the symlinks followed in one path, as Linux does.
@@ -37,53 +39,99 @@ type access struct {
 // root is one allowed directory, held open: renaming or replacing the directory
 // later does not change what is allowed.
 type root struct {
-	dir    *os.Root
 	given  string // absolute and clean path, as the operator wrote it
-	real   string // the same path with symlinks resolved
 	places *dirPlaces
+
+	opened chan struct{} // closed when the fields below are set
+	real   string        // the path with symlinks resolved
+	dir    *os.Root
+	err    error
 }
 
 // openAccess opens the allowed directories, including the work dir if there is
-// one. They must exist.
+// one. They must exist. A directory whose file system does not answer within
+// openTime counts as stuck, like the requests that read it, until it is open.
 func openAccess(allowed []string, workDir string) (*access, error) {
 	a := &access{temp: &tempDirs{}}
 	if workDir != "" {
-		real, err := a.add(workDir)
+		r, err := a.add(workDir)
+		if err == nil {
+			<-r.opened // no daemon works without it
+			err = r.err
+		}
 		if err != nil {
 			return nil, fmt.Errorf("opening the work dir: %w", err)
 		}
-		a.workDir, a.temp.workDir = real, real
+		a.workDir, a.temp.workDir = r.real, r.real
 	}
+	limit := time.After(openTime)
+	var err error
 	for _, dir := range allowed {
-		if _, err := a.add(dir); err != nil {
-			a.close()
-			return nil, fmt.Errorf("opening an allowed directory: %w", err)
+		_, addErr := a.add(dir)
+		err = errors.Join(err, addErr)
+	}
+	for _, r := range a.roots {
+		select {
+		case <-r.opened:
+			err = cmp.Or(err, r.err)
+		case <-limit:
+			limit = time.After(0) // for the others too
+			r.places.strand(false)
+			go func() { // ends when the file system answers
+				<-r.opened
+				r.places.recover()
+			}()
 		}
 	}
-	slices.SortStableFunc(a.roots, func(x, y *root) int { return len(y.real) - len(x.real) })
+	if err != nil {
+		a.close()
+		return nil, fmt.Errorf("opening an allowed directory: %w", err)
+	}
+	slices.SortStableFunc(a.roots, func(x, y *root) int { return len(y.name()) - len(x.name()) })
 	return a, nil
 }
 
-func (a *access) add(path string) (string, error) {
+// add begins to open a directory.
+func (a *access) add(path string) (*root, error) {
 	given, err := filepath.Abs(path)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	real, err := filepath.EvalSymlinks(given)
-	if err != nil {
-		return "", err
+	r := &root{given: given, places: newDirPlaces(), opened: make(chan struct{})}
+	a.roots = append(a.roots, r)
+	go func() { // ends when the file system answers
+		defer close(r.opened)
+		if r.real, r.err = filepath.EvalSymlinks(given); r.err == nil {
+			r.dir, r.err = os.OpenRoot(r.real)
+		}
+	}()
+	return r, nil
+}
+
+// isOpen reports whether the directory is open; its other fields may only be read
+// then.
+func (r *root) isOpen() bool {
+	select {
+	case <-r.opened:
+		return r.err == nil
+	default:
+		return false
 	}
-	dir, err := os.OpenRoot(real)
-	if err != nil {
-		return "", err
+}
+
+// name returns the path of the directory, as far as it is known.
+func (r *root) name() string {
+	if r.isOpen() {
+		return r.real
 	}
-	a.roots = append(a.roots, &root{dir: dir, given: given, real: real, places: newDirPlaces()})
-	return real, nil
+	return r.given
 }
 
 func (a *access) close() {
 	for _, r := range a.roots {
-		_ = r.dir.Close() // only read
+		if r.isOpen() {
+			_ = r.dir.Close() // only read
+		}
 	}
 }
 
@@ -91,7 +139,7 @@ func (a *access) close() {
 func (a *access) allowed() []string {
 	var paths []string
 	for _, r := range a.roots {
-		paths = append(paths, r.real)
+		paths = append(paths, r.name())
 	}
 	slices.Sort(paths)
 	return slices.Compact(paths)
@@ -269,10 +317,13 @@ func (a *access) follow(path string) (resolvedPath, error) {
 }
 
 // enter returns the root that contains an absolute, clean path and the elements
-// below it, or nil if there is none.
+// below it, or nil if there is none. It waits for a root that is not open yet.
 func (a *access) enter(path string) (*root, []string) {
 	r, rel := a.find(path)
 	if r == nil {
+		return nil, nil
+	}
+	if <-r.opened; r.err != nil {
 		return nil, nil
 	}
 	return r, strings.Split(rel, string(filepath.Separator))
@@ -306,7 +357,7 @@ func (a *access) found(r *root, at string) (resolvedPath, error) {
 // of the path. It compares only the text.
 func (a *access) find(path string) (*root, string) {
 	for _, r := range a.roots {
-		for _, base := range []string{r.real, r.given} {
+		for _, base := range []string{r.name(), r.given} {
 			if rel, err := filepath.Rel(base, path); err == nil && filepath.IsLocal(rel) {
 				return r, rel
 			}

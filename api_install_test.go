@@ -141,11 +141,18 @@ func TestExecutableReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.copied = copied
-	if got, err := os.ReadFile(filepath.Join(copied, daemonName)); err != nil || string(got) != "#!/bin/sh\necho old\n" {
+	if got, err := os.ReadFile(filepath.Join(copied.path, daemonName)); err != nil || string(got) != "#!/bin/sh\necho old\n" {
 		t.Errorf("the copy holds %q, %v, want the old program", got, err)
 	}
+	// The copy of a killed scheduler is deleted by the next one, that of a living one is not.
+	if name := filepath.Base(copied.path); !isTempName(name) {
+		t.Errorf("the copy is in %s, want a name that a sweep knows", name)
+	}
+	if copied.lock == nil {
+		t.Error("the directory of the copy is not locked")
+	}
 	e.close()
-	if _, err := os.Stat(copied); !os.IsNotExist(err) {
+	if _, err := os.Stat(copied.path); !os.IsNotExist(err) {
 		t.Errorf("the copy is still there after close: %v", err)
 	}
 }

@@ -201,14 +201,17 @@ func (l *dirList) Set(text string) error {
 }
 
 func isDir(path string) bool {
-	info, err := os.Stat(path)
+	info, err := statInTime(path)
 	return err == nil && info.IsDir()
 }
 
-// areDirs returns a usage error unless every entry of --allow is a directory.
+// areDirs returns a usage error unless every entry of --allow is a directory, or
+// on a file system that does not answer.
 func (l dirList) areDirs() error {
 	for _, dir := range l {
-		if info, err := os.Stat(dir); err != nil {
+		if info, err := statInTime(dir); errors.Is(err, errNoAnswer) {
+			continue
+		} else if err != nil {
 			return usage("invalid value for --allow: %v", err)
 		} else if !info.IsDir() {
 			return usage("invalid value for --allow: %s is not a directory", dir)

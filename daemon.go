@@ -124,6 +124,9 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	if d.access, err = openAccess(allow, workDir); err != nil {
 		return nil, err
 	}
+	for _, dir := range d.access.stuck() {
+		cfg.log.Warn("an allowed directory does not answer: it is served when it does", "path", dir.Path)
+	}
 	for _, path := range cfg.deny {
 		d.access.deny(path)
 	}
@@ -335,7 +338,14 @@ func (p *program) check(cfg *daemonConfig) error {
 func (d *daemon) check(p *program) error {
 	list := &checklist{w: p.stdout}
 	report := list.report
+	stuck := d.access.stuck()
+	for _, dir := range stuck {
+		report("path", fmt.Errorf("%s: its file system does not answer", dir.Path), "")
+	}
 	for _, path := range d.access.allowed() {
+		if slices.ContainsFunc(stuck, func(dir stuckDir) bool { return dir.Path == showName(path) }) {
+			continue
+		}
 		_, err := os.ReadDir(path)
 		report("path", err, path)
 	}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -114,4 +116,29 @@ func sizeOf(ctx context.Context, dir string) (size int64, err error) {
 		return nil
 	})
 	return size, err
+}
+
+// openTime is how long the start of a program waits for a directory to serve. A
+// dead network file system answers later or never, and must not keep the program
+// from serving other directories.
+const openTime = time.Second
+
+// errNoAnswer reports a file system that does not answer.
+var errNoAnswer = errors.New("the file system does not answer")
+
+// statInTime is os.Stat that returns errNoAnswer after openTime.
+func statInTime(path string) (fs.FileInfo, error) {
+	var info fs.FileInfo
+	var err error
+	done := make(chan struct{})
+	go func() { // ends when the file system answers
+		defer close(done)
+		info, err = os.Stat(path)
+	}()
+	select {
+	case <-done:
+		return info, err
+	case <-time.After(openTime):
+		return nil, errNoAnswer
+	}
 }

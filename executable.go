@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -23,8 +24,8 @@ type executable struct {
 	sum func() (string, error)
 
 	mu     sync.Mutex
-	warned bool   // the log says that a restart is due
-	copied string // the directory of a copy, for systems without runningImage
+	warned bool     // the log says that a restart is due
+	copied *tempDir // with a copy, for systems without runningImage
 }
 
 // openExecutable opens the file of this program. The caller closes it.
@@ -89,44 +90,39 @@ func (e *executable) program() (string, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.copied == "" {
+	if e.copied == nil {
 		dir, err := e.copyTo()
 		if err != nil {
 			return "", fmt.Errorf("copying this program, whose file was replaced: %w", err)
 		}
 		e.copied = dir
 	}
-	return filepath.Join(e.copied, daemonName), nil
+	return filepath.Join(e.copied.path, daemonName), nil
 }
 
 // copyTo writes a copy of the program into a new directory and returns the
 // directory.
-func (e *executable) copyTo() (dir string, err error) {
-	if dir, err = os.MkdirTemp("", daemonName+"-"); err != nil {
-		return "", err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.RemoveAll(dir) // the first error is the one to report
-		}
-	}()
-	file, err := os.OpenFile(filepath.Join(dir, daemonName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700)
+func (e *executable) copyTo() (*tempDir, error) {
+	dir, err := (&tempDirs{}).make(programTemp)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	_, err = io.Copy(file, e.reader())
-	if closeErr := file.Close(); err == nil {
-		err = closeErr
+	file, err := os.OpenFile(filepath.Join(dir.path, daemonName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700)
+	if err == nil {
+		_, err = io.Copy(file, e.reader())
+		err = errors.Join(err, file.Close())
 	}
-	return dir, err
+	if err != nil {
+		dir.remove()
+		return nil, err
+	}
+	return dir, nil
 }
 
 // close closes the file and removes the copy.
 func (e *executable) close() {
 	_ = e.file.Close() // it was only read
-	if e.copied != "" {
-		if err := os.RemoveAll(e.copied); err != nil {
-			e.log.Warn("removing the copy of this program failed", "error", err)
-		}
+	if e.copied != nil {
+		e.copied.remove()
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,7 @@ type gitRunner struct {
 	path         string // absolute; "" if git was not found
 	caFile       string // --ca-file or SSL_CERT_FILE; "" for the system's certificates
 	passed       []string
+	noProxy      string // NO_PROXY as the link reads it
 	started      *processes
 	temp         *tempDirs
 	globalConfig string // GIT_CONFIG_GLOBAL of commands that contact a remote
@@ -61,7 +63,7 @@ func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
 	if g.caFile == "" {
 		g.caFile = getenv("SSL_CERT_FILE")
 	}
-	g.passed = gitProxies(getenv)
+	g.passed, g.noProxy = gitProxies(getenv), proxyVariable(getenv, "no_proxy")
 	for _, name := range []string{
 		"PATH",
 		"SSH_AUTH_SOCK",             // the user's keys for ssh URLs
@@ -91,26 +93,42 @@ func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
 
 // gitProxies returns the variables that make curl use the proxies of the link.
 // net/http takes the name in capitals first; curl does not know HTTP_PROXY in
-// capitals, and takes the other names in small letters first. An entry
-// *.example.org of NO_PROXY is .example.org for curl.
+// capitals, and takes the other names in small letters first.
 func gitProxies(getenv func(string) string) []string {
 	var env []string
-	for _, name := range []string{"http_proxy", "https_proxy", "no_proxy"} {
-		value := cmp.Or(getenv(strings.ToUpper(name)), getenv(name))
-		if name == "no_proxy" {
-			hosts := strings.Split(value, ",")
-			for i, host := range hosts {
-				if below, ok := strings.CutPrefix(strings.TrimSpace(host), "*."); ok {
-					hosts[i] = "." + below
-				}
-			}
-			value = strings.Join(hosts, ",")
-		}
-		if value != "" {
+	for _, name := range []string{"http_proxy", "https_proxy"} {
+		if value := proxyVariable(getenv, name); value != "" {
 			env = append(env, name+"="+value)
 		}
 	}
 	return env
+}
+
+func proxyVariable(getenv func(string) string, name string) string {
+	return cmp.Or(getenv(strings.ToUpper(name)), getenv(name))
+}
+
+// noProxyFor returns the value of no_proxy with which curl treats a host at port
+// as net/http does with the value hosts: an entry *.example.org is .example.org
+// for curl, and curl does not know host:port.
+func noProxyFor(hosts, port string) string {
+	var entries []string
+	for entry := range strings.SplitSeq(hosts, ",") {
+		entry = strings.TrimSpace(entry)
+		if host, only, err := net.SplitHostPort(entry); err == nil {
+			if only != port {
+				continue
+			}
+			entry = host
+		}
+		if below, ok := strings.CutPrefix(entry, "*."); ok {
+			entry = "." + below
+		}
+		if entry != "" {
+			entries = append(entries, entry)
+		}
+	}
+	return strings.Join(entries, ",")
 }
 
 // gitCommand describes one run of git.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -98,6 +99,9 @@ func (rm *remote) command(args ...string) gitCommand {
 	}
 	if rm.on.owner != "" {
 		c.env = append(c.env, rm.on.owner)
+	}
+	if hosts := noProxyFor(rm.on.git.noProxy, cmp.Or(rm.port, defaultPorts()[rm.scheme])); hosts != "" {
+		c.env = append(c.env, "no_proxy="+hosts)
 	}
 	if rm.scheme == "file" {
 		c.env = append(c.env, "GIT_NO_LAZY_FETCH=1") // a partial clone must not fetch missing objects from its own remote
@@ -312,6 +316,9 @@ func (r *remotes) checkLocal(path string) (string, error) {
 	given := pathParam{PathBase64: base64.StdEncoding.EncodeToString([]byte(path))}
 	repo, err := openRepository(r.access, given)
 	if err != nil {
+		return "", err
+	}
+	if err := repo.checkGitDir(); err != nil {
 		return "", err
 	}
 	at, err := r.access.resolve(given)

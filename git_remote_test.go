@@ -249,6 +249,8 @@ func TestRemoteThroughProxy(t *testing.T) {
 		"the proxy of https":   {map[string]string{"HTTPS_PROXY": "PROXY"}, false},
 		"excluded":             {map[string]string{"HTTP_PROXY": "PROXY", "NO_PROXY": "lib.test"}, false},
 		"excluded by a domain": {map[string]string{"HTTP_PROXY": "PROXY", "no_proxy": "a.test, *.lib.test"}, false},
+		"excluded with a port": {map[string]string{"HTTP_PROXY": "PROXY", "NO_PROXY": "a.test:80, *.lib.test:80"}, false},
+		"another port":         {map[string]string{"HTTP_PROXY": "PROXY", "NO_PROXY": "git.lib.test:8080"}, true},
 		"others are excluded":  {map[string]string{"HTTP_PROXY": "PROXY", "NO_PROXY": "*.a.test"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -274,6 +276,21 @@ func TestRemoteThroughProxy(t *testing.T) {
 				t.Errorf("got %+v, %v, want a clone through the proxy", r, err)
 			}
 		})
+	}
+}
+
+// curl does not know the entries of NO_PROXY that net/http knows.
+func TestNoProxyEntries(t *testing.T) {
+	for _, row := range []struct{ given, port, want string }{
+		{"", "80", ""},
+		{"*", "80", "*"},
+		{" a.test , .b.test,", "443", "a.test,.b.test"},
+		{"*.a.test,*.b.test:443,c.test:80,d.test:443", "443", ".a.test,.b.test,d.test"},
+		{"10.0.0.0/8,::1,[::2]:80,[::3]:81,1.2.3.4:80", "80", "10.0.0.0/8,::1,::2,1.2.3.4"},
+	} {
+		if got := noProxyFor(row.given, row.port); got != row.want {
+			t.Errorf("%q at port %s: got %q, want %q", row.given, row.port, got, row.want)
+		}
 	}
 }
 

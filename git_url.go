@@ -352,10 +352,14 @@ func cleanPort(scheme, port string) (string, bool) {
 	if err != nil || n == 0 {
 		return "", false
 	}
-	if (scheme == "https" && n == 443) || (scheme == "http" && n == 80) || (scheme == "ssh" && n == 22) {
+	if port = strconv.FormatUint(n, 10); port == defaultPorts()[scheme] {
 		return "", true
 	}
-	return strconv.FormatUint(n, 10), true
+	return port, true
+}
+
+func defaultPorts() map[string]string {
+	return map[string]string{"https": "443", "http": "80", "ssh": "22"}
 }
 
 // checkHostPattern checks one value of --allow-git-host: a host name, an IP

@@ -24,6 +24,7 @@ type diffParams struct {
 type diffResult struct {
 	From       *string      `json:"from" doc:"commit id; null if there are no commits"`
 	To         *string      `json:"to" doc:"commit id; null if there are no commits"`
+	Total      int64        `json:"total" doc:"number of all changes"`
 	Changes    []diffChange `json:"changes" doc:"sorted by path"`
 	NextCursor *string      `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
@@ -39,6 +40,7 @@ type diffChange struct {
 	OID           *string `json:"oid" doc:"blob id; null if deleted"`
 	OldOID        *string `json:"old_oid" doc:"blob id before the change; null if added"`
 	Mode          string  `json:"mode" doc:"git's file mode in six octal digits; 000000 if deleted"`
+	OldMode       string  `json:"old_mode" doc:"git's file mode before the change; 000000 if added"`
 	Size          *int64  `json:"size" doc:"size of the new blob in bytes; null if deleted or unknown"`
 }
 
@@ -69,11 +71,11 @@ func (g *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	if renames {
 		find = "--find-renames"
 	}
-	changes, more, err := g.diffTrees(ctx, v, trees[0], trees[1], find, cursor.At, limit)
+	changes, total, err := g.diffTrees(ctx, v, trees[0], trees[1], find, cursor.At, limit)
 	if e, ok := errors.AsType[*gitError](err); ok && renames && e.reason == gitCorrupt {
 		// Git compares the contents of files for renames, and stops at the first
 		// that is missing. Identical files are found by their ids.
-		changes, more, err = g.diffTrees(ctx, v, trees[0], trees[1], "--find-renames=100%", cursor.At, limit)
+		changes, total, err = g.diffTrees(ctx, v, trees[0], trees[1], "--find-renames=100%", cursor.At, limit)
 	}
 	if err != nil {
 		return diffResult{}, err
@@ -81,20 +83,20 @@ func (g *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	if err := g.addSizes(ctx, v, changes); err != nil {
 		return diffResult{}, err
 	}
-	result := diffResult{From: optionalString(commits[0]), To: optionalString(commits[1]), Changes: changes}
-	if more {
+	result := diffResult{From: optionalString(commits[0]), To: optionalString(commits[1]), Total: total, Changes: changes}
+	if cursor.At+int64(len(changes)) < total {
 		result.NextCursor = cursor.next(len(changes))
 	}
 	return result, nil
 }
 
-// diffTrees returns up to limit changes after the first skip ones, and whether
-// there are more. renames is git's option for finding renames.
-func (g *gitReader) diffTrees(ctx context.Context, v *gitView, from, to, renames string, skip int64, limit int) ([]diffChange, bool, error) {
-	changes, more := []diffChange{}, false
+// diffTrees returns up to limit changes after the first skip ones, and the number of
+// all. renames is git's option for finding renames.
+func (g *gitReader) diffTrees(ctx context.Context, v *gitView, from, to, renames string, skip int64, limit int) (changes []diffChange, total int64, err error) {
+	changes = []diffChange{}
 	command := v.command("diff-tree", "--raw", "-z", "-r", "--no-abbrev", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=dirty", renames, "--end-of-options", from, to, "--")
-	err := g.git.stream(ctx, command, func(r *bufio.Reader) error {
-		for n := int64(0); ; {
+	err = g.git.stream(ctx, command, func(r *bufio.Reader) error {
+		for {
 			change, err := readChange(r)
 			if errors.Is(err, io.EOF) {
 				return nil
@@ -105,17 +107,13 @@ func (g *gitReader) diffTrees(ctx context.Context, v *gitView, from, to, renames
 			if hasSecretName(change.Path) || hasSecretName(change.OldPath) {
 				continue // never reveal the daemon's own files
 			}
-			if len(changes) == limit {
-				more = true
-				return nil
-			}
-			if n >= skip {
+			if total >= skip && len(changes) < limit {
 				changes = append(changes, change)
 			}
-			n++
+			total++
 		}
 	})
-	return changes, more, err
+	return changes, total, err
 }
 
 // readChange reads one change of git diff-tree --raw -z. It returns io.EOF if
@@ -154,10 +152,10 @@ func readChange(r *bufio.Reader) (diffChange, error) {
 // OUTPUT FORMAT).
 func parseChangeHead(head []byte) (diffChange, error) {
 	fields := strings.Fields(string(head))
-	if len(fields) != 5 || !strings.HasPrefix(fields[0], ":") || len(fields[1]) != 6 || !isObjectID(fields[2]) || !isObjectID(fields[3]) {
+	if len(fields) != 5 || !strings.HasPrefix(fields[0], ":") || len(fields[0]) != 7 || len(fields[1]) != 6 || !isObjectID(fields[2]) || !isObjectID(fields[3]) {
 		return diffChange{}, badOutput("diff-tree", head)
 	}
-	change := diffChange{Mode: fields[1], OldOID: nullID(fields[2]), OID: nullID(fields[3]), Status: fields[4][:1]}
+	change := diffChange{OldMode: fields[0][1:], Mode: fields[1], OldOID: nullID(fields[2]), OID: nullID(fields[3]), Status: fields[4][:1]}
 	if !strings.Contains("AMDRCT", change.Status) {
 		return diffChange{}, badOutput("diff-tree", head)
 	}

@@ -13,6 +13,10 @@ import (
 // that still hold them.
 const pipeDelay = time.Second
 
+// killTime is how long kill waits for the end of what it kills. A program that a
+// signal ends has a second in all.
+const killTime = 200 * time.Millisecond
+
 // process is a started program in a process group of its own. The goroutine
 // that startProcess starts is the only one that waits for it; it ends when the
 // process is reaped and its pipes are closed.
@@ -92,8 +96,9 @@ func (s *processes) remove(p *process) {
 	delete(s.running, p)
 }
 
-// kill ends all processes and those that are started from now on, without
-// waiting for their end.
+// kill ends all processes and those that are started from now on. It waits for
+// them up to killTime: what a daemon has started in its session is killed when the
+// daemon is reaped.
 func (s *processes) kill() {
 	s.mu.Lock()
 	s.killed = true
@@ -101,6 +106,14 @@ func (s *processes) kill() {
 	s.mu.Unlock()
 	for _, p := range running {
 		p.kill()
+	}
+	limit := time.After(killTime)
+	for _, p := range running {
+		select {
+		case <-p.done:
+		case <-limit:
+			return
+		}
 	}
 }
 

@@ -2,9 +2,7 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"io"
-	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -205,8 +203,9 @@ func (r *repository) checkObjects() error {
 	if err != nil {
 		return err
 	}
+	check := linkCheck{access: r.access, linkedDirs: true, seen: map[string]bool{}}
 	for _, store := range stores {
-		if err := r.checkLinks(store, maxObjectDepth); err != nil {
+		if err := check.below(store, maxObjectDepth); err != nil {
 			return err
 		}
 	}
@@ -271,37 +270,13 @@ func (r *repository) alternatesOf(store resolvedPath) ([]resolvedPath, error) {
 	return alternates, nil
 }
 
-// checkLinks returns an error if a symlink below dir leads outside the allowed
-// directories: git would follow it when it opens a pack or an object. depth
-// bounds the directories below dir.
-func (r *repository) checkLinks(dir resolvedPath, depth int) error {
-	if depth < 0 {
-		return denied()
+// boundary returns the ids of the commits whose parents are missing.
+func (r *repository) boundary() map[string]bool {
+	ids := map[string]bool{}
+	for _, id := range strings.Fields(string(r.shallow)) {
+		ids[id] = true
 	}
-	entries, err := readDir(dir.root.dir, dir.rel)
-	if errors.Is(err, fs.ErrNotExist) || isNotDirectory(err) {
-		return nil // git repack deletes directories that have become empty
-	}
-	if err != nil {
-		return r.access.wireError(err, dir.abs)
-	}
-	for _, e := range entries {
-		sub := resolvedPath{root: dir.root, rel: filepath.Join(dir.rel, e.Name()), abs: filepath.Join(dir.abs, e.Name())}
-		isDir := e.IsDir()
-		if e.Type()&fs.ModeSymlink != 0 {
-			if sub, err = r.access.within(sub.abs); err != nil {
-				return err
-			}
-			info, err := r.access.stat(sub)
-			isDir = err == nil && info.IsDir()
-		}
-		if isDir {
-			if err := r.checkLinks(sub, depth-1); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return ids
 }
 
 // optional reads a file of the repository, and returns nil if it does not
@@ -312,7 +287,7 @@ func (r *repository) optional(dir resolvedPath, name string, limit int64) ([]byt
 		return nil, err
 	}
 	if info, err := r.access.stat(p); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
-		return nil, gitFailure(gitCorrupt, "%s: is not a regular file", showName(p.abs))
+		return nil, notRegular(p.abs)
 	}
 	data, err := r.access.readSmall(p, limit)
 	if isMissing(err) {

@@ -246,7 +246,7 @@ func (v *gitView) copyFile(name string) error {
 	case err != nil:
 		return nil // there is no index before the first git add
 	case !info.Mode().IsRegular():
-		return gitFailure(gitCorrupt, "%s: is not a regular file", showName(p.abs))
+		return notRegular(p.abs)
 	}
 	from, info, err := r.access.openFile(p)
 	if isMissing(err) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -23,7 +24,13 @@ const (
 	// running requests had their time. Git and the link take at most three
 	// seconds; more is a disk or a file system that does not answer.
 	closeTime = 5 * time.Second
+	// maxStacks bounds the stacks that SIGQUIT prints: some hundred goroutines,
+	// and half of what waits for the reader of standard error.
+	maxStacks = maxUnwritten / 2
 )
+
+// errQuit reports that SIGQUIT ended the program.
+var errQuit = errors.New("ended by SIGQUIT")
 
 // errSecondSignal reports that a second signal stopped the program before its
 // running requests had ended.
@@ -53,6 +60,7 @@ type signalWatch struct {
 	force context.Context
 
 	forceStop context.CancelCauseFunc
+	quit      bool // SIGQUIT has ended run
 	ended     chan struct{}
 	wg        sync.WaitGroup
 }
@@ -76,7 +84,7 @@ func newSignalWatch() *signalWatch {
 func (p *program) watchSignals(plan signalPlan) *signalWatch {
 	w := newSignalWatch()
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, stopSignals()...)
+	signal.Notify(signals, append(stopSignals(), syscall.SIGQUIT)...)
 	w.wg.Go(func() { // ends with close
 		defer signal.Stop(signals)
 		if w.run(signals, plan.limit) {
@@ -96,6 +104,9 @@ func (w *signalWatch) run(signals <-chan os.Signal, limit time.Duration) (overdu
 		select {
 		case s := <-signals:
 			switch {
+			case s == syscall.SIGQUIT:
+				w.quit = true
+				return true
 			case first.IsZero():
 				first = time.Now()
 				w.stop(&signalError{s})
@@ -124,11 +135,20 @@ func (w *signalWatch) close() {
 	w.forceStop(nil)
 }
 
-// abort ends the process, whatever its goroutines wait for.
+// abort ends the process, whatever its goroutines wait for. After SIGQUIT it prints
+// what they wait for, as the Go runtime would; the runtime itself would leave
+// behind what the program has started.
 func (p *program) abort(plan signalPlan, w *signalWatch) {
 	plan.kill()
 	err := context.Cause(w.force)
 	switch {
+	case w.quit:
+		stacks := make([]byte, maxStacks)
+		_, _ = p.console.Write(append(stacks[:runtime.Stack(stacks, true)], '\n')) // counted if dropped
+		err = errQuit
+		if plan.isCall {
+			err = &signalError{syscall.SIGQUIT}
+		}
 	case plan.isCall:
 		err = context.Cause(w.stopping)
 	case err == nil:

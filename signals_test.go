@@ -181,6 +181,41 @@ func TestSignalLimit(t *testing.T) {
 func TestSecondSignalEndsWhatHangs(t *testing.T) {
 	skipShort(t, "it takes seconds")
 	t.Parallel()
+	daemon, pid, answered := startStubbornHandler(t)
+	daemon.signal(syscall.SIGTERM)
+	daemon.says("waiting for running requests")
+	time.Sleep(2 * sameSignal) // what is tested: a signal that is not the same
+	daemon.signal(syscall.SIGTERM)
+	begin := time.Now()
+	if code, took := daemon.exit(), time.Since(begin); code != exitFailure || took > 5*time.Second {
+		t.Errorf("got exit %d after %v, want %d within a second (of an idle machine)", code, took, exitFailure)
+	}
+	awaitThat(t, "the handler is killed", func() bool { return !alive(t, pid) })
+	<-answered
+}
+
+// TestQuitDumpsStacksAndKills: SIGQUIT ends a program with the stacks of all
+// goroutines on standard error, as it ends every Go program, and what it has
+// started with it. SIGUSR1 and SIGUSR2 end nothing.
+func TestQuitDumpsStacksAndKills(t *testing.T) {
+	skipShort(t, "it starts three programs")
+	t.Parallel()
+	daemon, pid, answered := startStubbornHandler(t)
+	daemon.signal(syscall.SIGUSR1)
+	daemon.signal(syscall.SIGUSR2)
+	daemon.signal(syscall.SIGQUIT)
+	if code := daemon.exit(); code != exitFailure || !strings.Contains(daemon.stderr.String(), "goroutine ") {
+		t.Errorf("got exit %d and the standard error %q, want %d and the stacks", code, daemon.stderr.String(), exitFailure)
+	}
+	awaitThat(t, "the handler is killed", func() bool { return !alive(t, pid) })
+	<-answered
+}
+
+// startStubbornHandler starts a daemon that runs a handler which ignores SIGTERM.
+// It returns the pid of the handler, and a channel that is closed when its request
+// is answered.
+func startStubbornHandler(t *testing.T) (daemon *startedProgram, pid int, answered chan struct{}) {
+	t.Helper()
 	pidFile := filepath.Join(realTempDir(t), "pid")
 	stubborn := filepath.Join(realTempDir(t), "stubborn")
 	script := "#!/bin/sh\ntrap '' TERM\necho $$ > " + pidFile + ".new\nmv " + pidFile + ".new " + pidFile + "\nwhile :; do sleep 1; done\n"
@@ -188,8 +223,8 @@ func TestSecondSignalEndsWhatHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, address := startSchedulerProcess(t, nil)
-	daemon := startUserDaemon(t, address, "m", nil, "--handler", "x/y="+stubborn)
-	answered := make(chan struct{})
+	daemon = startUserDaemon(t, address, "m", nil, "--handler", "x/y="+stubborn)
+	answered = make(chan struct{})
 	go func() {
 		defer close(answered)
 		response, err := http.Post(address+"/machines/m/rpc", "application/json", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"x/y"}`))
@@ -202,20 +237,11 @@ func TestSecondSignalEndsWhatHangs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	daemon.signal(syscall.SIGTERM)
-	daemon.says("waiting for running requests")
-	time.Sleep(2 * sameSignal) // what is tested: a signal that is not the same
-	daemon.signal(syscall.SIGTERM)
-	begin := time.Now()
-	if code, took := daemon.exit(), time.Since(begin); code != exitFailure || took > 5*time.Second {
-		t.Errorf("got exit %d after %v, want %d within a second (of an idle machine)", code, took, exitFailure)
-	}
-	awaitThat(t, "the handler is killed", func() bool { return !alive(t, pid) })
-	<-answered
+	return daemon, pid, answered
 }
 
 // TestSignalBeforeTheToken: a daemon whose scheduler never sends the token ends by

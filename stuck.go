@@ -148,7 +148,7 @@ func (a *access) stuck() []stuckDir {
 	dirs := []stuckDir{}
 	for _, r := range a.roots {
 		if n := r.places.stuckWork(); n > 0 {
-			dirs = append(dirs, stuckDir{Path: showName(r.real), Count: n})
+			dirs = append(dirs, stuckDir{Path: showName(r.name()), Count: n})
 		}
 	}
 	return dirs
@@ -264,7 +264,7 @@ func (w *work) enter(ctx context.Context, r *root) error {
 		return err
 	}
 	if !entered {
-		return failure(codeServerBusy, "%s: %d requests are stuck because its file system does not answer: try again when it does", showName(r.real), maxStuck).
+		return failure(codeServerBusy, "%s: %d requests are stuck because its file system does not answer: try again when it does", showName(r.name()), maxStuck).
 			with("retry_after_ms", busyRetryAfter.Milliseconds())
 	}
 	w.mu.Lock()

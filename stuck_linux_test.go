@@ -266,6 +266,50 @@ func TestWalkIntoADeadFileSystem(t *testing.T) {
 	}
 }
 
+// A dead file system does not keep a daemon from its start. It is served as soon as
+// it answers.
+func TestDeadFileSystemDoesNotDelayTheStart(t *testing.T) {
+	skipShort(t, "it takes seconds")
+	t.Parallel()
+	top := realTempDir(t)
+	writeFiles(t, top, map[string]string{"alive/f": "x"})
+	m := newDeadMount(t, top+"/dead", map[string]string{"f": "x"})
+	if err := exec.Command("ln", "-s", m.dir, top+"/link").Run(); err != nil {
+		t.Fatal(err)
+	}
+	m.die()
+	_, address := startSchedulerProcess(t, nil)
+	server := strings.Replace(address, "http", "ws", 1)
+	check := start(t, daemonName, nil, "--server", server, "--allow", top+"/link", "--check")
+	if code := check.exit(); code != exitFailure || !strings.Contains(check.stdout.String(), "FAIL path: "+top+"/link: its file system does not answer") {
+		t.Errorf("--check: got exit %d and %s, want %d and the directory that does not answer", code, check.stdout.String(), exitFailure)
+	}
+	d := start(t, daemonName, nil, "--server", server, "--machine-id", "m", "--allow", top+"/link", "--allow", m.dir+"/f/..", "--allow", top+"/alive")
+	d.says("an allowed directory does not answer")
+	d.says("connected")
+	if _, a := callRPC(t, address+"/machines/m", "fs/readFile", fmt.Sprintf(`{"path":%q}`, top+"/alive/f")); a.Error != nil {
+		t.Errorf("the other directory: got %v, want its file", a.Error)
+	}
+	for _, path := range []string{top + "/link/f", m.dir + "/f"} {
+		_, a := callRPC(t, address+"/machines/m", "fs/readFile", fmt.Sprintf(`{"path":%q,"timeout_ms":300}`, path))
+		if a.Error == nil || a.Error.name() != codeTimeout {
+			t.Errorf("%s: got %v, want TIMEOUT", path, a.Error)
+		}
+	}
+	m.revive()
+	awaitThat(t, "nothing is stuck", func() bool {
+		_, a := callRPC(t, address+"/machines/m", "config/get", "{}")
+		return strings.Contains(string(a.Result), `"stuck":[]`) && !strings.Contains(string(a.Result), top+"/link")
+	})
+	if _, a := callRPC(t, address+"/machines/m", "fs/readFile", fmt.Sprintf(`{"path":%q}`, top+"/link/f")); a.Error != nil {
+		t.Errorf("once it answers: got %v, want its file", a.Error)
+	}
+	d.signal(syscall.SIGTERM)
+	if code := d.exit(); code != exitStopped {
+		t.Errorf("got exit %d, want %d", code, exitStopped)
+	}
+}
+
 // Stuck work does not delay the daemon's exit.
 func TestDeadFileSystemDoesNotDelayTheExit(t *testing.T) {
 	skipShort(t, "it takes about a second")

@@ -33,6 +33,7 @@ const (
 	emptyTemp   = "c4a-empty-*"
 	callTemp    = "c4a-call-*"
 	probeTemp   = "c4a-probe-*"
+	programTemp = "c4a-program-*"
 )
 
 // tempDirs makes the temporary directories of a program: in TMPDIR or, where that
@@ -204,7 +205,7 @@ func (t *tempDirs) sweep(ctx context.Context, log *slog.Logger) {
 }
 
 func isTempName(name string) bool {
-	return slices.ContainsFunc([]string{inspectTemp, emptyTemp, callTemp, probeTemp}, func(pattern string) bool {
+	return slices.ContainsFunc([]string{inspectTemp, emptyTemp, callTemp, probeTemp, programTemp}, func(pattern string) bool {
 		return strings.HasPrefix(name, strings.TrimSuffix(pattern, "*"))
 	})
 }

@@ -91,6 +91,7 @@ func (g *gitReader) lastCommit(ctx context.Context, v *gitView) (*commitEntry, e
 	var last commitEntry
 	err := g.git.stream(ctx, v.command(logArgs("--max-count=1", "--end-of-options", v.repo.head, "--")...), func(r *bufio.Reader) (err error) {
 		last, err = readCommit(r)
+		last.IsBoundary = v.repo.boundary()[last.OID]
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
@@ -320,14 +321,5 @@ func (g *gitReader) allowedSubmodule(top resolvedPath, path string) bool {
 		return isMissing(g.access.wireError(err, dir.abs)) // not initialized
 	}
 	r, err := repositoryAt(g.access, dir)
-	if err != nil || r == nil || r.checkObjects() != nil {
-		return false
-	}
-	for _, git := range []resolvedPath{r.common, r.gitDir} {
-		refs, err := g.access.within(filepath.Join(git.abs, "refs"))
-		if err != nil || r.checkLinks(refs, maxRefDepth) != nil {
-			return false
-		}
-	}
-	return true
+	return err == nil && r != nil && r.checkObjects() == nil && r.checkGitDir() == nil
 }

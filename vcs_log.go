@@ -85,6 +85,7 @@ func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 	if file != "" {
 		filters = append(filters, path.Join(repo.prefix, file))
 	}
+	boundary := repo.boundary()
 	more, size := false, 0
 	err = g.git.stream(ctx, v.command(logArgs(filters...)...), func(r *bufio.Reader) error {
 		for {
@@ -106,6 +107,7 @@ func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 				more = true
 				return nil
 			}
+			c.IsBoundary = boundary[c.OID]
 			result.Commits = append(result.Commits, c)
 			size += c.size()
 		}
@@ -191,12 +193,13 @@ type commitPerson struct {
 
 // commitEntry is one commit of a log.
 type commitEntry struct {
-	OID       string       `json:"oid" doc:"full commit id"`
-	Parents   []string     `json:"parents" doc:"full commit ids"`
-	Author    commitPerson `json:"author"`
-	Committer commitPerson `json:"committer"`
-	Subject   string       `json:"subject" doc:"first paragraph of the message"`
-	Body      string       `json:"body" doc:"rest of the message"`
+	OID        string       `json:"oid" doc:"full commit id"`
+	Parents    []string     `json:"parents" doc:"full commit ids"`
+	IsBoundary bool         `json:"is_boundary" doc:"a shallow history ends here: its parents are missing"`
+	Author     commitPerson `json:"author"`
+	Committer  commitPerson `json:"committer"`
+	Subject    string       `json:"subject" doc:"first paragraph of the message"`
+	Body       string       `json:"body" doc:"rest of the message"`
 
 	committed time.Time // exact, also beyond the years of RFC 3339
 }

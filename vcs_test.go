@@ -280,8 +280,11 @@ func TestShallowRepository(t *testing.T) {
 	if info, err := g.info(t.Context(), infoParams{path}); err != nil || !info.IsShallow {
 		t.Errorf("%s, %v, want a shallow repository", asJSON(t, info), err)
 	}
-	if commits := allCommits(t, g, logParams{pathParam: path}); len(commits) != 2 {
-		t.Errorf("%d commits, want 2", len(commits))
+	if commits := allCommits(t, g, logParams{pathParam: path}); len(commits) != 2 || commits[0].IsBoundary || !commits[1].IsBoundary {
+		t.Errorf("%s, want 2 commits, the second being the boundary", asJSON(t, commits))
+	}
+	if commits := allCommits(t, g, logParams{pathParam: at(r.dir)}); len(commits) != 4 || commits[3].IsBoundary {
+		t.Errorf("%s, want 4 commits without a boundary: the first has no parents", asJSON(t, commits))
 	}
 	for _, rev := range []string{ids[1], "HEAD~2", "HEAD~3", "main^^"} {
 		_, err := g.manifest(t.Context(), manifestParams{pathParam: path, Commit: &rev})
