@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // checklist prints the results of --check, a line for each, and remembers whether
@@ -98,7 +99,9 @@ func checkWritable(dir string) error {
 		if err == nil {
 			return errors.Join(f.Close(), os.Remove(f.Name()))
 		}
-		if _, statErr := os.Stat(dir); statErr == nil || dir == filepath.Dir(dir) {
+		if info, statErr := os.Stat(dir); statErr == nil && !info.IsDir() {
+			return &os.PathError{Op: "open", Path: dir, Err: syscall.ENOTDIR}
+		} else if statErr == nil || dir == filepath.Dir(dir) {
 			return explainOwner(dir, err)
 		} else if !errors.Is(statErr, os.ErrNotExist) {
 			return explainOwner(dir, statErr)
