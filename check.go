@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // checklist prints the results of --check, a line for each, and remembers whether
@@ -100,7 +99,7 @@ func checkWritable(dir string) error {
 			return errors.Join(f.Close(), os.Remove(f.Name()))
 		}
 		if info, statErr := os.Stat(dir); statErr == nil && !info.IsDir() {
-			return &os.PathError{Op: "open", Path: dir, Err: syscall.ENOTDIR}
+			return fmt.Errorf("open %s: not a directory", dir)
 		} else if statErr == nil || dir == filepath.Dir(dir) {
 			return explainOwner(dir, err)
 		} else if !errors.Is(statErr, os.ErrNotExist) {

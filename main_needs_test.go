@@ -67,6 +67,15 @@ func needsUnixPaths(t testing.TB) {
 	}
 }
 
+// needsWholeWrites needs a file system where a read sees a write whole or not at
+// all; on Windows it can see zeros in a file that is growing.
+func needsWholeWrites(t testing.TB) {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		lacks(t, "writes that a read never sees half done")
+	}
+}
+
 // needsAnyName needs file names that are no Unicode text, or that have characters
 // that Windows refuses.
 func needsAnyName(t testing.TB) {
