@@ -93,7 +93,7 @@ func openAccess(allowed []string, workDir string) (*access, error) {
 
 // add begins to open a directory.
 func (a *access) add(path string) (*root, error) {
-	given, err := filepath.Abs(path)
+	given, err := filepath.Abs(plainPath(path))
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +173,7 @@ type pathParam struct {
 }
 
 // text returns the bytes of the path. The error is -32602 if it is empty,
-// contains a NUL or is not valid base64. name is the name of the parameter.
+// contains a NUL, is not valid base64 or cannot name a file on this system. name is the name of the parameter.
 func (p pathParam) text(name string) (string, error) {
 	path := p.Path
 	if p.PathBase64 != "" {
@@ -192,7 +192,8 @@ func (p pathParam) text(name string) (string, error) {
 	case strings.IndexByte(path, 0) >= 0:
 		return "", invalidParam(name, "must not contain a NUL byte")
 	}
-	return path, nil
+	path, err := systemPath(path)
+	return path, renameParam(err, name)
 }
 
 // resolvedPath is a path inside an allowed directory, with symlinks resolved.
@@ -283,7 +284,7 @@ func (a *access) follow(path string) (resolvedPath, error) {
 			at = "."
 			continue
 		}
-		info, err := r.dir.Lstat(next)
+		info, err := lstatIn(r.dir, next)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return a.missing(r, next, rest)
@@ -291,7 +292,15 @@ func (a *access) follow(path string) (resolvedPath, error) {
 			return resolvedPath{}, a.wireError(err, filepath.Join(r.real, next))
 		case info.IsDir() && a.isDeniedDir(info):
 			return resolvedPath{}, denied()
-		case info.Mode()&fs.ModeSymlink == 0:
+		case linkMode(r.dir, next, info.Mode())&fs.ModeSymlink == 0:
+			long, err := longName(r.dir, next)
+			if err != nil {
+				return resolvedPath{}, a.wireError(err, filepath.Join(r.real, next))
+			}
+			if long != name {
+				rest = append([]string{long}, rest...)
+				continue
+			}
 			at = next
 			continue
 		}
@@ -302,6 +311,7 @@ func (a *access) follow(path string) (resolvedPath, error) {
 		if err != nil {
 			return resolvedPath{}, a.wireError(err, filepath.Join(r.real, next))
 		}
+		target = onVolume(target, r.real)
 		if !filepath.IsAbs(target) {
 			rest = append(strings.Split(filepath.ToSlash(target), "/"), rest...)
 			continue
@@ -372,7 +382,7 @@ func (a *access) within(abs string) (resolvedPath, error) { return a.follow(file
 
 // stat returns the FileInfo of the file at p.
 func (a *access) stat(p resolvedPath) (fs.FileInfo, error) {
-	info, err := p.root.dir.Stat(p.rel)
+	info, err := statIn(p.root.dir, p.rel)
 	if err != nil {
 		return nil, a.wireError(err, p.abs)
 	}
@@ -427,6 +437,8 @@ func (a *access) wireError(err error, path string) error {
 		return tooManyLinks()
 	case isNoDevice(err):
 		return notAFile()
+	case isShared(err):
+		return failure(codeConflict, "%s: another program has it open and lets nobody else read it: close it there, or try again later", showName(path))
 	}
 	return fmt.Errorf("reading %s: %w", path, err)
 }

@@ -18,7 +18,7 @@ type deniedPath struct {
 
 // deny denies path, which need not exist, to every method.
 func (a *access) deny(path string) {
-	given, err := filepath.Abs(path)
+	given, err := filepath.Abs(plainPath(path))
 	if err != nil {
 		given = filepath.Clean(path)
 	}
@@ -60,7 +60,7 @@ func (a *access) covers(abs string) bool {
 // isWithin reports whether path is dir or lies below it. Both are clean and
 // absolute.
 func isWithin(dir, path string) bool {
-	rest, ok := strings.CutPrefix(path, dir)
+	rest, ok := cutPath(path, dir)
 	return ok && (rest == "" || os.IsPathSeparator(rest[0]) || os.IsPathSeparator(dir[len(dir)-1]))
 }
 

@@ -141,6 +141,7 @@ func TestDeniedVariable(t *testing.T) {
 // The daemon's own files are denied in every method under the names that they
 // bear while they are written, too.
 func TestOwnFilesAreDeniedUnderTemporaryNames(t *testing.T) {
+	needsGit(t)
 	skipShort(t, "it takes about a second")
 	t.Parallel()
 	const secretText = "needle-token"

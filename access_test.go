@@ -29,6 +29,7 @@ func accessOn(t testing.TB, work bool, dirs ...string) *access {
 
 func symlinks(t testing.TB, links map[string]string) {
 	t.Helper()
+	needsLinks(t)
 	for name, target := range links {
 		if err := os.Symlink(target, name); err != nil {
 			t.Fatal(err)
@@ -37,6 +38,7 @@ func symlinks(t testing.TB, links map[string]string) {
 }
 
 func TestAccessResolve(t *testing.T) {
+	needsUnixPaths(t)
 	top := realTempDir(t)
 	in, out, other := top+"/in", top+"/out", top+"/other"
 	writeFiles(t, top, map[string]string{
@@ -134,6 +136,7 @@ func TestAccessText(t *testing.T) {
 // A root that was given through a symlink is known by both names. It stays the
 // same directory when the symlink or the directory is replaced.
 func TestAccessRootReplaced(t *testing.T) {
+	needsLinks(t)
 	top := realTempDir(t)
 	writeFiles(t, top, map[string]string{"v1/f": "old", "evil/f": "new"})
 	symlinks(t, map[string]string{top + "/current": "v1"})
@@ -160,6 +163,7 @@ func TestAccessRootReplaced(t *testing.T) {
 }
 
 func TestAccessEverything(t *testing.T) {
+	needsUnixPaths(t)
 	a := accessOn(t, false, "/")
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"f": "", ".git-daemon.config": ""})
@@ -177,6 +181,7 @@ func TestAccessEverything(t *testing.T) {
 // The daemon's own files are denied by identity, also through hard links and
 // under other names.
 func TestAccessSecretIdentity(t *testing.T) {
+	needsLinks(t)
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"token": "s3cret", "f": "x"})
 	if err := os.Link(dir+"/token", dir+"/hard"); err != nil {

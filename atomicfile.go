@@ -69,7 +69,13 @@ func writeFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	return replaceFile(f.Name(), path)
+}
+
+// renameIn is root.Rename that waits for other programs where they can keep a
+// file or a directory from being renamed (Windows).
+func renameIn(root *os.Root, from, to string) error {
+	return retryShared(func() error { return root.Rename(from, to) })
 }
 
 // readRegular reads all of f, at most limit bytes. Other kinds of file may be

@@ -98,7 +98,9 @@ func checkWritable(dir string) error {
 		if err == nil {
 			return errors.Join(f.Close(), os.Remove(f.Name()))
 		}
-		if _, statErr := os.Stat(dir); statErr == nil || dir == filepath.Dir(dir) {
+		if info, statErr := os.Stat(dir); statErr == nil && !info.IsDir() {
+			return fmt.Errorf("open %s: not a directory", dir)
+		} else if statErr == nil || dir == filepath.Dir(dir) {
 			return explainOwner(dir, err)
 		} else if !errors.Is(statErr, os.ErrNotExist) {
 			return explainOwner(dir, statErr)

@@ -119,7 +119,7 @@ func (s *repoStore) clear() error {
 		_, encoded, _ := strings.Cut(name, "+")
 		former := strings.ReplaceAll(encoded, "+", "/")
 		if _, err := s.root.Lstat(former); former != "" && checkRepoName(former) == nil && errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, s.root.Rename(name, former))
+			errs = append(errs, renameIn(s.root, name, former))
 		} else {
 			errs = append(errs, s.discard(name))
 		}
@@ -141,7 +141,7 @@ func (s *repoStore) clear() error {
 func (s *repoStore) discard(name string) error {
 	err := s.work.Mkdir(retiredDirName, 0o700)
 	if err == nil || errors.Is(err, fs.ErrExist) {
-		err = s.work.Rename(reposDirName+"/"+name, retiredDirName+"/"+rand.Text())
+		err = renameIn(s.work, reposDirName+"/"+name, retiredDirName+"/"+rand.Text())
 	}
 	if err != nil {
 		return s.root.RemoveAll(name) // repos is a file system of its own
@@ -157,7 +157,7 @@ func (s *repoStore) retire(temp string) error {
 	}
 	err := s.work.Mkdir(retiredDirName, 0o700)
 	if err == nil || errors.Is(err, fs.ErrExist) {
-		err = s.work.Rename(reposDirName+"/"+temp, at)
+		err = renameIn(s.work, reposDirName+"/"+temp, at)
 	}
 	if err != nil {
 		s.mayWait(-1)
@@ -344,7 +344,7 @@ func (s *repoStore) install(temp, name string) (replaced bool, err error) {
 		}
 		return true, err
 	}
-	if err := s.root.Rename(temp, name); err != nil {
+	if err := renameIn(s.root, temp, name); err != nil {
 		return false, fmt.Errorf("moving the new repository to its place: %w", err)
 	}
 	return false, nil
@@ -353,14 +353,14 @@ func (s *repoStore) install(temp, name string) (replaced bool, err error) {
 // moveAside is exchange in three steps.
 func (s *repoStore) moveAside(temp, name string) error {
 	old := oldPrefix + rand.Text() + "+" + strings.ReplaceAll(name, "/", "+")
-	if err := s.root.Rename(name, old); err != nil {
+	if err := renameIn(s.root, name, old); err != nil {
 		return fmt.Errorf("moving the old repository aside: %w", err)
 	}
-	if err := s.root.Rename(temp, name); err != nil {
-		err = errors.Join(err, s.root.Rename(old, name))
+	if err := renameIn(s.root, temp, name); err != nil {
+		err = errors.Join(err, renameIn(s.root, old, name))
 		return fmt.Errorf("moving the new repository to its place: %w", err)
 	}
-	if err := s.root.Rename(old, temp); err != nil {
+	if err := renameIn(s.root, old, temp); err != nil {
 		return s.remove(old)
 	}
 	return nil

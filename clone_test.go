@@ -348,6 +348,7 @@ func TestCloneNames(t *testing.T) {
 
 // The server's first command: the URL is the working directory.
 func TestCloneLocalWorkTree(t *testing.T) {
+	needsAnyName(t)
 	skipShort(t, "clones several times; TestCloneThenUpdate has the usual case")
 	t.Parallel()
 	dir := filepath.Join(realTempDir(t), "we ird's \"q\" 100% é")

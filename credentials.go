@@ -228,18 +228,11 @@ func (c *credentials) set(cred credential) error {
 // file survives the replacement, with an inode that is no longer on the deny
 // list, so it must not keep the tokens.
 func (c *credentials) replace(text []byte) error {
-	old, err := os.OpenFile(c.path, os.O_WRONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return writeFileAtomic(c.path, text, 0o600)
-	}
+	err := emptyReplaced(c.path, func() error { return writeFileAtomic(c.path, text, 0o600) })
 	if err != nil {
 		return fmt.Errorf("replacing the stored credentials: %w", err)
 	}
-	err = writeFileAtomic(c.path, text, 0o600)
-	if err == nil {
-		err = old.Truncate(0)
-	}
-	return errors.Join(err, old.Close())
+	return nil
 }
 
 // remoteAuth holds the credentials of one git command. config becomes

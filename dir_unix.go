@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -64,6 +66,21 @@ func (d *dirHandle) openFile(name string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// lstatIn and statIn are those of root, which need no permission for the file
+// itself.
+func lstatIn(root *os.Root, path string) (fs.FileInfo, error) { return root.Lstat(path) }
+func statIn(root *os.Root, path string) (fs.FileInfo, error)  { return root.Stat(path) }
+
+// linkMode returns mode, in which every symlink is one.
+func linkMode(_ *os.Root, _ string, mode fs.FileMode) fs.FileMode { return mode }
+
+// longName returns the last element of path: a file has no other name here that
+// the system makes up.
+func longName(_ *os.Root, path string) (string, error) { return filepath.Base(path), nil }
+
+// fileSize returns the size that the file system reports, also for a directory.
+func fileSize(info fs.FileInfo) int64 { return info.Size() }
 
 // isKernel reports whether the directory is on a file system of the kernel.
 func (d *dirHandle) isKernel() bool { return isKernelFile(d.f) }
@@ -132,6 +149,18 @@ func (d *dirHandle) link(name string, to *dirHandle) error {
 	})
 	return err
 }
+
+// systemPath returns a path from the wire as the system takes it: unchanged.
+func systemPath(path string) (string, error) { return path, nil }
+
+// plainPath is for Windows, which has several forms of one path.
+func plainPath(path string) string { return path }
+
+// cutPath removes the directory dir from the front of a path.
+func cutPath(path, dir string) (rest string, ok bool) { return strings.CutPrefix(path, dir) }
+
+// onVolume is for Windows, where a target can be absolute without a drive.
+func onVolume(target, _ string) string { return target }
 
 func describe(st *unix.Stat_t) entryInfo {
 	return entryInfo{

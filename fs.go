@@ -154,7 +154,7 @@ func (f *fsService) statOne(p pathParam, name string) (statEntry, error) {
 	if err != nil {
 		return entry, err
 	}
-	entry.Exists, entry.Type, entry.Size = true, fileType(info.Mode()), new(info.Size())
+	entry.Exists, entry.Type, entry.Size = true, fileType(info.Mode()), new(fileSize(info))
 	entry.Mode, entry.Mtime = permMode(info.Mode()), wireTime(info.ModTime())
 	return entry, nil
 }

@@ -35,6 +35,7 @@ func fsGlobAll(t testing.TB, f *fsService, p globParams) []string {
 }
 
 func TestGlob(t *testing.T) {
+	needsLinks(t)
 	dir := realTempDir(t)
 	outside := realTempDir(t)
 	writeFiles(t, outside, map[string]string{"secret.go": ""})
@@ -257,6 +258,7 @@ func TestGlobStaleCursor(t *testing.T) {
 
 // The walk reads .gitignore files as git does.
 func TestGlobIgnoresAsGit(t *testing.T) {
+	needsAnyName(t)
 	skipShort(t, "compares with git many times, for 2 s; TestGlobRepository does it once")
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(3, 4))

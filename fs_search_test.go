@@ -24,6 +24,8 @@ func showMatches(r *searchResult) string {
 }
 
 func TestSearch(t *testing.T) {
+	needsGit(t)
+	needsLinks(t)
 	t.Parallel()
 	tree := map[string]string{
 		"a.txt": "one\ntwo foo\nthree\nfoo foo\nfive", "sub/b.go": "x.foo()\r\n", "sub/Upper": "FOO ÄPFEL\n", "bin": "foo\x00foo",
@@ -108,6 +110,7 @@ func TestSearch(t *testing.T) {
 
 // A line of many MiB is cut at a whole character.
 func TestSearchLarge(t *testing.T) {
+	needsGit(t)
 	t.Parallel()
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"long": strings.Repeat("ä", 1<<20) + "\n" + strings.Repeat("a", 99) + "ä" + strings.Repeat("€", 1<<20) + "needle\n"})
@@ -125,6 +128,7 @@ func TestSearchLarge(t *testing.T) {
 // One file that is larger than git may read is passed over and counted; all
 // others are searched.
 func TestSearchSkipsTooLargeFiles(t *testing.T) {
+	needsAnyName(t)
 	skipShort(t, "it takes about a second")
 	t.Parallel()
 	for _, repository := range []bool{false, true} {
@@ -192,6 +196,7 @@ func TestSearchFindsTrackedFilesThatAreIgnored(t *testing.T) {
 // What POSIX does not have is refused with the way to write it: git would find
 // nothing, and say nothing.
 func TestSearchPatternsOfOtherDialects(t *testing.T) {
+	needsGit(t)
 	skipShort(t, "it takes about a second")
 	t.Parallel()
 	for pattern, instead := range map[string]string{
@@ -231,6 +236,7 @@ func FuzzCheckPattern(f *testing.F) {
 
 // The result fits a message, however many lines match.
 func TestSearchManyMatches(t *testing.T) {
+	needsGit(t)
 	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)
@@ -263,6 +269,7 @@ func TestSearchHostileConfig(t *testing.T) {
 }
 
 func TestSearchCancelled(t *testing.T) {
+	needsGit(t)
 	skipShort(t, "it takes about a second")
 	t.Parallel()
 	dir := realTempDir(t)

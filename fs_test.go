@@ -45,6 +45,8 @@ func fsCode(err error) string {
 func pathOf(path string) pathParam { return pathParam{Path: path} }
 
 func TestStat(t *testing.T) {
+	needsLinks(t)
+	needsModes(t)
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"a.txt": "hello", "sub/": "", ".git-daemon.config": "s"})
 	for _, link := range [][2]string{{"a.txt", "link"}, {"/etc", "out"}, {"gone", "dangling"}, {"/nowhere/x", "out-dangling"}} {
@@ -110,6 +112,7 @@ func TestStat(t *testing.T) {
 }
 
 func TestListDir(t *testing.T) {
+	needsLinks(t)
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"b": "22", "a": "1", "B": "", "c/": "", ".git-daemon.credentials": "s", "c.d": ""})
 	for _, link := range [][2]string{{"a", "to-a"}, {"/etc", "to-etc"}, {"gone", "to-gone"}, {dir + "/c", "to-c"}, {".git-daemon.credentials", "to-secret"}} {
@@ -187,6 +190,7 @@ func TestListDirStaleCursor(t *testing.T) {
 // Names that are not valid UTF-8 are returned in two forms, and the base64 form
 // leads back to the file.
 func TestListDirNotUTF8(t *testing.T) {
+	needsAnyName(t)
 	dir := realTempDir(t)
 	name := "caf\xe9"
 	if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o644); err != nil {
@@ -308,6 +312,7 @@ func walkedPaths(t *testing.T, f *fsService, dir string) (paths map[string][]str
 // One of several paths that cannot be described does not keep the others from
 // being described, and says which it is and why.
 func TestStatOfSeveralPathsWithBrokenOnes(t *testing.T) {
+	needsLinks(t)
 	t.Parallel()
 	dir := realTempDir(t)
 	writeFiles(t, dir, map[string]string{"a": "x", "z": "xy"})

@@ -47,6 +47,7 @@ type gitServer struct {
 // it.
 func newGitServer(t testing.TB) *gitServer {
 	t.Helper()
+	needsGit(t)
 	exe, err := exec.LookPath("git")
 	if err != nil {
 		t.Fatal(err)

@@ -44,6 +44,7 @@ func newTestRepo(t testing.TB, files map[string]string) *testRepo {
 // newTestRepoAt is newTestRepo in the directory dir.
 func newTestRepoAt(t testing.TB, dir string, files map[string]string, initArgs ...string) *testRepo {
 	t.Helper()
+	needsGit(t)
 	r := &testRepo{t: t, dir: dir}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -81,6 +82,7 @@ func (r *testRepo) git(args ...string) string {
 // output runs git with standard input and returns its output unchanged.
 func (r *testRepo) output(stdin string, args ...string) string {
 	r.t.Helper()
+	needsGit(r.t)
 	out, err := r.tryGit(stdin, args...)
 	if err != nil {
 		r.t.Fatal(err)
@@ -199,6 +201,7 @@ func writeFiles(t testing.TB, dir string, files map[string]string) {
 // execve(2)); so nothing is forked meanwhile.
 func writeProgram(t testing.TB, path, script string) {
 	t.Helper()
+	needsShell(t)
 	syscall.ForkLock.RLock()
 	err := os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o755)
 	syscall.ForkLock.RUnlock()

@@ -6,6 +6,7 @@ import (
 )
 
 func TestParseRemoteURL(t *testing.T) {
+	needsUnixPaths(t)
 	for _, c := range []struct{ text, url, key, name string }{
 		{"https://Example.ORG/g/lib.git", "https://example.org/g/lib.git", "https://example.org/g/lib", "lib"},
 		{"HTTPS://user:tok%40en@example.org.:443/g/lib/", "https://example.org/g/lib/", "https://example.org/g/lib", "lib"},
@@ -37,6 +38,7 @@ func TestParseRemoteURL(t *testing.T) {
 
 // Only addresses of the same repository have the same key.
 func TestRemoteEquality(t *testing.T) {
+	needsUnixPaths(t)
 	groups := [][]string{
 		{"https://h/a/b", "https://H:443/a/b.git", "https://h/a/b/", "https://h/a/b.git/", "https://user:token@h/a/b", "https://h/%61/b", "https://h//a/b/.git"},
 		{"https://h/a%2Fb", "https://h/a%2fb.git"},

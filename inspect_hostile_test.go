@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -55,9 +54,7 @@ type hostileRepo struct {
 
 func newHostileRepo(t *testing.T) *hostileRepo {
 	t.Helper()
-	if runtime.GOOS == "windows" {
-		t.Skip("the attacks are shell commands")
-	}
+	needsShell(t) // the attacks are shell commands
 	dir := realTempDir(t)
 	h := &hostileRepo{allowed: filepath.Join(dir, "allowed"), outside: filepath.Join(dir, "outside"), marker: filepath.Join(dir, "marker")}
 	h.testRepo = newTestRepoAt(t, filepath.Join(h.allowed, "repo"), nil)

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 
@@ -27,6 +28,31 @@ func isLinkLoop(err error) bool     { return errors.Is(err, syscall.ELOOP) }
 // isNoDevice reports whether err comes from opening a socket.
 func isNoDevice(err error) bool {
 	return errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.EOPNOTSUPP)
+}
+
+// isShared is false: here no program can keep others from opening a file.
+func isShared(error) bool { return false }
+
+// retryShared is op: see isShared.
+func retryShared(op func() error) error { return op() }
+
+// replaceFile renames the file from to the name to, which it replaces.
+func replaceFile(from, to string) error { return os.Rename(from, to) }
+
+// emptyReplaced calls replace, which gives the name path to another file, and
+// empties the former one: a hard link may still name it.
+func emptyReplaced(path string, replace func() error) error {
+	old, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return replace()
+	}
+	if err != nil {
+		return err
+	}
+	if err = replace(); err == nil {
+		err = old.Truncate(0)
+	}
+	return errors.Join(err, old.Close())
 }
 
 // explainOwner adds to the error of a use of dir what to do, where dir belongs to

@@ -5,14 +5,77 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/windows"
 )
 
-func isNotDirectory(err error) bool { return errors.Is(err, windows.ERROR_DIRECTORY) }
-func isNameTooLong(err error) bool  { return errors.Is(err, windows.ERROR_FILENAME_EXCED_RANGE) }
-func isLinkLoop(err error) bool     { return errors.Is(err, windows.ERROR_CANT_RESOLVE_FILENAME) }
-func isNoDevice(error) bool         { return false }
+// os and os.Root report some errors under the names of Unix.
+func isNotDirectory(err error) bool {
+	return errors.Is(err, windows.ERROR_DIRECTORY) || errors.Is(err, syscall.ENOTDIR)
+}
+func isNameTooLong(err error) bool {
+	return errors.Is(err, windows.ERROR_FILENAME_EXCED_RANGE) || errors.Is(err, windows.ERROR_INVALID_NAME)
+}
+func isLinkLoop(err error) bool {
+	return errors.Is(err, windows.ERROR_CANT_RESOLVE_FILENAME) || errors.Is(err, syscall.ELOOP)
+}
+func isNoDevice(error) bool { return false }
+
+// isShared reports whether another program has the file open, or a part of it
+// locked, in a way that excludes this use.
+func isShared(err error) bool {
+	return errors.Is(err, windows.ERROR_SHARING_VIOLATION) || errors.Is(err, windows.ERROR_LOCK_VIOLATION)
+}
+
+const (
+	// sharedWait is how long a rename waits for other programs to close the file.
+	// Scanners and indexers open new files for some milliseconds.
+	sharedWait          = 2 * time.Second
+	sharedRetryInterval = 10 * time.Millisecond
+)
+
+// retryShared calls op again, for sharedWait, while another program has the file
+// open. For a rename Windows reports that as missing permission, too.
+func retryShared(op func() error) error {
+	for begin := time.Now(); ; time.Sleep(sharedRetryInterval) {
+		err := op()
+		switch {
+		case !isShared(err) && !errors.Is(err, windows.ERROR_ACCESS_DENIED):
+			return err
+		case time.Since(begin) >= sharedWait:
+			return fmt.Errorf("%w: another program may have a file open there", err)
+		}
+	}
+}
+
+// replaceFile renames the file from to the name to, which it replaces, also if
+// it has the read-only attribute.
+func replaceFile(from, to string) error {
+	if info, err := os.Lstat(to); err == nil && info.Mode().IsRegular() && info.Mode()&0o200 == 0 {
+		if err := os.Chmod(to, 0o600); err != nil {
+			return err
+		}
+	}
+	return retryShared(func() error { return os.Rename(from, to) })
+}
+
+// emptyReplaced calls replace, which gives the name path to another file, and
+// empties the former one: a hard link may still name it. An open file could not
+// be replaced, so a link keeps hold of it; removeTemporaries deletes one that a
+// killed process leaves. Without links on the file system there is no other name.
+func emptyReplaced(path string, replace func() error) error {
+	link := path + ".tmp-old"
+	_ = os.Remove(link) // a former one
+	if os.Link(path, link) != nil {
+		return replace()
+	}
+	err := replace()
+	if err == nil {
+		err = os.Truncate(link, 0)
+	}
+	return errors.Join(err, os.Remove(link))
+}
 
 // statDisk measures the disk that contains path.
 func statDisk(path string) (diskUsage, error) {

@@ -256,7 +256,16 @@ func removeTreeAt(ctx context.Context, root *os.Root, name string, depth int) er
 	if err != nil {
 		return root.RemoveAll(name) // a directory that may not be read
 	}
-	defer dir.Close()
+	err = removeEntries(ctx, dir, depth)
+	_ = dir.Close() // nothing was written; Windows keeps the name of an open directory
+	if err != nil {
+		return err
+	}
+	return root.RemoveAll(name)
+}
+
+// removeEntries deletes what is in dir.
+func removeEntries(ctx context.Context, dir *os.Root, depth int) error {
 	names, err := fs.ReadDir(dir.FS(), ".")
 	if err != nil {
 		return err
@@ -266,5 +275,5 @@ func removeTreeAt(ctx context.Context, root *os.Root, name string, depth int) er
 			return err
 		}
 	}
-	return root.RemoveAll(name)
+	return nil
 }
