@@ -77,13 +77,14 @@ func TestDaemonDoesNotGrow(t *testing.T) {
 		t.Errorf("after %d reads the heap has grown by %d bytes, want at most %d", reads, grown, most)
 	}
 
-	const own = maxTaskKept/keptOverhead + 4000
-	grown = perform(own, func(i int) string { return fmt.Sprintf(`{"task_id":"%0256d"}`, i) })
+	const bound = 2000
+	tasks.maxKept = bound * keptOverhead * 5 / 4 // a result, with its share of the overhead
+	grown = perform(3*bound, func(i int) string { return fmt.Sprintf(`{"task_id":"%0256d"}`, i) })
 	kept, byKey, timer := state()
-	if bound := maxTaskKept / keptOverhead; kept > bound || kept < bound*9/10 || byKey != kept || timer == nil {
-		t.Errorf("after %d calls with a task_id the daemon keeps %d outcomes, %d tasks and the timer %v, want nearly %d and one timer", own, kept, byKey, timer, bound)
+	if kept > bound*5/4 || kept < bound || byKey != kept || timer == nil {
+		t.Errorf("after %d calls with a task_id the daemon keeps %d outcomes, %d tasks and the timer %v, want %d to %d and one timer", 3*bound, kept, byKey, timer, bound, bound*5/4)
 	}
-	if bound := maxTaskKept + most; grown > bound {
-		t.Errorf("after %d calls with a task_id the heap has grown by %d bytes, want at most %d", own, grown, bound)
+	if grown > tasks.maxKept+most {
+		t.Errorf("after %d calls with a task_id the heap has grown by %d bytes, want at most %d", 3*bound, grown, tasks.maxKept+most)
 	}
 }
