@@ -141,6 +141,10 @@ type envelope struct {
 // receive handles one message: a request, notification or response, or a batch
 // of them.
 func (p *peer) receive(data []byte) {
+	if m, ok := scanEnvelope(data); ok {
+		p.dispatch(m, nil)
+		return
+	}
 	var err error
 	data = bytes.TrimLeft(data, " \t\r\n")
 	switch {
