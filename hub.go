@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -55,18 +56,29 @@ type hub struct {
 	closed   bool
 	conns    map[*hubConn]struct{} // all open links, before the handshake too
 	machines map[string]*machine
-	progress map[string]map[*progressWatch]struct{} // by task id
+	progress map[progressName]map[*progressWatch]struct{}
+}
+
+// progressName is what a daemon calls a request in its progress: the task_id, or
+// without one the id of the request, which is another for each link that the
+// request goes out by.
+type progressName struct {
+	conn *hubConn
+	id   string
 }
 
 // progressWatch receives the progress of a call. Only the newest is kept.
 type progressWatch struct {
-	call    *call
-	newest  chan json.RawMessage // 1-buffered
-	percent int                  // of the newest; guarded by the hub's lock
+	call   *call
+	newest chan json.RawMessage // 1-buffered
+
+	// Guarded by the hub's lock.
+	name    progressName // of the attempt that was sent last; the zero value before the first
+	percent int          // of the newest
 }
 
 func newHub(c hubConfig) *hub {
-	return &hub{hubConfig: c, conns: map[*hubConn]struct{}{}, machines: map[string]*machine{}, progress: map[string]map[*progressWatch]struct{}{}}
+	return &hub{hubConfig: c, conns: map[*hubConn]struct{}{}, machines: map[string]*machine{}, progress: map[progressName]map[*progressWatch]struct{}{}}
 }
 
 // hubConn is one daemon's link. It is the handler of its peer.
@@ -88,6 +100,7 @@ func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, child, claimed strin
 	l := newLink(conn, hooks, h.maxMessage, h.times, h.log)
 	c := &hubConn{hub: h, link: l, child: child, claimed: claimed, ready: make(chan struct{}), done: make(chan struct{})}
 	c.peer = newPeer(l, c, h.maxMessage, h.log)
+	c.peer.lastID = firstRequestID()
 	oldest, ok := h.add(c)
 	if !ok {
 		l.close(websocket.StatusGoingAway, "the server stops")
@@ -353,6 +366,12 @@ func (h *hub) beat(c *hubConn, beat heartbeat) {
 	}
 }
 
+// firstRequestID returns the id before the first request of a link: a random one,
+// because progress names a request without a task_id by its id, and the task_id of
+// another caller on the same link must not be the same by chance. Ids stay below
+// 2^53, up to which JavaScript's numbers are exact.
+func firstRequestID() int64 { return 1<<52 + rand.Int64N(1<<51) }
+
 // progressed passes a daemon's progress to the subscribers, and to the calls that
 // went out by this link: another daemon may use the same task id. A percent that
 // is lower than the last is left out: it comes from the next daemon of a call
@@ -369,11 +388,19 @@ func (h *hub) progressed(c *hubConn, params json.RawMessage) {
 	h.publish(progressMethod, machineProgress{MachineID: view.MachineID, LibID: view.LibID, taskProgress: task})
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for w := range h.progress[task.TaskID] {
-		if w.call.via.Load() != c || task.Percent < w.percent {
+	for w := range h.progress[progressName{c, task.TaskID}] {
+		if task.Percent < w.percent {
 			continue
 		}
 		w.percent = task.Percent
+		params := params
+		if w.call.taskID == "" { // the caller knows the request by its own id
+			task.TaskID = w.call.idText()
+			var err error
+			if params, err = json.Marshal(task); err != nil {
+				continue // cannot happen: a taskProgress has strings and numbers only
+			}
+		}
 		select {
 		case <-w.newest: // the one before was not taken
 		default:
@@ -398,24 +425,31 @@ func (h *hub) viewOf(c *hubConn) (machineView, bool) {
 	return m.view, true
 }
 
-// watch starts to collect the progress of a call's task, until stop is called.
+// watch collects the progress of a call, until stop is called. It must be called
+// before perform.
 func (h *hub) watch(c *call) (w *progressWatch, stop func()) {
 	w = &progressWatch{call: c, newest: make(chan json.RawMessage, 1)}
-	taskID := c.taskID
+	c.watch = w
+	return w, func() { h.expect(w, progressName{}) }
+}
+
+// expect makes the progress with this name that of the watch, in place of the name
+// of the attempt before; the zero value stands for none.
+func (h *hub) expect(w *progressWatch, name progressName) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.progress[taskID] == nil {
-		h.progress[taskID] = map[*progressWatch]struct{}{}
+	delete(h.progress[w.name], w)
+	if len(h.progress[w.name]) == 0 {
+		delete(h.progress, w.name)
 	}
-	h.progress[taskID][w] = struct{}{}
-	return w, func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		delete(h.progress[taskID], w)
-		if len(h.progress[taskID]) == 0 {
-			delete(h.progress, taskID)
-		}
+	w.name = name
+	if name.conn == nil {
+		return
 	}
+	if h.progress[name] == nil {
+		h.progress[name] = map[*progressWatch]struct{}{}
+	}
+	h.progress[name][w] = struct{}{}
 }
 
 // sweep closes links that were silent for too long, until ctx ends. Pieces of a

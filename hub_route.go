@@ -2,13 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -30,9 +30,27 @@ type call struct {
 	id      json.RawMessage // the caller's
 	method  string
 	params  json.RawMessage
-	taskID  string
+	taskID  string // "" for a call that only reads, unless the caller gave one
 	timeout time.Duration
-	via     atomic.Pointer[hubConn] // the link that it went out by last
+	watch   *progressWatch // nil if no caller wants the progress
+}
+
+// idText returns the caller's id as progress names it (progressSender).
+func (c *call) idText() string {
+	var text string
+	if decodeJSON(c.id, &text) != nil {
+		return string(c.id) // a number
+	}
+	return text
+}
+
+// sending returns what notes the id of a request before it is sent by a link;
+// nil if no caller wants the progress.
+func (c *call) sending(h *hub, conn *hubConn) func(id string) {
+	if c.watch == nil {
+		return nil
+	}
+	return func(id string) { h.expect(c.watch, progressName{conn, cmp.Or(c.taskID, id)}) }
 }
 
 // target finds the daemon for a call. again reports that the one before was lost
@@ -124,8 +142,10 @@ func readID(start []byte) json.RawMessage {
 }
 
 // parseCall reads the body of an rpc request: one JSON-RPC request with an id.
-// The params get a task_id, so that a call that is sent again never runs twice
-// in one daemon. methods has the time limits.
+// methods has the built-in methods. The params of a clone, and of a method that a
+// handler added, get a task_id, so that a call that is sent again never runs twice
+// in one daemon. All others may run twice, and a daemon that remembered each of
+// them for a minute would soon spend its memory on that.
 func parseCall(body []byte, methods map[string]*method) (*call, error) {
 	if !utf8.Valid(body) {
 		return nil, errors.New("the body is not UTF-8")
@@ -145,7 +165,8 @@ func parseCall(body []byte, methods map[string]*method) (*call, error) {
 	if c.params == nil {
 		c.params = json.RawMessage("{}")
 	}
-	c.timeout = methods[method].timeLimit()
+	known := methods[method]
+	c.timeout = known.timeLimit()
 	var common commonParams
 	if decodeParams(c.params, &common) != nil {
 		return c, nil // the daemon refuses it, and says why
@@ -155,6 +176,9 @@ func parseCall(body []byte, methods map[string]*method) (*call, error) {
 	}
 	if common.TaskID != nil {
 		c.taskID = *common.TaskID
+		return c, nil
+	}
+	if known != nil && !known.clones {
 		return c, nil
 	}
 	c.taskID = randomHex(16)
@@ -183,8 +207,7 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessag
 		if err != nil {
 			return nil, deliveryError(err)
 		}
-		c.via.Store(conn)
-		result, err := conn.peer.call(ctx, c.method, c.params)
+		result, err := conn.peer.callNoting(ctx, c.method, c.params, c.sending(h, conn))
 		e, isAnswer := errors.AsType[*rpcError](err)
 		switch {
 		case isAnswer && e.name() == codeDraining && (draining.IsZero() || time.Since(draining) < returnTimeout):

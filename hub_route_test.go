@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -55,6 +56,27 @@ func TestCallSurvivesLostLinks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReadSurvivesLostLinks: a call that only reads has no task_id, so that its run
+// ends with the link. It is sent again, and answered once.
+func TestReadSurvivesLostLinks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		runs := 0
+		slow := slowMethod(3*time.Second, &runs)
+		slow.name = "fs/stat"
+		d := b.daemon("m", "i", "", slow)
+		b.online("m")
+		go func() {
+			time.Sleep(time.Second)
+			_ = (<-d.lines).Close()
+		}()
+		result, err := b.hub.perform(t.Context(), newCall(t, "fs/stat", "{}"), b.hub.machineTarget("m"))
+		if err != nil || string(result) != "102" || runs != 102 {
+			t.Errorf("got %s, %v, %d runs, want 102, no error: the second run after a cancelled one", result, err, runs)
+		}
+	})
 }
 
 // TestCallAnswerLost: the run is over, the answer was lost with the link; it
@@ -218,6 +240,69 @@ func TestProgressReachesTheCall(t *testing.T) {
 	})
 }
 
+// TestProgressOfReads: calls without a task_id get the progress of their own run,
+// under the caller's id, also when others run on the same and on another daemon
+// under the same id, and after a link was lost.
+func TestProgressOfReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		type textParams struct {
+			Text string `json:"text"`
+		}
+		work := newMethod("fs/stat", "", func(ctx context.Context, p textParams) (string, error) {
+			for i := range 10 {
+				reportProgress(ctx, progress{Percent: i * 10, Message: p.Text})
+				time.Sleep(time.Second)
+			}
+			return p.Text, nil
+		})
+		cut := b.daemon("cut", "i", "", work)
+		b.daemon("m", "i", "", work)
+		b.online("cut")
+		b.online("m")
+		go func() {
+			time.Sleep(5 * time.Second)
+			_ = (<-cut.lines).Close()
+		}()
+		var calls sync.WaitGroup
+		for _, name := range []string{"m 1", "m 2", "cut 1", "cut 2"} {
+			calls.Go(func() {
+				machine, _, _ := strings.Cut(name, " ")
+				c := newCall(t, "fs/stat", `{"text":"`+name+`"}`)
+				watch, stop := b.hub.watch(c)
+				defer stop()
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					if result, err := b.hub.perform(t.Context(), c, b.hub.machineTarget(machine)); err != nil || string(result) != `"`+name+`"` {
+						t.Errorf("%s: got %s, %v, want its own result", name, result, err)
+					}
+				}()
+				var last taskProgress
+				for seen := 0; ; seen++ {
+					select {
+					case raw := <-watch.newest:
+						if err := json.Unmarshal(raw, &last); err != nil || last.TaskID != "1" || last.Message != name {
+							t.Errorf("%s: got %s, %v, want its own progress under its own id 1", name, raw, err)
+						}
+						continue
+					case <-done:
+					}
+					if last.Percent < 90 || seen < 9 {
+						t.Errorf("%s: got %d times progress, the last %+v, want at least 9 up to 90 percent or more", name, seen, last)
+					}
+					return
+				}
+			})
+		}
+		calls.Wait()
+		if b.hub.mu.Lock(); len(b.hub.progress) != 0 {
+			t.Errorf("the hub expects the progress %v after the calls, want none", b.hub.progress)
+		}
+		b.hub.mu.Unlock()
+	})
+}
+
 // A daemon may use the task id of another's task. What it reports is published
 // under its own machine, whatever it says, and only while it is connected.
 func TestProgressIsPublishedUnderItsMachine(t *testing.T) {
@@ -289,7 +374,7 @@ func TestProgressOfAnotherDaemon(t *testing.T) {
 			t.Errorf("got the percents %v, want rising ones of its own daemon", seen)
 		}
 		// Sent again to another daemon it begins anew.
-		b.hub.progressed(c.via.Load(), json.RawMessage(`{"task_id":"T","percent":5}`))
+		b.hub.progressed(b.online("m"), json.RawMessage(`{"task_id":"T","percent":5}`))
 		if len(watch.newest) != 0 {
 			t.Error("got a percent that fell, want it left out")
 		}
@@ -298,6 +383,7 @@ func TestProgressOfAnotherDaemon(t *testing.T) {
 
 func TestParseCall(t *testing.T) {
 	methods := methodsByName(builtinMethods())
+	const noTask = "(none)" // "" stands for any
 	for _, test := range []struct {
 		body, method, id, task string
 		timeout                time.Duration
@@ -308,13 +394,23 @@ func TestParseCall(t *testing.T) {
 		{`{"jsonrpc":"2.0","id":"x","method":"a/b","params":null}`, "a/b", `"x"`, "", defaultMethodTimeout},
 		{`{"jsonrpc":"2.0","id":"x","method":"a/b","METHOD":"c/d","params":{"task_id":null,"TASK_ID":"T"}}`, "a/b", `"x"`, "", defaultMethodTimeout},
 		{`{"jsonrpc":"2.0","id":"x","method":"a/b","params":{ }}`, "a/b", `"x"`, "", defaultMethodTimeout},
+		{`{"jsonrpc":"2.0","id":1,"method":"fs/stat","params":{"task_id":"T"}}`, "fs/stat", "1", "T", defaultMethodTimeout},
+		{`{"jsonrpc":"2.0","id":1,"method":"fs/stat","params":{"path":"/x"}}`, "fs/stat", "1", noTask, defaultMethodTimeout},
+		{`{"jsonrpc":"2.0","id":1,"method":"vcs/log","params":{"path":"/x","task_id":null}}`, "vcs/log", "1", noTask, defaultMethodTimeout},
+		{`{"jsonrpc":"2.0","id":1,"method":"config/get"}`, "config/get", "1", noTask, defaultMethodTimeout},
 	} {
 		c, err := parseCall([]byte(test.body), methods)
-		if err != nil || c.method != test.method || string(c.id) != test.id || c.timeout != test.timeout || (test.task != "" && c.taskID != test.task) || c.taskID == "" {
+		if err != nil || c.method != test.method || string(c.id) != test.id || c.timeout != test.timeout || (test.task != "" && test.task != noTask && c.taskID != test.task) || (c.taskID == "") != (test.task == noTask) {
 			t.Errorf("%s: got %+v, %v, want %+v", test.body, c, err, test)
 			continue
 		}
 		var common commonParams
+		if test.task == noTask {
+			if err := decodeParams(c.params, &common); err != nil || common.TaskID != nil {
+				t.Errorf("%s: got the params %s, %v, want no task_id in them", test.body, c.params, err)
+			}
+			continue
+		}
 		if err := decodeParams(c.params, &common); err != nil || common.TaskID == nil || *common.TaskID != c.taskID {
 			t.Errorf("%s: got the params %s, %v, want the task_id %s in them", test.body, c.params, err, c.taskID)
 		}

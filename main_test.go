@@ -8,7 +8,9 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -102,6 +104,13 @@ func skipShort(t testing.TB, why string) {
 	if testing.Short() {
 		t.Skip("not with -short: " + why)
 	}
+}
+
+// underRace reports whether the tests were built with the race detector, which
+// costs about ten times the memory and the time.
+func underRace() bool {
+	info, known := debug.ReadBuildInfo()
+	return known && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // leftovers waits for goroutines, processes and descriptors that are about to end

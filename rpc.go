@@ -141,6 +141,10 @@ type envelope struct {
 // receive handles one message: a request, notification or response, or a batch
 // of them.
 func (p *peer) receive(data []byte) {
+	if m, ok := scanEnvelope(data); ok {
+		p.dispatch(m, nil)
+		return
+	}
 	var err error
 	data = bytes.TrimLeft(data, " \t\r\n")
 	switch {
@@ -295,6 +299,12 @@ func (p *peer) deliver(m envelope) {
 // *rpcError. If ctx ends first, call cancels the request on the other side and
 // returns the cause. The error wraps errLinkLost if the link is lost.
 func (p *peer) call(ctx context.Context, method string, params any) (json.RawMessage, error) {
+	return p.callNoting(ctx, method, params, nil)
+}
+
+// callNoting is call. It calls sending, unless nil, with the id of the request
+// before the request is sent: progress without a task_id names it.
+func (p *peer) callNoting(ctx context.Context, method string, params any, sending func(id string)) (json.RawMessage, error) {
 	done := make(chan response, 1) // buffered: deliver must not block
 	p.mu.Lock()
 	if p.lost != nil {
@@ -305,6 +315,9 @@ func (p *peer) call(ctx context.Context, method string, params any) (json.RawMes
 	id := strconv.FormatInt(p.lastID, 10)
 	p.calls[id] = done
 	p.mu.Unlock()
+	if sending != nil {
+		sending(id)
+	}
 	message, err := encodeCall(json.RawMessage(id), method, params)
 	if err == nil && len(message) > p.maxMessage {
 		err = failure(codeResultTooLarge, "the request has %d bytes; a message holds at most %d", len(message), p.maxMessage).with("bytes", len(message))

@@ -19,8 +19,9 @@ const (
 	// busyRetryAfter is the retry_after_ms of SERVER_BUSY: most requests take less.
 	busyRetryAfter = time.Second
 	// taskKeep and maxTaskKept bound the age and the bytes of the outcomes that are
-	// kept for callers that retry with the same task_id after a lost link. With a
-	// larger --max-message a daemon keeps more, up to maxTaskKeptEver (taskKept).
+	// kept for callers that retry with the same task_id after a lost link, each with
+	// keptOverhead. With a larger --max-message a daemon keeps more, up to
+	// maxTaskKeptEver (taskKept).
 	taskKeep        = 60 * time.Second
 	maxTaskKept     = 16 << 20
 	maxTaskKeptEver = 64 << 20
@@ -30,7 +31,9 @@ const (
 
 // taskKept returns how many bytes of outcomes are kept: at least as many as one
 // message may have, because a task whose outcome is not kept may run twice.
-func taskKept(maxMessage int) int { return min(max(maxTaskKept, maxMessage), maxTaskKeptEver) }
+func taskKept(maxMessage int) int {
+	return min(max(maxTaskKept, maxMessage+keptOverhead), maxTaskKeptEver)
+}
 
 // service is the methods of a daemon and the work that they share across links.
 type service struct {
@@ -323,8 +326,11 @@ func newOutcome(result any, err error) *outcome {
 }
 
 func (o *outcome) size() int {
-	raw, _ := o.result.([]byte)
-	return len(raw)
+	if raw, ok := o.result.([]byte); ok {
+		return len(raw)
+	}
+	text, _ := json.Marshal(asRPCError(o.err)) // in which the output of git may be
+	return len(text)
 }
 
 // callMethod runs a method. If ctx has ended, it returns the cause of that in

@@ -21,7 +21,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -395,7 +394,7 @@ func TestOversizedMessageMemory(t *testing.T) {
 	after, err := peak()
 	t.Logf("%d KiB before, %d after", before, after)
 	most := int64(defaultMaxMessage+64<<20) >> 10
-	if info, known := debug.ReadBuildInfo(); known && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+	if underRace() {
 		most *= 8 // the detector's own memory
 	}
 	if err != nil || after-before > most {

@@ -26,10 +26,17 @@ type flightGroup struct {
 	mu      sync.Mutex
 	byKey   map[string]*flightCall
 	kept    []*flightCall // completed and kept, oldest first
-	keptLen int           // their total size in bytes
+	keptLen int           // their total size in bytes, each with keptOverhead
+	oldest  *time.Timer   // fires when the oldest of them is too old; nil before the first is kept
 }
 
+// keptOverhead is what a kept result counts besides its own size: the call, its
+// entries in byKey and kept, and a key of up to maxTaskID bytes.
+const keptOverhead = 1 << 10
+
 // flightCall is one run of the work and its waiters.
+//
+// A kept one holds the result and nothing of the requests that it came from.
 type flightCall struct {
 	key         string
 	fingerprint string // identifies the request, to detect another use of the key
@@ -38,8 +45,8 @@ type flightCall struct {
 	done   chan struct{} // closed when the run has ended and is removed
 
 	// Guarded by flightGroup.mu.
-	waiters  map[*flightWaiter]struct{}
-	stopping bool // the last waiter left: no caller may join
+	waiters  map[*flightWaiter]struct{} // nil after the run has ended
+	stopping bool                       // the last waiter left: no caller may join
 	last     progress
 	reported bool
 
@@ -105,6 +112,9 @@ func (g *flightGroup) join(w *flightWaiter, key, fingerprint string, run func(co
 		if call.reported {
 			reportProgress(w.ctx, call.last)
 		}
+		if call.waiters == nil {
+			return call, true, nil // kept
+		}
 	default:
 		ctx, cancel := context.WithCancelCause(g.base)
 		call = &flightCall{key: key, fingerprint: fingerprint, cancel: cancel, done: make(chan struct{}), waiters: map[*flightWaiter]struct{}{}}
@@ -129,9 +139,10 @@ func (g *flightGroup) exec(ctx context.Context, call *flightCall, run func(conte
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	defer close(call.done) // under the lock, so that the key is free once done is closed
-	size := 0
+	call.waiters = nil
+	size := keptOverhead
 	if value, ok := call.value.(interface{ size() int }); ok {
-		size = value.size()
+		size += value.size()
 	}
 	if g.keep == 0 || call.stopping || call.err != nil || size > g.maxKept {
 		delete(g.byKey, call.key)
@@ -140,9 +151,13 @@ func (g *flightGroup) exec(ctx context.Context, call *flightCall, run func(conte
 	call.size, call.ended = size, time.Now()
 	g.kept = append(g.kept, call)
 	g.keptLen += size
+	switch {
+	case g.oldest == nil:
+		g.oldest = time.AfterFunc(g.keep, g.forget) // not waited for: it only frees memory
+	case len(g.kept) == 1:
+		g.oldest.Reset(g.keep)
+	}
 	g.forgetLocked(call.ended)
-	// Not waited for: it only frees memory.
-	time.AfterFunc(g.keep, g.forget)
 }
 
 // forget drops kept results that are too old.
@@ -152,14 +167,19 @@ func (g *flightGroup) forget() {
 	g.forgetLocked(time.Now())
 }
 
-// forgetLocked drops kept results that are too old or exceed maxKept.
+// forgetLocked drops kept results that are too old or exceed maxKept, and sets the
+// timer for the next.
 func (g *flightGroup) forgetLocked(now time.Time) {
+	before := len(g.kept)
 	for len(g.kept) > 0 && (now.Sub(g.kept[0].ended) >= g.keep || g.keptLen > g.maxKept) {
 		old := g.kept[0]
 		g.kept[0] = nil // free the result, which the array would keep alive
 		g.kept = g.kept[1:]
 		g.keptLen -= old.size
 		delete(g.byKey, old.key)
+	}
+	if left := len(g.kept); left > 0 && left < before {
+		g.oldest.Reset(g.keep - now.Sub(g.kept[0].ended))
 	}
 }
 

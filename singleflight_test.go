@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"strconv"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // TestStoppedCallIsNotRemembered: when the last caller leaves, it gets the result
@@ -86,5 +88,50 @@ func TestCallerWaitsForStoppingRun(t *testing.T) {
 			t.Errorf("the caller that came meanwhile got %v, %v, want the result of a second run", got.value, got.err)
 		}
 		group.wait()
+	})
+}
+
+// TestKeptResultsAreBounded: results are kept up to maxKept with their overhead,
+// the newest of them, and one timer drops them all when they are too old.
+func TestKeptResultsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const bound, calls = 100, 1000
+		group := newFlightGroup(t.Context(), taskKeep, bound*keptOverhead)
+		runs := 0
+		do := func(key int) {
+			t.Helper()
+			if _, err := group.do(t.Context(), strconv.Itoa(key), "", func(context.Context) (any, error) { runs++; return nil, nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check := func(when string, want int) {
+			t.Helper()
+			synctest.Wait()
+			if group.mu.Lock(); len(group.kept) != want || len(group.byKey) != want || group.keptLen != want*keptOverhead {
+				t.Errorf("%s: %d results kept, %d keys, %d bytes, want %d, %d, %d", when, len(group.kept), len(group.byKey), group.keptLen, want, want, want*keptOverhead)
+			}
+			group.mu.Unlock()
+		}
+		for key := range calls {
+			do(key)
+		}
+		check("at once", bound)
+		for key := calls - bound; key < calls; key++ {
+			do(key)
+		}
+		if runs != calls {
+			t.Errorf("%d runs, want %d: the newest %d are kept", runs, calls, bound)
+		}
+		time.Sleep(taskKeep / 2)
+		do(0)
+		check("half of the time later", bound) // the oldest made room
+		time.Sleep(taskKeep/2 + time.Nanosecond)
+		check("when all but one are too old", 1)
+		time.Sleep(taskKeep / 2)
+		check("when all are too old", 0)
+		do(1)
+		check("a new one", 1)
+		time.Sleep(taskKeep + time.Nanosecond)
+		check("when it is too old as well", 0)
 	})
 }
