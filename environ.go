@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"flag"
 	"log/slog"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -38,10 +37,22 @@ func (p *program) setting(name string) string {
 // https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 func isServiceVariable(name, value string) bool {
 	name = strings.TrimPrefix(name, strings.TrimSuffix(variablePrefix, "_"))
-	if strings.Contains(name, "_SERVICE_") || regexp.MustCompile(`_PORT_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?$`).MatchString(name) {
+	if strings.Contains(name, "_SERVICE_") || isPortVariable(name) {
 		return true
 	}
-	return strings.HasSuffix(name, "_PORT") && regexp.MustCompile(`^(tcp|udp|sctp)://`).MatchString(value)
+	protocol, _, isURL := strings.Cut(value, "://")
+	return strings.HasSuffix(name, "_PORT") && isURL && slices.Contains([]string{"tcp", "udp", "sctp"}, protocol)
+}
+
+// isPortVariable reports whether name ends with a port of a Service, such as
+// _PORT_5110_TCP or _PORT_5110_TCP_ADDR.
+func isPortVariable(name string) bool {
+	words := strings.Split(name, "_")
+	if n := len(words); n > 0 && slices.Contains([]string{"PROTO", "PORT", "ADDR"}, words[n-1]) {
+		words = words[:n-1]
+	}
+	n := len(words)
+	return n > 3 && words[n-3] == "PORT" && words[n-2] != "" && strings.Trim(words[n-2], "0123456789") == "" && slices.Contains([]string{"TCP", "UDP", "SCTP"}, words[n-1])
 }
 
 // knownVariables returns the variables that one of the programs or the installer
