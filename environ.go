@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"flag"
 	"log/slog"
 	"slices"
@@ -18,7 +17,10 @@ func variable(name string) string {
 // hasVariable reports whether a flag can be set by an environment variable. The
 // others choose what one run does.
 func hasVariable(name string) bool {
-	return !slices.Contains([]string{"check", "healthcheck", "help", "version"}, name)
+	return !slices.Contains([]string{
+		"check", "healthcheck", "help", "version",
+		"all", "bytes", "f", "json", "raw", "timeout", "watch",
+	}, name)
 }
 
 // setting returns the value of an environment variable, or "" if Kubernetes has
@@ -98,31 +100,4 @@ func (p *program) logVariables(log *slog.Logger) {
 		slices.Sort(services)
 		log.Info("variables of Kubernetes Services were ignored", "variables", strings.Join(services, ","))
 	}
-}
-
-// nearest returns the name with the smallest distance to name.
-func nearest(name string, names []string) string {
-	return slices.MinFunc(names, func(a, b string) int { return cmp.Compare(editDistance(name, a), editDistance(name, b)) })
-}
-
-// editDistance returns how many bytes must be inserted, deleted or replaced to
-// make b of a (Levenshtein).
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1) // of the prefix of a
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -42,6 +42,7 @@ type hubConfig struct {
 	libraryOf         func(machineID string) string // for the handshake's lib_id; called under the hub's lock
 	methods           map[string]*method            // the built-in ones, for their time limits
 	publish           func(event string, params any)
+	requests          *requestLog // nil makes one
 	log               *slog.Logger
 }
 
@@ -66,6 +67,9 @@ type progressWatch struct {
 }
 
 func newHub(c hubConfig) *hub {
+	if c.requests == nil {
+		c.requests = newRequestLog()
+	}
 	return &hub{hubConfig: c, conns: map[*hubConn]struct{}{}, machines: map[string]*machine{}, progress: map[string]map[*progressWatch]struct{}{}}
 }
 
@@ -366,6 +370,7 @@ func (h *hub) progressed(c *hubConn, params json.RawMessage) {
 	if !ok {
 		return
 	}
+	h.requests.progressed(c, task)
 	h.publish(progressMethod, machineProgress{MachineID: view.MachineID, LibID: view.LibID, taskProgress: task})
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -33,6 +33,11 @@ type call struct {
 	taskID  string
 	timeout time.Duration
 	via     atomic.Pointer[hubConn] // the link that it went out by last
+
+	// What GET /activity and the log show; set before perform.
+	libID, machineID string // of the route
+	began            time.Time
+	progress         atomic.Pointer[progress] // the last one
 }
 
 // target finds the daemon for a call. again reports that the one before was lost
@@ -174,7 +179,9 @@ func parseCall(body []byte, methods map[string]*method) (*call, error) {
 // request: for returnTimeout its successor is asked, or the daemon itself, which
 // may have resumed. The result is the daemon's, as raw JSON; the error is the
 // daemon's *rpcError, or that of deliveryError.
-func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessage, error) {
+func (h *hub) perform(ctx context.Context, c *call, find target) (result json.RawMessage, err error) {
+	end := h.begin(c)
+	defer func() { end(result, err) }()
 	ctx, cancel := context.WithTimeout(ctx, c.timeout+callGrace)
 	defer cancel()
 	var draining time.Time // when a daemon first refused because it drains

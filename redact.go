@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -174,14 +175,24 @@ func isTokenRune(r rune) bool {
 // The functions below make foreign texts safe to show.
 
 // cleanText removes control characters, because what a remote writes can reach
-// a terminal.
+// a terminal, and the characters that change the direction of a text: with them a
+// name can show as another (Unicode Technical Report 36, section 2.10).
 func cleanText(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < 0x20 && r != '\t' || r >= 0x7f && r < 0xa0 {
+		if r < 0x20 && r != '\t' || r >= 0x7f && r < 0xa0 || unicode.Is(unicode.Bidi_Control, r) || r == '\u2028' || r == '\u2029' {
 			return -1
 		}
 		return r
 	}, strings.ToValidUTF8(s, "\uFFFD"))
+}
+
+// cleanLines is cleanText for a text of several lines.
+func cleanLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		lines[i] = cleanText(line)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // maxShown bounds a text of the other side in a log line or an error.
