@@ -60,7 +60,7 @@ func openAccess(allowed []string, workDir string) (*access, error) {
 			return nil, fmt.Errorf("opening an allowed directory: %w", err)
 		}
 	}
-	slices.SortStableFunc(a.roots, func(x, y *root) int { return len(y.real) - len(x.real) })
+	sortStableBy(a.roots, func(x, y *root) int { return len(y.real) - len(x.real) })
 	return a, nil
 }
 

@@ -136,7 +136,7 @@ func (l *requestLog) view(now time.Time) activityView {
 			Method: shownText(c.method), LibID: c.libID, MachineID: c.machine(), TaskID: shownText(c.taskID), StartedAt: c.began.UTC(), Progress: c.progress.Load(),
 		})
 	}
-	slices.SortFunc(v.Requests, func(a, b runningRequest) int {
+	sortBy(v.Requests, func(a, b runningRequest) int {
 		return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.TaskID, b.TaskID))
 	})
 	v.Requests = v.Requests[:min(len(v.Requests), maxActivity)]

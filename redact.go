@@ -82,7 +82,7 @@ func (r *redactor) withSecret(username string, s secret) *redactor {
 	more.forms = append(slices.Clip(r.forms), s.forms(username)...)
 	// The longest first: replacing a shorter form could leave the rest of a
 	// longer one.
-	slices.SortFunc(more.forms, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	sortBy(more.forms, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
 	more.forms = slices.Compact(more.forms)
 	return &more
 }
