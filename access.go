@@ -87,7 +87,7 @@ func openAccess(allowed []string, workDir string) (*access, error) {
 		a.close()
 		return nil, fmt.Errorf("opening an allowed directory: %w", err)
 	}
-	slices.SortStableFunc(a.roots, func(x, y *root) int { return len(y.name()) - len(x.name()) })
+	sortStableBy(a.roots, func(x, y *root) int { return len(y.name()) - len(x.name()) })
 	return a, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,9 +21,13 @@ type apiConfig struct {
 	token       secret   // the API token; "" opens everything
 	hosts       []string // names that are accepted in Host, besides IP literals and localhost
 	version     string
-	program     *executable // nil in tests
-	minFreeDisk float64     // percent of the workspace's disk; with less free the health is degraded
-	usage       *diskSize   // of the workspace
+	program     *executable    // nil in tests
+	minFreeDisk float64        // percent of the workspace's disk; with less free the health is degraded
+	usage       *diskSize      // of the workspace
+	hub         bool           // this scheduler is the server of its daemons
+	requests    *requestLog    // nil makes one
+	level       *slog.LevelVar // of log; nil makes one
+	onDrain     func()         // called once, by POST /drain
 	log         *slog.Logger
 }
 
@@ -34,9 +39,16 @@ type api struct {
 	patterns []string        // of all routes, in the order in which they were added
 	open     map[string]bool // the patterns that need no API token
 	started  time.Time
+	draining atomic.Bool
 }
 
 func newAPI(cfg apiConfig) *api {
+	if cfg.requests == nil {
+		cfg.requests = newRequestLog()
+	}
+	if cfg.level == nil {
+		cfg.level = &slog.LevelVar{}
+	}
 	a := &api{apiConfig: cfg, mux: http.NewServeMux(), open: map[string]bool{}, started: time.Now()}
 	a.handle("POST /daemons", a.postDaemons)
 	a.handle("GET /daemons", a.listDaemons)
@@ -44,6 +56,7 @@ func newAPI(cfg apiConfig) *api {
 	a.handle("GET /daemons/{lib_id}", a.getDaemon)
 	a.handle("DELETE /daemons/{lib_id}", a.deleteDaemon)
 	a.handle("POST /stop", a.postStop)
+	a.registerControl()
 	a.handle("GET /events", a.events.serve)
 	a.handle("GET /metrics", a.getMetrics)
 	a.handleOpen("GET /health", a.getHealth)
@@ -88,6 +101,10 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !a.open[pattern] && !bearerIs(r, a.token) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "this needs the API token: Authorization: Bearer TOKEN")
+		return
+	}
+	if a.draining.Load() && startsWork(pattern) {
+		refuseDraining(w)
 		return
 	}
 	if pattern != "" {
@@ -272,23 +289,27 @@ func (a *api) postStop(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// healthView is the answer of GET /health.
+type healthView struct {
+	Status        string     `json:"status" enum:"ok,degraded,stopping"`
+	Version       string     `json:"version"`
+	UptimeSeconds int64      `json:"uptime_seconds"`
+	Daemons       poolCounts `json:"daemons"`
+	Disk          diskUsage  `json:"disk"`
+	RestartDue    bool       `json:"restart_due" doc:"whether the executable was replaced or removed"`
+	Hub           bool       `json:"hub" doc:"whether this scheduler is the server of its daemons; false with --server"`
+}
+
 // GET /health
 func (a *api) getHealth(w http.ResponseWriter, _ *http.Request) {
 	disk, err := statDisk(a.pool.workspace)
 	if err == nil && !a.pool.stopping() {
 		err = a.pool.writable()
 	}
-	answer := struct {
-		Status        string     `json:"status"`
-		Version       string     `json:"version"`
-		UptimeSeconds int64      `json:"uptime_seconds"`
-		Daemons       poolCounts `json:"daemons"`
-		Disk          diskUsage  `json:"disk"`
-		RestartDue    bool       `json:"restart_due"` // the executable was replaced or removed
-	}{"ok", a.version, int64(time.Since(a.started).Seconds()), a.pool.counts(), disk, a.program != nil && a.program.replaced()}
+	answer := healthView{"ok", a.version, int64(time.Since(a.started).Seconds()), a.pool.counts(), disk, a.program != nil && a.program.replaced(), a.hub}
 	status := http.StatusOK
 	switch {
-	case a.pool.stopping():
+	case a.pool.stopping(), a.draining.Load():
 		answer.Status, status = "stopping", http.StatusServiceUnavailable
 	case err != nil, disk.freePercent() < a.minFreeDisk:
 		if err != nil {
@@ -307,7 +328,9 @@ func (a *api) getLivez(w http.ResponseWriter, _ *http.Request) {
 // GET /readyz
 func (a *api) getReadyz(w http.ResponseWriter, _ *http.Request) {
 	status, answer := http.StatusOK, "ok"
-	if a.pool.stopping() {
+	if a.draining.Load() {
+		status, answer = http.StatusServiceUnavailable, "draining"
+	} else if a.pool.stopping() {
 		status, answer = http.StatusServiceUnavailable, "stopping"
 	} else if err := a.pool.writable(); err != nil {
 		a.log.Warn("the workspace cannot be used", "error", err)

@@ -59,11 +59,16 @@ var errPrinted = errors.New("failed")
 
 // usageError is an invalid flag, variable or argument. It is printed as one
 // line; the exit status is 2.
-type usageError struct{ message string }
+type usageError struct {
+	message string
+	see     string // the command whose --help explains it; "" for the one that failed
+}
 
 func (e *usageError) Error() string { return e.message }
 
-func usage(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+func usage(format string, args ...any) error {
+	return &usageError{message: fmt.Sprintf(format, args...)}
+}
 
 // checkPercent returns an error unless 0 ≤ value ≤ 100. NaN is rejected too.
 func checkPercent(flagName string, value float64) error {
@@ -89,8 +94,8 @@ func (p *program) exit(name string, err error) int {
 	if !errors.Is(err, errPrinted) {
 		fmt.Fprintf(p.console, "%s: %v\n", name, err)
 	}
-	if _, ok := errors.AsType[*usageError](err); ok {
-		fmt.Fprintf(p.console, "see %s --help\n", name)
+	if stop, ok := errors.AsType[*usageError](err); ok {
+		fmt.Fprintf(p.console, "see %s --help\n", cmp.Or(stop.see, name))
 		return exitUsage
 	}
 	if stopped, ok := errors.AsType[*signalError](err); ok {
@@ -105,63 +110,6 @@ func (p *program) exit(name string, err error) int {
 		return exitReplaced
 	}
 	return exitFailure
-}
-
-// flagSet is a flag.FlagSet whose flags can also be set by environment
-// variables, named C4A_ and the flag in capitals with underscores for dashes. A
-// flag on the command line takes precedence.
-type flagSet struct {
-	*flag.FlagSet
-	prog  *program
-	intro string
-}
-
-func (p *program) newFlagSet(name, intro string) *flagSet {
-	f := &flagSet{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError), prog: p, intro: intro}
-	f.SetOutput(io.Discard) // errors are printed once, by exit
-	f.Usage = func() {}
-	return f
-}
-
-// parse parses the arguments, then reads the environment for the flags that
-// they do not set. For --help it prints the usage and returns flag.ErrHelp.
-func (f *flagSet) parse(args []string) error {
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			f.printHelp(f.prog.stdout)
-			return err
-		}
-		return usage("%s", strings.ReplaceAll(err.Error(), "parse error", wrongForm))
-	}
-	given := map[string]bool{}
-	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
-	var err error
-	f.VisitAll(func(fl *flag.Flag) {
-		value := f.prog.setting(variable(fl.Name))
-		if given[fl.Name] || value == "" || err != nil || !hasVariable(fl.Name) {
-			return
-		}
-		if e := fl.Value.Set(value); e != nil {
-			err = usage("invalid value %q for %s: %s", value, variable(fl.Name), strings.ReplaceAll(e.Error(), "parse error", wrongForm))
-		}
-	})
-	return err
-}
-
-// wrongForm replaces the flag package's "parse error", which does not say what
-// a valid value looks like.
-const wrongForm = "not a valid value (numbers: 20; durations: 30s, 5m; switches: true, false)"
-
-func (f *flagSet) printHelp(w io.Writer) {
-	fmt.Fprint(w, f.intro, "\nFlags (each can also be set by an environment variable, such as C4A_LOG_LEVEL,\nexcept --check, --healthcheck, --help and --version):\n")
-	f.VisitAll(func(fl *flag.Flag) {
-		kind, text := flag.UnquoteUsage(fl)
-		fmt.Fprintf(w, "  --%s %s\n      %s", fl.Name, kind, text)
-		if fl.DefValue != "" && fl.DefValue != "false" {
-			fmt.Fprintf(w, " (default %s)", fl.DefValue)
-		}
-		fmt.Fprintln(w)
-	})
 }
 
 // list is a flag whose value is a comma-separated list; repeated flags add to
@@ -244,21 +192,27 @@ func (s *size) Set(text string) error {
 }
 
 // logFlags holds the log flags, which both programs have.
-type logFlags struct{ level, format string }
+type logFlags struct {
+	level, format string
+	current       *slog.LevelVar // of the logger; nil before logger
+}
 
 func (l *logFlags) register(f *flagSet) {
 	f.StringVar(&l.level, "log-level", "info", "`LEVEL` of the log, which is written to standard error: debug, info, warn or error")
 	f.StringVar(&l.format, "log-format", "text", "`FORMAT` of the log: text or json")
+	f.group("Log")
 }
 
 // logger returns a logger for the flags, or a usage error that names the
 // invalid flag.
 func (l *logFlags) logger(p *program) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(l.level)); err != nil {
-		return nil, usage("invalid value %q for --log-level: must be debug, info, warn or error", l.level)
+	level, err := parseLevel(l.level)
+	if err != nil {
+		return nil, usage("invalid value %q for --log-level: %v", shownText(l.level), err)
 	}
-	options := &slog.HandlerOptions{Level: level}
+	l.current = &slog.LevelVar{}
+	l.current.Set(level)
+	options := &slog.HandlerOptions{Level: l.current}
 	var format func(io.Writer) slog.Handler
 	switch l.format {
 	case "text":

@@ -68,6 +68,8 @@ const (
 	opQuiesce = "quiesce" // refuse requests from now on if idle; answered by a status event
 	opResume  = "resume"  // take requests again; answered by a status event
 	opStatus  = "status"  // answered by a status event
+	// opLogLevel sets the level of the daemon's log; answered by a status event.
+	opLogLevel = "log_level"
 )
 
 // Events, from the daemon up.
@@ -79,11 +81,13 @@ const (
 
 // controlOp is one line from the scheduler. IdleMS belongs to quiesce: the daemon
 // agrees only when no request is running and its last one ended at least so many
-// milliseconds ago. Ask is the number of the op, which its answer repeats.
+// milliseconds ago. Ask is the number of the op, which its answer repeats. Level
+// belongs to log_level.
 type controlOp struct {
 	Op     string `json:"op"`
 	IdleMS int64  `json:"idle_ms,omitempty"`
 	Ask    int64  `json:"ask,omitempty"`
+	Level  string `json:"level,omitempty"`
 }
 
 // controlEvent is one line from the daemon. PID and InstanceID belong to ready.

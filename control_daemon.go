@@ -17,6 +17,7 @@ type controlClient struct {
 	reader   *controlReader
 	out      io.Writer // must not block
 	activity *activity
+	level    *slog.LevelVar
 	log      *slog.Logger
 }
 
@@ -75,6 +76,10 @@ func (c *controlClient) handleOps(gone func()) {
 			c.activity.quiesce(time.Duration(op.IdleMS) * time.Millisecond)
 		case opResume:
 			c.activity.resume()
+		case opLogLevel:
+			if level, err := parseLevel(op.Level); err == nil {
+				c.level.Set(level)
+			}
 		case opStatus:
 		default:
 			c.log.Warn("unknown op from the scheduler", "op", cleanText(op.Op))

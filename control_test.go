@@ -54,7 +54,7 @@ func TestControlTokenThenOps(t *testing.T) {
 	if err := r.ops(func(op controlOp) { got = append(got, op) }); err != nil {
 		t.Fatal(err)
 	}
-	if want := []controlOp{{opQuiesce, 10, 3}, {Op: opResume}}; !slices.Equal(got, want) {
+	if want := []controlOp{{Op: opQuiesce, IdleMS: 10, Ask: 3}, {Op: opResume}}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	if _, err := newControlReader(strings.NewReader(""), slog.New(slog.DiscardHandler)).token(); !errors.Is(err, io.EOF) {

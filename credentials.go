@@ -115,7 +115,7 @@ func (c *credentials) list() ([]authEntry, error) {
 			entries = append(entries, authEntry{Protocol: cred.protocol, Host: cred.host, Username: cred.username})
 		}
 	}
-	slices.SortStableFunc(entries, func(x, y authEntry) int {
+	sortStableBy(entries, func(x, y authEntry) int {
 		return strings.Compare(x.Host+" "+x.Protocol, y.Host+" "+y.Protocol)
 	})
 	return slices.Compact(entries), nil

@@ -38,7 +38,16 @@ type daemon struct {
 }
 
 // runDaemon runs c4a-daemon and returns its exit status.
-func runDaemon(p *program) int { return p.run(daemonName, p.daemon) }
+func runDaemon(p *program) int {
+	return p.runCommands(daemonName, daemonCommands(), p.daemon)
+}
+
+func daemonCommands() []command {
+	return commonCommands(daemonName, func(p *program) *flagSet {
+		f, _ := p.daemonFlagSet()
+		return f
+	}, daemonCommands)
+}
 
 // daemon parses the command line and runs until a signal or a final error.
 //
@@ -68,7 +77,7 @@ func (p *program) daemon() error {
 	if cfg.scheduled {
 		out := newLineQueue(p.stdout)
 		defer out.close(flushTime)
-		parent = &controlClient{reader: newControlReader(p.stdin, cfg.log), out: out, log: cfg.log}
+		parent = &controlClient{reader: newControlReader(p.stdin, cfg.log), out: out, level: cfg.level, log: cfg.log}
 		if cfg.token, err = parent.token(signals.stopping); signals.stopping.Err() != nil {
 			return context.Cause(signals.force)
 		} else if err != nil {

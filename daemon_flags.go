@@ -11,15 +11,18 @@ import (
 )
 
 const daemonIntro = `Usage: c4a-daemon --server ADDRESS [flags]
+       c4a-daemon help | version | completion SHELL
 
-Dials a server over WebSocket and answers its requests: read files and git
-repositories below the allowed directories, clone repositories into the work dir.
-
+Examples:
   c4a-daemon --server 127.0.0.1:5100 --allow /home/me/projects
   c4a-daemon --server wss://example.com --allow /srv/src --token-file token
   c4a-daemon --server example.com --machine-id cloud_demo --work-dir ./demo
 
-Exit status: 0 stopped by a signal, 1 failed, 2 usage error, 3 gave up
+Dials a server over WebSocket and answers its requests: read files and git
+repositories below the allowed directories, clone repositories into the work dir.
+`
+
+const daemonOutro = `Exit status: 0 stopped by a signal, 1 failed, 2 usage error, 3 gave up
 reconnecting, 4 refused by the server, 5 replaced by another daemon with the
 same machine id.
 `
@@ -47,6 +50,7 @@ type daemonConfig struct {
 	check, version bool
 	scheduled      bool // standard input and output belong to a scheduler
 	log            *slog.Logger
+	level          *slog.LevelVar // of log
 }
 
 const (
@@ -62,12 +66,18 @@ const (
 
 // daemonConfig parses and validates the command line and the environment.
 func (p *program) daemonConfig() (*daemonConfig, error) {
-	f := p.newFlagSet(daemonName, daemonIntro)
-	build := p.daemonFlags(f)
+	f, build := p.daemonFlagSet()
 	if err := f.parse(p.args[1:]); err != nil {
 		return nil, err
 	}
 	return build(f)
+}
+
+// daemonFlagSet returns the flags of the daemon with their help.
+func (p *program) daemonFlagSet() (*flagSet, func(*flagSet) (*daemonConfig, error)) {
+	f := p.newFlagSet(daemonName, daemonIntro)
+	f.outro = daemonOutro
+	return f, p.daemonFlags(f)
 }
 
 // daemonFlags registers the flags. After they are parsed, the returned function
@@ -84,27 +94,32 @@ func (p *program) daemonFlags(f *flagSet) (build func(*flagSet) (*daemonConfig, 
 	f.Var(&allow, "allow", "comma-separated `DIRS` that may be read; / allows everything (default: the work dir, or the current directory without one)")
 	f.StringVar(&c.machineID, "machine-id", "", "`ID` under which the server knows this machine (default: the host name)")
 	f.StringVar(&c.workDir, "work-dir", "", "`DIR` for clones and git credentials; without it vcs/clone and config/setAuth are not available")
+	f.group("Basics")
 	f.StringVar(&tokenFile, "token-file", "", "`FILE` whose first line is the token for the server (or set C4A_TOKEN)")
 	f.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` with additional certificate authorities, for the server and for git")
 	f.BoolVar(&c.compress, "compress", false, "compress messages; saves bandwidth, costs CPU")
-	f.IntVar(&c.maxConcurrent, "max-concurrent", defaultMaxConcurrent, "maximum number `N` of requests that run at the same time; others wait")
 	f.Var(&maxMessage, "max-message", "maximum `BYTES` of a message in either direction; the server must allow the same size")
+	f.DurationVar(&c.heartbeat, "heartbeat-interval", defaultHeartbeatInterval, "`TIME` between heartbeats, unless the server sets another")
+	f.IntVar(&c.maxAttempts, "max-reconnect-attempts", defaultMaxAttempts, "give up after `N` failed connection attempts in a row; 0 means never")
+	f.group("Connection")
 	f.IntVar(&c.maxCloneFiles, "max-clone-files", defaultMaxCloneFiles, "maximum number `N` of files in a cloned tree")
 	f.Var(&maxCloneBytes, "max-clone-bytes", "maximum `BYTES` in a cloned tree")
 	f.Float64Var(&c.minFreeDisk, "min-free-disk", 0, "`PERCENT` of the work dir's disk that must be free before a clone starts")
 	f.Var(&gitHosts, "allow-git-host", "`HOSTS` from which repositories may be cloned, such as github.com or *.example.org; repeatable (default: any host)")
-	f.DurationVar(&c.heartbeat, "heartbeat-interval", defaultHeartbeatInterval, "`TIME` between heartbeats, unless the server sets another")
-	f.IntVar(&c.maxAttempts, "max-reconnect-attempts", defaultMaxAttempts, "give up after `N` failed connection attempts in a row; 0 means never")
+	f.group("Clones")
+	f.IntVar(&c.maxConcurrent, "max-concurrent", defaultMaxConcurrent, "maximum number `N` of requests that run at the same time; others wait")
 	f.Var(&handlers, "handler", "add a method: `ns/method=COMMAND`, a command that reads the params from standard input and writes the result to standard output; repeatable, one per line in the variable")
+	f.group("Requests")
 	logs.register(f)
 	f.BoolVar(&c.check, "check", false, "check the server, token, git and paths, print the results, and exit 0 or 1")
 	f.BoolVar(&c.version, "version", false, "print the version and exit")
+	f.group("Instead of running")
 	return func(f *flagSet) (*daemonConfig, error) {
 		if c.version {
 			return c, nil
 		}
-		if f.NArg() > 0 {
-			return nil, usage("unexpected argument %q: only flags are accepted", f.Arg(0))
+		if len(f.words) > 0 {
+			return nil, usage("unexpected argument %q: only flags are accepted", shownText(f.words[0]))
 		}
 		c.allow, c.allowGitHosts, c.handlers = allow, gitHosts, handlers
 		c.maxMessage, c.maxCloneBytes = int(maxMessage), int64(maxCloneBytes)
@@ -112,6 +127,7 @@ func (p *program) daemonFlags(f *flagSet) (build func(*flagSet) (*daemonConfig, 
 		if c.log, err = logs.logger(p); err != nil {
 			return nil, err
 		}
+		c.level = logs.current
 		p.logVariables(c.log)
 		if c.server, err = parseServer(server); err != nil {
 			return nil, usage("invalid value for --server: %v", err)

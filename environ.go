@@ -1,10 +1,8 @@
 package main
 
 import (
-	"cmp"
 	"flag"
 	"log/slog"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -19,7 +17,10 @@ func variable(name string) string {
 // hasVariable reports whether a flag can be set by an environment variable. The
 // others choose what one run does.
 func hasVariable(name string) bool {
-	return !slices.Contains([]string{"check", "healthcheck", "help", "version"}, name)
+	return !slices.Contains([]string{
+		"check", "healthcheck", "help", "version",
+		"all", "bytes", "f", "json", "raw", "timeout", "watch",
+	}, name)
 }
 
 // setting returns the value of an environment variable, or "" if Kubernetes has
@@ -38,10 +39,22 @@ func (p *program) setting(name string) string {
 // https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 func isServiceVariable(name, value string) bool {
 	name = strings.TrimPrefix(name, strings.TrimSuffix(variablePrefix, "_"))
-	if strings.Contains(name, "_SERVICE_") || regexp.MustCompile(`_PORT_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?$`).MatchString(name) {
+	if strings.Contains(name, "_SERVICE_") || isPortVariable(name) {
 		return true
 	}
-	return strings.HasSuffix(name, "_PORT") && regexp.MustCompile(`^(tcp|udp|sctp)://`).MatchString(value)
+	protocol, _, isURL := strings.Cut(value, "://")
+	return strings.HasSuffix(name, "_PORT") && isURL && slices.Contains([]string{"tcp", "udp", "sctp"}, protocol)
+}
+
+// isPortVariable reports whether name ends with a port of a Service, such as
+// _PORT_5110_TCP or _PORT_5110_TCP_ADDR.
+func isPortVariable(name string) bool {
+	words := strings.Split(name, "_")
+	if n := len(words); n > 0 && slices.Contains([]string{"PROTO", "PORT", "ADDR"}, words[n-1]) {
+		words = words[:n-1]
+	}
+	n := len(words)
+	return n > 3 && words[n-3] == "PORT" && words[n-2] != "" && strings.Trim(words[n-2], "0123456789") == "" && slices.Contains([]string{"TCP", "UDP", "SCTP"}, words[n-1])
 }
 
 // knownVariables returns the variables that one of the programs or the installer
@@ -87,31 +100,4 @@ func (p *program) logVariables(log *slog.Logger) {
 		slices.Sort(services)
 		log.Info("variables of Kubernetes Services were ignored", "variables", strings.Join(services, ","))
 	}
-}
-
-// nearest returns the name with the smallest distance to name.
-func nearest(name string, names []string) string {
-	return slices.MinFunc(names, func(a, b string) int { return cmp.Compare(editDistance(name, a), editDistance(name, b)) })
-}
-
-// editDistance returns how many bytes must be inserted, deleted or replaced to
-// make b of a (Levenshtein).
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1) // of the prefix of a
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

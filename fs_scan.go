@@ -127,7 +127,7 @@ func (f *fsService) scanStarts(ctx context.Context, paths []string) ([]resolvedP
 		}
 		starts = append(starts, at)
 	}
-	slices.SortFunc(starts, func(x, y resolvedPath) int { return cmp.Compare(x.abs, y.abs) })
+	sortBy(starts, func(x, y resolvedPath) int { return cmp.Compare(x.abs, y.abs) })
 	return slices.CompactFunc(starts, func(x, y resolvedPath) bool { return x.abs == y.abs }), nil
 }
 
@@ -162,7 +162,7 @@ func (s *repoScan) run(ctx context.Context, starts []resolvedPath) ([]*foundRepo
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(repos, func(x, y *foundRepo) int { return cmp.Compare(x.facts.Path, y.facts.Path) })
+	sortBy(repos, func(x, y *foundRepo) int { return cmp.Compare(x.facts.Path, y.facts.Path) })
 	return repos, s.files.lastCommits(ctx, repos)
 }
 

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -223,7 +222,7 @@ func (s *search) grep(p searchParams, at resolvedPath) error {
 		return err
 	}
 	err = s.pass(p, at, view.command(), nil, ignored)
-	slices.SortStableFunc(s.matches, func(x, y searchMatch) int { return strings.Compare(x.Path, y.Path) })
+	sortStableBy(s.matches, func(x, y searchMatch) int { return strings.Compare(x.Path, y.Path) })
 	return err
 }
 

@@ -323,9 +323,6 @@ func (g *gitRunner) run(ctx context.Context, c gitCommand) ([]byte, error) {
 	}
 }
 
-// shellQuote quotes s as one word for a POSIX shell.
-func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-
 // sshQuote quotes s as one file name in an ssh option that takes several:
 // ssh_config(5) requires double quotes, and %% for a percent sign where tokens
 // are expanded.

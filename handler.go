@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -277,13 +276,19 @@ func checkHandlerName(name string) error {
 	if namespace, _, _ := strings.Cut(name, "/"); namespace == "daemon" || namespace == "task" || strings.HasPrefix(name, "rpc.") {
 		return fmt.Errorf("%s: rpc., daemon/ and task/ are reserved for the protocol", name)
 	}
-	if len(name) > maxName || !regexp.MustCompile(`^[a-z][A-Za-z0-9]*/[a-z][A-Za-z0-9]*$`).MatchString(name) {
+	if namespace, method, _ := strings.Cut(name, "/"); len(name) > maxName || !isCamelCase(namespace) || !isCamelCase(method) {
 		return fmt.Errorf("%.*q is not a method name: it must be namespace/camelCase with only letters and digits, such as lint/runAll", maxName, name)
 	}
 	if slices.ContainsFunc(builtinMethods(), func(m *method) bool { return m.name == name }) {
 		return fmt.Errorf("%s is built in and cannot be replaced", name)
 	}
 	return nil
+}
+
+// isCamelCase reports whether s is a lower-case letter and then letters and
+// digits.
+func isCamelCase(s string) bool {
+	return s != "" && s[0] >= 'a' && s[0] <= 'z' && strings.IndexFunc(s, func(r rune) bool { return r >= 0x80 || !isAlphanumeric(byte(r)) }) < 0
 }
 
 // splitCommand splits a command at spaces. Quotes, single or double, keep a

@@ -43,6 +43,7 @@ type hubConfig struct {
 	libraryOf         func(machineID string) string // for the handshake's lib_id; called under the hub's lock
 	methods           map[string]*method            // the built-in ones, for their time limits
 	publish           func(event string, params any)
+	requests          *requestLog // nil makes one
 	log               *slog.Logger
 }
 
@@ -59,7 +60,7 @@ type hub struct {
 	progress map[progressName]map[*progressWatch]struct{}
 }
 
-// progressName is what a daemon calls a request in its progress: the task_id, or
+// progressName names a request as the progress of its daemon does: by the task_id, or
 // without one the id of the request, which is another for each link that the
 // request goes out by.
 type progressName struct {
@@ -78,6 +79,9 @@ type progressWatch struct {
 }
 
 func newHub(c hubConfig) *hub {
+	if c.requests == nil {
+		c.requests = newRequestLog()
+	}
 	return &hub{hubConfig: c, conns: map[*hubConn]struct{}{}, machines: map[string]*machine{}, progress: map[progressName]map[*progressWatch]struct{}{}}
 }
 
@@ -385,6 +389,7 @@ func (h *hub) progressed(c *hubConn, params json.RawMessage) {
 	if !ok {
 		return
 	}
+	h.requests.progressed(c, task)
 	h.publish(progressMethod, machineProgress{MachineID: view.MachineID, LibID: view.LibID, taskProgress: task})
 	h.mu.Lock()
 	defer h.mu.Unlock()

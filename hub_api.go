@@ -274,6 +274,7 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 		writeError(w, badRequest("no JSON-RPC request: "+err.Error()))
 		return
 	}
+	c.libID, c.machineID = r.PathValue("lib_id"), r.PathValue("machine_id")
 	if strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
 		h.stream(w, r, c, find)
 		return

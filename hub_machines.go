@@ -55,7 +55,7 @@ func (h *hub) forgetLocked() {
 	if unbound <= maxOffline && bytes <= maxOfflineBytes {
 		return
 	}
-	slices.SortFunc(offline, func(a, b *machine) int {
+	sortBy(offline, func(a, b *machine) int {
 		if a.bound != b.bound {
 			if b.bound {
 				return -1

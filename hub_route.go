@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -32,7 +33,13 @@ type call struct {
 	params  json.RawMessage
 	taskID  string // "" for a call that only reads, unless the caller gave one
 	timeout time.Duration
-	watch   *progressWatch // nil if no caller wants the progress
+	watch   *progressWatch          // nil if no caller wants the progress
+	via     atomic.Pointer[hubConn] // the link that it went out by last
+
+	// What GET /activity and the log show; set before perform.
+	libID, machineID string // of the route
+	began            time.Time
+	progress         atomic.Pointer[progress] // the last one
 }
 
 // idText returns the caller's id as progress names it (progressSender).
@@ -198,7 +205,9 @@ func parseCall(body []byte, methods map[string]*method) (*call, error) {
 // request: for returnTimeout its successor is asked, or the daemon itself, which
 // may have resumed. The result is the daemon's, as raw JSON; the error is the
 // daemon's *rpcError, or that of deliveryError.
-func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessage, error) {
+func (h *hub) perform(ctx context.Context, c *call, find target) (result json.RawMessage, err error) {
+	end := h.begin(c)
+	defer func() { end(result, err) }()
 	ctx, cancel := context.WithTimeout(ctx, c.timeout+callGrace)
 	defer cancel()
 	var draining time.Time // when a daemon first refused because it drains
@@ -207,6 +216,7 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (json.RawMessag
 		if err != nil {
 			return nil, deliveryError(err)
 		}
+		c.via.Store(conn)
 		result, err := conn.peer.callNoting(ctx, c.method, c.params, c.sending(h, conn))
 		e, isAnswer := errors.AsType[*rpcError](err)
 		switch {

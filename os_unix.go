@@ -130,3 +130,25 @@ func limitUnsent(c syscall.RawConn) {
 // passesDescriptors reports whether a program can inherit more than the three
 // standard descriptors (os/exec, Cmd.ExtraFiles).
 const passesDescriptors = true
+
+// terminalWidth returns the number of columns of the terminal f, and false if f is
+// not a terminal.
+func terminalWidth(f *os.File) (width int, isTerminal bool) {
+	if f == nil {
+		return 0, false
+	}
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return 0, false
+	}
+	// Not f.Fd, which would make f block and deadlines fail.
+	_ = conn.Control(func(fd uintptr) {
+		if size, err := unix.IoctlGetWinsize(int(fd), unix.TIOCGWINSZ); err == nil {
+			width, isTerminal = int(size.Col), true
+		}
+	})
+	if isTerminal && width == 0 {
+		width = plainWidth
+	}
+	return width, isTerminal
+}

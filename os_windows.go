@@ -117,3 +117,16 @@ func limitUnsent(syscall.RawConn) {}
 // passesDescriptors is false: os/exec does not support Cmd.ExtraFiles on
 // Windows, so a handler cannot report progress.
 const passesDescriptors = false
+
+// terminalWidth returns the number of columns of the console f, and false if f is
+// not a console.
+func terminalWidth(f *os.File) (width int, isTerminal bool) {
+	if f == nil {
+		return 0, false
+	}
+	var info windows.ConsoleScreenBufferInfo
+	if err := windows.GetConsoleScreenBufferInfo(windows.Handle(f.Fd()), &info); err != nil {
+		return 0, false
+	}
+	return int(info.Size.X), true
+}

@@ -62,6 +62,7 @@ type pool struct {
 // poolState is everything that changes in a pool.
 type poolState struct {
 	server     string
+	logLevel   string // of the children; "" for that of childArgs
 	entries    map[string]*entry
 	tombstones map[string]*tombstone
 	waiting    int           // ensures that wait for a slot that is about to be free
@@ -269,17 +270,21 @@ func errDeleted(libID string) *apiError {
 
 // spec returns how to start libID's child.
 func (p *pool) spec(libID string) childSpec {
-	var server string
-	p.update(func(s *poolState) { server = s.server })
+	var server, level string
+	p.update(func(s *poolState) { server, level = s.server, s.logLevel })
 	token := secret("")
 	if p.token != nil {
 		token = p.token(libID)
 	}
 	args := []string{"--server", server, "--machine-id", machineIDOf(libID), "--work-dir", p.workDir(libID)}
+	args = append(args, p.childArgs...)
+	if level != "" {
+		args = append(args, "--log-level", level) // the last one counts
+	}
 	return childSpec{
 		libID:   libID,
 		bin:     p.daemonBin,
-		args:    append(args, p.childArgs...),
+		args:    args,
 		env:     childEnv(p.environ, append([]string{p.workspace}, p.denied...)),
 		dir:     p.workDir(libID),
 		token:   token,

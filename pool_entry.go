@@ -44,6 +44,8 @@ type poolEntry struct {
 	ActiveRequests int         `json:"active_requests"`
 	Restarts       int         `json:"restarts" doc:"how often it was started again after a crash"`
 	LastError      string      `json:"last_error,omitempty" doc:"how the last crash happened"`
+
+	crashed bool // it has just ended by a crash
 }
 
 // entry is one lib_id in the pool: its child, or the way to or from one. Its
@@ -88,6 +90,7 @@ type entryState struct {
 	unresponsive bool            // the last quiesce was not answered, and nothing came since
 	silence      time.Duration   // since the child sent something
 	statusAsked  bool            // in this silence
+	logLevel     string          // to be sent to the child; "" when it was
 }
 
 // quiesceRequest is one question to a child whether it can go.
@@ -127,6 +130,7 @@ type (
 type (
 	ensured          struct{}                          // an ensure found the child ready: a use
 	quiesceRequested struct{ request *quiesceRequest } // see pool.requestQuiesce
+	logLevelSet      struct{ level string }            // the child is to log at this level
 	// stopRequested ends the child. why is the error of ensures that wait for it to
 	// be ready; nil means an eviction.
 	stopRequested struct {
@@ -188,6 +192,7 @@ func (e *entry) view() poolEntry {
 		ActiveRequests: s.active,
 		Restarts:       s.restarts,
 		LastError:      s.history.lastError,
+		crashed:        s.status == statusExited && s.died && !s.remove,
 	}
 }
 
@@ -208,6 +213,10 @@ func (e *entry) apply(event entryEvent) (fx effects) {
 			s.asks++
 			s.quiesce.sent = true
 			fx.send = []controlOp{{Op: opQuiesce, IdleMS: s.quiesce.idle.Milliseconds(), Ask: s.asks}}
+		}
+		if s.logLevel != "" && s.pid != 0 && !fx.terminate {
+			fx.send = append(fx.send, controlOp{Op: opLogLevel, Level: s.logLevel})
+			s.logLevel = ""
 		}
 
 	case childStarted:
@@ -265,6 +274,9 @@ func (e *entry) apply(event entryEvent) (fx effects) {
 		if s.status == statusReady && s.quiesce == nil {
 			s.quiesce, fx.wake = event.request, true
 		}
+
+	case logLevelSet:
+		s.logLevel, fx.wake = event.level, true
 
 	case stopRequested:
 		if s.status != statusExited {

@@ -7,9 +7,9 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -66,22 +66,11 @@ func percentEncode(s string) string {
 
 // redactor removes secrets from texts that other programs wrote, such as errors
 // of git and messages of a server.
-type redactor struct {
-	userinfo *regexp.Regexp
-	header   *regexp.Regexp
-	forms    []string
-}
+type redactor struct{ forms []string }
 
 // newRedactor returns a redactor that removes the credentials in URLs and in
 // Authorization headers.
-func newRedactor() *redactor {
-	return &redactor{
-		// Everything between the scheme and the last @ before a space, quote or
-		// slash: a user name alone can be a token.
-		userinfo: regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^\s'"<>/]*@`),
-		header:   regexp.MustCompile(`(?i)\b(basic|bearer)\s+[A-Za-z0-9+/_.~=-]{8,}`),
-	}
-}
+func newRedactor() *redactor { return &redactor{} }
 
 // withSecret returns a redactor that also removes s in all its forms. username
 // is the user name that belongs to s, or "".
@@ -93,7 +82,7 @@ func (r *redactor) withSecret(username string, s secret) *redactor {
 	more.forms = append(slices.Clip(r.forms), s.forms(username)...)
 	// The longest first: replacing a shorter form could leave the rest of a
 	// longer one.
-	slices.SortFunc(more.forms, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	sortBy(more.forms, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
 	more.forms = slices.Compact(more.forms)
 	return &more
 }
@@ -103,21 +92,107 @@ func (r *redactor) text(s string) string {
 	for _, f := range r.forms {
 		s = strings.ReplaceAll(s, f, redacted)
 	}
-	s = r.userinfo.ReplaceAllString(s, "${1}")
-	return r.header.ReplaceAllString(s, "$1 "+redacted)
+	return withoutHeaders(withoutUserinfo(s))
+}
+
+// withoutUserinfo removes the user information of all URLs in s: what is between
+// the scheme and the last @ before a space, quote or slash. A user name alone can
+// be a token.
+func withoutUserinfo(s string) string {
+	var kept strings.Builder
+	for {
+		before, rest, found := strings.Cut(s, "://")
+		kept.WriteString(before)
+		if !found {
+			return kept.String()
+		}
+		kept.WriteString("://")
+		scheme := before[len(strings.TrimRightFunc(before, isSchemeRune)):]
+		if strings.ContainsFunc(scheme, isLetter) {
+			end := strings.IndexAny(rest, " \t\n\f\r'\"<>/")
+			if end < 0 {
+				end = len(rest)
+			}
+			rest = rest[strings.LastIndexByte(rest[:end], '@')+1:]
+		}
+		s = rest
+	}
+}
+
+// isSchemeRune reports whether r may be in the scheme of a URL (RFC 3986, section
+// 3.1).
+func isSchemeRune(r rune) bool {
+	return r < 0x80 && (isAlphanumeric(byte(r)) || r == '+' || r == '.' || r == '-')
+}
+
+func isLetter(r rune) bool { return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' }
+
+func isAlphanumeric(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+}
+
+// withoutHeaders replaces the credentials that follow the words Basic and Bearer,
+// in any case: 8 characters or more of those that tokens have (RFC 9110, section
+// 11.2).
+func withoutHeaders(s string) string {
+	const least = 8
+	var kept strings.Builder
+	for at := 0; at < len(s); {
+		word := schemeWord(s[at:])
+		if word == 0 || at > 0 && (isAlphanumeric(s[at-1]) || s[at-1] == '_') {
+			kept.WriteByte(s[at])
+			at++
+			continue
+		}
+		token := strings.TrimLeft(s[at+word:], " \t\n\f\r")
+		length := len(token) - len(strings.TrimLeftFunc(token, isTokenRune))
+		if length < least || len(token) == len(s)-at-word {
+			kept.WriteString(s[at : at+word])
+			at += word
+			continue
+		}
+		kept.WriteString(s[at:at+word] + " " + redacted)
+		at = len(s) - len(token) + length
+	}
+	return kept.String()
+}
+
+// schemeWord returns the length of the word Basic or Bearer at the start of s, 0
+// if it is another.
+func schemeWord(s string) int {
+	for _, word := range []string{"basic", "bearer"} {
+		if len(s) >= len(word) && strings.EqualFold(s[:len(word)], word) {
+			return len(word)
+		}
+	}
+	return 0
+}
+
+func isTokenRune(r rune) bool {
+	return r < 0x80 && (isAlphanumeric(byte(r)) || strings.ContainsRune("+/_.~=-", r))
 }
 
 // The functions below make foreign texts safe to show.
 
 // cleanText removes control characters, because what a remote writes can reach
-// a terminal.
+// a terminal, and the characters that change the direction of a text: with them a
+// name can show as another (Unicode Technical Report 36, section 2.10).
 func cleanText(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < 0x20 && r != '\t' || r >= 0x7f && r < 0xa0 {
+		if r < 0x20 && r != '\t' || r >= 0x7f && r < 0xa0 || unicode.Is(unicode.Bidi_Control, r) || r == '\u2028' || r == '\u2029' {
 			return -1
 		}
 		return r
 	}, strings.ToValidUTF8(s, "\uFFFD"))
+}
+
+// cleanLines is cleanText for a text of several lines.
+func cleanLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		lines[i] = cleanText(line)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // maxShown bounds a text of the other side in a log line or an error.

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -43,6 +45,26 @@ func TestRedact(t *testing.T) {
 	} {
 		if got := r.text(test.given); got != test.want {
 			t.Errorf("%q became %q, want %q", test.given, got, test.want)
+		}
+	}
+}
+
+// TestRedactPatterns compares the scanner with the patterns that it implements, on
+// random texts of the characters that matter to them.
+func TestRedactPatterns(t *testing.T) {
+	t.Parallel()
+	userinfo := regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^\s'"<>/]*@`)
+	header := regexp.MustCompile(`(?i)\b(basic|bearer)\s+[A-Za-z0-9+/_.~=-]{8,}`)
+	parts := []string{"https", "://", "a", "1", "+", "@", "@", "/", " ", "'", ":", "Basic", "bearer", "BEARER ", "abcdefgh", "=", "é", "\n", "_", "x\x00"}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 20_000 {
+		var text strings.Builder
+		for range random.IntN(14) {
+			text.WriteString(parts[random.IntN(len(parts))])
+		}
+		want := header.ReplaceAllString(userinfo.ReplaceAllString(text.String(), "${1}"), "$1 "+redacted)
+		if got := newRedactor().text(text.String()); got != want {
+			t.Fatalf("%q became %q, want %q", text.String(), got, want)
 		}
 	}
 }

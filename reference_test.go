@@ -13,7 +13,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -284,7 +283,7 @@ func constantsOf(t *testing.T, name, of string) []string {
 // statuses.
 func (r *reference) programs(t *testing.T) {
 	r.say("## Programs\n\nA flag takes precedence over its variable. A token is read from the first line of a file or from a variable, never from\na flag.\n\n")
-	r.flags(t, daemonName, (*program).daemon)
+	r.flags(daemonName, func(p *program) *flagSet { f, _ := p.daemonFlagSet(); return f })
 	r.say(`A handler is a program that implements a method of your own, such as ` + "`--handler lint/run='my-lint --json'`" + `. The command
 is split at spaces; quotes work, but no shell is run. The program is looked up once, when the daemon starts. It reads the
 params as one line of JSON from its standard input and writes the result as one JSON value to its standard output. Lines
@@ -293,8 +292,8 @@ exits with a status other than 0, the request fails with -32603 and the last lin
 are not passed to it. It is ended with SIGTERM, then SIGKILL. The variable has one handler per line.
 
 `)
-	r.flags(t, schedulerName, (*program).scheduler)
-	r.say("`%s call` accepts the same flags, and `--url` (`C4A_URL`) with the URL of a running scheduler.\n\n", schedulerName)
+	r.flags(schedulerName, func(p *program) *flagSet { f, _ := p.schedulerFlagSet(); return f })
+	r.commands()
 	r.say("| exit | `%s` | `%s` | `call` |\n|---|---|---|---|\n", daemonName, schedulerName)
 	for _, e := range []struct {
 		status                  int
@@ -312,45 +311,86 @@ are not passed to it. It is ended with SIGTERM, then SIGKILL. The variable has o
 	}
 }
 
-// flags runs a program with --help and writes its flags as a table.
-func (r *reference) flags(t *testing.T, name string, run func(*program) error) {
-	t.Helper()
-	out, err := os.Create(filepath.Join(t.TempDir(), "help"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	p := &program{args: []string{name, "--help"}, getenv: func(string) string { return "" }, environ: os.Environ, stdout: out, stderr: out}
-	if status := p.exit(name, run(p)); status != exitStopped {
-		t.Fatalf("%s --help: status %d", name, status)
-	}
-	text, err := os.ReadFile(out.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.say("### %s\n\n| flag | variable | |\n|---|---|---|\n", name)
-	rows := 0
-	flagLine := ""
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimRight(line, "\n")
-		if rest, ok := strings.CutPrefix(line, "  --"); ok {
-			flagLine = strings.TrimSpace(rest)
-			continue
+// flags writes the flags of a program as a table.
+func (r *reference) flags(name string, of func(*program) *flagSet) {
+	r.say("### %s\n\n", name)
+	r.flagTable(of(quietProgram()).rows(), true)
+}
+
+// TestReadmeFlags fails when the table of flags in README.md differs from the flags
+// of the programs; -update writes it.
+func TestReadmeFlags(t *testing.T) {
+	const file, begin, end = "README.md", "<!-- flags: go test -run TestReadmeFlags -update . -->\n", "<!-- end of flags -->\n"
+	var r reference
+	p := quietProgram()
+	daemon, _ := p.daemonFlagSet()
+	scheduler, _ := p.schedulerFlagSet()
+	for _, program := range []struct {
+		name string
+		rows []flagRow
+	}{{daemonName, daemon.rows()}, {schedulerName, scheduler.rows()}} {
+		r.say("| `%s` | |\n|---|---|\n", program.name)
+		for _, row := range program.rows {
+			if row.group == "Basics" {
+				r.say("| `%s` | %s |\n", cell(row.flag()+" "+row.kind), cell(row.text))
+			}
 		}
-		if flagLine == "" {
-			continue
-		}
-		key, _, _ := strings.Cut(flagLine, " ")
-		name := ""
-		if hasVariable(key) {
-			name = "`" + variable(key) + "`"
-		}
-		r.say("| `--%s` | %s | %s |\n", cell(flagLine), name, cell(strings.TrimSpace(line)))
-		flagLine = ""
-		rows++
+		r.say("\n")
 	}
-	if rows == 0 {
-		t.Errorf("%s --help lists no flags:\n%s", name, text)
+	text := readText(t, file)
+	before, rest, ok := strings.Cut(text, begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no table of flags between %q and %q, want one", file, begin, end)
+	}
+	want := before + begin + "\n" + r.String() + end + after
+	if flag.Lookup("update").Value.String() == "true" {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if text != want {
+		t.Errorf("the table of flags in %s is out of date: update it with\n\tgo test -run TestReadmeFlags -update .", file)
+	}
+}
+
+// quietProgram is a program without environment, of which only tables are asked.
+func quietProgram() *program {
+	return &program{getenv: func(string) string { return "" }, environ: func() []string { return nil }}
+}
+
+// flagTable writes rows as a table; grouped adds a line for each group.
+func (r *reference) flagTable(rows []flagRow, grouped bool) {
+	r.say("| flag | variable | |\n|---|---|---|\n")
+	group := ""
+	for _, row := range rows {
+		if grouped && row.group != group {
+			r.say("| **%s** | | |\n", row.group)
+		}
+		group = row.group
+		variable := ""
+		if row.variable != "" {
+			variable = "`" + row.variable + "`"
+		}
+		r.say("| `%s` | %s | %s |\n", cell(strings.TrimRight(row.flag()+" "+row.kind, " ")), variable, cell(row.text))
+	}
+	r.say("\n")
+}
+
+// commands writes the commands of the scheduler as a table, with the flags that
+// they have of their own.
+func (r *reference) commands() {
+	r.say("Commands come before all flags. `help COMMAND` explains one, `completion` prints a script for the shell; `%s` has both too, and\n`version`. A command that asks a running scheduler finds it with `--url`, `--host` or `--port`; `call` accepts all flags of the scheduler besides.\n\n", daemonName)
+	r.say("| command | flags of its own | |\n|---|---|---|\n")
+	p := quietProgram()
+	for _, c := range schedulerCommands() {
+		f, _ := p.commandFlags(schedulerName, c)
+		var own []string
+		for _, row := range f.rows() {
+			if row.group == "Output" || row.group == "Call" {
+				own = append(own, "`"+strings.TrimRight(row.flag()+" "+row.kind, " ")+"`")
+			}
+		}
+		r.say("| `%s` | %s | %s |\n", cell(strings.TrimRight(c.name+" "+c.words, " ")), strings.Join(own, " "), c.about)
 	}
 	r.say("\n")
 }

@@ -64,7 +64,7 @@ func (r *repository) readRefs() error {
 	}
 	byName := func(a, b gitRef) int { return strings.Compare(a.name, b.name) }
 	if !slices.IsSortedFunc(r.refs, byName) {
-		slices.SortStableFunc(r.refs, byName)
+		sortStableBy(r.refs, byName)
 	}
 	r.refs = slices.CompactFunc(r.refs, func(a, b gitRef) bool { return a.name == b.name })
 	return nil

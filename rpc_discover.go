@@ -88,7 +88,7 @@ func newOpenRPC(table []*method) openrpcDocument {
 	for _, m := range table {
 		d.Methods = append(d.Methods, m.describe(types))
 	}
-	slices.SortFunc(d.Methods, func(a, b openrpcMethod) int { return strings.Compare(a.Name, b.Name) })
+	sortBy(d.Methods, func(a, b openrpcMethod) int { return strings.Compare(a.Name, b.Name) })
 	d.Components.Schemas = types.named
 	return d
 }
@@ -106,7 +106,7 @@ func (m *method) describe(types *schemas) openrpcMethod {
 		}
 		d.Params = append(d.Params, openrpcValue{Name: f.name, Description: f.doc, Required: !f.optional, Schema: value})
 	}
-	slices.SortStableFunc(d.Params, func(a, b openrpcValue) int {
+	sortStableBy(d.Params, func(a, b openrpcValue) int {
 		switch {
 		case a.Required == b.Required:
 			return 0

@@ -361,7 +361,7 @@ func TestCallValues(t *testing.T) {
 		{"my/own", "n=3", `{"n":3}`},
 		{"my/own", "n=three", `{"n":"three"}`},
 	} {
-		got, err := callParams(test.method, []string{test.word})
+		got, err := callParams(test.method, []string{test.word}, strings.NewReader(""))
 		if string(got) != test.want || (err != nil) != (test.want == "") {
 			t.Errorf("%s %s: %s %v, want %q", test.method, test.word, got, err, test.want)
 		}

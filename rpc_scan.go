@@ -55,7 +55,7 @@ func (s jsonScanner) byteAt(at int) byte {
 	return 0
 }
 
-// space returns the index of the next byte that is no white space.
+// space returns the index of the next byte that is not white space.
 func (s jsonScanner) space(at int) int {
 	for ; at < len(s.data); at++ {
 		if c := s.data[at]; c != ' ' && c != '\n' && c != '\t' && c != '\r' {

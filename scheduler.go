@@ -28,19 +28,21 @@ const (
 // scheduler connects the parts of c4a-daemon-scheduler: the pool, the hub
 // unless --server names another server, and the HTTP server in front of both.
 type scheduler struct {
-	cfg     *schedulerConfig
-	pool    *pool
-	hub     *hub // nil with --server
-	events  *events
-	api     *api
-	usage   *diskSize
-	program *executable
-	http    *http.Server
-	main    net.Listener
-	inner   net.Listener // for the children's links, if they cannot use main; else nil
-	tokens  *childTokens
-	wg      sync.WaitGroup // the HTTP servers and hub.sweep
-	endWork context.CancelFunc
+	cfg      *schedulerConfig
+	pool     *pool
+	hub      *hub // nil with --server
+	events   *events
+	requests *requestLog
+	idle     chan struct{} // closed when a drained scheduler has nothing left to do
+	api      *api
+	usage    *diskSize
+	program  *executable
+	http     *http.Server
+	main     net.Listener
+	inner    net.Listener // for the children's links, if they cannot use main; else nil
+	tokens   *childTokens
+	wg       sync.WaitGroup // the HTTP servers and hub.sweep
+	endWork  context.CancelFunc
 }
 
 // runScheduler runs c4a-daemon-scheduler and returns its exit status. Started
@@ -50,10 +52,7 @@ func runScheduler(p *program) int {
 	if p.calledAsDaemon() {
 		return runDaemon(p)
 	}
-	if len(p.args) > 1 && p.args[1] == "call" {
-		return p.run(callName, func() error { return p.call(p.args[2:]) })
-	}
-	return p.run(schedulerName, p.scheduler)
+	return p.runCommands(schedulerName, schedulerCommands(), p.scheduler)
 }
 
 func (p *program) scheduler() error {
@@ -82,13 +81,39 @@ func (p *program) scheduler() error {
 	wg.Go(func() { system.beat(watched) })
 	system.tell("READY=1")
 	cfg.log.Info("listening", "url", s.url(), "workspace", s.pool.workspace)
-	<-signals.stopping.Done()
+	select {
+	case <-signals.stopping.Done():
+	case <-s.idle:
+		cfg.log.Info("drained: nothing runs any more")
+		signals.stop(nil)
+	}
 	cfg.log.Info("stopping")
 	system.tell("STOPPING=1")
 	s.stop(signals.force)
 	unwatch()
 	wg.Wait()
 	return context.Cause(signals.force)
+}
+
+// drainPoll is how often a draining scheduler looks whether it is idle.
+const drainPoll = 250 * time.Millisecond
+
+// awaitIdle closes idle when no request runs and no daemon of the pool works. It
+// gives up when ctx ends.
+func (s *scheduler) awaitIdle(ctx context.Context) {
+	ticker := time.NewTicker(drainPoll)
+	defer ticker.Stop()
+	for {
+		if n := s.pool.counts(); s.requests.count() == 0 && n.Busy == 0 && n.Starting == 0 {
+			close(s.idle)
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // stopLimit bounds the time from the first signal to the end: that of the
@@ -98,11 +123,11 @@ func (c *schedulerConfig) stopLimit() time.Duration { return c.stopTimeout + clo
 // healthcheck queries /health of a running scheduler. Any status but 200, such
 // as that of a degraded scheduler, is an error.
 func (p *program) healthcheck(cfg *schedulerConfig) error {
-	client := &callClient{base: cfg.baseURL(), http: cfg.localClient()}
-	defer client.http.CloseIdleConnections()
+	client := &apiClient{base: cfg.baseURL(), shown: cfg.baseURL(), http: cfg.localClient()}
+	defer client.close()
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
-	response, err := client.do(ctx, http.MethodGet, "/health", nil, "application/json")
+	response, err := client.do(ctx, http.MethodGet, "/health", nil, "Accept", "application/json")
 	if err != nil {
 		return fmt.Errorf("querying the scheduler: %w", err)
 	}
@@ -136,7 +161,7 @@ func (c *schedulerConfig) localClient() *http.Client {
 // startScheduler locks the workspace, ends processes that an earlier scheduler
 // left in it, and listens.
 func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) {
-	s := &scheduler{cfg: cfg, tokens: &childTokens{}, events: newEvents(cfg.log)}
+	s := &scheduler{cfg: cfg, tokens: &childTokens{}, events: newEvents(cfg.log), requests: newRequestLog(), idle: make(chan struct{})}
 	if s.program, err = openExecutable(cfg.log); err != nil {
 		return nil, err
 	}
@@ -147,6 +172,9 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		onEvent: func(e poolEntry) {
 			if e.Status == statusExited {
 				s.tokens.revoke(e.MachineID)
+			}
+			if e.crashed {
+				s.requests.failed(failedRequest{LibID: e.LibID, MachineID: e.MachineID, At: time.Now().UTC(), Code: "DAEMON_DIED", Message: e.LastError})
 			}
 			s.events.publish("pool/entry", e)
 		},
@@ -167,6 +195,8 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	s.api = newAPI(apiConfig{
 		pool: s.pool, events: s.events, token: cfg.apiToken, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
 		version: programVersion(), program: s.program, minFreeDisk: cfg.minFreeDisk, usage: s.usage, log: cfg.log,
+		hub: cfg.server == nil, requests: s.requests, level: cfg.logs.current,
+		onDrain: func() { s.wg.Go(func() { s.awaitIdle(work) }) },
 	})
 	(&installAPI{program: s.program}).register(s.api)
 	if cfg.server == nil {
@@ -177,7 +207,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		s.hub = newHub(hubConfig{
 			maxMessage: defaultMaxMessage, offlineThreshold: cfg.offlineThreshold,
 			heartbeatInterval: min(defaultHeartbeatInterval, cfg.offlineThreshold/2),
-			times:             p.times, libraryOf: libs.of, methods: methodsByName(builtinMethods()), publish: s.events.publish, log: cfg.log,
+			times:             p.times, libraryOf: libs.of, methods: methodsByName(builtinMethods()), publish: s.events.publish, requests: s.requests, log: cfg.log,
 		})
 		for machineID, libID := range libs.machines() {
 			s.hub.bound(machineID, libID)

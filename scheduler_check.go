@@ -34,7 +34,7 @@ func (p *program) checkScheduler(cfg *schedulerConfig) error {
 	version, err := checkDaemonBin(cfg, p.environ())
 	list.report("daemon program", err, version)
 	if cfg.server != nil {
-		client, err := newLinkClient("")
+		client, err := newLinkClient(cfg.caFile)
 		if err != nil {
 			return err
 		}

@@ -14,17 +14,20 @@ import (
 )
 
 const schedulerIntro = `Usage: c4a-daemon-scheduler [flags]
-       c4a-daemon-scheduler call [flags] LIB_ID METHOD [KEY=VALUE… | JSON]
+       c4a-daemon-scheduler COMMAND [flags] …
+
+Examples:
+  c4a-daemon-scheduler --workspace /var/lib/c4a
+  c4a-daemon-scheduler --server example.com --port 5110 --max-daemons 20
+  c4a-daemon-scheduler call demo vcs/clone url=https://example.com/r.git
+  c4a-daemon-scheduler status
 
 Keeps a pool of c4a-daemon processes, one for each library, started on demand
 over an HTTP API. Without --server the scheduler is also the server that these
 daemons and users' daemons dial.
+`
 
-  c4a-daemon-scheduler --workspace /var/lib/c4a
-  c4a-daemon-scheduler --server example.com --port 5110 --max-daemons 20
-  c4a-daemon-scheduler call demo vcs/clone url=https://example.com/r.git
-
-Exit status: 0 stopped by a signal, 1 failed or stopped by a second signal,
+const schedulerOutro = `Exit status: 0 stopped by a signal, 1 failed or stopped by a second signal,
 2 usage error.
 `
 
@@ -58,6 +61,7 @@ type schedulerConfig struct {
 	daemonToken      secret
 	serverToken      secret
 	allowHosts       list
+	caFile           string // absolute path
 	certificate      *tls.Certificate
 	minFreeDisk      float64 // percent
 	logs             logFlags
@@ -72,24 +76,29 @@ type schedulerConfig struct {
 func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerConfig, error)) {
 	c := &schedulerConfig{}
 	var server, apiTokenFile, daemonTokenFile, tokenFile, cert, key string
-	f.StringVar(&server, "server", "", "`ADDRESS` of the server that the daemons dial (default: this scheduler)")
 	f.StringVar(&c.host, "host", "127.0.0.1", "`ADDRESS` to listen on, or unix:/path; anything but loopback needs an API token")
 	f.IntVar(&c.port, "port", defaultSchedulerPort, "`PORT` to listen on; 0 picks a free port")
 	f.StringVar(&c.workspace, "workspace", defaultWorkspace, "`DIR` that holds the work dirs of the daemons")
+	f.StringVar(&server, "server", "", "`ADDRESS` of the server that the daemons dial (default: this scheduler)")
+	f.group("Basics")
 	f.IntVar(&c.maxDaemons, "max-daemons", defaultMaxDaemons, "maximum number `N` of daemons that run at the same time")
 	f.DurationVar(&c.idleTimeout, "idle-timeout", defaultIdleTimeout, "`TIME` after which an idle daemon is stopped")
 	f.DurationVar(&c.spawnTimeout, "spawn-timeout", defaultSpawnTimeout, "`TIME` within which a new daemon must be ready")
 	f.DurationVar(&c.stopTimeout, "stop-timeout", defaultStopTimeout, "`TIME` that a daemon has to exit before it is killed")
-	f.DurationVar(&c.offlineThreshold, "offline-threshold", defaultOfflineThreshold, "`TIME` without a heartbeat after which a daemon counts as offline")
 	f.Var(&c.allow, "allow", "comma-separated `DIRS` that every daemon may read besides its own work dir")
 	f.StringVar(&c.daemonBin, "daemon-bin", "", "`PROGRAM` to run as the daemon (default: this executable)")
+	f.Float64Var(&c.minFreeDisk, "min-free-disk", defaultMinFreeDisk, "`PERCENT` of free disk space below which /health is degraded and no clone starts")
+	f.group("Pool")
 	f.StringVar(&apiTokenFile, "api-token-file", "", "`FILE` with the token that HTTP API clients must send (or set C4A_API_TOKEN)")
 	f.StringVar(&daemonTokenFile, "daemon-token-file", "", "`FILE` with the token that users' daemons must send (or set C4A_DAEMON_TOKEN)")
 	f.StringVar(&tokenFile, "token-file", "", "`FILE` with the token to send to --server (or set C4A_TOKEN)")
 	f.Var(&c.allowHosts, "allow-host", "comma-separated `NAMES` to accept in the Host header of a request, besides this host's own")
+	f.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` with additional certificate authorities, for --server, for the daemons and their git, and for --url")
 	f.StringVar(&cert, "tls-cert", "", "PEM `FILE` with the certificate for HTTPS")
 	f.StringVar(&key, "tls-key", "", "PEM `FILE` with the private key of --tls-cert")
-	f.Float64Var(&c.minFreeDisk, "min-free-disk", defaultMinFreeDisk, "`PERCENT` of free disk space below which /health is degraded and no clone starts")
+	f.group("Access")
+	f.DurationVar(&c.offlineThreshold, "offline-threshold", defaultOfflineThreshold, "`TIME` without a heartbeat after which a daemon counts as offline")
+	f.group("Connections")
 	c.logs.register(f)
 	return func(f *flagSet) (*schedulerConfig, error) {
 		f.Visit(func(fl *flag.Flag) { c.workspaceGiven = c.workspaceGiven || fl.Name == "workspace" })
@@ -119,6 +128,14 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 				return nil, usage("invalid value for --server: %v", err)
 			}
 		}
+		if c.caFile != "" {
+			if _, err := authorities(c.caFile); err != nil {
+				return nil, usage("invalid value for --ca-file: %v", err)
+			}
+			if c.caFile, err = filepath.Abs(c.caFile); err != nil { // a child runs in another directory
+				return nil, usage("invalid value for --ca-file: %v", err)
+			}
+		}
 		if (cert == "") != (key == "") {
 			return nil, usage("--tls-cert and --tls-key must be given together")
 		}
@@ -136,27 +153,42 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	}
 }
 
+// schedulerFlagSet returns the flags of the scheduler with their help.
+func (p *program) schedulerFlagSet() (*flagSet, *schedulerRun) {
+	f := p.newFlagSet(schedulerName, schedulerIntro)
+	f.intro += "\nCommands:\n" + commandList(schedulerCommands())
+	f.outro = schedulerOutro
+	run := &schedulerRun{build: p.schedulerFlags(f)}
+	f.BoolVar(&run.check, "check", false, "check the address, workspace, git, daemon program and --server, print the results, and exit 0 or 1")
+	f.BoolVar(&run.healthcheck, "healthcheck", false, "query /health of a running scheduler and exit 0 or 1")
+	f.BoolVar(&run.version, "version", false, "print the version and exit")
+	f.group("Instead of running")
+	return f, run
+}
+
+// schedulerRun holds the flags that choose what one run does.
+type schedulerRun struct {
+	build                       func(*flagSet) (*schedulerConfig, error)
+	check, healthcheck, version bool
+}
+
 // schedulerConfig parses and validates the command line and the environment.
 func (p *program) schedulerConfig() (*schedulerConfig, error) {
-	f := p.newFlagSet(schedulerName, schedulerIntro)
-	build := p.schedulerFlags(f)
-	check := f.Bool("check", false, "check the address, workspace, git, daemon program and --server, print the results, and exit 0 or 1")
-	healthcheck := f.Bool("healthcheck", false, "query /health of a running scheduler and exit 0 or 1")
-	version := f.Bool("version", false, "print the version and exit")
+	f, run := p.schedulerFlagSet()
 	if err := f.parse(p.args[1:]); err != nil {
 		return nil, err
 	}
-	if *version {
+	if run.version {
 		return &schedulerConfig{version: true}, nil
 	}
-	if f.NArg() > 0 {
-		return nil, usage("unexpected argument %q: the only subcommand is call, and it must come first", f.Arg(0))
+	if len(f.words) > 0 {
+		return nil, usage("unexpected argument %q: a command must come before all flags", shownText(f.words[0]))
 	}
-	c, err := build(f)
+	c, err := run.build(f)
 	if err != nil {
 		return nil, err
 	}
-	c.check, c.healthcheck = *check, *healthcheck
+	c.check, c.healthcheck = run.check, run.healthcheck
 	if !c.healthcheck && !c.isLocal() && c.apiToken == "" {
 		return nil, usage("--host %s is reachable from other machines: set a token with --api-token-file or C4A_API_TOKEN", c.host)
 	}
@@ -261,6 +293,9 @@ func (c *schedulerConfig) childArgs() []string {
 	args := []string{
 		"--log-level", c.logs.level, "--log-format", c.logs.format,
 		"--min-free-disk", strconv.FormatFloat(c.minFreeDisk, 'f', -1, 64),
+	}
+	if c.caFile != "" {
+		args = append(args, "--ca-file", c.caFile)
 	}
 	for _, dir := range c.allow {
 		args = append(args, "--allow", dir)

@@ -347,7 +347,7 @@ func TestCallCommand(t *testing.T) {
 	if commit := field[string](t, []byte(p.stdout.String()), "commit"); commit != repo.head() {
 		t.Errorf("got %s, want the commit %s", p.stdout, repo.head())
 	}
-	for _, want := range []string{"no scheduler listens at http://127.0.0.1:5110", "100% done"} {
+	for _, want := range []string{"no scheduler listens at http://127.0.0.1:5110", "the workspace is temporary"} {
 		if !strings.Contains(p.stderr.String(), want) {
 			t.Errorf("standard error is %s, want %q in it", p.stderr, want)
 		}
@@ -378,9 +378,9 @@ func TestCallRunningScheduler(t *testing.T) {
 		{[]string{"--url", url, "demo", "fs/readFile", "path=x", "length=two"}, "s3cret-token", 2, "", "length must be an integer"},
 		{[]string{"--url", url, "demo", "fs/readFile", "path=x", "path=y"}, "s3cret-token", 2, "", "path is given twice"},
 		{[]string{"--url", url, "demo", "fs/readFile", "path"}, "s3cret-token", 2, "", "KEY=VALUE"},
-		{[]string{"--url", url, "demo", "fs/readFile", "{"}, "s3cret-token", 2, "", "not JSON"},
-		{[]string{"--url", url, "demo", "config/setAuth", `{"token":"s3cret"`}, "s3cret-token", 2, "", "not JSON"},
-		{[]string{"--url", url, "demo"}, "s3cret-token", 2, "", "LIB_ID and a METHOD"},
+		{[]string{"--url", url, "demo", "fs/readFile", "{"}, "s3cret-token", 2, "", "not a JSON object"},
+		{[]string{"--url", url, "demo", "config/setAuth", `{"token":"s3cret"`}, "s3cret-token", 2, "", "not a JSON object"},
+		{[]string{"--url", url, "demo"}, "s3cret-token", 2, "", "call needs LIB_ID METHOD"},
 		{[]string{"--url", url, "../demo", "fs/stat"}, "s3cret-token", 2, "", "lib_id"},
 		{[]string{"--url", "ftp://x", "demo", "fs/stat"}, "s3cret-token", 2, "", "--url"},
 		{[]string{"--url", url, "--allow", repo.dir, "demo", "fs/stat"}, "s3cret-token", 2, "", "leave out --allow"},

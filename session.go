@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -65,19 +63,12 @@ func newLinkClient(caFile string) (*http.Client, error) {
 		limitUnsent(c)
 		return nil
 	}}
+	roots, err := authorities(caFile)
+	if err != nil {
+		return nil, err
+	}
 	var config *tls.Config
-	if caFile != "" {
-		pem, err := os.ReadFile(caFile)
-		if err != nil {
-			return nil, err
-		}
-		roots, err := x509.SystemCertPool()
-		if err != nil {
-			roots = x509.NewCertPool()
-		}
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s contains no PEM certificate", caFile)
-		}
+	if roots != nil {
 		config = &tls.Config{RootCAs: roots}
 	}
 	return &http.Client{

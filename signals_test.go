@@ -311,10 +311,27 @@ func TestCallEndsBySignal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer silent.Close()
+	connected := make(chan net.Conn, 100)
+	go func() { // ends with the listener
+		defer close(connected)
+		for {
+			conn, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			connected <- conn
+		}
+	}()
+	defer func() {
+		_ = silent.Close()
+		for conn := range connected {
+			_ = conn.Close()
+		}
+	}()
 	for signal, want := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143, syscall.SIGHUP: 129} {
 		temp := realTempDir(t)
 		p := start(t, schedulerName, []string{"TMPDIR=" + temp}, "call", "--min-free-disk", "0", "demo", "vcs/clone", "url=http://"+silent.Addr().String()+"/x.git")
+		before := len(connected)
 		workspaces := func() int {
 			names, err := filepath.Glob(filepath.Join(temp, "c4a-call-*"))
 			if err != nil {
@@ -327,7 +344,7 @@ func TestCallEndsBySignal(t *testing.T) {
 			case <-p.done:
 				return true
 			default:
-				return strings.Contains(p.stderr.String(), "%") && workspaces() == 1
+				return len(connected) > before && workspaces() == 1
 			}
 		})
 		if strings.Contains(p.stderr.String(), "already listens") || strings.Contains(p.stderr.String(), "querying") {
@@ -336,6 +353,9 @@ func TestCallEndsBySignal(t *testing.T) {
 		p.signal(signal)
 		if code, left := p.exit(), workspaces(); code != want || left != 0 {
 			t.Errorf("%v: got exit %d and %d workspaces, want %d and none", signal, code, left, want)
+		}
+		if text := p.stderr.String(); strings.Count(text, "vcs/clone was cancelled, its daemon stops the work") != 1 {
+			t.Errorf("%v: standard error is %q, want one line that says that the work is cancelled", signal, text)
 		}
 	}
 }

@@ -30,7 +30,7 @@ type flightGroup struct {
 	oldest  *time.Timer   // fires when the oldest of them is too old; nil before the first is kept
 }
 
-// keptOverhead is what a kept result counts besides its own size: the call, its
+// keptOverhead is added to the size of a kept result, for the call, its
 // entries in byKey and kept, and a key of up to maxTaskID bytes.
 const keptOverhead = 1 << 10
 

@@ -145,7 +145,7 @@ func (r *repository) remotes() []remoteInfo {
 	for n := range remotes {
 		remotes[n].Name = cleanText(remotes[n].Name)
 	}
-	slices.SortFunc(remotes, func(a, b remoteInfo) int { return strings.Compare(a.Name, b.Name) })
+	sortBy(remotes, func(a, b remoteInfo) int { return strings.Compare(a.Name, b.Name) })
 	return remotes
 }
 

@@ -72,7 +72,7 @@ func (g *gitReader) remoteRefs(ctx context.Context, url string, p refsParams, li
 	for _, ref := range list.refs {
 		refs = append(refs, refEntry{Name: ref.name, OID: ref.oid, PeeledOID: optionalString(ref.peeled)})
 	}
-	slices.SortStableFunc(refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
+	sortStableBy(refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
 	for _, ref := range refs {
 		state = append(state, ref.Name, ref.OID)
 	}
@@ -97,7 +97,7 @@ func (g *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (ref
 			refs = append(refs, refEntry{Name: name, OID: oid})
 		}
 	}
-	slices.SortFunc(refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
+	sortBy(refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
 	for _, ref := range refs {
 		state = append(state, ref.Name, ref.OID)
 	}
