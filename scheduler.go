@@ -53,7 +53,20 @@ func runScheduler(p *program) int {
 	if len(p.args) > 1 && p.args[1] == "call" {
 		return p.run(callName, func() error { return p.call(p.args[2:]) })
 	}
+	if len(p.args) > 1 && p.args[1] == "token" {
+		return p.run(schedulerName, func() error { return p.newToken(p.args[2:]) })
+	}
 	return p.run(schedulerName, p.scheduler)
+}
+
+// newToken makes a token and prints it with its line for --tokens-file.
+func (p *program) newToken(args []string) error {
+	text, line, err := newTokenLine(args)
+	if err != nil {
+		return usage("%v", err)
+	}
+	fmt.Fprintf(p.stdout, "The token, which is shown only now:\n  %s\nIts line for --tokens-file:\n  %s\n", text, line)
+	return nil
 }
 
 func (p *program) scheduler() error {
@@ -163,9 +176,12 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		}
 	}()
 	s.wg.Go(func() { (&tempDirs{}).sweep(work, cfg.log) })
+	if cfg.tokens != nil {
+		s.wg.Go(func() { cfg.tokens.watch(work, cfg.log) })
+	}
 	s.usage = newDiskSize(work, s.pool.workspace, cfg.log)
 	s.api = newAPI(apiConfig{
-		pool: s.pool, events: s.events, token: cfg.apiToken, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
+		pool: s.pool, events: s.events, token: cfg.apiToken, tokens: cfg.tokens, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
 		version: programVersion(), program: s.program, minFreeDisk: cfg.minFreeDisk, usage: s.usage, log: cfg.log,
 	})
 	(&installAPI{program: s.program}).register(s.api)
@@ -183,7 +199,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			s.hub.bound(machineID, libID)
 		}
 		s.wg.Go(func() { s.hub.sweep(work) })
-		(&hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, tokens: s.tokens, daemonToken: cfg.daemonToken, log: cfg.log}).register(s.api)
+		(&hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, log: cfg.log}).register(s.api)
 	}
 	if err := s.listen(); err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 
 const schedulerIntro = `Usage: c4a-daemon-scheduler [flags]
        c4a-daemon-scheduler call [flags] LIB_ID METHOD [KEY=VALUE… | JSON]
+       c4a-daemon-scheduler token NAME RIGHTS [machines=GLOB,…] [libraries=GLOB,…]
 
 Keeps a pool of c4a-daemon processes, one for each library, started on demand
 over an HTTP API. Without --server the scheduler is also the server that these
@@ -56,6 +57,7 @@ type schedulerConfig struct {
 	daemonBin        string   // "" means this executable
 	apiToken         secret
 	daemonToken      secret
+	tokens           *tokensFile // nil without one
 	serverToken      secret
 	allowHosts       list
 	certificate      *tls.Certificate
@@ -71,7 +73,7 @@ type schedulerConfig struct {
 // function builds a validated configuration from them.
 func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerConfig, error)) {
 	c := &schedulerConfig{}
-	var server, apiTokenFile, daemonTokenFile, tokenFile, cert, key string
+	var server, apiTokenFile, daemonTokenFile, tokenFile, tokensFile, cert, key string
 	f.StringVar(&server, "server", "", "`ADDRESS` of the server that the daemons dial (default: this scheduler)")
 	f.StringVar(&c.host, "host", "127.0.0.1", "`ADDRESS` to listen on, or unix:/path; anything but loopback needs an API token")
 	f.IntVar(&c.port, "port", defaultSchedulerPort, "`PORT` to listen on; 0 picks a free port")
@@ -85,6 +87,7 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	f.StringVar(&c.daemonBin, "daemon-bin", "", "`PROGRAM` to run as the daemon (default: this executable)")
 	f.StringVar(&apiTokenFile, "api-token-file", "", "`FILE` with the token that HTTP API clients must send (or set C4A_API_TOKEN)")
 	f.StringVar(&daemonTokenFile, "daemon-token-file", "", "`FILE` with the token that users' daemons must send (or set C4A_DAEMON_TOKEN)")
+	f.StringVar(&tokensFile, "tokens-file", "", "`FILE` with tokens that have rights, one a line, as the subcommand token prints them; read again when it changes")
 	f.StringVar(&tokenFile, "token-file", "", "`FILE` with the token to send to --server (or set C4A_TOKEN)")
 	f.Var(&c.allowHosts, "allow-host", "comma-separated `NAMES` to accept in the Host header of a request, besides this host's own")
 	f.StringVar(&cert, "tls-cert", "", "PEM `FILE` with the certificate for HTTPS")
@@ -111,6 +114,14 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 				return nil, err
 			}
 			if err := c.denyFile(t.file); err != nil {
+				return nil, err
+			}
+		}
+		if tokensFile != "" {
+			if c.tokens, err = openTokensFile(tokensFile); err != nil {
+				return nil, usage("%v", err)
+			}
+			if err := c.denyFile(tokensFile); err != nil {
 				return nil, err
 			}
 		}
@@ -157,8 +168,8 @@ func (p *program) schedulerConfig() (*schedulerConfig, error) {
 		return nil, err
 	}
 	c.check, c.healthcheck = *check, *healthcheck
-	if !c.healthcheck && !c.isLocal() && c.apiToken == "" {
-		return nil, usage("--host %s is reachable from other machines: set a token with --api-token-file or C4A_API_TOKEN", c.host)
+	if !c.healthcheck && !c.isLocal() && c.apiToken == "" && c.tokens == nil {
+		return nil, usage("--host %s is reachable from other machines: set a token with --api-token-file, C4A_API_TOKEN or --tokens-file", c.host)
 	}
 	return c, nil
 }
