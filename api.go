@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,8 +16,9 @@ import (
 type apiConfig struct {
 	pool        *pool
 	events      *events
-	token       secret   // the API token; "" opens everything
-	hosts       []string // names that are accepted in Host, besides IP literals and localhost
+	token       secret      // the API token; "" without one
+	tokens      *tokensFile // nil without one
+	hosts       []string    // names that are accepted in Host, besides IP literals and localhost
 	version     string
 	program     *executable    // nil in tests
 	minFreeDisk float64        // percent of the workspace's disk; with less free the health is degraded
@@ -35,6 +34,7 @@ type apiConfig struct {
 // and Origin, the token, the route.
 type api struct {
 	apiConfig
+	access   apiAccess
 	mux      *http.ServeMux
 	patterns []string        // of all routes, in the order in which they were added
 	open     map[string]bool // the patterns that need no API token
@@ -49,7 +49,7 @@ func newAPI(cfg apiConfig) *api {
 	if cfg.level == nil {
 		cfg.level = &slog.LevelVar{}
 	}
-	a := &api{apiConfig: cfg, mux: http.NewServeMux(), open: map[string]bool{}, started: time.Now()}
+	a := &api{apiConfig: cfg, access: apiAccess{cfg.token, cfg.tokens}, mux: http.NewServeMux(), open: map[string]bool{}, started: time.Now()}
 	a.handle("POST /daemons", a.postDaemons)
 	a.handle("GET /daemons", a.listDaemons)
 	a.handle("PUT /daemons/{lib_id}", a.putDaemon)
@@ -69,7 +69,7 @@ func newAPI(cfg apiConfig) *api {
 // must be added before the first request.
 func (a *api) handle(pattern string, h http.HandlerFunc) {
 	a.patterns = append(a.patterns, pattern)
-	a.mux.HandleFunc(pattern, h)
+	a.mux.HandleFunc(pattern, scoped(pattern, h))
 }
 
 // handleOpen adds a route that needs no API token, because it is open or checks a
@@ -90,7 +90,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, http.StatusForbidden, codeForbidden, why)
 		return
 	}
-	if a.token == "" && forwarded(r) {
+	if a.access.open() && forwarded(r) {
 		writeProblem(w, http.StatusForbidden, codeForbidden,
 			"a proxy forwarded this request and no API token is set, so that anybody could send it: set --api-token-file, or let the proxy connect to --host unix:/path")
 		return
@@ -98,10 +98,18 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Ask the mux for the route and not the path: a path in another spelling must not
 	// count as open and then be served by a route that is not.
 	h, pattern := a.mux.Handler(r)
-	if !a.open[pattern] && !bearerIs(r, a.token) {
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "this needs the API token: Authorization: Bearer TOKEN")
-		return
+	if !a.open[pattern] {
+		caller := a.access.identify(r)
+		if caller == nil {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "this needs an API token: Authorization: Bearer TOKEN")
+			return
+		}
+		r = withCaller(r, caller)
+		if err := requireRight(r, routeRight(pattern)); err != nil && pattern != "" {
+			writeError(w, err)
+			return
+		}
 	}
 	if a.draining.Load() && startsWork(pattern) {
 		refuseDraining(w)
@@ -188,25 +196,6 @@ func (a *api) knownHost(hostport string) bool {
 	return strings.EqualFold(host, "localhost") || slices.ContainsFunc(a.hosts, func(own string) bool { return strings.EqualFold(own, host) })
 }
 
-// bearerIs reports whether r carries the token, in constant time. Everything is
-// open when the token is empty.
-func bearerIs(r *http.Request, token secret) bool {
-	if token == "" {
-		return true
-	}
-	a, b := sha256.Sum256([]byte(bearerOf(r))), sha256.Sum256([]byte(token))
-	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
-}
-
-// bearerOf returns the token that r carries, "" for none (RFC 6750, section 2.1).
-func bearerOf(r *http.Request) string {
-	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return ""
-	}
-	return strings.TrimSpace(given)
-}
-
 // POST /daemons {"lib_id"}
 func (a *api) postDaemons(w http.ResponseWriter, r *http.Request) {
 	var body struct {
@@ -230,6 +219,10 @@ func (a *api) putDaemon(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *api) ensure(w http.ResponseWriter, r *http.Request, libID string) {
+	if err := requireLibrary(r, libID); err != nil {
+		writeError(w, err)
+		return
+	}
 	daemon, err := a.pool.ensure(r.Context(), libID)
 	switch {
 	case err != nil:
@@ -249,11 +242,12 @@ func (a *api) writeError(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // GET /daemons
-func (a *api) listDaemons(w http.ResponseWriter, _ *http.Request) {
+func (a *api) listDaemons(w http.ResponseWriter, r *http.Request) {
+	caller := callerOf(r)
 	writeJSON(w, http.StatusOK, struct {
 		Daemons []poolEntry `json:"daemons"`
 		Max     int         `json:"max"`
-	}{a.pool.list(), a.pool.maxDaemons})
+	}{slices.DeleteFunc(a.pool.list(), func(e poolEntry) bool { return !caller.mayUseLibrary(e.LibID) }), a.pool.maxDaemons})
 }
 
 // GET /daemons/{lib_id}

@@ -144,6 +144,9 @@ func (l *requestLog) view(now time.Time) activityView {
 }
 
 // GET /activity
-func (a *api) getActivity(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, a.requests.view(time.Now()))
+func (a *api) getActivity(w http.ResponseWriter, r *http.Request) {
+	caller, view := callerOf(r), a.requests.view(time.Now())
+	view.Requests = slices.DeleteFunc(view.Requests, func(q runningRequest) bool { return !caller.mayUseEither(q.MachineID, q.LibID) })
+	view.Failures = slices.DeleteFunc(view.Failures, func(f failedRequest) bool { return !caller.mayUseEither(f.MachineID, f.LibID) })
+	writeJSON(w, http.StatusOK, view)
 }

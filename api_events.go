@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -181,6 +182,7 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.unsubscribe(sub)
+	caller := callerOf(r)
 	stream := newEventStream(w)
 	defer stream.beat.Stop()
 	stream.welcome(s.begin(sub), sub.missed)
@@ -201,7 +203,7 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 				s.log.Warn("a subscriber of events was too slow and is dropped", "events_behind", eventRing)
 				return
 			}
-			for _, e := range news {
+			for _, e := range slices.DeleteFunc(news, func(e event) bool { return !caller.mayUse(e) }) {
 				stream.add(e.id, e.name, e.data)
 			}
 			if stream.flush() != nil || !open {

@@ -141,6 +141,26 @@ the binding: the pool serves the library again.
 				}
 			}),
 		},
+		{
+			name: "token", words: "NAME RIGHTS [machines=GLOB,…] [libraries=GLOB,…]", min: 2, most: 4, about: "make a token with rights for --tokens-file",
+			intro: `Examples:
+  c4a-daemon-scheduler token ci read,call libraries=demo*
+  c4a-daemon-scheduler token laptops daemon machines=lap-*
+
+Prints a new token, and the line for --tokens-file with its hash. RIGHTS is a list
+of ` + allRights.String() + `.
+`,
+			define: func(p *program, f *flagSet) func() error {
+				return func() error {
+					text, line, err := newTokenLine(f.words)
+					if err != nil {
+						return usage("%v", err)
+					}
+					_, err = fmt.Fprintf(p.stdout, "The token, which is shown only now:\n  %s\nIts line for --tokens-file:\n  %s\n", text, line)
+					return err
+				}
+			},
+		},
 	}, commonCommands(schedulerName, func(p *program) *flagSet {
 		f, _ := p.schedulerFlagSet()
 		return f

@@ -85,24 +85,30 @@ func newHub(c hubConfig) *hub {
 	return &hub{hubConfig: c, conns: map[*hubConn]struct{}{}, machines: map[string]*machine{}, progress: map[progressName]map[*progressWatch]struct{}{}}
 }
 
+// linkAdmission holds what the upgrade request of a link says about its machine.
+type linkAdmission struct {
+	child   string    // the machine id that its token is for; "" for a user's daemon
+	token   *apiToken // of a user's daemon, from the tokens file; nil without one
+	claimed string    // the machine id of the header; "" without one
+}
+
 // hubConn is one daemon's link. It is the handler of its peer.
 type hubConn struct {
-	hub     *hub
-	link    *link
-	peer    *peer
-	child   string        // the machine id that its token is for; "" for a user's daemon
-	claimed string        // the machine id of the upgrade's header; "" without one
-	ready   chan struct{} // closed when the handshake was accepted and answered
-	done    chan struct{} // closed when the link has ended
+	linkAdmission
+	hub   *hub
+	link  *link
+	peer  *peer
+	ready chan struct{} // closed when the handshake was accepted and answered
+	done  chan struct{} // closed when the link has ended
 
 	mu     sync.Mutex       // guards the field below
 	params *handshakeParams // nil before the handshake
 }
 
 // serve runs a link from the upgrade to its end.
-func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, child, claimed string) {
+func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, admitted linkAdmission) {
 	l := newLink(conn, hooks, h.maxMessage, h.times, h.log)
-	c := &hubConn{hub: h, link: l, child: child, claimed: claimed, ready: make(chan struct{}), done: make(chan struct{})}
+	c := &hubConn{linkAdmission: admitted, hub: h, link: l, ready: make(chan struct{}), done: make(chan struct{})}
 	c.peer = newPeer(l, c, h.maxMessage, h.log)
 	c.peer.lastID = firstRequestID()
 	oldest, ok := h.add(c)
@@ -242,6 +248,8 @@ func (c *hubConn) objection(params handshakeParams) string {
 		return "machine_id differs from the header " + machineIDHeader
 	case c.child != "" && c.child != params.MachineID:
 		return "the token is for another machine_id"
+	case c.token != nil && !c.token.mayUseMachine(params.MachineID):
+		return "the token " + c.token.name + " is not for this machine_id"
 	case c.child == "" && strings.HasPrefix(params.MachineID, cloudPrefix):
 		return "machine ids that begin with " + cloudPrefix + " belong to the pool of this server"
 	}

@@ -25,6 +25,7 @@ type hubAPI struct {
 	callRouter
 	tokens      *childTokens
 	daemonToken secret
+	tokensFile  *tokensFile // nil without one
 	unsent      unsentAnswers
 	log         *slog.Logger
 }
@@ -44,13 +45,14 @@ func (h *hubAPI) register(a *api) {
 
 // GET /ws/daemon
 func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
-	child, ok := h.admit(r)
+	admitted, ok := h.admit(r)
 	if !ok {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "the daemon's token is missing or wrong")
 		return
 	}
-	claimed, err := url.PathUnescape(r.Header.Get(machineIDHeader))
+	var err error
+	admitted.claimed, err = url.PathUnescape(r.Header.Get(machineIDHeader))
 	if err != nil {
 		writeError(w, badRequest("the header "+machineIDHeader+" is not percent-encoded"))
 		return
@@ -68,30 +70,39 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	h.hub.serve(conn, hooks, child, claimed)
+	h.hub.serve(conn, hooks, admitted)
 }
 
-// admit reports whether the request may open a link, and returns the machine id
-// that the token of a pool's child is for, "" for a user's daemon. Without a daemon
-// token users' daemons are admitted from this machine only.
-func (h *hubAPI) admit(r *http.Request) (child string, ok bool) {
-	if token := bearerOf(r); token != "" {
-		if child = h.tokens.machineFor(token); child != "" {
-			return child, true
+// admit reports whether the request may open a link, and as which machine. Without
+// a daemon token and a tokens file users' daemons are admitted from this machine
+// only.
+func (h *hubAPI) admit(r *http.Request) (_ linkAdmission, ok bool) {
+	given := bearerOf(r)
+	if given != "" {
+		if child := h.tokens.machineFor(given); child != "" {
+			return linkAdmission{child: child}, true
 		}
 	}
-	if h.daemonToken != "" {
-		return "", bearerIs(r, h.daemonToken)
+	if h.daemonToken != "" && equalSecrets(given, h.daemonToken) {
+		return linkAdmission{}, true
+	}
+	if h.tokensFile != nil {
+		if t := h.tokensFile.find(given); t != nil && t.allows(rightDaemon) {
+			return linkAdmission{token: t}, true
+		}
+	}
+	if h.daemonToken != "" || h.tokensFile != nil {
+		return linkAdmission{}, false
 	}
 	if forwarded(r) {
-		return "", false // a proxy on this machine forwards for another machine
+		return linkAdmission{}, false // a proxy on this machine forwards for another machine
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
-		return "", true // a Unix socket: the permissions of the file decide
+		return linkAdmission{}, true // a Unix socket: the permissions of the file decide
 	}
 	ip, err := netip.ParseAddr(host)
-	return "", err == nil && ip.Unmap().IsLoopback()
+	return linkAdmission{}, err == nil && ip.Unmap().IsLoopback()
 }
 
 // maxPage bounds the limit of a list.
@@ -136,6 +147,8 @@ func (h *hubAPI) listMachines(w http.ResponseWriter, r *http.Request) {
 	if more {
 		last = views[len(views)-1].MachineID
 	}
+	caller := callerOf(r)
+	views = slices.DeleteFunc(views, func(v machineView) bool { return !caller.mayUseMachine(v.MachineID) })
 	writeJSON(w, http.StatusOK, struct {
 		Machines   []machineView `json:"machines"`
 		NextCursor *string       `json:"next_cursor"`
@@ -180,6 +193,11 @@ func (h *hubAPI) bindLibrary(w http.ResponseWriter, r *http.Request) {
 		writeError(w, badRequest("machine_id: "+cloudPrefix+"… daemons are the pool's; a library without a binding has its own"))
 		return
 	}
+	// Through the library its caller could use the machine.
+	if err := requireMachine(r, body.MachineID); err != nil {
+		writeError(w, err)
+		return
+	}
 	before, _ := h.libraries.get(libID)
 	if err := h.libraries.set(libID, body.MachineID); err != nil {
 		h.log.Error("binding a library failed", "lib_id", libID, "error", err)
@@ -206,11 +224,13 @@ func (h *hubAPI) listLibraries(w http.ResponseWriter, r *http.Request) {
 	}
 	page := []binding{}
 	for _, libID := range names[begin:min(begin+limit, len(names))] {
-		page = append(page, binding{libID, bindings[libID]})
+		if callerOf(r).mayUseLibrary(libID) {
+			page = append(page, binding{libID, bindings[libID]})
+		}
 	}
 	last, more := "", begin+limit < len(names)
 	if more {
-		last = page[len(page)-1].LibID
+		last = names[begin+limit-1]
 	}
 	writeJSON(w, http.StatusOK, struct {
 		Libraries  []binding `json:"libraries"`
@@ -272,6 +292,10 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 	c, err := parseCall(body, h.hub.methods)
 	if err != nil {
 		writeError(w, badRequest("no JSON-RPC request: "+err.Error()))
+		return
+	}
+	if err := requireRight(r, methodRight(c.method)); err != nil {
+		writeError(w, err)
 		return
 	}
 	c.libID, c.machineID = r.PathValue("lib_id"), r.PathValue("machine_id")

@@ -72,7 +72,7 @@ func newHubBenchOn(t *testing.T, listener net.Listener, configure func(*hubConfi
 			child = ""
 		}
 		claimed, _ := url.PathUnescape(r.Header.Get(machineIDHeader))
-		b.hub.serve(conn, hooks, child, claimed)
+		b.hub.serve(conn, hooks, linkAdmission{child: child, claimed: claimed})
 	})}
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(listener) }()
@@ -493,8 +493,8 @@ func TestAdmitWithoutAToken(t *testing.T) {
 		if test.header != "" {
 			r.Header.Set(test.header, "10.0.0.1")
 		}
-		if child, ok := h.admit(r); ok != test.ok || child != "" {
-			t.Errorf("%s with %q: got %q, %v, want %v", test.from, test.header, child, ok, test.ok)
+		if got, ok := h.admit(r); ok != test.ok || got.child != "" {
+			t.Errorf("%s with %q: got %q, %v, want %v", test.from, test.header, got.child, ok, test.ok)
 		}
 	}
 }

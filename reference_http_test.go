@@ -158,6 +158,41 @@ func (e *exampleScheduler) run(example routeExample) (request, answer string) {
 	return request, httpText(response, body)
 }
 
+// tokens writes the section on the tokens file.
+func (r *reference) tokens() {
+	r.say(`
+### Tokens
+
+The API token (--api-token-file) may do everything. A file of tokens (--tokens-file) has one token a line, and is read again when it
+changes; a file that cannot be parsed leaves the tokens as they are:
+
+~~~text
+NAME sha256:HEX RIGHTS [machines=GLOB,…] [libraries=GLOB,…]
+~~~
+
+HEX is the SHA-256 hash of the token. %[1]sc4a-daemon-scheduler token NAME RIGHTS …%[1]s prints a new token and its line. RIGHTS is a list of:
+
+| right | |
+|---|---|
+`, "`")
+	what := map[string]string{
+		"read":   "the GET routes",
+		"call":   "JSON-RPC calls, except those of the right clone",
+		"clone":  "calls of `vcs/clone` and `config/setAuth`",
+		"manage": "starting, stopping and deleting daemons, binding libraries",
+		"mcp":    "the tool server",
+		"daemon": "connecting as a user's daemon, with a machine id that a pattern of machines matches",
+	}
+	for _, name := range rightNames() {
+		r.say("| `%s` | %s |\n", name, what[name])
+	}
+	r.say(`
+A token with patterns is for the machines and libraries that they match (* is any text, ? one character), and lists show only those. With
+patterns of one kind alone it is for nothing of the other kind. It may bind a library only to a machine that it is for as well, and cannot
+use routes that concern all daemons. The machine id of a pool's daemon is cloud_ and the lib_id. A request that a token may not make gets 403.
+`)
+}
+
 // http writes the section on the HTTP API, with an example for each route.
 func (r *reference) http(t *testing.T) {
 	s := newExampleScheduler(t)
@@ -190,6 +225,7 @@ API token is set, except through a Unix socket.
 			t.Errorf("%s is a route but is not in routeExamples: add it", pattern)
 		}
 	}
+	r.tokens()
 	r.say("\nA daemon of the pool is returned as this object:\n\n")
 	r.fields("key", jsonFields(reflect.TypeFor[poolEntry]()), false)
 	r.say("Errors are `application/problem+json` (RFC 9457):\n\n")
@@ -214,7 +250,7 @@ func (r *reference) problems(t *testing.T) {
 		{codeBadRequest, 400, "the body or a header is invalid; 426 for a request to `/ws/daemon` that is not an upgrade to WebSocket"},
 		{codeInvalidLibID, 400, "a lib_id is 1 to 128 characters of A-Z a-z 0-9 . _ -, and does not begin with . or -"},
 		{codeUnauthorized, 401, "the token is missing or invalid"},
-		{codeForbidden, 403, "the Host or Origin header does not belong to this server, or a proxy forwarded the request and no API token is set"},
+		{codeForbidden, 403, "the Host or Origin header does not belong to this server, a proxy forwarded the request and no API token is set, or the token lacks a right"},
 		{codeNotFound, 404, "the resource does not exist"},
 		{codeMethodNotAllowed, 405, "the path does not support this method: see the Allow header"},
 		{codeDeleted, 409, "the daemon was deleted in the meantime"},

@@ -191,9 +191,12 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		}
 	}()
 	s.wg.Go(func() { (&tempDirs{}).sweep(work, cfg.log) })
+	if cfg.tokens != nil {
+		s.wg.Go(func() { cfg.tokens.watch(work, cfg.log) })
+	}
 	s.usage = newDiskSize(work, s.pool.workspace, cfg.log)
 	s.api = newAPI(apiConfig{
-		pool: s.pool, events: s.events, token: cfg.apiToken, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
+		pool: s.pool, events: s.events, token: cfg.apiToken, tokens: cfg.tokens, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
 		version: programVersion(), program: s.program, minFreeDisk: cfg.minFreeDisk, usage: s.usage, log: cfg.log,
 		hub: cfg.server == nil, requests: s.requests, level: cfg.logs.current,
 		onDrain: func() { s.wg.Go(func() { s.awaitIdle(work) }) },
@@ -213,7 +216,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			s.hub.bound(machineID, libID)
 		}
 		s.wg.Go(func() { s.hub.sweep(work) })
-		(&hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, tokens: s.tokens, daemonToken: cfg.daemonToken, log: cfg.log}).register(s.api)
+		(&hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, log: cfg.log}).register(s.api)
 	}
 	if err := s.listen(); err != nil {
 		return nil, err

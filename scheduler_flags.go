@@ -59,6 +59,7 @@ type schedulerConfig struct {
 	daemonBin        string   // "" means this executable
 	apiToken         secret
 	daemonToken      secret
+	tokens           *tokensFile // nil without one
 	serverToken      secret
 	allowHosts       list
 	caFile           string // absolute path
@@ -75,7 +76,7 @@ type schedulerConfig struct {
 // function builds a validated configuration from them.
 func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerConfig, error)) {
 	c := &schedulerConfig{}
-	var server, apiTokenFile, daemonTokenFile, tokenFile, cert, key string
+	var server, apiTokenFile, daemonTokenFile, tokenFile, tokensFile, cert, key string
 	f.StringVar(&c.host, "host", "127.0.0.1", "`ADDRESS` to listen on, or unix:/path; anything but loopback needs an API token")
 	f.IntVar(&c.port, "port", defaultSchedulerPort, "`PORT` to listen on; 0 picks a free port")
 	f.StringVar(&c.workspace, "workspace", defaultWorkspace, "`DIR` that holds the work dirs of the daemons")
@@ -91,6 +92,7 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	f.group("Pool")
 	f.StringVar(&apiTokenFile, "api-token-file", "", "`FILE` with the token that HTTP API clients must send (or set C4A_API_TOKEN)")
 	f.StringVar(&daemonTokenFile, "daemon-token-file", "", "`FILE` with the token that users' daemons must send (or set C4A_DAEMON_TOKEN)")
+	f.StringVar(&tokensFile, "tokens-file", "", "`FILE` with tokens that have rights, one a line, as the command token prints them; read again when it changes")
 	f.StringVar(&tokenFile, "token-file", "", "`FILE` with the token to send to --server (or set C4A_TOKEN)")
 	f.Var(&c.allowHosts, "allow-host", "comma-separated `NAMES` to accept in the Host header of a request, besides this host's own")
 	f.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` with additional certificate authorities, for --server, for the daemons and their git, and for --url")
@@ -120,6 +122,14 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 				return nil, err
 			}
 			if err := c.denyFile(t.file); err != nil {
+				return nil, err
+			}
+		}
+		if tokensFile != "" {
+			if c.tokens, err = openTokensFile(tokensFile); err != nil {
+				return nil, usage("%v", err)
+			}
+			if err := c.denyFile(tokensFile); err != nil {
 				return nil, err
 			}
 		}
@@ -189,8 +199,8 @@ func (p *program) schedulerConfig() (*schedulerConfig, error) {
 		return nil, err
 	}
 	c.check, c.healthcheck = run.check, run.healthcheck
-	if !c.healthcheck && !c.isLocal() && c.apiToken == "" {
-		return nil, usage("--host %s is reachable from other machines: set a token with --api-token-file or C4A_API_TOKEN", c.host)
+	if !c.healthcheck && !c.isLocal() && c.apiToken == "" && c.tokens == nil {
+		return nil, usage("--host %s is reachable from other machines: set a token with --api-token-file, C4A_API_TOKEN or --tokens-file", c.host)
 	}
 	return c, nil
 }

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestWatchFiles(t *testing.T) {
+	t.Parallel()
+	first, second := filepath.Join(t.TempDir(), "cert"), filepath.Join(t.TempDir(), "key")
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(first, "a")
+	write(second, "a")
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		changes := 0
+		go watchFiles(ctx, []string{first, second}, func() { changes++ })
+		synctest.Wait()
+		after := func(looks int, want int, what string) {
+			t.Helper()
+			time.Sleep(time.Duration(looks) * fileWatchInterval)
+			synctest.Wait()
+			if changes != want {
+				t.Errorf("%s: got %d changes, want %d", what, changes, want)
+			}
+		}
+		after(5, 0, "nothing happened")
+		write(first, "bb")
+		after(1, 0, "one of two files was written a moment ago")
+		write(second, "bb")
+		after(1, 0, "the second was written a moment ago")
+		after(1, 1, "both are complete")
+		after(5, 1, "nothing more happened")
+		replacement := first + ".new"
+		write(replacement, "cc")
+		if err := os.Rename(replacement, first); err != nil {
+			t.Fatal(err)
+		}
+		after(2, 2, "a file was replaced")
+		if err := os.Remove(second); err != nil {
+			t.Fatal(err)
+		}
+		after(2, 3, "a file was removed")
+		write(second, "dd")
+		after(2, 4, "it is back")
+	})
+}
