@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -67,7 +66,7 @@ func newLinkClient(caFile string) (*http.Client, error) {
 	}}
 	var config *tls.Config
 	if caFile != "" {
-		pem, err := os.ReadFile(caFile)
+		pem, err := readGiven(caFile)
 		if err != nil {
 			return nil, err
 		}
