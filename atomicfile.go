@@ -95,6 +95,35 @@ func readRegular(f *os.File, limit int64) ([]byte, error) {
 	return data, err
 }
 
+// maxGivenFile bounds a file that the operator names: a token, or the certificates
+// of all known authorities.
+const maxGivenFile = 16 << 20
+
+// readGiven reads a file that the operator names. It may be a pipe, such as the
+// shell's <(command); the program waits for its writer.
+func readGiven(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxGivenFile+1))
+	if err == nil && len(data) > maxGivenFile {
+		err = fmt.Errorf("%s is larger than %d bytes", path, maxGivenFile)
+	}
+	return data, err
+}
+
+// readRegularAt is readRegular for the file at path.
+func readRegularAt(path string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|openNonblock, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readRegular(f, limit)
+}
+
 // readUntil reads up to the delimiter end and returns the bytes before it,
 // which are valid until the next read. It keeps at most limit bytes and skips
 // the rest; cut reports that it did. The bound keeps one line of a foreign

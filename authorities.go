@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/x509"
 	"fmt"
-	"os"
 )
 
 // authorities returns the certificate authorities of the system and those in
@@ -12,7 +11,7 @@ func authorities(caFile string) (*x509.CertPool, error) {
 	if caFile == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(caFile)
+	pem, err := readGiven(caFile)
 	if err != nil {
 		return nil, err
 	}

@@ -239,7 +239,7 @@ func (p *program) readSecret(flagName, file, variable string) (secret, error) {
 		return "", nil
 	}
 	if file != "" {
-		data, err := os.ReadFile(file)
+		data, err := readGiven(file)
 		if err != nil {
 			return "", usage("reading --%s: %v", flagName, err)
 		}

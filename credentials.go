@@ -77,7 +77,7 @@ func openCredentials(a *access, g *gitRunner) (*credentials, error) {
 		return nil, err
 	}
 	// Keep an unchanged file: its inode is on the deny list.
-	if have, err := os.ReadFile(c.configPath); err != nil || string(have) != c.gitConfig() {
+	if have, err := readRegularAt(c.configPath, maxCredentialsFile); err != nil || string(have) != c.gitConfig() {
 		if err := writeFileAtomic(c.configPath, []byte(c.gitConfig()), 0o600); err != nil {
 			return nil, err
 		}
@@ -95,6 +95,10 @@ func (c *credentials) gitConfig() string {
 	helper := "store --file " + shellQuote(c.path)
 	return "[credential]\n\thelper = " + quoteConfig(helper) + "\n[safe]\n\tdirectory = *\n"
 }
+
+// maxCredentialsFile bounds each of the two files: maxCredentials lines with long
+// tokens.
+const maxCredentialsFile = 16 << 20
 
 // authEntry is a stored credential in config/get, without the token.
 type authEntry struct {
@@ -126,7 +130,7 @@ func (c *credentials) lines() ([]string, error) {
 	if c.path == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(c.path)
+	data, err := readRegularAt(c.path, maxCredentialsFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -61,3 +61,39 @@ func TestCredentialsModes(t *testing.T) {
 		t.Errorf("left behind: %v, %v, want nothing", left, err)
 	}
 }
+
+// A pipe in place of a file of credentials is not waited for.
+func TestCredentialsInPlaceOfAPipe(t *testing.T) {
+	t.Parallel()
+	w := newCloneWorld(t)
+	if err := os.Remove(filepath.Join(w.workDir, credentialsFileName)); err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	makeFIFO(t, filepath.Join(w.workDir, credentialsFileName))
+	if _, err := w.cfg.credentials.list(); err == nil {
+		t.Error("listing credentials from a pipe: got no error, want one")
+	}
+}
+
+// A token file may be a pipe, as the shell makes for <(command), and an endless one
+// does not fill the memory.
+func TestTokenFileIsBounded(t *testing.T) {
+	t.Parallel()
+	p := &program{getenv: func(string) string { return "" }}
+	pipe := filepath.Join(realTempDir(t), "pipe")
+	makeFIFO(t, pipe)
+	written := make(chan error, 1)
+	go func() { written <- os.WriteFile(pipe, []byte("t0ken\n"), 0) }()
+	if got, err := p.readSecret("token-file", pipe, "C4A_TOKEN"); err != nil || got != "t0ken" {
+		t.Errorf("from a pipe: got %q, %v, want the token", string(got), err)
+	}
+	if err := <-written; err != nil {
+		t.Error(err)
+	}
+	if _, err := p.readSecret("token-file", "/dev/zero", "C4A_TOKEN"); err == nil || !strings.Contains(err.Error(), "is larger than") {
+		t.Errorf("from an endless file: got %v, want an error that says so", err)
+	}
+	if _, err := newLinkClient("/dev/zero"); err == nil || !strings.Contains(err.Error(), "is larger than") {
+		t.Errorf("certificates from an endless file: got %v, want an error that says so", err)
+	}
+}

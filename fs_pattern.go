@@ -13,6 +13,11 @@ func checkPattern(pattern string) error {
 			if err := checkBracket(pattern[i:end]); err != nil {
 				return err
 			}
+			// [/\] is a slash or a backslash, but a further ] was meant to be inside.
+			further, _, _ := strings.Cut(pattern[end:], "[")
+			if strings.HasSuffix(pattern[i:end], `\]`) && !strings.HasSuffix(pattern[i:end], `\\]`) && strings.Contains(further, "]") {
+				return invalidParam("pattern", `\] ends […] in POSIX extended regular expressions: write ] as the first character there, such as []x]`)
+			}
 			i = end - 1
 		case c == '\\' && i+1 < len(pattern):
 			i++

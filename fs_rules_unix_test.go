@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -119,6 +121,62 @@ func TestPipesInPlaceOfAGitDirectorysFiles(t *testing.T) {
 			}
 			if took := time.Since(begin); took > 20*time.Second {
 				t.Errorf("want the answers soon, got them after %v", took)
+			}
+		})
+	}
+}
+
+// Git reads the HEAD and the references of the repositories inside a work tree. A
+// named pipe in one of those, or among the objects of a scanned repository, holds
+// nothing up.
+func TestPipesInNestedRepositories(t *testing.T) {
+	skipShort(t, "git waits a moment for each pipe")
+	t.Parallel()
+	for name, set := range map[string]func(t *testing.T, top, sub string){
+		"HEAD":   func(t *testing.T, _, sub string) { makePipes(t, sub+"/.git/HEAD") },
+		"branch": func(t *testing.T, _, sub string) { makePipes(t, sub+"/.git/refs/heads/main") },
+		"packed": func(t *testing.T, _, sub string) {
+			gitIn(t, sub, "pack-refs", "--all")
+			makePipes(t, sub+"/.git/packed-refs")
+		},
+		"link": func(t *testing.T, _, sub string) {
+			makePipes(t, sub+"/pipe", sub+"/.git/HEAD")
+			_ = os.Remove(sub + "/.git/HEAD")
+			symlink(t, "../pipe", sub+"/.git/HEAD")
+		},
+		"common":  func(t *testing.T, _, sub string) { makePipes(t, sub+"/.git/commondir") },
+		"objects": func(t *testing.T, _, sub string) { makePipes(t, sub+"/.git/objects/pack/multi-pack-index") },
+		"tracked": func(t *testing.T, top, sub string) {
+			gitIn(t, top, "add", "sub")
+			gitIn(t, top, "commit", "-q", "-m", "2")
+			makePipes(t, sub+"/.git/HEAD")
+		},
+		"modules": func(t *testing.T, top, sub string) {
+			writeFiles(t, top, map[string]string{".gitmodules": "[submodule \"sub\"]\n\tpath = sub\n\turl = x\n"})
+			gitIn(t, top, "add", "-A")
+			gitIn(t, top, "commit", "-q", "-m", "2")
+			makePipes(t, sub+"/.git/refs/heads/main")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := realTempDir(t)
+			fsRepo(t, dir, map[string]string{"a": "x\n"})
+			fsRepo(t, dir+"/sub", map[string]string{"b": "x\n"})
+			gitIn(t, dir+"/sub", "branch", "-m", "main")
+			set(t, dir, dir+"/sub")
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			f, g := fsOn(t, dir), newTestGitReader(t, dir)
+			_, err := f.glob(ctx, globParams{pathParam: pathOf(dir)})
+			_, searchErr := f.search(ctx, searchParams{pathParam: pathOf(dir), Pattern: "x"})
+			scanned, scanErr := f.repoScan(ctx, repoScanParams{Paths: []string{dir, dir + "/sub"}})
+			_, infoErr := g.info(ctx, infoParams{pathParam: pathOf(dir)})
+			if err := errors.Join(err, searchErr, scanErr, infoErr); err != nil {
+				t.Fatalf("want answers of glob, search, repoScan and info, got %v", err)
+			}
+			if len(scanned.Repos) == 0 || scanned.Repos[0].LastCommitAt == nil {
+				t.Errorf("want the date of the other repository, got %+v", scanned.Repos)
 			}
 		})
 	}

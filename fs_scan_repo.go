@@ -25,6 +25,7 @@ type repoFacts struct {
 // foundRepo is a repository that a scan found.
 type foundRepo struct {
 	facts   repoFacts
+	repo    *repository
 	objects []string // its object directories, borrowed ones included; nil if one is out of reach
 }
 
@@ -71,7 +72,7 @@ func (f *fsService) describeWhole(r *repository, mark int) foundRepo {
 // process; facts that cannot be read stay null.
 func (f *fsService) describe(r *repository) foundRepo {
 	path := r.top.abs
-	repo := foundRepo{facts: repoFacts{Path: showName(path), PathBase64: nameBase64(path)}}
+	repo := foundRepo{repo: r, facts: repoFacts{Path: showName(path), PathBase64: nameBase64(path)}}
 	repo.facts.Name = showName(filepath.Base(path))
 	if !r.dotGit {
 		repo.facts.Name = strings.TrimSuffix(repo.facts.Name, ".git")
@@ -182,8 +183,9 @@ func (f *fsService) lastCommitBatch(ctx context.Context, repos []*foundRepo, idL
 	if err := borrowObjects(dir, alternates.String()); err != nil {
 		return err
 	}
+	command := gitCommand{gitDir: dir, check: func(ctx context.Context) error { return checkAllObjects(ctx, repos) }}
 	times := map[string]string{} // by commit id: clones of one repository share it
-	err = f.git.readObjects(ctx, gitCommand{gitDir: dir}, heads, maxCommitHead, func(o objectInfo, content string) error {
+	err = f.git.readObjects(ctx, command, heads, maxCommitHead, func(o objectInfo, content string) error {
 		if o.kind == "commit" {
 			times[o.oid] = wireTime(commitTime(committerSeconds(content)))
 		}
@@ -193,6 +195,21 @@ func (f *fsService) lastCommitBatch(ctx context.Context, repos []*foundRepo, idL
 		r.facts.LastCommitAt = optionalString(times[*r.facts.Head])
 	}
 	return err
+}
+
+// checkAllObjects returns an error if git would wait for a named pipe among the
+// objects of the repositories. It is for a lookup that takes long: most are over
+// before every directory of objects could be listed.
+func checkAllObjects(ctx context.Context, repos []*foundRepo) error {
+	for _, r := range repos {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := r.repo.checkObjects(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // emptyGitDir creates the smallest directory that git accepts as a repository.

@@ -201,7 +201,7 @@ func TestSearchPatternsOfOtherDialects(t *testing.T) {
 	t.Parallel()
 	for pattern, instead := range map[string]string{
 		`\d`: "[0-9]", `x\d+`: "[0-9]", `\D`: "[^0-9]", `(?i)x`: "case_sensitive", `a(?:b|c)`: "group", `x(?=y)`: "lookahead", `[\d]`: "0-9", `[a-z\w.]+@`: "[:alnum:]_",
-		`[^\s]`: "[:space:]", `[\D]`: "themselves", `\t`: "tab", `\\\d`: "[0-9]", `x\Z`: "$", `\A`: "^", `\p{L}`: "[[:alpha:]]", `\x41`: "itself", `\h`: "[[:blank:]]", `[[:alpha:]\t]`: "itself",
+		`[^\s]`: "[:space:]", `[\D]`: "themselves", `\t`: "tab", `\\\d`: "[0-9]", `x\Z`: "$", `\A`: "^", `\p{L}`: "[[:alpha:]]", `\x41`: "itself", `\h`: "[[:blank:]]", `[[:alpha:]\t]`: "itself", `x[a\]]`: "first", `[\[\]]+`: "first",
 	} {
 		err := checkPattern(pattern)
 		if fsCode(err) != "param pattern" || !strings.Contains(err.Error(), instead) {
@@ -209,9 +209,9 @@ func TestSearchPatternsOfOtherDialects(t *testing.T) {
 		}
 	}
 	dir := realTempDir(t)
-	writeFiles(t, dir, map[string]string{"f": "a1 \\d (?x) b]c w_w\n"})
+	writeFiles(t, dir, map[string]string{"f": "a1 \\d (?x) b]c w_w \\]\n"})
 	f := fsOn(t, dir)
-	for _, pattern := range []string{`\\d`, `[\\]d`, `\(\?`, `[(?]+x`, `[]c]{2}`, `\bw_w\b`, `\w\s\S`, `[[:alpha:]][0-9]`, `[\.d]`, `(a|b)1\>`, `a\W?1`} {
+	for _, pattern := range []string{`\\d`, `[\\]d`, `[\\]]`, `\(\?`, `[(?]+x`, `[]c]{2}`, `\bw_w\b`, `\w\s\S`, `[[:alpha:]][0-9]`, `[\.d]`, `(a|b)1\>`, `a\W?1`} {
 		got, err := f.search(t.Context(), searchParams{pathParam: pathOf(dir), Pattern: pattern, Regexp: true})
 		if err != nil || len(got.Matches) != 1 {
 			t.Errorf("%s: want one match, got %v, %v", pattern, got, err)

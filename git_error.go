@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -52,11 +53,16 @@ const sshFailed = "fatal: Could not read from remote repository."
 
 // classifyGit derives the reason from git's English standard error. The first
 // class with a matching sign is the result. Lines from the server ("remote: …")
-// are ignored, because a server can write anything there.
+// are ignored, because a server can write anything there, and so is its refusal,
+// unless it is that something was not found.
 func classifyGit(stderr string) gitReason {
+	notFound := []string{"not found", "does not appear to be a git repository", noRemoteRef, "not our ref", "unadvertised object"}
+	isNotFound := func(line string) bool {
+		return slices.ContainsFunc(notFound, func(sign string) bool { return strings.Contains(line, sign) })
+	}
 	var own strings.Builder
 	for line := range strings.Lines(stderr) {
-		if !strings.HasPrefix(line, "remote: ") {
+		if !strings.HasPrefix(line, "remote: ") && (!strings.HasPrefix(line, remoteRefusal) || isNotFound(line)) {
 			own.WriteString(line)
 		}
 	}
@@ -70,7 +76,7 @@ func classifyGit(stderr string) gitReason {
 		{statusReason(httpStatus(text)), []string{statusSign}},
 		{gitAuth, []string{"Authentication failed", "could not read Username", "could not read Password", "Permission denied (", "Too many authentication failures", hostKeyRefused}},
 		{gitOther, []string{noSSHUser}},
-		{gitNotFound, []string{"not found", "does not appear to be a git repository", noRemoteRef, "not our ref", "unadvertised object"}},
+		{gitNotFound, notFound},
 		{gitTimeout, []string{"Operation too slow", "timed out", "Timeout"}},
 		{gitNetwork, []string{sshFailed, "Could not resolve", "Couldn't resolve", "Failed to connect", "Couldn't connect", "Connection ", "unable to access", "early EOF", "RPC failed", "hung up", "unexpected disconnect", "the remote end"}},
 		{gitCorrupt, []string{"not a git repository", "index file", "unable to read", "unable to stream", "bad object", "Could not read", "is corrupt", "fsck", "invalid index-pack output", "bad signature", "loose object", "inflate", "error: object", "broken"}},
@@ -109,11 +115,21 @@ func statusReason(status int) gitReason {
 		return gitForbidden
 	case status == http.StatusNotFound, status == http.StatusGone:
 		return gitNotFound
-	case status >= 300 && status < 400:
+	case status == http.StatusMovedPermanently, status == http.StatusFound, status == http.StatusSeeOther, status == http.StatusTemporaryRedirect, status == http.StatusPermanentRedirect:
 		return gitMoved
 	}
 	return gitOther // the host was reached, and has a fault or is busy
 }
+
+// isTransient reports whether a request that was refused with the status may
+// succeed later (RFC 9110, 15.5.9 and 15.6; RFC 6585, 4; RFC 8470, 5.2).
+func isTransient(status int) bool {
+	return status >= 500 || status == http.StatusRequestTimeout || status == http.StatusTooEarly || status == http.StatusTooManyRequests
+}
+
+// remoteRefusal precedes the message of a server that refuses a request
+// (gitprotocol-pack(5), ERR).
+const remoteRefusal = "fatal: remote error: "
 
 // noRemoteRef is git's message for a ref that is not in the remote's list.
 const noRemoteRef = "couldn't find remote ref"

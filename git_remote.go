@@ -131,8 +131,12 @@ func (rm *remote) explain(err error) error {
 		out.Message += ": the repository has moved: use its new URL, " + rm.newURL
 	case e.reason == gitMoved:
 		out.Message += ": the repository has moved: use its new URL"
-	case e.reason == gitOther && httpStatus(e.stderr) != 0:
+	case e.reason == gitOther && httpStatus(e.stderr) == http.StatusProxyAuthRequired:
+		out.Message += ": the proxy requires a valid user and password in HTTPS_PROXY"
+	case e.reason == gitOther && isTransient(httpStatus(e.stderr)):
 		out.Message += ": " + rm.host + " refuses requests at the moment: try again later"
+	case e.reason == gitOther && httpStatus(e.stderr) != 0:
+		out.Message += ": " + rm.host + " refuses this request: check the URL"
 	case e.reason == gitOther && strings.Contains(e.stderr, noSSHUser):
 		out.Message += ": ssh works only for a user that /etc/passwd contains: add the daemon's user to it, or use an https URL"
 	case e.reason == gitNetwork && strings.Contains(e.stderr, "certificate"):

@@ -120,7 +120,7 @@ func TestRemoteHTTPStatuses(t *testing.T) {
 	reader := newGitReader(w.cfg.git, w.cfg.access, w.remotes, w.cfg.log)
 	for status, want := range map[int]gitReason{
 		400: gitOther, 401: gitAuth, 403: gitForbidden, 404: gitNotFound, 410: gitNotFound, 429: gitOther, 451: gitForbidden,
-		500: gitOther, 502: gitOther, 503: gitOther, 504: gitOther, 301: gitMoved, 308: gitMoved,
+		418: gitOther, 304: gitOther, 500: gitOther, 502: gitOther, 503: gitOther, 504: gitOther, 301: gitMoved, 308: gitMoved,
 	} {
 		for _, part := range []string{"info/refs", "git-upload-pack"} {
 			if part == "git-upload-pack" && (status == 404 || status/100 == 3) {
@@ -136,7 +136,8 @@ func TestRemoteHTTPStatuses(t *testing.T) {
 			check := func(method string, err error) {
 				t.Helper()
 				e := asRPCError(err)
-				if e.name() != codeGitFailed || e.Data["reason"] != want || want == gitOther && !strings.Contains(e.Message, strconv.Itoa(status)) || strings.Contains(e.Message, "could not be reached") {
+				if e.name() != codeGitFailed || e.Data["reason"] != want || want == gitOther && !strings.Contains(e.Message, strconv.Itoa(status)) || strings.Contains(e.Message, "could not be reached") ||
+					want == gitOther && strings.Contains(e.Message, "try again later") != (status == 429 || status >= 500) {
 					t.Errorf("%s, %d to %s: error is %v (%v), want the reason %s and the status in the message", method, status, part, err, e.Data["reason"], want)
 				}
 			}
