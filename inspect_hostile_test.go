@@ -23,6 +23,7 @@ func callAll(t *testing.T, g *gitReader, path string) (answers map[string]string
 		"index/manifest":  {},
 		"index/readBlobs": {"files": []string{"f", "secret"}},
 		"index/diff":      {"from": "HEAD~1"},
+		"vcs/diff":        {},
 	}
 	answers, errs = map[string]string{}, map[string]error{}
 	for _, m := range g.methods() {
@@ -285,8 +286,8 @@ func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
 			set(h)
 			_, errs := callAll(t, newTestGitReader(t, h.allowed), h.dir)
 			for method, err := range errs {
-				if name == "index" && method != "vcs/info" {
-					continue // only a status reads it
+				if name == "index" && method != "vcs/info" && method != "vcs/diff" {
+					continue // the others do not read it
 				}
 				if err == nil || asRPCError(err).name() != codeAccessDenied {
 					t.Errorf("%s: %v, want %s", method, err, codeAccessDenied)
@@ -495,6 +496,8 @@ func TestHostileParams(t *testing.T) {
 			second(g.diff(t.Context(), diffParams{pathParam: at(h.dir), From: rev})),
 			second(g.diff(t.Context(), diffParams{pathParam: at(h.dir), From: "HEAD", To: &rev})),
 			second(g.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}, Commit: &rev})),
+			second(g.patches(t.Context(), patchParams{pathParam: at(h.dir), From: &rev})),
+			second(g.patches(t.Context(), patchParams{pathParam: at(h.dir), To: &rev})),
 		} {
 			if err == nil || asRPCError(err).Code != codeInvalidParams {
 				t.Errorf("%q: %v, want invalid params", rev, err)
@@ -511,6 +514,10 @@ func TestHostileParams(t *testing.T) {
 		page, err := g.history(t.Context(), logParams{pathParam: at(h.dir), File: &file})
 		if err != nil || len(page.Commits) != 0 {
 			t.Errorf("file %q: %s, %v, want no commit and no error", file, asJSON(t, page), err)
+		}
+		diff, err := g.patches(t.Context(), patchParams{pathParam: at(h.dir), Files: []string{file}})
+		if err != nil || len(diff.Files) != 0 {
+			t.Errorf("file %q: %s, %v, want no patch and no error", file, asJSON(t, diff), err)
 		}
 	}
 	if h.wasAttacked() {

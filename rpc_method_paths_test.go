@@ -76,6 +76,8 @@ func (w *pathWorld) askPath(t *testing.T, path string, each func(name string, an
 		{"index/readBlobs", map[string]any{"path_base64": encoded, "files": []string{"f"}}},
 		{"index/diff", map[string]any{"path": path, "from": "HEAD~1"}},
 		{"index/diff", map[string]any{"path_base64": encoded, "from": "HEAD~1"}},
+		{"vcs/diff", map[string]any{"path": path}},
+		{"vcs/diff", map[string]any{"path_base64": encoded, "from": "HEAD~1", "to": "HEAD"}},
 		{"vcs/info", map[string]any{"path": path}},
 		{"vcs/info", map[string]any{"path_base64": encoded}},
 		{"vcs/refs", map[string]any{"path": path}},
