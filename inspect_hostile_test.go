@@ -24,6 +24,7 @@ func callAll(t *testing.T, g *gitReader, path string) (answers map[string]string
 		"index/readBlobs": {"files": []string{"f", "secret"}},
 		"index/diff":      {"from": "HEAD~1"},
 		"vcs/diff":        {},
+		"vcs/blame":       {"file": "f"},
 	}
 	answers, errs = map[string]string{}, map[string]error{}
 	for _, m := range g.methods() {
@@ -409,6 +410,8 @@ func TestBareRepositoryInsideAWorkTree(t *testing.T) {
 		h.git("-C", inner, "config", name, value)
 	}
 	answers, errs := callAll(t, newTestGitReader(t, h.allowed), inner)
+	wantFailure(t, errs["vcs/blame"], codeSourceNotFound) // f is in the work tree alone
+	delete(errs, "vcs/blame")
 	for method, err := range errs {
 		if err != nil {
 			t.Errorf("%s: %v, want no error", method, err)
@@ -498,6 +501,7 @@ func TestHostileParams(t *testing.T) {
 			second(g.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}, Commit: &rev})),
 			second(g.patches(t.Context(), patchParams{pathParam: at(h.dir), From: &rev})),
 			second(g.patches(t.Context(), patchParams{pathParam: at(h.dir), To: &rev})),
+			second(g.blame(t.Context(), blameParams{pathParam: at(h.dir), File: "f", Commit: &rev})),
 		} {
 			if err == nil || asRPCError(err).Code != codeInvalidParams {
 				t.Errorf("%q: %v, want invalid params", rev, err)
@@ -519,6 +523,8 @@ func TestHostileParams(t *testing.T) {
 		if err != nil || len(diff.Files) != 0 {
 			t.Errorf("file %q: %s, %v, want no patch and no error", file, asJSON(t, diff), err)
 		}
+		_, err = g.blame(t.Context(), blameParams{pathParam: at(h.dir), File: file})
+		wantFailure(t, err, codeSourceNotFound)
 	}
 	if h.wasAttacked() {
 		t.Error("a param became an option, want it taken as text")

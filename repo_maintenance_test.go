@@ -73,6 +73,13 @@ func TestInspectionDuringRepack(t *testing.T) {
 			_, err := g.diff(t.Context(), diffParams{pathParam: at(r.dir), From: first})
 			return err
 		},
+		"vcs/blame": func() error {
+			got, err := g.blame(t.Context(), blameParams{pathParam: at(r.dir), File: "a.txt"})
+			if err == nil && (len(got.Lines) != 1 || got.Lines[0].OID != first) {
+				err = fmt.Errorf("got %s, want the first commit", asJSON(t, got))
+			}
+			return err
+		},
 		"vcs/diff": func() error {
 			got, err := g.patches(t.Context(), patchParams{pathParam: at(r.dir), From: &first, To: new("HEAD")})
 			if err == nil {

@@ -161,6 +161,12 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 		exactly("refs", refs.Refs[0].Name, refs.Refs[0].NameBase64, "refs/heads/"+shown, "refs/heads/"+odd)
 	}
 
+	blame, err := g.blame(t.Context(), blameParams{pathParam: exact(r.dir), FileBase64: nameBase64(odd + ".3")})
+	if err != nil || len(blame.Lines) != 1 {
+		t.Fatalf("blame: %s, %v, want one run", asJSON(t, blame), err)
+	}
+	exactly("blame", blame.Lines[0].OriginalFile, blame.Lines[0].OriginalFileBase64, shown+".2", odd+".2")
+
 	log, err := g.history(t.Context(), logParams{pathParam: exact(r.dir), Limit: new(1)})
 	if err != nil || len(log.Commits) != 1 {
 		t.Fatalf("log: %s, %v, want one commit", asJSON(t, log), err)

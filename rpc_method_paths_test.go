@@ -78,6 +78,8 @@ func (w *pathWorld) askPath(t *testing.T, path string, each func(name string, an
 		{"index/diff", map[string]any{"path_base64": encoded, "from": "HEAD~1"}},
 		{"vcs/diff", map[string]any{"path": path}},
 		{"vcs/diff", map[string]any{"path_base64": encoded, "from": "HEAD~1", "to": "HEAD"}},
+		{"vcs/blame", map[string]any{"path": path, "file": "f"}},
+		{"vcs/blame", map[string]any{"path_base64": encoded, "file": "f"}},
 		{"vcs/info", map[string]any{"path": path}},
 		{"vcs/info", map[string]any{"path_base64": encoded}},
 		{"vcs/refs", map[string]any{"path": path}},

@@ -34,7 +34,7 @@ const (
 type patchParams struct {
 	pathParam
 	From         *string  `json:"from,omitempty" doc:"branch, tag or commit id; default HEAD"`
-	To           *string  `json:"to,omitempty" doc:"branch, tag or commit id; default: the tracked files as they are in the work tree"`
+	To           *string  `json:"to,omitempty" doc:"branch, tag or commit id; default: the tracked files of the work tree, as they lie on disk because no clean filter runs"`
 	Files        []string `json:"files,omitempty" doc:"files and directories to compare, relative to path, at most 24 KiB; default: all"`
 	FilesBase64  []string `json:"files_base64,omitempty" doc:"base64 of the paths, instead of files, if some are not valid UTF-8"`
 	ContextLines *int     `json:"context_lines,omitempty" doc:"unchanged lines around a change, 0 to 10,000; default 3"`
@@ -62,9 +62,9 @@ type filePatch struct {
 	OldMode       string  `json:"old_mode" doc:"git's file mode before the change; 000000 if added"`
 	Additions     *int    `json:"additions" doc:"added lines; null if binary"`
 	Deletions     *int    `json:"deletions" doc:"deleted lines; null if binary"`
-	IsBinary      bool    `json:"is_binary" doc:"true if git prints no patch because a side is not text"`
+	IsBinary      bool    `json:"is_binary" doc:"true if the content or an attribute such as -diff says so"`
 	TooLarge      bool    `json:"too_large,omitempty" doc:"true if the patch alone is larger than max_bytes"`
-	Patch         *string `json:"patch,omitempty" doc:"as git diff --relative prints it, with U+FFFD for what is not valid UTF-8; absent with stat, and if binary or too large"`
+	Patch         *string `json:"patch,omitempty" doc:"as git diff --relative prints it without filters, textconv and external diffs; U+FFFD for what is not valid UTF-8; absent with stat, and if binary or too large"`
 	PatchBase64   string  `json:"patch_base64,omitempty" doc:"base64 of the patch; only if it is not valid UTF-8"`
 }
 
