@@ -49,7 +49,7 @@ type blameRun struct {
 	Start              int          `json:"start" doc:"first line, from 1"`
 	Count              int          `json:"count" doc:"number of lines"`
 	OID                string       `json:"oid" doc:"id of the commit that last changed the lines"`
-	IsBoundary         bool         `json:"is_boundary,omitempty" doc:"true if a shallow history ends at the commit, so that the lines may be older"`
+	IsBoundary         bool         `json:"is_boundary" doc:"a shallow history ends at the commit, so that the lines may be older"`
 	Author             commitPerson `json:"author"`
 	Subject            string       `json:"subject" doc:"first line of the message"`
 	OriginalStart      int          `json:"original_start" doc:"number of the first line in that commit"`
@@ -279,11 +279,12 @@ func (r blameRun) continues(next blameRun) bool {
 
 // finish sets what the runs have of their commits.
 func (b *blameReader) finish(repo *repository, runs []blameRun) []blameRun {
+	boundary := repo.boundary()
 	for n := range runs {
 		run := &runs[n]
 		c := b.commits[run.OID]
 		run.Author, run.Subject = c.author, c.subject
-		run.IsBoundary = bytes.Contains(repo.shallow, []byte(run.OID))
+		run.IsBoundary = boundary[run.OID]
 		exact := relativeTo(repo.prefix, run.OriginalFile)
 		if hasSecretName(exact) {
 			exact = "" // never reveal the daemon's own files
