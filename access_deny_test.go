@@ -110,7 +110,7 @@ func (w *pathWorld) askDenied(t *testing.T, path, outside string) {
 	t.Helper()
 	for name, params := range map[string]map[string]any{
 		"fs/repoScan": {"paths": []string{path}}, "fs/listDir": {"path": path}, "fs/stat": {"path": path}, "fs/readFile": {"path": path}, "fs/glob": {"path": path},
-		"fs/search": {"path": path, "pattern": "needle"}, "index/manifest": {"path": path}, "index/readBlobs": {"path": path, "files": []string{"f"}}, "vcs/info": {"path": path}, "vcs/refs": {"path": path}, "vcs/log": {"path": path},
+		"fs/search": {"path": path, "pattern": "needle"}, "index/manifest": {"path": path}, "index/readBlobs": {"path": path, "files": []string{"f"}}, "vcs/info": {"path": path}, "vcs/refs": {"path": path}, "vcs/log": {"path": path}, "vcs/diff": {"path": path}, "vcs/blame": {"path": path, "file": "f"},
 	} {
 		data, err := json.Marshal(params)
 		if err != nil {

@@ -18,6 +18,7 @@ func TestCursorOfEveryPagedMethod(t *testing.T) {
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"a": "1", "b": "1", "sub/c": "1"})
 	r.commit("second", map[string]string{"a": "2", "b": "2"})
 	r.git("branch", "other")
+	writeFiles(t, r.dir, map[string]string{"a": "edited", "b": "edited"})
 	f, g := fsOn(t, dir), newTestGitReader(t, dir)
 	methods := map[string]*method{}
 	for _, m := range append(f.methods(), g.methods()...) {
@@ -36,11 +37,13 @@ func TestCursorOfEveryPagedMethod(t *testing.T) {
 		{"index/diff", map[string]any{"path": r.dir, "from": "HEAD~1"}, map[string]any{"path": r.dir, "from": "HEAD~1", "renames": false}},
 		{"vcs/refs", path, map[string]any{"url": "file://" + r.dir}},
 		{"vcs/refs", map[string]any{"url": "file://" + r.dir}, path},
+		{"vcs/diff", path, map[string]any{"path": r.dir, "stat": true}},
+		{"vcs/diff", map[string]any{"path": r.dir, "from": "HEAD~1", "to": "HEAD"}, map[string]any{"path": r.dir, "from": "HEAD~1"}},
 		{"vcs/log", path, map[string]any{"path": r.dir, "author": "Ada"}},
 	}
 	ask := func(method string, params map[string]any, cursor string) (next string, err error) {
 		t.Helper()
-		all := map[string]any{"limit": 1}
+		all := map[string]any{"limit": 1, "max_bytes": 1} // each method takes one of them
 		for key, value := range params {
 			all[key] = value
 		}

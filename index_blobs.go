@@ -207,7 +207,7 @@ func (g *gitReader) findMissing(ctx context.Context, v *gitView, commit string, 
 
 // check returns the requested paths. It is an error if an id is not a full
 // object id, or a path leads outside the repository.
-func (p blobsParams) check() (files []string, err error) {
+func (p blobsParams) check() ([]string, error) {
 	given := 0
 	for _, list := range []struct {
 		name string
@@ -231,25 +231,34 @@ func (p blobsParams) check() (files []string, err error) {
 			return nil, invalidParam("oids", "%.100q is not a full object id", oid)
 		}
 	}
-	for _, file := range p.Files {
-		if err := checkTreePath("files", file); err != nil {
+	return treePaths("files", p.Files, p.FilesBase64)
+}
+
+// treePaths returns the paths of a parameter that is given as text, or with
+// _base64 behind its name in base64. It is an error if both are given, or if a
+// path cannot name a file in a tree.
+func treePaths(name string, plain, encoded []string) ([]string, error) {
+	paths := plain
+	if len(encoded) > 0 {
+		if len(plain) > 0 {
+			return nil, invalidParam(name+"_base64", "give either %s or %s_base64, not both", name, name)
+		}
+		name += "_base64"
+		paths = make([]string, len(encoded))
+		for n, text := range encoded {
+			path, err := base64.StdEncoding.DecodeString(text)
+			if err != nil {
+				return nil, invalidParam(name, "%.100q is not valid base64", text)
+			}
+			paths[n] = string(path)
+		}
+	}
+	for _, path := range paths {
+		if err := checkTreePath(name, path); err != nil {
 			return nil, err
 		}
 	}
-	for _, text := range p.FilesBase64 {
-		file, err := base64.StdEncoding.DecodeString(text)
-		if err != nil {
-			return nil, invalidParam("files_base64", "%.100q is not valid base64", text)
-		}
-		if err := checkTreePath("files_base64", string(file)); err != nil {
-			return nil, err
-		}
-		files = append(files, string(file))
-	}
-	if files == nil {
-		files = p.Files
-	}
-	return files, nil
+	return paths, nil
 }
 
 // checkTreePath returns an error unless file is a relative path that can name a

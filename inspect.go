@@ -35,6 +35,8 @@ func (g *gitReader) methods() []*method {
 		newMethod("vcs/info", "Describe a repository and the state of its work tree.", g.info).fails(repo...),
 		newMethod("vcs/refs", "List the references of a repository or a remote, page by page.", g.listRefs).fails(repo...),
 		newMethod("vcs/log", "List the history of a revision, page by page.", g.history).fails(commit...),
+		newMethod("vcs/diff", "Compare two commits, or a commit and the work tree, as patches, page by page.", g.patches).fails(commit...).fails(codeSourceNotFound),
+		newMethod("vcs/blame", "Find the commit that each line of a file comes from.", g.blame).fails(commit...).fails(codeSourceNotFound),
 		newMethod("index/manifest", "List the files of a commit, page by page.", g.manifest).fails(commit...).fails(codeSourceNotFound),
 		newMethod("index/readBlobs", "Read many files of a commit in one request.", g.readBlobs).fails(commit...).fails(codeSourceNotFound),
 		newMethod("index/diff", "List the changes between two commits, page by page.", g.diff).fails(commit...).fails(codeSourceNotFound),

@@ -23,6 +23,8 @@ func callAll(t *testing.T, g *gitReader, path string) (answers map[string]string
 		"index/manifest":  {},
 		"index/readBlobs": {"files": []string{"f", "secret"}},
 		"index/diff":      {"from": "HEAD~1"},
+		"vcs/diff":        {},
+		"vcs/blame":       {"file": "f"},
 	}
 	answers, errs = map[string]string{}, map[string]error{}
 	for _, m := range g.methods() {
@@ -285,8 +287,8 @@ func TestRepositoryThatLeadsOutsideIsDenied(t *testing.T) {
 			set(h)
 			_, errs := callAll(t, newTestGitReader(t, h.allowed), h.dir)
 			for method, err := range errs {
-				if name == "index" && method != "vcs/info" {
-					continue // only a status reads it
+				if name == "index" && method != "vcs/info" && method != "vcs/diff" {
+					continue // the others do not read it
 				}
 				if err == nil || asRPCError(err).name() != codeAccessDenied {
 					t.Errorf("%s: %v, want %s", method, err, codeAccessDenied)
@@ -408,6 +410,8 @@ func TestBareRepositoryInsideAWorkTree(t *testing.T) {
 		h.git("-C", inner, "config", name, value)
 	}
 	answers, errs := callAll(t, newTestGitReader(t, h.allowed), inner)
+	wantFailure(t, errs["vcs/blame"], codeSourceNotFound) // f is in the work tree alone
+	delete(errs, "vcs/blame")
 	for method, err := range errs {
 		if err != nil {
 			t.Errorf("%s: %v, want no error", method, err)
@@ -495,6 +499,9 @@ func TestHostileParams(t *testing.T) {
 			second(g.diff(t.Context(), diffParams{pathParam: at(h.dir), From: rev})),
 			second(g.diff(t.Context(), diffParams{pathParam: at(h.dir), From: "HEAD", To: &rev})),
 			second(g.readBlobs(t.Context(), blobsParams{pathParam: at(h.dir), Files: []string{"f"}, Commit: &rev})),
+			second(g.patches(t.Context(), patchParams{pathParam: at(h.dir), From: &rev})),
+			second(g.patches(t.Context(), patchParams{pathParam: at(h.dir), To: &rev})),
+			second(g.blame(t.Context(), blameParams{pathParam: at(h.dir), File: "f", Commit: &rev})),
 		} {
 			if err == nil || asRPCError(err).Code != codeInvalidParams {
 				t.Errorf("%q: %v, want invalid params", rev, err)
@@ -512,6 +519,12 @@ func TestHostileParams(t *testing.T) {
 		if err != nil || len(page.Commits) != 0 {
 			t.Errorf("file %q: %s, %v, want no commit and no error", file, asJSON(t, page), err)
 		}
+		diff, err := g.patches(t.Context(), patchParams{pathParam: at(h.dir), Files: []string{file}})
+		if err != nil || len(diff.Files) != 0 {
+			t.Errorf("file %q: %s, %v, want no patch and no error", file, asJSON(t, diff), err)
+		}
+		_, err = g.blame(t.Context(), blameParams{pathParam: at(h.dir), File: file})
+		wantFailure(t, err, codeSourceNotFound)
 	}
 	if h.wasAttacked() {
 		t.Error("a param became an option, want it taken as text")

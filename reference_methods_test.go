@@ -38,6 +38,8 @@ func methodExamples() []methodExample {
 		{method: "index/manifest", params: `{"path":"/home/ada/projects/hello"}`},
 		{method: "index/readBlobs", params: `{"path":"/home/ada/projects/hello","files":["README.md","gone.md"]}`},
 		{method: "index/diff", params: `{"path":"/home/ada/projects/hello","from":"HEAD~1"}`},
+		{method: "vcs/diff", params: `{"path":"/home/ada/projects/hello","from":"HEAD~1","to":"HEAD","files":["src/main.go"]}`},
+		{method: "vcs/blame", params: `{"path":"/home/ada/projects/hello","file":"src/main.go","start_line":3,"lines":2}`},
 		{method: "vcs/info", params: `{"path":"/home/ada/projects/hello"}`},
 		{method: "vcs/refs", params: `{"path":"/home/ada/projects/hello"}`},
 		{method: "vcs/log", params: `{"path":"/home/ada/projects/hello","limit":1}`},

@@ -73,6 +73,23 @@ func TestInspectionDuringRepack(t *testing.T) {
 			_, err := g.diff(t.Context(), diffParams{pathParam: at(r.dir), From: first})
 			return err
 		},
+		"vcs/blame": func() error {
+			got, err := g.blame(t.Context(), blameParams{pathParam: at(r.dir), File: "a.txt"})
+			if err == nil && (len(got.Lines) != 1 || got.Lines[0].OID != first) {
+				err = fmt.Errorf("got %s, want the first commit", asJSON(t, got))
+			}
+			return err
+		},
+		"vcs/diff": func() error {
+			got, err := g.patches(t.Context(), patchParams{pathParam: at(r.dir), From: &first, To: new("HEAD")})
+			if err == nil {
+				got, err = g.patches(t.Context(), patchParams{pathParam: at(r.dir)})
+			}
+			if err == nil && len(got.Files) != 0 {
+				err = fmt.Errorf("got %s, want no change", asJSON(t, got.Files))
+			}
+			return err
+		},
 		"fs/repoScan": func() error {
 			got, err := f.repoScan(t.Context(), repoScanParams{Paths: []string{r.dir}})
 			if err == nil && (len(got.Repos) != 1 || got.Repos[0].Head == nil || got.Repos[0].LastCommitAt == nil) {
@@ -170,6 +187,7 @@ func TestInspectionOfARepositoryThatVanishes(t *testing.T) {
 		"vcs/info": func() error { _, err := g.info(t.Context(), infoParams{at(r.dir)}); return err },
 		"vcs/refs": func() error { _, err := g.listRefs(t.Context(), refsParams{pathParam: at(r.dir)}); return err },
 		"vcs/log":  func() error { _, err := g.history(t.Context(), logParams{pathParam: at(r.dir)}); return err },
+		"vcs/diff": func() error { _, err := g.patches(t.Context(), patchParams{pathParam: at(r.dir)}); return err },
 		"index/manifest": func() error {
 			_, err := g.manifest(t.Context(), manifestParams{pathParam: at(r.dir)})
 			return err

@@ -36,6 +36,8 @@ const (
 	// objectsView has no work tree, so git reads no attributes or mailmap from
 	// one.
 	objectsView gitViewKind = iota
+	// attributesView has the work tree with its attributes, and no index.
+	attributesView
 	// indexView has the work tree, its ignore rules and the index.
 	indexView
 )

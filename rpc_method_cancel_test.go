@@ -88,6 +88,8 @@ func slowMethods(t testing.TB, dir string) (h *heldGit, calls map[string]string,
 		"index/manifest":  path,
 		"index/readBlobs": path + `,"files":["f"]`,
 		"index/diff":      path + `,"from":"HEAD~1"`,
+		"vcs/diff":        path,
+		"vcs/blame":       path + `,"file":"f"`,
 		"vcs/info":        path,
 		"vcs/refs":        path,
 		"vcs/log":         path,
@@ -98,7 +100,7 @@ func slowMethods(t testing.TB, dir string) (h *heldGit, calls map[string]string,
 // method knows of it, and is answered as if it had been quick.
 func TestProgressOfEveryMethod(t *testing.T) {
 	t.Parallel()
-	names := []string{"fs/repoScan", "fs/glob", "fs/search", "index/manifest", "index/readBlobs", "index/diff", "vcs/info", "vcs/refs", "vcs/log"}
+	names := []string{"fs/repoScan", "fs/glob", "fs/search", "index/manifest", "index/readBlobs", "index/diff", "vcs/diff", "vcs/blame", "vcs/info", "vcs/refs", "vcs/log"}
 	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -141,6 +141,15 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 	exactly("diff", diff.Changes[0].Path, diff.Changes[0].PathBase64, shown+".3", odd+".3")
 	exactly("diff, old", diff.Changes[0].OldPath, diff.Changes[0].OldPathBase64, shown+".2", odd+".2")
 
+	patches, err := g.patches(t.Context(), patchParams{pathParam: exact(r.dir), From: new("HEAD~1"), To: new("HEAD")})
+	if err != nil || len(patches.Files) != 1 {
+		t.Fatalf("patches: %s, %v, want one renamed file", asJSON(t, patches), err)
+	}
+	exactly("patches", patches.Files[0].Path, patches.Files[0].PathBase64, shown+".3", odd+".3")
+	exactly("patches, old", patches.Files[0].OldPath, patches.Files[0].OldPathBase64, shown+".2", odd+".2")
+	wantPatch := "diff --git a/" + odd + ".2 b/" + odd + ".3\nsimilarity index 100%\nrename from " + odd + ".2\nrename to " + odd + ".3\n"
+	exactly("patches, the patch", *patches.Files[0].Patch, patches.Files[0].PatchBase64, showName(wantPatch), wantPatch)
+
 	for _, p := range []refsParams{{pathParam: exact(r.dir)}, {URL: new("file://" + top + "/link")}} {
 		if p.URL != nil {
 			symlinks(t, map[string]string{top + "/link": r.dir})
@@ -151,6 +160,12 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 		}
 		exactly("refs", refs.Refs[0].Name, refs.Refs[0].NameBase64, "refs/heads/"+shown, "refs/heads/"+odd)
 	}
+
+	blame, err := g.blame(t.Context(), blameParams{pathParam: exact(r.dir), FileBase64: nameBase64(odd + ".3")})
+	if err != nil || len(blame.Lines) != 1 {
+		t.Fatalf("blame: %s, %v, want one run", asJSON(t, blame), err)
+	}
+	exactly("blame", blame.Lines[0].OriginalFile, blame.Lines[0].OriginalFileBase64, shown+".2", odd+".2")
 
 	log, err := g.history(t.Context(), logParams{pathParam: exact(r.dir), Limit: new(1)})
 	if err != nil || len(log.Commits) != 1 {

@@ -127,7 +127,7 @@ func readingMethods(dir, more string) map[string]string {
 	file := fmt.Sprintf(`"path":%q`, dir+"/f")
 	calls := map[string]string{
 		"fs/readFile": file, "fs/stat": file, "fs/listDir": path, "fs/glob": path, "fs/search": path + `,"pattern":"x"`,
-		"fs/repoScan": fmt.Sprintf(`"paths":[%q]`, dir), "vcs/info": path, "vcs/log": path, "vcs/refs": path, "index/manifest": path,
+		"fs/repoScan": fmt.Sprintf(`"paths":[%q]`, dir), "vcs/info": path, "vcs/diff": path, "vcs/blame": path + `,"file":"f"`, "vcs/log": path, "vcs/refs": path, "index/manifest": path,
 	}
 	for method, params := range calls {
 		calls[method] = "{" + params + more + "}"
