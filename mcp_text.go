@@ -209,3 +209,11 @@ func limitArgument(name string, given *int, byDefault, most int) (int, error) {
 	}
 	return n, nil
 }
+
+// skippedText mentions what could not be read.
+func skippedText(skipped int) string {
+	if skipped == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d skipped, which cannot be read", skipped)
+}
