@@ -62,11 +62,19 @@ func runReadFile(ctx context.Context, c *mcpCall, args readFileArgs) (*mcpAnswer
 		return nil, badArgument("use either tail or start_line and lines")
 	}
 	f := &mcpFile{call: c, at: newMCPPath(args.Path)}
+	f.read = f.readDisk
 	if args.Commit != "" {
 		if err := f.readCommit(ctx, args.Commit); err != nil {
 			return nil, err
 		}
 	}
+	v := &lineView{budget: budget - mcpHeadRoom, start: start, most: lines}
+	v.longest = min(readLine, v.budget-mcpNumberRoom)
+	return f.show(ctx, v, tail)
+}
+
+// show shows the lines of the view, or that many lines at the end if tail is not 0.
+func (f *mcpFile) show(ctx context.Context, v *lineView, tail int) (*mcpAnswer, error) {
 	first, err := f.read(ctx, 0, readPiece)
 	if err != nil {
 		return nil, err
@@ -74,9 +82,7 @@ func runReadFile(ctx context.Context, c *mcpCall, args readFileArgs) (*mcpAnswer
 	if answer := f.binary(first); answer != nil {
 		return answer, nil
 	}
-	v := &lineView{budget: budget - mcpHeadRoom, start: start, most: lines}
-	v.longest = min(readLine, v.budget-mcpNumberRoom)
-	if args.Tail == nil {
+	if tail == 0 {
 		return f.showLines(ctx, v, first)
 	}
 	return f.showTail(ctx, v, first, tail)
@@ -86,7 +92,7 @@ func runReadFile(ctx context.Context, c *mcpCall, args readFileArgs) (*mcpAnswer
 type mcpFile struct {
 	call    *mcpCall
 	at      mcpPath
-	content []byte // of the file in the commit; nil for the file on disk
+	read    func(ctx context.Context, at int64, length int) (filePart, error)
 	commit  string // "" for the file on disk
 	notUTF8 bool   // a part that was read is not UTF-8
 }
@@ -101,13 +107,8 @@ type filePart struct {
 func (p filePart) end() int64  { return p.at + int64(len(p.data)) }
 func (p filePart) isEnd() bool { return p.end() >= p.size || len(p.data) == 0 }
 
-// read reads a part of the file.
-func (f *mcpFile) read(ctx context.Context, at int64, length int) (filePart, error) {
-	if f.commit != "" {
-		from := min(at, int64(len(f.content)))
-		to := min(from+int64(length), int64(len(f.content)))
-		return filePart{f.content[from:to], from, int64(len(f.content))}, nil
-	}
+// readDisk reads a part of the file on disk.
+func (f *mcpFile) readDisk(ctx context.Context, at int64, length int) (filePart, error) {
 	var part struct {
 		Content  string `json:"content"`
 		Encoding string `json:"encoding"`
@@ -157,8 +158,13 @@ func (f *mcpFile) readCommit(ctx context.Context, commit string) error {
 		if first = cmp.Or(first, err); first != nil && err != nil {
 			return first // that of the directory that was named
 		}
+		content, err := f.decode(*blob.Content, blob.Encoding)
 		f.commit = commit
-		f.content, err = f.decode(*blob.Content, blob.Encoding)
+		f.read = func(_ context.Context, at int64, length int) (filePart, error) {
+			from := min(at, int64(len(content)))
+			to := min(from+int64(length), int64(len(content)))
+			return filePart{content[from:to], from, int64(len(content))}, nil
+		}
 		return err
 	}
 	return badArgument("path has too many directories that do not exist")

@@ -446,3 +446,9 @@ func FuzzMCPRequest(f *testing.F) {
 		}
 	})
 }
+
+// newMCPPost returns a call of a tool under a context.
+func newMCPPost(ctx context.Context, path, tool, arguments string) *http.Request {
+	body := fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":%q,"arguments":%s}}`, tool, arguments)
+	return httptest.NewRequestWithContext(ctx, http.MethodPost, "http://localhost"+path, strings.NewReader(body))
+}

@@ -289,7 +289,7 @@ func (c *mcpCall) hint(name errorCode) string {
 		return "The " + c.target.name + " is not connected now: tell the user, and do not try other tools."
 	case codeAutoStartFailed, codeSpawnTimeout:
 		return "The daemon could not be started: tell the user. The log of the scheduler has the cause."
-	case codeServerBusy, codeCapacity, codeDraining:
+	case codeServerBusy, codeCapacity, codeDraining, codeCancelled:
 		return "Wait some seconds and call again."
 	case codeTimeout:
 		return "Ask for less: a subdirectory, fewer files or a narrower pattern."
