@@ -1,12 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -87,7 +87,7 @@ func newMCPHandler(t testing.TB, tools []*mcpTool) (*api, *mcpAPI) {
 	return a, m
 }
 
-// serveMCPFixtures serves the fixture tools for the official tooling: it writes its
+// TestMCPFixtures serves the fixture tools for the official tooling: it writes its
 // address to the file that MCP_FIXTURES names, and ends when its standard input
 // does. See scripts/test-mcp.sh.
 func TestMCPFixtures(t *testing.T) {
@@ -101,7 +101,7 @@ func TestMCPFixtures(t *testing.T) {
 	if err := os.WriteFile(file, []byte(server.URL), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // until its end
+	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
 // mcpExchange is a response as the tests look at it.
