@@ -103,7 +103,7 @@ func (a *access) checkRulesBelow(ctx context.Context, d *dirHandle, self entryIn
 }
 
 // nestedCanBeRead reports whether git can read the references of a repository
-// inside a work tree without waiting: it reads them to tell whether the repository
+// inside a work tree without waiting: it reads them to find out whether the repository
 // has a commit, and which one.
 func (a *access) nestedCanBeRead(dir string) bool {
 	at, err := a.within(dir)
@@ -114,7 +114,7 @@ func (a *access) nestedCanBeRead(dir string) bool {
 	if err != nil || r == nil {
 		e, ok := errors.AsType[*rpcError](err)
 		isPipe := ok && e.Data["reason"] == gitCorrupt
-		return !isPipe // otherwise it is no repository for git either, or one that it cannot reach
+		return !isPipe // otherwise git sees no repository there either, or cannot reach it
 	}
 	return r.checkGitDir() == nil
 }

@@ -53,6 +53,11 @@ func routeExamples() []routeExample {
 		{pattern: "GET /machines", what: "lists the machines that are or were connected or have a library, each as below; `limit` (at most 1000) and `cursor` for pages; `next_cursor` is null at the end"},
 		{pattern: "GET /machines/{machine_id}", what: "returns one machine: its handshake and its status", path: "/machines/cloud_demo"},
 		{pattern: "POST /machines/{machine_id}/rpc", what: "sends a JSON-RPC request to a machine", path: "/machines/laptop/rpc", body: `{"jsonrpc":"2.0","id":1,"method":"config/get"}`},
+		{pattern: "POST /machines/{machine_id}/mcp", what: "a Model Context Protocol server for a machine ([docs/tools.md](docs/tools.md))"},
+		{pattern: "POST /machines/{machine_id}/mcp/read", what: "the same without the tools that write"},
+		{pattern: "POST /libraries/{lib_id}/mcp", what: "the same for a library, as above"},
+		{pattern: "POST /libraries/{lib_id}/mcp/read", what: "the same without the tools that write"},
+		{pattern: "/.well-known/", what: "404, also without a token: no metadata of OAuth"},
 		{pattern: "GET /libraries", what: "lists the bindings, in pages as above", path: "/libraries?limit=10"},
 		{pattern: "PUT /libraries/{lib_id}", what: "binds a library to a user's machine", path: "/libraries/mine", body: `{"machine_id":"laptop"}`},
 		{pattern: "GET /libraries/{lib_id}", what: "returns the machine of a library; 404 if it is not bound", path: "/libraries/mine"},
@@ -180,7 +185,7 @@ HEX is the SHA-256 hash of the token. %[1]sc4a-daemon-scheduler token NAME RIGHT
 		"call":   "JSON-RPC calls, except those of the right clone",
 		"clone":  "calls of `vcs/clone` and `config/setAuth`",
 		"manage": "starting, stopping and deleting daemons, binding libraries",
-		"mcp":    "the tool server",
+		"mcp":    "the tool server, with everything that its tools do",
 		"daemon": "connecting as a user's daemon, with a machine id that a pattern of machines matches",
 	}
 	for _, name := range rightNames() {

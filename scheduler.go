@@ -30,7 +30,8 @@ const (
 type scheduler struct {
 	cfg      *schedulerConfig
 	pool     *pool
-	hub      *hub // nil with --server
+	hub      *hub    // nil with --server
+	mcp      *mcpAPI // likewise
 	events   *events
 	requests *requestLog
 	idle     chan struct{} // closed when a drained scheduler has nothing left to do
@@ -216,7 +217,10 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			s.hub.bound(machineID, libID)
 		}
 		s.wg.Go(func() { s.hub.sweep(work) })
-		(&hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, log: cfg.log}).register(s.api)
+		hub := &hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, log: cfg.log}
+		hub.register(s.api)
+		s.mcp = newMCPAPI(hub, newMCPTools())
+		s.mcp.register(s.api)
 	}
 	if err := s.listen(); err != nil {
 		return nil, err
@@ -352,6 +356,7 @@ func (s *scheduler) stop(force context.Context) {
 	}
 	s.endWork()
 	if s.hub != nil {
+		s.mcp.close()
 		s.hub.close()
 	}
 	if s.inner != nil {

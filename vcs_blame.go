@@ -141,7 +141,7 @@ func (g *gitReader) commitWithFile(ctx context.Context, v *gitView, rev, full st
 	return "", invalidParam("file", "is a directory: give a file")
 }
 
-// blameCommit is what git blame prints of a commit, once.
+// blameCommit holds the facts that git blame prints once for each commit.
 type blameCommit struct {
 	author  commitPerson
 	subject string

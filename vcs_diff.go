@@ -18,7 +18,7 @@ import (
 const (
 	// patchBytes is the default of max_bytes of vcs/diff.
 	patchBytes = 1 << 20
-	// patchFileBytes is what a file counts for max_bytes in addition to its
+	// patchFileBytes is added to max_bytes for each file, besides its
 	// names and its patch, about the size of its entry in JSON.
 	patchFileBytes = 200
 	// patchContext is the default of context_lines, as for git diff, and

@@ -66,7 +66,7 @@ func (r *testRepo) gitPatches(around int, args ...string) (patches string, count
 	return patches, counts
 }
 
-func countText(f filePatch) string {
+func numstatText(f filePatch) string {
 	text := func(n *int) string {
 		if n == nil {
 			return "-"
@@ -152,8 +152,8 @@ func TestPatchesEqualGitDiff(t *testing.T) {
 					got += exactPatch(t, f)
 					exact = exact && !f.TooLarge
 					name := exactName(t, f.Path, f.PathBase64)
-					if count, known := counts[name]; countText(f) != count || !known {
-						t.Errorf("%s: %q has the counts %q, want %q", c.name, name, countText(f), count)
+					if count, known := counts[name]; numstatText(f) != count || !known {
+						t.Errorf("%s: %q has the counts %q, want %q", c.name, name, numstatText(f), count)
 					}
 					if f.IsBinary != (f.Additions == nil) || (f.Patch == nil) != (f.IsBinary || f.TooLarge) || f.Patch != nil && !utf8.ValidString(*f.Patch) {
 						t.Errorf("%s: %s, want a patch of text unless binary or too large", c.name, asJSON(t, f))
@@ -172,7 +172,7 @@ func TestPatchesEqualGitDiff(t *testing.T) {
 			c.p.MaxBytes, c.p.Stat = new(1000), true
 			stat, _ := allPatches(t, g, c.p)
 			for _, f := range stat {
-				if name := exactName(t, f.Path, f.PathBase64); countText(f) != counts[name] || f.Patch != nil || f.TooLarge {
+				if name := exactName(t, f.Path, f.PathBase64); numstatText(f) != counts[name] || f.Patch != nil || f.TooLarge {
 					t.Errorf("%s with stat: %s, want only the counts %q", c.name, asJSON(t, f), counts[name])
 				}
 			}
@@ -375,7 +375,7 @@ func TestPatchesOfOddRepositories(t *testing.T) {
 	_, err = g.patches(t.Context(), patchParams{pathParam: bare})
 	wantInvalid(t, err, "to")
 	page, err = g.patches(t.Context(), patchParams{pathParam: bare, From: new("HEAD~1"), To: new("HEAD")})
-	if err != nil || len(page.Files) != 1 || countText(page.Files[0]) != "1 1" {
+	if err != nil || len(page.Files) != 1 || numstatText(page.Files[0]) != "1 1" {
 		t.Errorf("bare: %s, %v, want one file", asJSON(t, page), err)
 	}
 	for param, p := range map[string]patchParams{
