@@ -146,7 +146,7 @@ func TestAccessRootReplaced(t *testing.T) {
 		if err != nil {
 			return fsCode(err)
 		}
-		return got.Content
+		return string(got.Content)
 	}
 	if read(top+"/current/f") != "old" || read(top+"/v1/f") != "old" {
 		t.Errorf("by the link %q, by the real name %q, want old by both", read(top+"/current/f"), read(top+"/v1/f"))
@@ -243,7 +243,7 @@ func TestAccessSwapRace(t *testing.T) {
 		}
 		for _, path := range []string{dir + "/file", dir + "/d/secret"} {
 			got, err := f.readFile(t.Context(), readFileParams{pathParam: pathOf(path)})
-			if err == nil && got.Content != "inside" {
+			if err == nil && string(got.Content) != "inside" {
 				t.Fatalf("read %q from outside, want inside", got.Content)
 			}
 			if err == nil {

@@ -204,7 +204,7 @@ func TestCloneLinksInTheTree(t *testing.T) {
 		if err != nil {
 			return fsCode(err)
 		}
-		return got.Content
+		return string(got.Content)
 	}
 	for name, want := range map[string]string{"link": "SOURCE_ACCESS_DENIED", "root/etc/passwd": "SOURCE_ACCESS_DENIED", ".gitattributes": "SOURCE_ACCESS_DENIED", "in": "1"} {
 		if got := read(name); got != want {

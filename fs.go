@@ -27,9 +27,10 @@ const (
 // fsService implements the fs/* methods, which read files below the allowed
 // directories. It changes nothing.
 type fsService struct {
-	access *access
-	git    *gitRunner
-	log    *slog.Logger
+	access  *access
+	git     *gitRunner
+	log     *slog.Logger
+	buffers bufferPool // of files that are read
 }
 
 func newFSService(access *access, git *gitRunner, log *slog.Logger) *fsService {

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"strconv"
 	"unicode/utf8"
 )
 
@@ -38,16 +39,46 @@ type readFileParams struct {
 // before the end of the file: text ends at a whole character and before its
 // JSON grows too long. Reading continues at offset + length until eof.
 type readFileResult struct {
-	Path       string  `json:"path" doc:"absolute path, symlinks resolved"`
-	PathBase64 string  `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
-	Content    string  `json:"content"`
-	Encoding   string  `json:"encoding" enum:"utf-8,base64" doc:"base64 if the part is not valid UTF-8 or contains a NUL"`
-	Offset     int64   `json:"offset" doc:"offset of content in the file, in bytes"`
-	Length     int     `json:"length" doc:"bytes of the file in content; may be less than requested: continue at offset + length"`
-	Size       int64   `json:"size" doc:"size of the whole file in bytes"`
-	EOF        bool    `json:"eof" doc:"true if content reaches the end of the file"`
-	Mtime      string  `json:"mtime" doc:"modification time, RFC 3339 in UTC"`
-	Head       *string `json:"head,omitempty" doc:"commit that was checked out; absent outside a repository and without commits"`
+	Path       string   `json:"path" doc:"absolute path, symlinks resolved"`
+	PathBase64 string   `json:"path_base64,omitempty" doc:"base64 of the path; only if it is not valid UTF-8"`
+	Content    jsonText `json:"content"`
+	Encoding   string   `json:"encoding" enum:"utf-8,base64" doc:"base64 if the part is not valid UTF-8 or contains a NUL"`
+	Offset     int64    `json:"offset" doc:"offset of content in the file, in bytes"`
+	Length     int      `json:"length" doc:"bytes of the file in content; may be less than requested: continue at offset + length"`
+	Size       int64    `json:"size" doc:"size of the whole file in bytes"`
+	EOF        bool     `json:"eof" doc:"true if content reaches the end of the file"`
+	Mtime      string   `json:"mtime" doc:"modification time, RFC 3339 in UTC"`
+	Head       *string  `json:"head,omitempty" doc:"commit that was checked out; absent outside a repository and without commits"`
+
+	buffers *bufferPool // takes Content back; nil after giveBack
+}
+
+func (r *readFileResult) giveBack() {
+	if r.buffers != nil {
+		r.buffers.put(r.Content)
+		r.Content, r.buffers = nil, nil
+	}
+}
+
+// jsonSize expects one character in eight to need an escape.
+func (r *readFileResult) jsonSize() int { return len(r.Content) + len(r.Content)/8 + len(r.Path) + 512 }
+
+func (r *readFileResult) appendJSON(to []byte) []byte {
+	to = appendJSONString(append(to, `{"path":`...), r.Path)
+	if r.PathBase64 != "" {
+		to = appendJSONString(append(to, `,"path_base64":`...), r.PathBase64)
+	}
+	to = appendJSONText(append(to, `,"content":`...), r.Content)
+	to = appendJSONString(append(to, `,"encoding":`...), r.Encoding)
+	to = strconv.AppendInt(append(to, `,"offset":`...), r.Offset, 10)
+	to = strconv.AppendInt(append(to, `,"length":`...), int64(r.Length), 10)
+	to = strconv.AppendInt(append(to, `,"size":`...), r.Size, 10)
+	to = strconv.AppendBool(append(to, `,"eof":`...), r.EOF)
+	to = appendJSONString(append(to, `,"mtime":`...), r.Mtime)
+	if r.Head != nil {
+		to = appendJSONString(append(to, `,"head":`...), *r.Head)
+	}
+	return append(to, '}')
 }
 
 // readFile implements fs/readFile.
@@ -80,7 +111,8 @@ func (f *fsService) readFile(ctx context.Context, p readFileParams) (*readFileRe
 	if info.IsDir() {
 		return nil, invalidParam("path", "is a directory: use fs/listDir")
 	}
-	data, err := readPart(ctx, file, offset, int(min(int64(length), max(info.Size()-offset, 0)+readSlack)))
+	length = int(min(int64(length), max(info.Size()-offset, 0)+readSlack))
+	data, err := readPart(ctx, file, offset, f.buffers.get(length)[:length])
 	if err != nil {
 		return nil, f.walkError(ctx, err, at.abs)
 	}
@@ -93,18 +125,22 @@ func (f *fsService) readFile(ctx context.Context, p readFileParams) (*readFileRe
 		size = max(size, offset+read)
 	}
 	content, encoding, used := encodePart(data, offset+read >= size)
+	if encoding == "base64" { // the content is a buffer of its own
+		f.buffers.put(data)
+	}
 	return &readFileResult{
 		Path: showName(at.abs), PathBase64: nameBase64(at.abs),
 		Content: content, Encoding: encoding,
 		Offset: offset, Length: used, Size: size, EOF: offset+int64(used) >= size,
 		Mtime: wireTime(info.ModTime()), Head: f.headOf(at),
+		buffers: &f.buffers,
 	}, nil
 }
 
-// readPart reads length bytes at offset, fewer at the end of the file.
-func readPart(ctx context.Context, file io.ReaderAt, offset int64, length int) ([]byte, error) {
-	data := make([]byte, length)
-	done := 0
+// readPart fills data from offset and returns what it read, which is shorter at
+// the end of the file.
+func readPart(ctx context.Context, file io.ReaderAt, offset int64, data []byte) ([]byte, error) {
+	done, length := 0, len(data)
 	for done < length {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -125,16 +161,16 @@ func readPart(ctx context.Context, file io.ReaderAt, offset int64, length int) (
 // encodePart encodes part of a file and returns the number of bytes used. Text
 // is valid UTF-8 without NUL. A character that is cut off at the end of the
 // part is left for the next part, unless the file ends there.
-func encodePart(data []byte, atEnd bool) (content, encoding string, used int) {
+func encodePart(data []byte, atEnd bool) (content jsonText, encoding string, used int) {
 	text := data
 	if !atEnd {
 		text = data[:wholeRunes(data)]
 	}
 	if len(data) > 0 && len(text) == 0 || bytes.IndexByte(data, 0) >= 0 || !utf8.Valid(text) {
-		return base64.StdEncoding.EncodeToString(data), "base64", len(data)
+		return base64.StdEncoding.AppendEncode(nil, data), "base64", len(data)
 	}
-	s := string(text[:fitJSON(text, maxReadJSON)])
-	return s, "utf-8", len(s)
+	text = text[:fitJSON(text, maxReadJSON)]
+	return text, "utf-8", len(text)
 }
 
 // wholeRunes returns the length of data without an incomplete UTF-8 sequence at

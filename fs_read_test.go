@@ -47,7 +47,7 @@ func TestReadFile(t *testing.T) {
 				t.Fatal(err)
 			}
 			info, _ := os.Stat(filepath.Join(dir, test.file))
-			if got.Content != test.content || got.Encoding != test.encoding || got.Length != test.used || got.EOF != test.eof || got.Size != info.Size() || got.Offset != test.offset {
+			if string(got.Content) != test.content || got.Encoding != test.encoding || got.Length != test.used || got.EOF != test.eof || got.Size != info.Size() || got.Offset != test.offset {
 				t.Errorf("got %+v, want the content, encoding and sizes of the test", got)
 			}
 		})
@@ -93,7 +93,7 @@ func TestReadFilePages(t *testing.T) {
 			}
 			part := []byte(page.Content)
 			if page.Encoding == "base64" {
-				part, _ = base64.StdEncoding.DecodeString(page.Content)
+				part, _ = base64.StdEncoding.DecodeString(string(page.Content))
 				if length >= utf8.UTFMax {
 					t.Fatalf("length %d: a page of text in base64, want utf-8", length)
 				}
@@ -187,7 +187,7 @@ func TestReadFileChanging(t *testing.T) {
 			if err != nil || pages > 100 {
 				t.Fatalf("page %d: %v, want an end after at most 100 pages", pages, err)
 			}
-			if strings.Trim(page.Content, "x") != "" || len(page.Content) != page.Length || page.Length > 700 || page.Size < offset && page.Length > 0 {
+			if strings.Trim(string(page.Content), "x") != "" || len(page.Content) != page.Length || page.Length > 700 || page.Size < offset && page.Length > 0 {
 				t.Fatalf("%+v, want a page of the file as it was", page)
 			}
 			offset += int64(page.Length)
@@ -221,7 +221,7 @@ func TestReadFileReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := read(5)
-	if first.Content != "first" || second.Content != "d\n" || first.Size != 16 || second.Size != 7 || !second.EOF || first.Mtime == second.Mtime {
+	if string(first.Content) != "first" || string(second.Content) != "d\n" || first.Size != 16 || second.Size != 7 || !second.EOF || first.Mtime == second.Mtime {
 		t.Errorf("%+v, then %+v, want the first file, then the second", first, second)
 	}
 }

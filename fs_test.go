@@ -206,7 +206,7 @@ func TestListDirNotUTF8(t *testing.T) {
 		t.Errorf("got %+v, want the name in both forms", e)
 	}
 	read, err := f.readFile(t.Context(), readFileParams{pathParam: pathParam{PathBase64: base64.StdEncoding.EncodeToString([]byte(filepath.Join(dir, name)))}})
-	if err != nil || read.Content != "x" || read.PathBase64 == "" {
+	if err != nil || string(read.Content) != "x" || read.PathBase64 == "" {
 		t.Errorf("got %+v, %v, want the content and the exact path", read, err)
 	}
 }

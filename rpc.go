@@ -59,6 +59,7 @@ type peer struct {
 	handler    handler
 	maxMessage int // size limit of a message in bytes, the same on both sides
 	log        *slog.Logger
+	buffers    bufferPool
 	onResult   func(json.RawMessage) // called with each result before the next message is read; nil for none
 	writing    chan struct{}         // semaphore: one token for each call that waits to be written
 
@@ -465,13 +466,29 @@ func (r *incoming) answer(result any, err error, written func()) {
 			p.log.Error("request failed", "method", r.method, "error", err)
 		}
 	}
-	var buf bytes.Buffer
-	writeAnswer(&buf, r.id, result, err)
 	if r.batch != nil {
-		r.batch.add(r.fitToLimit(buf.Bytes()), sent)
+		r.batch.add(r.fitToLimit(p.encodeAnswer(r.id, result, err)), sent)
 		return
 	}
-	p.transport.send(r.fitToLimit(buf.Bytes()), sent)
+	message := p.encodeAnswer(r.id, result, err)
+	p.transport.send(r.fitToLimit(message), func(error) {
+		p.buffers.put(message)
+		sent(nil)
+	})
+}
+
+// encodeAnswer returns a response, in a lent buffer if it is long.
+func (p *peer) encodeAnswer(id json.RawMessage, result any, err error) []byte {
+	size := 0
+	if long, ok := result.(jsonAppender); ok && err == nil {
+		size = long.jsonSize() + len(id) + 64 // the envelope
+	}
+	buf := bytes.NewBuffer(p.buffers.get(size))
+	writeAnswer(buf, id, result, err)
+	if lent, ok := result.(lentResult); ok && err == nil { // with an error the result may be a nil pointer
+		lent.giveBack()
+	}
+	return buf.Bytes()
 }
 
 // fitToLimit returns the message, or RESULT_TOO_LARGE in its place if it is

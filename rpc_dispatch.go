@@ -319,8 +319,12 @@ func newOutcome(result any, err error) *outcome {
 		return &outcome{err: err}
 	}
 	var buf bytes.Buffer
-	if err := encodeJSON(&buf, result); err != nil {
-		return &outcome{err: err}
+	encodeErr := encodeJSON(&buf, result)
+	if lent, ok := result.(lentResult); ok {
+		lent.giveBack()
+	}
+	if encodeErr != nil {
+		return &outcome{err: encodeErr}
 	}
 	return &outcome{result: bytes.Clone(buf.Bytes())} // frees the spare capacity of buf, which size does not count
 }

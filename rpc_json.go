@@ -1,6 +1,11 @@
 package main
 
-import "unicode/utf8"
+import (
+	"encoding/binary"
+	"math/bits"
+	"slices"
+	"unicode/utf8"
+)
 
 // jsonAppender is implemented by the few results that hold tens of thousands of
 // objects: for those, encoding by reflection would take as long as the work
@@ -13,53 +18,110 @@ type jsonAppender interface {
 	jsonSize() int
 }
 
+// lentResult is implemented by results that hold a lent buffer.
+type lentResult interface {
+	// giveBack is called once, after the result was encoded.
+	giveBack()
+}
+
+// jsonText is text in memory that is lent. Its JSON is a string, as of a Go
+// string, but it is encoded where it lies.
+type jsonText []byte
+
+func (t jsonText) MarshalJSON() ([]byte, error) { return appendJSONText(nil, t), nil }
+
+func (t *jsonText) UnmarshalJSON(data []byte) error {
+	var s string
+	err := decodeJSON(data, &s)
+	*t = jsonText(s)
+	return err
+}
+
 // appendJSONString appends s as a JSON string.
-func appendJSONString(to []byte, s string) []byte {
-	const hex = "0123456789abcdef"
-	to = append(to, '"')
-	begin := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= ' ' && c < utf8.RuneSelf && c != '"' && c != '\\' {
-			i++
-			continue
+func appendJSONString(to []byte, s string) []byte { return appendJSONText(to, []byte(s)) } // the compiler makes no copy
+
+// appendJSONText appends text as a JSON string. It looks at eight bytes at a time
+// and copies them before it knows how many of them may stay as they are.
+func appendJSONText(to, text []byte) []byte {
+	const (
+		low, high = 0x0101010101010101, 0x8080808080808080
+		room      = 8 // one word, or one escape
+	)
+	to = append(slices.Grow(to, len(text)+2*room), '"')
+	n := len(to)
+	to = to[:cap(to)]
+	for i := 0; i < len(text); {
+		if len(to)-n < 2*room {
+			to = slices.Grow(to[:n], len(text)-i+len(text)/8+2*room)
+			to = to[:cap(to)]
 		}
-		if c < utf8.RuneSelf {
-			to = append(to, s[begin:i]...)
-			switch c {
-			case '"', '\\':
-				to = append(to, '\\', c)
-			case '\n':
-				to = append(to, '\\', 'n')
-			case '\r':
-				to = append(to, '\\', 'r')
-			case '\t':
-				to = append(to, '\\', 't')
-			case '\b':
-				to = append(to, '\\', 'b')
-			case '\f':
-				to = append(to, '\\', 'f')
-			default:
-				to = append(to, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		if len(text)-i >= 8 && text[i] < utf8.RuneSelf {
+			word := binary.LittleEndian.Uint64(text[i:])
+			binary.LittleEndian.PutUint64(to[n:], word)
+			// The high bit of a byte is set where it is below the space, equals a
+			// quote or a backslash (a zero byte borrows when 1 is subtracted), or is
+			// not ASCII. A borrow can only mark a byte behind the first one that counts.
+			special := word | (word - ' '*low) | ((word ^ '"'*low) - low) | ((word ^ '\\'*low) - low)
+			if special &= high; special == 0 {
+				i, n = i+8, n+8
+				continue
 			}
-			i++
-			begin = i
-			continue
+			plain := bits.TrailingZeros64(special) / 8
+			i, n = i+plain, n+plain
 		}
-		r, width := utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == utf8.RuneError && width == 1:
-			to = append(append(to, s[begin:i]...), `\ufffd`...)
-		case r == '\u2028' || r == '\u2029': // not allowed in JavaScript strings before ES2019
-			to = append(append(to, s[begin:i]...), '\\', 'u', '2', '0', '2', hex[r&15])
-		default:
-			i += width
-			continue
+		var width int
+		if c := text[i]; c < utf8.RuneSelf {
+			n, width = n+putJSONByte(to[n:], c), 1
+		} else {
+			var r rune
+			r, width = utf8.DecodeRune(text[i:])
+			switch {
+			case r == utf8.RuneError && width == 1:
+				n += copy(to[n:], `\ufffd`)
+			case r == '\u2028': // not allowed in JavaScript strings before ES2019
+				n += copy(to[n:], `\u2028`)
+			case r == '\u2029':
+				n += copy(to[n:], `\u2029`)
+			default:
+				for range width {
+					to[n] = text[i]
+					i, n = i+1, n+1
+				}
+				continue
+			}
 		}
 		i += width
-		begin = i
 	}
-	return append(append(to, s[begin:]...), '"')
+	return append(to[:n], '"')
+}
+
+// putJSONByte writes an ASCII character of a JSON string to the start of to and
+// returns how many bytes that takes, at most six.
+func putJSONByte(to []byte, c byte) int {
+	const hex = "0123456789abcdef"
+	switch c {
+	case '"', '\\':
+		to[0], to[1] = '\\', c
+	case '\n':
+		to[0], to[1] = '\\', 'n'
+	case '\r':
+		to[0], to[1] = '\\', 'r'
+	case '\t':
+		to[0], to[1] = '\\', 't'
+	case '\b':
+		to[0], to[1] = '\\', 'b'
+	case '\f':
+		to[0], to[1] = '\\', 'f'
+	default:
+		if c >= ' ' {
+			to[0] = c
+			return 1
+		}
+		copy(to, `\u00`)
+		to[4], to[5] = hex[c>>4], hex[c&15]
+		return 6
+	}
+	return 2
 }
 
 func appendOptionalString(to []byte, s *string) []byte {

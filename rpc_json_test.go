@@ -19,13 +19,17 @@ func reflected(t *testing.T, v any) string {
 }
 
 func FuzzAppendJSON(f *testing.F) {
-	for _, seed := range []string{"", "a/b.go", "\"\\\n\r\t\b\f\x00\x1f\x7f", "é\u2028\u2029\U0001F600", "\xff\xfe<>&", "\xed\xa0\x80"} {
+	for _, seed := range []string{"", "a/b.go", "\"\\\n\r\t\b\f\x00\x1f\x7f", "é\u2028\u2029\U0001F600", "\xff\xfe<>&", "\xed\xa0\x80",
+		"seven b", "eight by\"", "12345678\\2345678", "1234567\n", "\u00e9\u4e2d\u6587 and ASCII text\t", "1234567\x80"} {
 		f.Add(seed, "100644", int64(7))
 		f.Add("x", seed, int64(-1))
 	}
 	f.Fuzz(func(t *testing.T, text, mode string, size int64) {
 		if got, want := string(appendJSONString(nil, text)), reflected(t, text); got != want {
 			t.Errorf("%q: got %s, want %s", text, got, want)
+		}
+		if got := string(appendJSONText([]byte(mode), []byte(text))); got != mode+reflected(t, text) {
+			t.Errorf("%q appended to %q: got %s", text, mode, got)
 		}
 		r := manifestResult{Files: []manifestFile{}, Total: size}
 		for range max(size%4, 0) {
@@ -42,7 +46,14 @@ func FuzzAppendJSON(f *testing.F) {
 			blobs.Blobs = append(blobs.Blobs, blobEntry{OID: &mode, Path: mode, Size: &size, Encoding: "utf-8", Content: &text})
 			blobs.NextIndex = &n
 		}
-		for _, v := range []any{r, blobs} {
+		read := &readFileResult{
+			Path: text, PathBase64: nameBase64(text), Content: jsonText(text + mode), Encoding: mode,
+			Offset: size, Length: len(text), Size: size, EOF: size%2 == 0, Mtime: mode,
+		}
+		if size%2 == 0 {
+			read.Head = &text
+		}
+		for _, v := range []any{r, blobs, read} {
 			var buf bytes.Buffer
 			if err := encodeJSON(&buf, v); err != nil {
 				t.Fatal(err)

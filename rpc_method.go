@@ -236,6 +236,8 @@ func (s *schemas) of(t reflect.Type) *schema {
 		return &schema{Type: "string", Format: "date-time"}
 	case reflect.TypeFor[json.RawMessage]():
 		return &schema{}
+	case reflect.TypeFor[jsonText]():
+		return &schema{Type: "string"}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:

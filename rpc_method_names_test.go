@@ -110,7 +110,7 @@ func TestNamesThatAreNotUTF8OfEveryMethod(t *testing.T) {
 		exactly("stat", stat.Entries[0].Path, stat.Entries[0].PathBase64, top+"/"+shown+"/"+shown+".r/"+showName(name), r.dir+"/"+name)
 	}
 	read, err := f.readFile(t.Context(), readFileParams{pathParam: exact(filepath.Join(r.dir, odd, odd+".txt"))})
-	if err != nil || read.Content != "needle one\n" {
+	if err != nil || string(read.Content) != "needle one\n" {
 		t.Fatalf("readFile: %s, %v, want the content of the file", asJSON(t, read), err)
 	}
 	exactly("readFile", read.Path, read.PathBase64, top+"/"+shown+"/"+shown+".r/"+shown+"/"+shown+".txt", r.dir+"/"+odd+"/"+odd+".txt")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,7 +35,7 @@ func (w *wire) read() ([]byte, error) {
 }
 
 func (w *wire) send(message []byte, sent func(error)) {
-	w.out <- message
+	w.out <- bytes.Clone(message) // the caller reuses it
 	if sent != nil {
 		sent(nil)
 	}

@@ -90,6 +90,7 @@ type link struct {
 	broken     atomic.Bool   // a write has failed
 	known      atomic.Bool   // the handshake was accepted
 	guard      *frameGuard
+	gather     *gatherer
 	compresses bool // the two sides have agreed on compression
 	began      time.Time
 	maxMessage int
@@ -118,7 +119,8 @@ type linkHooks struct {
 	tcp    *net.TCPConn  // below TLS; nil if there is none
 
 	guard      *frameGuard // refuses compressed messages before the handshake
-	compresses bool        // the upgrade has agreed on compression
+	gather     *gatherer
+	compresses bool // the upgrade has agreed on compression
 
 	refusal struct { // of the upgrade; status is 0 without one
 		status int // of HTTP
@@ -148,11 +150,12 @@ func (h *linkHooks) noteRead() {
 // that is not yet known costs little.
 func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkTimes, log *slog.Logger) *link {
 	l := &link{
-		conn: conn, socket: hooks.socket, tcp: hooks.tcp, guard: hooks.guard, compresses: hooks.compresses, times: times, log: log, began: time.Now(), maxMessage: maxMessage,
+		conn: conn, socket: hooks.socket, tcp: hooks.tcp, guard: hooks.guard, gather: hooks.gather, compresses: hooks.compresses, times: times, log: log, began: time.Now(), maxMessage: maxMessage,
 		done: make(chan struct{}), wake: make(chan struct{}, 1), written: make(chan struct{}, 1),
 	}
 	conn.SetReadLimit(int64(l.readLimit()))
 	hooks.link.Store(l)
+	l.gather.watch(times.piece, func() { l.fail(errWriteTimeout) })
 	l.wg.Go(l.write)
 	l.wg.Go(l.keepAlive)
 	return l
@@ -276,25 +279,54 @@ func (l *link) send(message []byte, sent func(error)) {
 	wake(l.wake)
 }
 
-// write is the only writer of the connection. It ends when the link fails,
-// after it has reported the failure to all queued messages.
+// write is the only writer of messages. It ends when the link fails, after it
+// has reported the failure to all queued messages. It flushes when no message
+// waits or when enough is gathered, so that many short messages leave in one
+// system call.
 func (l *link) write() {
-	watchdog := time.AfterFunc(l.times.piece, func() { l.fail(errWriteTimeout) })
-	watchdog.Stop()
+	var unflushed []outMessage
 	for {
-		m, ok := l.next()
-		if !ok {
+		m, ok := l.next(len(unflushed) == 0)
+		if !ok && len(unflushed) == 0 {
 			return
 		}
-		err := l.writeMessage(m.data, watchdog)
+		var err error
+		if ok {
+			unflushed = append(unflushed, m)
+			if err = l.writeMessage(m.data); err == nil && l.gather.waiting() < maxGathered {
+				continue
+			}
+		}
+		if flushErr := l.flush(); err == nil {
+			err = flushErr
+		}
+		l.sending.Store(false)
 		if err != nil {
 			err = l.failAfterRead(err)
 		}
-		l.mu.Lock()
+		l.report(unflushed, err)
+		clear(unflushed) // allows the messages to be freed
+		unflushed = unflushed[:0]
+	}
+}
+
+// flush writes what is gathered.
+func (l *link) flush() error {
+	err := l.gather.flush()
+	l.lastSent.Store(int64(time.Since(l.began)))
+	return err
+}
+
+// report ends messages that were written, or lost with err.
+func (l *link) report(messages []outMessage, err error) {
+	l.mu.Lock()
+	for _, m := range messages {
 		l.unsent--
 		l.pending -= len(m.data)
-		l.mu.Unlock()
-		wake(l.written)
+	}
+	l.mu.Unlock()
+	wake(l.written)
+	for _, m := range messages {
 		if m.sent != nil {
 			m.sent(err)
 		}
@@ -316,15 +348,17 @@ func (l *link) failAfterRead(err error) error {
 	return l.fail(err)
 }
 
-// next returns the next message to write, or false after the link has failed.
-func (l *link) next() (outMessage, bool) {
+// next returns the next message to write. If there is none, it waits for one, or
+// returns false if wait is false. It also returns false after the link has
+// failed.
+func (l *link) next(wait bool) (outMessage, bool) {
 	for {
 		l.mu.Lock()
 		queue := &l.short
 		if len(*queue) == 0 {
 			queue = &l.long
 		}
-		if l.err != nil {
+		if l.err != nil && wait {
 			lost, err := append(l.short, l.long...), l.err
 			l.short, l.long = nil, nil
 			l.mu.Unlock()
@@ -343,6 +377,9 @@ func (l *link) next() (outMessage, bool) {
 			return m, true
 		}
 		l.mu.Unlock()
+		if !wait {
+			return outMessage{}, false
+		}
 		select {
 		case <-l.wake:
 		case <-l.done:
@@ -350,21 +387,20 @@ func (l *link) next() (outMessage, bool) {
 	}
 }
 
-// writeMessage writes one message, a long one in several frames. The watchdog
-// fails the link if a frame is not written in time. It is one timer that is
-// reset, because a context for each frame would cost more.
-func (l *link) writeMessage(data []byte, watchdog *time.Timer) error {
-	defer watchdog.Stop()
+// writeMessage writes one message to the gatherer, a long one in several frames.
+// It flushes what is gathered before a frame that does not fit beside it, so that
+// each write is small enough for the watchdog of the gatherer.
+func (l *link) writeMessage(data []byte) error {
 	ctx := context.Background()
-	watchdog.Reset(l.times.piece)
 	early := l.compresses && !l.trusted()
 	if len(data) <= maxFrame && !early {
-		err := l.conn.Write(ctx, websocket.MessageText, data)
-		l.lastSent.Store(int64(time.Since(l.began)))
-		return err
+		if err := l.makeRoom(len(data)); err != nil {
+			return err
+		}
+		return l.conn.Write(ctx, websocket.MessageText, data)
 	}
-	l.sending.Store(true)
-	defer l.sending.Store(false)
+	l.sending.Store(true) // until the flush
+	l.gather.hold()
 	w, err := l.conn.Writer(ctx, websocket.MessageText)
 	if err != nil {
 		return err
@@ -377,14 +413,26 @@ func (l *link) writeMessage(data []byte, watchdog *time.Timer) error {
 			// shorter than minCompressed.
 			n, early = 1, false
 		}
+		if err := l.makeRoom(n); err != nil {
+			return err
+		}
 		if _, err := w.Write(data[:n]); err != nil {
 			return err
 		}
-		watchdog.Reset(l.times.piece)
-		l.lastSent.Store(int64(time.Since(l.began)))
 		data = data[n:]
 	}
 	return w.Close()
+}
+
+// makeRoom prepares the gatherer for a frame of n bytes.
+func (l *link) makeRoom(n int) error {
+	if waiting := l.gather.waiting(); waiting > 0 && waiting+n > maxGathered {
+		if err := l.flush(); err != nil {
+			return err
+		}
+	}
+	l.gather.hold()
+	return nil
 }
 
 // keepAlive pings the other side when nothing was received for a while, and at
@@ -406,6 +454,7 @@ func (l *link) keepAlive() {
 			return
 		case <-timer.C:
 		}
+		l.gather.trim()
 		nowWall, nowMono := l.times.wall().Round(0), time.Now()
 		jump := (nowWall.Sub(wall) - nowMono.Sub(mono)).Abs() > wallJump
 		wall, mono = nowWall, nowMono

@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 )
 
-// This file wraps the connection below the WebSocket library, for four reasons.
+// This file wraps the connection below the WebSocket library, for five reasons.
 //
 // The library returns io.EOF both at the end of a message and when the
 // connection ends within one (readFramePayload passes the error on to the
@@ -26,10 +26,13 @@ import (
 // A dead link is closed with a TCP reset. A FIN is only sent after all earlier
 // data is acknowledged, which never happens when packets are lost in one
 // direction; the other side would not notice that the link has ended.
-
+//
 // Until the handshake is accepted nothing is inflated: 16 KiB can inflate to 16
 // MiB. The library inflates a message without asking, so frameGuard refuses
 // compressed frames below it.
+//
+// The library writes each frame by itself, and a long one in pieces of 4 KiB. A
+// gatherer joins them.
 
 // errHungUp reports that a connection ended without a close frame.
 var errHungUp = errors.New("the connection ended without a close frame")
@@ -78,20 +81,28 @@ func (t linkTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if rwc, ok := response.Body.(io.ReadWriteCloser); ok && response.StatusCode == http.StatusSwitchingProtocols {
 		t.hooks.socket = rwc
 		t.hooks.compresses = response.Header.Get("Sec-WebSocket-Extensions") != ""
-		t.hooks.guard = &frameGuard{source: rwc}
-		response.Body = linkBody{rwc, t.hooks.guard}
+		t.hooks.guard, t.hooks.gather = &frameGuard{source: rwc}, newGatherer(rwc)
+		response.Body = linkBody{rwc, t.hooks}
 	}
 	return response, nil
 }
 
 type linkBody struct {
-	io.ReadWriteCloser
-	guard *frameGuard
+	socket io.Closer
+	hooks  *linkHooks
 }
 
 func (b linkBody) Read(p []byte) (int, error) {
-	n, err := b.guard.Read(p)
+	n, err := b.hooks.guard.Read(p)
 	return n, hungUp(err)
+}
+
+func (b linkBody) Write(p []byte) (int, error) { return b.hooks.gather.Write(p) }
+
+// Close is called by the library right after it has written a close frame.
+func (b linkBody) Close() error {
+	b.hooks.gather.awaitWritten(closeTimeout)
+	return b.socket.Close()
 }
 
 // wrapWriter returns a copy of w for one link. It wraps the connection that is
@@ -139,21 +150,22 @@ func (w linkWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err // cannot happen: Peek returns what is buffered
 	}
-	w.hooks.guard = &frameGuard{source: conn, buffer: bytes.Clone(early)}
-	guarded := linkConn{conn, w.hooks.guard}
+	w.hooks.guard, w.hooks.gather = &frameGuard{source: conn, buffer: bytes.Clone(early)}, newGatherer(conn)
+	guarded := linkConn{conn, linkBody{conn, w.hooks}}
 	buffers.Reader.Reset(guarded)
+	buffers.Writer.Reset(guarded)
 	return guarded, buffers, nil
 }
 
+// linkConn is the connection that the library takes from the HTTP server.
 type linkConn struct {
 	net.Conn
-	guard *frameGuard
+	body linkBody
 }
 
-func (c linkConn) Read(p []byte) (int, error) {
-	n, err := c.guard.Read(p)
-	return n, hungUp(err)
-}
+func (c linkConn) Read(p []byte) (int, error)  { return c.body.Read(p) }
+func (c linkConn) Write(p []byte) (int, error) { return c.body.Write(p) }
+func (c linkConn) Close() error                { return c.body.Close() }
 
 // errEarlyCompression reports a compressed message before the handshake was
 // accepted.

@@ -326,9 +326,10 @@ func TestSlowLink(t *testing.T) {
 func TestCrowdedLinkStopsReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := linkPair(t, nil, defaultLinkTimes())
-		const all = maxUnsent + 100 // some of which the connection takes
+		const all = maxUnsent + 100              // some of which the connection takes
+		message := make([]byte, maxGathered/2+1) // no two of them leave in one write
 		for range all {
-			server.send([]byte("{}"), nil)
+			server.send(message, nil)
 		}
 		messages, _ := drain(server)
 		go client.send([]byte(`{"a":1}`), nil)

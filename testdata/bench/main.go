@@ -1,0 +1,146 @@
+// Command bench measures agents that dial in over WebSocket and answer JSON-RPC
+// requests. It is the server: it starts every agent, sends the same requests to
+// each in alternating rounds, and prints the medians. See scripts/bench.sh.
+package main
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// agent is one program under test.
+type agent struct {
+	name string
+	cmd  *exec.Cmd
+	conn *conn
+	url  string // of a hub
+	pids []int  // the processes whose CPU time counts
+}
+
+// row is one kind of request.
+type row struct {
+	name     string
+	params   string // "method","params":{...} of the request
+	inFlight int
+}
+
+// figure is the result of one agent in one round of one row.
+type figure struct {
+	rate, cpu, p50 float64 // requests per second, µs of CPU per request, median µs
+}
+
+func main() {
+	log.SetFlags(0)
+	if len(os.Args) > 2 && os.Args[1] == "echo" {
+		echo(os.Args[2])
+		return
+	}
+	rounds := flag.Int("rounds", 5, "alternating rounds")
+	length := flag.Duration("time", time.Second, "length of one measurement")
+	only := flag.String("only", "", "run the rows whose name contains this `text`")
+	direct := flag.String("direct", "", "directory of the `files` to read; measures agents that dial this program")
+	hubs := flag.Bool("hubs", false, "measure hubs over HTTP: each argument is NAME=URL=PID,PID")
+	flag.Parse()
+	var agents []*agent
+	var rows []row
+	var measure func(*agent, row, time.Duration) figure
+	if *hubs {
+		agents, measure = hubAgents(flag.Args()), measureHub
+	} else {
+		runtime.GOMAXPROCS(1) // one thread with blocking reads disturbs the agents least
+		agents, measure = startAgents(flag.Args()), measureAgent
+		defer stopAgents(agents)
+	}
+	for _, r := range requests(*direct, *hubs) {
+		if strings.Contains(r.name, *only) {
+			rows = append(rows, r)
+		}
+	}
+	fmt.Printf("| request | agent | requests/s | CPU µs | p50 µs | requests/s to %[1]s | CPU to %[1]s | p50 to %[1]s |\n|---|---|---|---|---|---|---|---|\n", agents[0].name)
+	for _, r := range rows {
+		figures := make([][]figure, len(agents))
+		for round := range *rounds + 1 {
+			for i := range agents {
+				i = (i + round) % len(agents)
+				if f := measure(agents[i], r, *length); round > 0 { // the first one warms up
+					figures[i] = append(figures[i], f)
+				}
+			}
+		}
+		base := middle(figures[0])
+		for i, a := range agents {
+			f := middle(figures[i])
+			fmt.Printf("| %s | %s | %.0f | %.1f | %.0f | %.2f | %.2f | %.2f |\n", r.name, a.name, f.rate, f.cpu, f.p50, f.rate/base.rate, f.cpu/base.cpu, f.p50/base.p50)
+		}
+	}
+}
+
+// requests returns the rows of the table.
+func requests(dir string, hubs bool) []row {
+	small, large := filepath.Join(dir, "64k.txt"), filepath.Join(dir, "1m.txt")
+	stat := fmt.Sprintf(`"method":"fs/stat","params":{"path":%q}`, small)
+	read := func(path string) string { return fmt.Sprintf(`"method":"fs/readFile","params":{"path":%q}`, path) }
+	if hubs {
+		return []row{
+			{"stat c1", stat, 1}, {"stat c16", stat, 16}, {"stat c64", stat, 64},
+			{"64 KiB c1", read(small), 1}, {"64 KiB c16", read(small), 16}, {"64 KiB c64", read(small), 64},
+			{"1 MiB c1", read(large), 1}, {"1 MiB c16", read(large), 16},
+		}
+	}
+	return []row{
+		{"stat c1", stat, 1}, {"stat c64", stat, 64},
+		{"64 KiB c1", read(small), 1}, {"64 KiB c64", read(small), 64},
+		{"1 MiB c1", read(large), 1}, {"1 MiB c8", read(large), 8},
+	}
+}
+
+// middle returns the medians.
+func middle(figures []figure) figure {
+	of := func(key func(figure) float64) float64 {
+		var all []float64
+		for _, f := range figures {
+			all = append(all, key(f))
+		}
+		slices.SortFunc(all, cmp.Compare[float64])
+		return all[len(all)/2]
+	}
+	return figure{
+		rate: of(func(f figure) float64 { return f.rate }),
+		cpu:  of(func(f figure) float64 { return f.cpu }),
+		p50:  of(func(f figure) float64 { return f.p50 }),
+	}
+}
+
+// cpuTime returns the user and system time of processes (proc_pid_stat(5)).
+func cpuTime(pids []int) (sum time.Duration) {
+	for _, pid := range pids {
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		if err != nil {
+			log.Fatal(err)
+		}
+		for _, t := range tasks {
+			// In nanoseconds, where stat has ticks of 10 ms.
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/schedstat", pid, t.Name()))
+			if err != nil {
+				continue // the thread has ended
+			}
+			first, _, _ := strings.Cut(string(text), " ")
+			ns, err := strconv.ParseInt(first, 10, 64)
+			if err != nil {
+				log.Fatal(err)
+			}
+			sum += time.Duration(ns)
+		}
+	}
+	return sum
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"io"
+	"sync"
+	"time"
+)
+
+const (
+	// maxGathered is how many bytes of frames are gathered before they are
+	// written: with 64 KiB the system calls no longer matter.
+	maxGathered = 64 << 10
+	// maxControls bounds what other goroutines may add to the frames that wait
+	// while a write is blocked. A control frame has at most 125 bytes.
+	maxControls = maxGathered + maxFrame
+)
+
+// gatherer collects the frames of a connection, so that many of them leave in
+// one system call. It stands below the WebSocket library, which writes each
+// frame by itself and a long one in pieces of 4 KiB, and above TLS.
+//
+// The goroutine that writes messages calls hold, writes some frames and calls
+// flush. Other goroutines write control frames at any time. The library holds a
+// lock of its own during each write, so a write must not wait for the network:
+// the frame joins those that the current writer sends.
+type gatherer struct {
+	conn  io.Writer
+	piece time.Duration // limit for one write
+	late  *time.Timer   // fires when a write has lasted that long; nil before watch
+
+	mu      sync.Mutex // guards the fields below; not held while conn is written
+	changed sync.Cond  // broadcast when a write has ended
+	frames  []byte     // what waits to be written
+	spare   []byte     // the buffer of the last write, for reuse
+	used    bool       // something was written since the last trim
+	held    bool       // frames wait for flush
+	busy    bool       // a goroutine writes to conn
+	err     error      // of a write; final
+}
+
+func newGatherer(conn io.Writer) *gatherer {
+	g := &gatherer{conn: conn}
+	g.changed.L = &g.mu
+	return g
+}
+
+// watch makes late be called when a write takes longer than piece.
+func (g *gatherer) watch(piece time.Duration, late func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.piece, g.late = piece, time.AfterFunc(piece, late)
+	g.late.Stop()
+}
+
+// Write adds bytes of the library to the frames that wait. If nobody writes
+// them soon, it does so itself.
+func (g *gatherer) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.busy && len(g.frames)+len(p) > maxControls && g.err == nil {
+		g.changed.Wait() // the other side sends pings and takes no pong
+	}
+	if g.err != nil {
+		return 0, g.err
+	}
+	g.frames = append(g.frames, p...)
+	if !g.held && !g.busy {
+		g.drainLocked()
+	}
+	return len(p), g.err
+}
+
+// hold makes frames wait for flush.
+func (g *gatherer) hold() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held = true
+}
+
+// waiting returns the number of bytes that wait.
+func (g *gatherer) waiting() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.frames)
+}
+
+// flush writes all frames that wait, and ends hold. It returns when they were
+// written.
+func (g *gatherer) flush() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held = false
+	for g.busy && g.err == nil {
+		g.changed.Wait()
+	}
+	if g.err == nil {
+		g.drainLocked()
+	}
+	return g.err
+}
+
+// drainLocked writes until no frames wait.
+func (g *gatherer) drainLocked() {
+	g.busy = true
+	for len(g.frames) > 0 && g.err == nil {
+		out := g.frames
+		g.frames, g.spare, g.used = g.spare[:0], nil, true
+		if g.late != nil {
+			g.late.Reset(g.piece)
+		}
+		g.mu.Unlock()
+		_, err := g.conn.Write(out)
+		g.mu.Lock()
+		if g.late != nil {
+			g.late.Stop()
+		}
+		g.spare, g.err = out, err
+		g.changed.Broadcast()
+	}
+	g.busy = false
+	g.changed.Broadcast()
+}
+
+// awaitWritten waits until the frames that wait were written, such as a close
+// frame, but not longer than limit.
+func (g *gatherer) awaitWritten(limit time.Duration) {
+	late := false
+	timer := time.AfterFunc(limit, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		late = true
+		g.changed.Broadcast()
+	})
+	defer timer.Stop()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for (g.busy || len(g.frames) > 0) && g.err == nil && !late {
+		g.changed.Wait()
+	}
+}
+
+// trim frees large buffers if nothing was written since the last call: a hub
+// has thousands of idle links.
+func (g *gatherer) trim() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.used && !g.busy && len(g.frames) == 0 {
+		g.frames, g.spare = nil, nil
+	}
+	g.used = false
+}
