@@ -218,26 +218,6 @@ func (p *peer) dispatch(m envelope, b *batch) {
 	p.handler.request(r)
 }
 
-// request returns the method of a request or notification, or an error if the
-// message is invalid.
-func (m envelope) request() (method string, err error) {
-	switch {
-	case string(m.Version) != `"2.0"`:
-		return "", errors.New(`"jsonrpc" must be "2.0"`)
-	case m.Method == nil || m.Method[0] != '"' || decodeJSON(m.Method, &method) != nil:
-		return "", errors.New(`"method" must be a string`)
-	case m.ID != nil && !validID(m.ID):
-		return "", errors.New(`"id" must be a string, a number or null`)
-	}
-	return method, nil
-}
-
-// validID reports whether the id is of a kind that JSON-RPC allows. It must
-// already be valid JSON.
-func validID(id json.RawMessage) bool {
-	return id[0] == '"' || id[0] == '-' || (id[0] >= '0' && id[0] <= '9') || string(id) == "null"
-}
-
 // cancelIncoming handles $/cancelRequest {"id":…}. An unknown id is ignored,
 // because the response may already be on its way.
 func (p *peer) cancelIncoming(params json.RawMessage) {
