@@ -93,7 +93,7 @@ func callCommand() command {
 
 // call runs the subcommand call.
 func (p *program) call(c *callConfig) error {
-	defer surviveBrokenPipe()()
+	p.surviveBrokenPipe()
 	signals := p.watchSignals(signalPlan{name: callName, limit: c.scheduler.stopLimit(), kill: p.started.kill, isCall: true})
 	defer signals.close()
 	ctx := signals.stopping

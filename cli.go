@@ -24,9 +24,10 @@ type program struct {
 	environ        func() []string
 	stdin          *os.File
 	stdout, stderr *os.File
-	console        *lineQueue // what is written to stderr, so that its reader cannot stop the program
-	started        *processes // daemons, git and handlers
-	times          linkTimes  // the clocks of its links
+	console        *lineQueue     // what is written to stderr, so that its reader cannot stop the program
+	started        *processes     // daemons, git and handlers
+	times          linkTimes      // the clocks of its links
+	brokenPipe     chan os.Signal // SIGPIPE, while it is caught; else nil
 }
 
 func systemProgram() *program {
@@ -48,10 +49,21 @@ const (
 // "SIGPIPE"), but the program reading the log may exit before the daemon has
 // finished its work. The signal is caught and not ignored, because git would
 // inherit an ignored signal.
-func surviveBrokenPipe() (undo func()) {
-	broken := make(chan os.Signal, 1) // never read: the failed write returns the error
-	signal.Notify(broken, syscall.SIGPIPE)
-	return func() { signal.Stop(broken) }
+//
+// It lasts until run has written the last line of the log.
+func (p *program) surviveBrokenPipe() {
+	if p.brokenPipe == nil {
+		p.brokenPipe = make(chan os.Signal, 1) // never read: the failed write returns the error
+		signal.Notify(p.brokenPipe, syscall.SIGPIPE)
+	}
+}
+
+// dieByBrokenPipe ends surviveBrokenPipe.
+func (p *program) dieByBrokenPipe() {
+	if p.brokenPipe != nil {
+		signal.Stop(p.brokenPipe)
+		p.brokenPipe = nil
+	}
 }
 
 // errPrinted means that the failure was already printed; the exit status is 1.
@@ -81,6 +93,7 @@ func checkPercent(flagName string, value float64) error {
 // run runs a program to its end and returns its exit status.
 func (p *program) run(name string, do func() error) int {
 	p.console, p.started = newLineQueue(p.stderr), &processes{}
+	defer p.dieByBrokenPipe()
 	defer p.console.close(flushTime)
 	log.SetOutput(p.console) // for net/http, which logs there what has no other logger
 	return p.exit(name, do())

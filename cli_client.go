@@ -270,7 +270,7 @@ func askScheduler(register func(f *flagSet) func(*clientRun) error) func(*progra
 				return err
 			}
 			defer client.close()
-			defer surviveBrokenPipe()()
+			p.surviveBrokenPipe()
 			signals := p.watchSignals(signalPlan{name: f.Name(), limit: probeTimeout, kill: p.started.kill, isCall: true})
 			defer signals.close()
 			err = do(&clientRun{apiClient: client, p: p, ctx: signals.stopping, words: f.words})

@@ -64,7 +64,7 @@ func (p *program) daemon() error {
 		fmt.Fprint(p.stdout, versionText(daemonName))
 		return nil
 	}
-	defer surviveBrokenPipe()()
+	p.surviveBrokenPipe()
 	if cfg.check { // a signal ends a check as it ends any other program
 		return p.check(cfg)
 	}

@@ -69,7 +69,7 @@ func (p *program) scheduler() error {
 	case cfg.check:
 		return p.checkScheduler(cfg)
 	}
-	defer surviveBrokenPipe()()
+	p.surviveBrokenPipe()
 	signals := p.watchSignals(signalPlan{name: schedulerName, limit: cfg.stopLimit(), kill: p.started.kill})
 	defer signals.close()
 	s, err := startScheduler(cfg, p)

@@ -252,7 +252,7 @@ func TestPeerThatTakesNothing(t *testing.T) {
 		_, ended := drain(client)
 		start := time.Now()
 		lost := make(chan error, 2)
-		client.send(make([]byte, 1<<20), func(err error) { lost <- err }) // nobody reads
+		client.send(make([]byte, 4<<20), func(err error) { lost <- err }) // nobody reads, and the connection takes 16 writes of 64 KiB
 		synctest.Wait()                                                   // it is being written; else the short one goes first
 		client.send([]byte("{}"), func(err error) { lost <- err })
 		for range 2 {
