@@ -28,6 +28,7 @@ type routeExample struct {
 
 func routeExamples() []routeExample {
 	return []routeExample{
+		{pattern: "GET /{$}", what: "the status page; it asks for the API token itself"},
 		{pattern: "GET /livez", what: "200 while the process runs", path: "/livez"},
 		{pattern: "GET /readyz", what: "200 if the scheduler accepts work; 503 if it is stopping or cannot write to its workspace", path: "/readyz"},
 		{pattern: "GET /events", what: "Server-Sent Events `daemon/status`, `task/progress` (with `machine_id` and `lib_id`) and `pool/entry`; `Last-Event-ID` resumes the stream, with the event `reset` first if events were missed; of more than 256 streams the oldest ends", path: "/events",

@@ -203,6 +203,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		onDrain: func() { s.wg.Go(func() { s.awaitIdle(work) }) },
 	})
 	(&installAPI{program: s.program}).register(s.api)
+	newStatusPage().register(s.api)
 	if cfg.server == nil {
 		libs, err := openLibraries(s.pool.workspace)
 		if err != nil {
