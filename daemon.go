@@ -70,6 +70,7 @@ func (p *program) daemon() error {
 	}
 	signals := p.watchSignals(signalPlan{name: daemonName, limit: cfg.drainTime() + closeTime, kill: p.started.kill})
 	defer signals.close()
+	defer watchLevel(cfg.level, cfg.setLevel)()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 

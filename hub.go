@@ -272,7 +272,7 @@ func (h *hub) register(c *hubConn, params handshakeParams) string {
 			}
 			return ""
 		case old.link.ping(oldLinkTimeout) == nil:
-			return fmt.Sprintf("a daemon with the machine_id %q is connected already", params.MachineID)
+			return fmt.Sprintf("a daemon with the machine_id %q is connected already: stop it, or choose another --machine-id", params.MachineID)
 		}
 		_ = old.link.fail(errPingTimeout)
 		<-old.done // now the machine is free

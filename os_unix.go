@@ -131,6 +131,9 @@ func limitUnsent(c syscall.RawConn) {
 // standard descriptors (os/exec, Cmd.ExtraFiles).
 const passesDescriptors = true
 
+// levelSignals returns the signals that toggle the level of the log.
+func levelSignals() []os.Signal { return []os.Signal{syscall.SIGUSR1} }
+
 // terminalWidth returns the number of columns of the terminal f, and false if f is
 // not a terminal.
 func terminalWidth(f *os.File) (width int, isTerminal bool) {

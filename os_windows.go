@@ -118,6 +118,9 @@ func limitUnsent(syscall.RawConn) {}
 // Windows, so a handler cannot report progress.
 const passesDescriptors = false
 
+// levelSignals returns nothing: Windows has no such signal.
+func levelSignals() []os.Signal { return nil }
+
 // terminalWidth returns the number of columns of the console f, and false if f is
 // not a console.
 func terminalWidth(f *os.File) (width int, isTerminal bool) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -78,6 +80,7 @@ func (s *service) newDispatcher() *dispatcher { return &dispatcher{service: s} }
 // job is a request that the dispatcher has accepted.
 type job struct {
 	*incoming
+	began    time.Time
 	method   *method
 	taskID   string
 	timeout  time.Duration
@@ -121,7 +124,7 @@ func (d *dispatcher) admit(r *incoming) (*job, error) {
 	if err := decodeParams(r.params, &common); err != nil {
 		return nil, err
 	}
-	j := &job{incoming: r, method: m, timeout: m.timeLimit()}
+	j := &job{incoming: r, began: time.Now(), method: m, timeout: m.timeLimit()}
 	if t := common.TimeoutMS; t != nil {
 		if *t < 1 || *t > maxRequestTimeout.Milliseconds() {
 			return nil, invalidParam("timeout_ms", "must be 1 to %d", maxRequestTimeout.Milliseconds())
@@ -217,6 +220,7 @@ func (d *dispatcher) finish(j *job, result any, err error, written func()) {
 	if j.progress != nil {
 		j.progress.finish(err == nil)
 	}
+	d.logJob(j, err)
 	j.answer(result, err, func() {
 		if written != nil {
 			written()
@@ -370,4 +374,27 @@ func (s *service) awaitDir(ctx context.Context, m *method, params json.RawMessag
 		return s.access.awaitWorkDir(ctx)
 	}
 	return readIn(ctx, s.access.dirOf(params))
+}
+
+// logJob writes the line of a request that has ended: at info for a clone, at debug
+// for any other.
+func (d *dispatcher) logJob(j *job, err error) {
+	level, text := slog.LevelDebug, "a request ended"
+	if j.method.clones {
+		level, text = slog.LevelInfo, "a clone ended"
+	}
+	if !d.log.Enabled(context.Background(), level) {
+		return
+	}
+	args := []any{"method", j.method.name, "task_id", shownText(j.taskID), "duration_ms", time.Since(j.began).Milliseconds()}
+	if err == nil {
+		d.log.Log(context.Background(), level, text, append(args, "code", "OK")...)
+		return
+	}
+	rpc := asRPCError(err)
+	args = append(args, "code", cmp.Or(string(rpc.name()), strconv.Itoa(rpc.Code)))
+	if reason := rpc.Data["reason"]; reason != nil {
+		args = append(args, "reason", reason)
+	}
+	d.log.Log(context.Background(), level, text, append(args, "error", shownText(rpc.Message))...)
 }

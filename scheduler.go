@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -76,6 +77,7 @@ func (p *program) scheduler() error {
 	if err != nil {
 		return err
 	}
+	defer watchLevel(cfg.logs.current, s.api.setLevel)()
 	system := newNotifier(p.getenv, cfg.log)
 	watched, unwatch := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -239,7 +241,7 @@ func (s *scheduler) listen() (err error) {
 		}
 	}
 	if s.main, err = net.Listen(network, address); err != nil {
-		return fmt.Errorf("listening: %w", err)
+		return listenError(err)
 	}
 	s.http = s.newServer(s.api)
 	server := s.cfg.server
@@ -279,6 +281,19 @@ func (s *scheduler) listen() (err error) {
 		})
 	}
 	return nil
+}
+
+// listenError adds to the error of a listener what to do.
+func listenError(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("listening: %w: stop the program that listens there, or choose another --port", err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("listening: %w: choose a --port from 1024, or another path", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("listening: %w: --host must be an address of this machine", err)
+	}
+	return fmt.Errorf("listening: %w", err)
 }
 
 // newServer returns an HTTP server with the limits of every listener.

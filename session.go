@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -213,6 +214,9 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 		return nil, fmt.Errorf("%w (%s): check --token-file or C4A_TOKEN", errRefused, detail)
 	case http.StatusForbidden:
 		return nil, fmt.Errorf("%w (%s)", errRefused, detail)
+	}
+	if response.StatusCode == http.StatusBadRequest && bytes.Contains(body, []byte("HTTP request to an HTTPS server")) {
+		return nil, fmt.Errorf("dialling %s: the server speaks TLS: use wss:// in --server", c.server.Host)
 	}
 	if isForeignPage(response) {
 		return nil, fmt.Errorf("dialling %s: %s", c.server.Host, foreignPage(response))
