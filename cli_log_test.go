@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -85,6 +86,19 @@ func TestWhatHappenedToMyClone(t *testing.T) {
 	}
 	if !strings.Contains(log, "reason=not_found") {
 		t.Errorf("the daemon's log is %s, want the reason of the clone", log)
+	}
+	_, page := askHTTP(t, "GET", url+"/metrics", "")
+	metrics := metricsOf(t, page)
+	for name, want := range map[string]float64{
+		`c4a_clone_failures_total{reason="not_found"}`: 1, `c4a_requests_total{method="vcs/clone",code="GIT_FAILED"}`: 1,
+		`c4a_request_duration_seconds_count{method="vcs/clone"}`: 1, `c4a_machines{status="online"}`: 1, `c4a_dropped_log_lines_total`: 0,
+	} {
+		if got, ok := metrics[name]; !ok || got != want {
+			t.Errorf("%s is %v (there: %v), want %v", name, got, ok, want)
+		}
+	}
+	if metrics["process_cpu_seconds_total"] <= 0 || runtime.GOOS == "linux" && (metrics["process_resident_memory_bytes"] < 1<<20 || metrics["c4a_daemon_resident_memory_bytes"] < 1<<20) {
+		t.Errorf("got\n%s\nwant the memory and CPU of the processes", page)
 	}
 	p.signal(syscall.SIGUSR1)
 	p.says(`msg="the log level was changed" level=debug`)

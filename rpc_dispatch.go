@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -46,7 +47,8 @@ type service struct {
 	maxConcurrent int
 	log           *slog.Logger
 
-	wg sync.WaitGroup // running requests
+	queued atomic.Int64   // requests of all links that wait for a place
+	wg     sync.WaitGroup // running requests
 }
 
 // stuck returns how many calls a file system blocks.
@@ -173,6 +175,7 @@ func (d *dispatcher) schedule(j *job) error {
 		return busy()
 	default:
 		d.waiting = append(d.waiting, j)
+		d.queued.Add(1)
 		j.unwatch = context.AfterFunc(j.ctx, func() { d.giveUp(j) })
 		return nil
 	}
@@ -194,6 +197,7 @@ func (d *dispatcher) giveUp(j *job) {
 	i := slices.Index(d.waiting, j)
 	if i >= 0 {
 		d.waiting = slices.Delete(d.waiting, i, i+1)
+		d.queued.Add(-1)
 	}
 	d.mu.Unlock()
 	if i >= 0 {
@@ -267,6 +271,7 @@ func (d *dispatcher) startNextLocked() {
 	}
 	next := d.waiting[0]
 	d.waiting = slices.Delete(d.waiting, 0, 1)
+	d.queued.Add(-1)
 	next.unwatch()
 	d.wg.Go(func() { d.run(next) }) // ends as in schedule
 }

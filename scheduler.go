@@ -201,7 +201,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	s.api = newAPI(apiConfig{
 		pool: s.pool, events: s.events, token: cfg.apiToken, tokens: cfg.tokens, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
 		version: programVersion(), program: s.program, minFreeDisk: cfg.minFreeDisk, usage: s.usage, log: cfg.log,
-		hub: cfg.server == nil, requests: s.requests, level: cfg.logs.current,
+		hub: cfg.server == nil, requests: s.requests, level: cfg.logs.current, console: p.console,
 		onDrain: func() { s.wg.Go(func() { s.awaitIdle(work) }) },
 	})
 	(&installAPI{program: s.program}).register(s.api)
@@ -216,6 +216,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			heartbeatInterval: min(defaultHeartbeatInterval, cfg.offlineThreshold/2),
 			times:             p.times, libraryOf: libs.of, methods: methodsByName(builtinMethods()), publish: s.events.publish, requests: s.requests, log: cfg.log,
 		})
+		s.api.moreMetrics = s.hub.writeMetrics
 		for machineID, libID := range libs.machines() {
 			s.hub.bound(machineID, libID)
 		}

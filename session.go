@@ -53,6 +53,7 @@ type connector struct {
 	onState    func(state string) // called with a description of the link, for people
 	onAccepted func(handshakeResult)
 	began      time.Time
+	console    *lineQueue // the log; nil counts no dropped lines
 	log        *slog.Logger
 }
 
@@ -166,6 +167,7 @@ func (c *connector) session(ctx context.Context) (proven bool, err error) {
 		p.notify(heartbeatMethod, heartbeat{
 			MachineID: c.handshake.MachineID, InstanceID: c.handshake.InstanceID, Seq: seq,
 			UptimeSeconds: int64(time.Since(c.began).Seconds()), ActiveRequests: active, Stuck: c.service.stuck(),
+			Waiting: int(c.service.queued.Load()), DroppedLines: c.console.droppedEver(), MemoryBytes: residentBytes(),
 		}, nil)
 		select {
 		case <-beat.C:
