@@ -20,13 +20,15 @@ type apiConfig struct {
 	tokens      *tokensFile // nil without one
 	hosts       []string    // names that are accepted in Host, besides IP literals and localhost
 	version     string
-	program     *executable    // nil in tests
-	minFreeDisk float64        // percent of the workspace's disk; with less free the health is degraded
-	usage       *diskSize      // of the workspace
-	hub         bool           // this scheduler is the server of its daemons
-	requests    *requestLog    // nil makes one
-	level       *slog.LevelVar // of log; nil makes one
-	onDrain     func()         // called once, by POST /drain
+	program     *executable        // nil in tests
+	minFreeDisk float64            // percent of the workspace's disk; with less free the health is degraded
+	usage       *diskSize          // of the workspace
+	hub         bool               // this scheduler is the server of its daemons
+	requests    *requestLog        // nil makes one
+	level       *slog.LevelVar     // of log; nil makes one
+	console     *lineQueue         // the log; nil counts no dropped lines
+	moreMetrics func(*metricsPage) // of the hub; nil adds none
+	onDrain     func()             // called once, by POST /drain
 	log         *slog.Logger
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -64,10 +65,15 @@ func (a *api) putLogLevel(w http.ResponseWriter, r *http.Request) {
 		writeError(w, badRequest("level "+err.Error()))
 		return
 	}
+	a.setLevel(level)
+	writeJSON(w, http.StatusOK, logLevel{levelName(level)})
+}
+
+// setLevel sets the level of the log, and of the daemons of the pool.
+func (a *api) setLevel(level slog.Level) {
 	a.level.Set(level)
 	a.pool.setLogLevel(levelName(level))
 	a.log.Info("the log level was changed", "level", levelName(level))
-	writeJSON(w, http.StatusOK, logLevel{levelName(level)})
 }
 
 // POST /drain

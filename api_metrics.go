@@ -117,6 +117,15 @@ func (a *api) getMetrics(w http.ResponseWriter, _ *http.Request) {
 	page.family("process_start_time_seconds", "gauge", "When the program started, in Unix time.")
 	page.sample("process_start_time_seconds", float64(a.started.UnixMilli())/1000)
 
+	page.family("process_cpu_seconds_total", "counter", "Processor time of the program, without its daemons.")
+	page.sample("process_cpu_seconds_total", cpuSeconds())
+	if bytes := residentBytes(); bytes > 0 {
+		page.family("process_resident_memory_bytes", "gauge", "Resident memory of the program, without its daemons.")
+		page.sample("process_resident_memory_bytes", float64(bytes))
+	}
+	page.family("c4a_dropped_log_lines_total", "counter", "Log lines that were dropped because nobody read those before.")
+	page.sample("c4a_dropped_log_lines_total", float64(a.console.droppedEver()))
+
 	n := a.pool.counts()
 	page.family("c4a_daemons", "gauge", "Daemons of the pool by state.")
 	for _, s := range []struct {
@@ -130,6 +139,9 @@ func (a *api) getMetrics(w http.ResponseWriter, _ *http.Request) {
 	page.family("c4a_daemons_max", "gauge", "How many daemons there may be (--max-daemons).")
 	page.sample("c4a_daemons_max", float64(n.Max))
 	a.pool.metrics.write(&page)
+	if a.moreMetrics != nil {
+		a.moreMetrics(&page)
+	}
 
 	if bytes, ok := a.usage.bytes(); ok {
 		page.family("c4a_workspace_bytes", "gauge", "Sizes of all files in the workspace; measured from time to time.")
@@ -194,6 +206,11 @@ func (p *metricsPage) sample(name string, value float64, labels ...string) {
 
 func (p *metricsPage) histogram(name, help string, h *histogram) {
 	p.family(name, "histogram", help)
+	p.buckets(name, h)
+}
+
+// buckets appends the samples of a histogram with more labels.
+func (p *metricsPage) buckets(name string, h *histogram, labels ...string) {
 	total := uint64(0)
 	for n, count := range h.counts {
 		total += count
@@ -201,10 +218,10 @@ func (p *metricsPage) histogram(name, help string, h *histogram) {
 		if n < len(h.bounds) {
 			bound = number(h.bounds[n])
 		}
-		p.sample(name+"_bucket", float64(total), "le", bound)
+		p.sample(name+"_bucket", float64(total), append(slices.Clone(labels), "le", bound)...)
 	}
-	p.sample(name+"_sum", h.sum)
-	p.sample(name+"_count", float64(total))
+	p.sample(name+"_sum", h.sum, labels...)
+	p.sample(name+"_count", float64(total), labels...)
 }
 
 // number formats a value without an exponent.

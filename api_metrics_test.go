@@ -55,6 +55,9 @@ func metricsOf(t *testing.T, text string) map[string]float64 {
 				t.Errorf("line %d: got %q, want at least the bucket before", n, l)
 			}
 			last = value
+			if suffix == "_count" { // the next one has other labels
+				last = 0
+			}
 		}
 	}
 	return samples

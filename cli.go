@@ -5,9 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"log"
-	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -71,15 +68,12 @@ var errPrinted = errors.New("failed")
 
 // usageError is an invalid flag, variable or argument. It is printed as one
 // line; the exit status is 2.
-type usageError struct {
-	message string
-	see     string // the command whose --help explains it; "" for the one that failed
-}
+type usageError struct{ message string }
 
 func (e *usageError) Error() string { return e.message }
 
 func usage(format string, args ...any) error {
-	return &usageError{message: fmt.Sprintf(format, args...)}
+	return &usageError{fmt.Sprintf(format, args...)}
 }
 
 // checkPercent returns an error unless 0 ≤ value ≤ 100. NaN is rejected too.
@@ -95,7 +89,7 @@ func (p *program) run(name string, do func() error) int {
 	p.console, p.started = newLineQueue(p.stderr), &processes{}
 	defer p.dieByBrokenPipe()
 	defer p.console.close(flushTime)
-	log.SetOutput(p.console) // for net/http, which logs there what has no other logger
+	p.logLibraries()
 	return p.exit(name, do())
 }
 
@@ -104,11 +98,20 @@ func (p *program) exit(name string, err error) int {
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return exitStopped
 	}
-	if !errors.Is(err, errPrinted) {
+	_, isUsage := errors.AsType[*usageError](err)
+	switch json := p.jsonLog(); {
+	case errors.Is(err, errPrinted):
+	case json != nil && isUsage:
+		json.Error(name+" cannot start", "error", err.Error(), "see", name+" --help")
+	case json != nil:
+		json.Error(name+" failed", "error", err.Error())
+	default:
 		fmt.Fprintf(p.console, "%s: %v\n", name, err)
+		if isUsage {
+			fmt.Fprintf(p.console, "see %s --help\n", name)
+		}
 	}
-	if stop, ok := errors.AsType[*usageError](err); ok {
-		fmt.Fprintf(p.console, "see %s --help\n", cmp.Or(stop.see, name))
+	if isUsage {
 		return exitUsage
 	}
 	if stopped, ok := errors.AsType[*signalError](err); ok {
@@ -202,45 +205,6 @@ func (s *size) Set(text string) error {
 	}
 	*s = size(n * unit)
 	return nil
-}
-
-// logFlags holds the log flags, which both programs have.
-type logFlags struct {
-	level, format string
-	current       *slog.LevelVar // of the logger; nil before logger
-}
-
-func (l *logFlags) register(f *flagSet) {
-	f.StringVar(&l.level, "log-level", "info", "`LEVEL` of the log, which is written to standard error: debug, info, warn or error")
-	f.StringVar(&l.format, "log-format", "text", "`FORMAT` of the log: text or json")
-	f.group("Log")
-}
-
-// logger returns a logger for the flags, or a usage error that names the
-// invalid flag.
-func (l *logFlags) logger(p *program) (*slog.Logger, error) {
-	level, err := parseLevel(l.level)
-	if err != nil {
-		return nil, usage("invalid value %q for --log-level: %v", shownText(l.level), err)
-	}
-	l.current = &slog.LevelVar{}
-	l.current.Set(level)
-	options := &slog.HandlerOptions{Level: l.current}
-	var format func(io.Writer) slog.Handler
-	switch l.format {
-	case "text":
-		format = func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, options) }
-	case "json":
-		format = func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, options) }
-	default:
-		return nil, usage("invalid value %q for --log-format: must be text or json", l.format)
-	}
-	// A process whose standard error is a file inherits the variable too.
-	if isJournal(p.stderr, p.getenv("JOURNAL_STREAM")) {
-		options.ReplaceAttr = withoutTime
-		return slog.New(queueHandler{newJournalHandler(p.console, format), p.console}), nil
-	}
-	return slog.New(queueHandler{format(p.console), p.console}), nil
 }
 
 // readSecret returns a token: the first line of file, or of the variable when no

@@ -70,6 +70,7 @@ func (p *program) daemon() error {
 	}
 	signals := p.watchSignals(signalPlan{name: daemonName, limit: cfg.drainTime() + closeTime, kill: p.started.kill})
 	defer signals.close()
+	defer watchLevel(cfg.level, cfg.setLevel)()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 
@@ -220,7 +221,7 @@ func (d *daemon) serve(stopping, force context.Context, parent *controlClient, p
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
 		maxMessage: d.cfg.maxMessage, attempts: d.cfg.maxAttempts, heartbeat: d.cfg.heartbeat,
-		times: p.times, handshake: d.handshake(), service: d.service, began: d.began, log: d.cfg.log,
+		times: p.times, handshake: d.handshake(), service: d.service, began: d.began, console: p.console, log: d.cfg.log,
 		onState: func(state string) { system.tell("STATUS=" + state) },
 		onAccepted: func(handshakeResult) {
 			if isReady {

@@ -147,7 +147,13 @@ func (p *program) daemonFlags(f *flagSet) (build func(*flagSet) (*daemonConfig, 
 		if c.client, err = newLinkClient(c.caFile); err != nil {
 			return nil, usage("invalid value for --ca-file: %v", err)
 		}
-		return c, c.validate()
+		if err := c.validate(); err != nil {
+			return nil, err
+		}
+		if libID, ok := strings.CutPrefix(c.machineID, cloudPrefix); ok && c.scheduled {
+			c.log = c.log.With("lib_id", libID) // its lines may be read beside those of other daemons
+		}
+		return c, nil
 	}
 }
 
@@ -200,6 +206,12 @@ func (c *daemonConfig) validate() error {
 		defer c.log.Info("neither --allow nor --work-dir was given: serving the current directory", "dir", dir)
 	}
 	return dirList(c.allow).areDirs()
+}
+
+// setLevel sets the level of the log.
+func (c *daemonConfig) setLevel(level slog.Level) {
+	c.level.Set(level)
+	c.log.Info("the log level was changed", "level", levelName(level))
 }
 
 // drainTime returns the time that running requests have after the first signal.

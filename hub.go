@@ -43,7 +43,8 @@ type hubConfig struct {
 	libraryOf         func(machineID string) string // for the handshake's lib_id; called under the hub's lock
 	methods           map[string]*method            // the built-in ones, for their time limits
 	publish           func(event string, params any)
-	requests          *requestLog // nil makes one
+	requests          *requestLog  // nil makes one
+	calls             *callMetrics // nil makes one
 	log               *slog.Logger
 }
 
@@ -81,6 +82,9 @@ type progressWatch struct {
 func newHub(c hubConfig) *hub {
 	if c.requests == nil {
 		c.requests = newRequestLog()
+	}
+	if c.calls == nil {
+		c.calls = newCallMetrics(c.methods)
 	}
 	return &hub{hubConfig: c, conns: map[*hubConn]struct{}{}, machines: map[string]*machine{}, progress: map[progressName]map[*progressWatch]struct{}{}}
 }
@@ -272,7 +276,7 @@ func (h *hub) register(c *hubConn, params handshakeParams) string {
 			}
 			return ""
 		case old.link.ping(oldLinkTimeout) == nil:
-			return fmt.Sprintf("a daemon with the machine_id %q is connected already", params.MachineID)
+			return fmt.Sprintf("a daemon with the machine_id %q is connected already: stop it, or choose another --machine-id", params.MachineID)
 		}
 		_ = old.link.fail(errPingTimeout)
 		<-old.done // now the machine is free
@@ -374,6 +378,7 @@ func (h *hub) beat(c *hubConn, beat heartbeat) {
 	if m := h.machines[params.MachineID]; m != nil && m.conn == c {
 		now := time.Now().UTC()
 		m.view.LastHeartbeatAt = &now
+		m.beat = beat
 		m.view.ActiveRequests = max(0, beat.ActiveRequests-c.peer.pending())
 	}
 }

@@ -25,6 +25,7 @@ func (h *hub) begin(c *call) (end func(json.RawMessage, error)) {
 				At: time.Now().UTC(), DurationMS: took.Milliseconds(), Code: code, Reason: reason, Message: err.Error(),
 			})
 		}
+		h.calls.observe(c.method, code, reason, took, len(c.params), len(result))
 		h.logCall(c, len(result), code, reason, took, err)
 	}
 }

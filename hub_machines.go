@@ -21,6 +21,7 @@ const (
 
 // machine holds what the hub knows about one machine id.
 type machine struct {
+	beat      heartbeat     // the last one of the link
 	view      machineView   // its active_requests are those that are not calls of this hub
 	conn      *hubConn      // nil when offline
 	bound     bool          // a library is bound to it

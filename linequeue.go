@@ -34,6 +34,7 @@ type lineQueue struct {
 	mu      sync.Mutex
 	waiting []byte
 	dropped int // lines since the last call of takeDropped
+	ever    int64
 	closed  bool
 }
 
@@ -49,7 +50,7 @@ func (q *lineQueue) Write(lines []byte) (int, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed || len(q.waiting)+len(lines) > maxUnwritten {
-		q.dropped += bytes.Count(lines, []byte{'\n'})
+		q.dropLocked(bytes.Count(lines, []byte{'\n'}))
 		return 0, errLinesDropped
 	}
 	q.waiting = append(q.waiting, lines...)
@@ -93,6 +94,28 @@ func (q *lineQueue) takeDropped() (lines int) {
 func (q *lineQueue) addDropped(lines int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.dropLocked(lines)
+}
+
+func (q *lineQueue) dropLocked(lines int) {
+	q.dropped += lines
+	q.ever += int64(lines)
+}
+
+// droppedEver returns how many lines were dropped since the start.
+func (q *lineQueue) droppedEver() int64 {
+	if q == nil {
+		return 0
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.ever
+}
+
+// restoreDropped gives back what takeDropped has taken.
+func (q *lineQueue) restoreDropped(lines int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.dropped += lines
 }
 
@@ -127,7 +150,7 @@ func (h queueHandler) Handle(ctx context.Context, r slog.Record) error {
 	}
 	err := h.Handler.Handle(ctx, r)
 	if err != nil {
-		h.queue.addDropped(dropped) // Write has counted this one
+		h.queue.restoreDropped(dropped) // Write has counted this one
 	}
 	return err
 }

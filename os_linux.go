@@ -87,3 +87,15 @@ func unescapeMount(path string) string {
 	}
 	return b.String()
 }
+
+// residentBytes returns the resident memory of this process (proc_pid_statm(5)), 0
+// if it is not known.
+func residentBytes() int64 {
+	data, err := os.ReadFile("/proc/self/statm")
+	fields := strings.Fields(string(data))
+	if err != nil || len(fields) < 2 {
+		return 0
+	}
+	pages, _ := strconv.ParseInt(fields[1], 10, 64) // 0 if it is not a number
+	return pages * int64(os.Getpagesize())
+}

@@ -131,6 +131,18 @@ func limitUnsent(c syscall.RawConn) {
 // standard descriptors (os/exec, Cmd.ExtraFiles).
 const passesDescriptors = true
 
+// cpuSeconds returns the processor time that this process has used.
+func cpuSeconds() float64 {
+	var used unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &used) != nil {
+		return 0
+	}
+	return float64(used.Utime.Nano()+used.Stime.Nano()) / 1e9
+}
+
+// levelSignals returns the signals that toggle the level of the log.
+func levelSignals() []os.Signal { return []os.Signal{syscall.SIGUSR1} }
+
 // terminalWidth returns the number of columns of the terminal f, and false if f is
 // not a terminal.
 func terminalWidth(f *os.File) (width int, isTerminal bool) {

@@ -118,6 +118,13 @@ func limitUnsent(syscall.RawConn) {}
 // Windows, so a handler cannot report progress.
 const passesDescriptors = false
 
+// cpuSeconds returns 0: the scheduler, whose metrics have it, does not run on
+// Windows.
+func cpuSeconds() float64 { return 0 }
+
+// levelSignals returns nothing: Windows has no such signal.
+func levelSignals() []os.Signal { return nil }
+
 // terminalWidth returns the number of columns of the console f, and false if f is
 // not a console.
 func terminalWidth(f *os.File) (width int, isTerminal bool) {

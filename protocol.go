@@ -129,6 +129,9 @@ type heartbeat struct {
 	UptimeSeconds  int64  `json:"uptime_seconds" doc:"seconds since the daemon started"`
 	ActiveRequests int    `json:"active_requests" doc:"number of running requests"`
 	Stuck          int    `json:"stuck" doc:"number of calls that a file system blocks"`
+	Waiting        int    `json:"waiting" doc:"number of requests that wait for a place"`
+	DroppedLines   int64  `json:"dropped_lines" doc:"number of log lines that were dropped since the start, because nobody read those before"`
+	MemoryBytes    int64  `json:"memory_bytes" doc:"resident memory of the process; 0 where the system does not say"`
 }
 
 // machineStatus is the params of daemon/status, which the server sends to its

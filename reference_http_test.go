@@ -28,6 +28,7 @@ type routeExample struct {
 
 func routeExamples() []routeExample {
 	return []routeExample{
+		{pattern: "GET /{$}", what: "the status page; it asks for the API token itself"},
 		{pattern: "GET /livez", what: "200 while the process runs", path: "/livez"},
 		{pattern: "GET /readyz", what: "200 if the scheduler accepts work; 503 if it is stopping or cannot write to its workspace", path: "/readyz"},
 		{pattern: "GET /events", what: "Server-Sent Events `daemon/status`, `task/progress` (with `machine_id` and `lib_id`) and `pool/entry`; `Last-Event-ID` resumes the stream, with the event `reset` first if events were missed; of more than 256 streams the oldest ends", path: "/events",
@@ -46,7 +47,7 @@ func routeExamples() []routeExample {
 		{pattern: "GET /install.sh", what: "the installer; it downloads from this server"},
 		{pattern: "GET /bin/latest", what: "the version of this build"},
 		{pattern: "GET /bin/{version}/{file}", what: "this build, laid out as a release: `SHA256SUMS`, `c4a-daemon_OS_ARCH` and `c4a-daemon-scheduler_OS_ARCH` for its own system; 404 for others"},
-		{pattern: "GET /metrics", what: "metrics in the Prometheus text format: daemons by state, spawns by result, evictions by reason, clones, durations, size of the workspace, disk usage"},
+		{pattern: "GET /metrics", what: "metrics in the Prometheus text format: daemons by state, spawns by result, evictions by reason, clones, durations, size of the workspace, disk usage; of a hub also requests by method and code with their durations and bytes, failed clones by reason, machines, and what the heartbeats of the daemons say; process memory and CPU"},
 		{pattern: "POST /libraries/{lib_id}/rpc", what: "sends a JSON-RPC request to a library: to the machine that it is bound to, or else to its daemon; with `Accept: text/event-stream` the response is a stream of progress and then the result",
 			path: "/libraries/demo/rpc", body: `{"jsonrpc":"2.0","id":1,"method":"config/get"}`},
 		{pattern: "POST /libraries/{lib_id}/rpc", path: "/libraries/demo/rpc", body: `{"jsonrpc":"2.0","id":2,"method":"fs/stat","params":{"path":"/etc"}}`, accept: "text/event-stream"},

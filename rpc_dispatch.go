@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -9,7 +10,9 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,7 +47,8 @@ type service struct {
 	maxConcurrent int
 	log           *slog.Logger
 
-	wg sync.WaitGroup // running requests
+	queued atomic.Int64   // requests of all links that wait for a place
+	wg     sync.WaitGroup // running requests
 }
 
 // stuck returns how many calls a file system blocks.
@@ -78,6 +82,7 @@ func (s *service) newDispatcher() *dispatcher { return &dispatcher{service: s} }
 // job is a request that the dispatcher has accepted.
 type job struct {
 	*incoming
+	began    time.Time
 	method   *method
 	taskID   string
 	timeout  time.Duration
@@ -121,7 +126,7 @@ func (d *dispatcher) admit(r *incoming) (*job, error) {
 	if err := decodeParams(r.params, &common); err != nil {
 		return nil, err
 	}
-	j := &job{incoming: r, method: m, timeout: m.timeLimit()}
+	j := &job{incoming: r, began: time.Now(), method: m, timeout: m.timeLimit()}
 	if t := common.TimeoutMS; t != nil {
 		if *t < 1 || *t > maxRequestTimeout.Milliseconds() {
 			return nil, invalidParam("timeout_ms", "must be 1 to %d", maxRequestTimeout.Milliseconds())
@@ -170,6 +175,7 @@ func (d *dispatcher) schedule(j *job) error {
 		return busy()
 	default:
 		d.waiting = append(d.waiting, j)
+		d.queued.Add(1)
 		j.unwatch = context.AfterFunc(j.ctx, func() { d.giveUp(j) })
 		return nil
 	}
@@ -191,6 +197,7 @@ func (d *dispatcher) giveUp(j *job) {
 	i := slices.Index(d.waiting, j)
 	if i >= 0 {
 		d.waiting = slices.Delete(d.waiting, i, i+1)
+		d.queued.Add(-1)
 	}
 	d.mu.Unlock()
 	if i >= 0 {
@@ -217,6 +224,7 @@ func (d *dispatcher) finish(j *job, result any, err error, written func()) {
 	if j.progress != nil {
 		j.progress.finish(err == nil)
 	}
+	d.logJob(j, err)
 	j.answer(result, err, func() {
 		if written != nil {
 			written()
@@ -263,6 +271,7 @@ func (d *dispatcher) startNextLocked() {
 	}
 	next := d.waiting[0]
 	d.waiting = slices.Delete(d.waiting, 0, 1)
+	d.queued.Add(-1)
 	next.unwatch()
 	d.wg.Go(func() { d.run(next) }) // ends as in schedule
 }
@@ -370,4 +379,27 @@ func (s *service) awaitDir(ctx context.Context, m *method, params json.RawMessag
 		return s.access.awaitWorkDir(ctx)
 	}
 	return readIn(ctx, s.access.dirOf(params))
+}
+
+// logJob writes the line of a request that has ended: at info for a clone, at debug
+// for any other.
+func (d *dispatcher) logJob(j *job, err error) {
+	level, text := slog.LevelDebug, "a request ended"
+	if j.method.clones {
+		level, text = slog.LevelInfo, "a clone ended"
+	}
+	if !d.log.Enabled(context.Background(), level) {
+		return
+	}
+	args := []any{"method", j.method.name, "task_id", shownText(j.taskID), "duration_ms", time.Since(j.began).Milliseconds()}
+	if err == nil {
+		d.log.Log(context.Background(), level, text, append(args, "code", "OK")...)
+		return
+	}
+	rpc := asRPCError(err)
+	args = append(args, "code", cmp.Or(string(rpc.name()), strconv.Itoa(rpc.Code)))
+	if reason := rpc.Data["reason"]; reason != nil {
+		args = append(args, "reason", reason)
+	}
+	d.log.Log(context.Background(), level, text, append(args, "error", shownText(rpc.Message))...)
 }

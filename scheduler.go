@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -76,6 +77,7 @@ func (p *program) scheduler() error {
 	if err != nil {
 		return err
 	}
+	defer watchLevel(cfg.logs.current, s.api.setLevel)()
 	system := newNotifier(p.getenv, cfg.log)
 	watched, unwatch := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -199,10 +201,11 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	s.api = newAPI(apiConfig{
 		pool: s.pool, events: s.events, token: cfg.apiToken, tokens: cfg.tokens, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
 		version: programVersion(), program: s.program, minFreeDisk: cfg.minFreeDisk, usage: s.usage, log: cfg.log,
-		hub: cfg.server == nil, requests: s.requests, level: cfg.logs.current,
+		hub: cfg.server == nil, requests: s.requests, level: cfg.logs.current, console: p.console,
 		onDrain: func() { s.wg.Go(func() { s.awaitIdle(work) }) },
 	})
 	(&installAPI{program: s.program}).register(s.api)
+	newStatusPage().register(s.api)
 	if cfg.server == nil {
 		libs, err := openLibraries(s.pool.workspace)
 		if err != nil {
@@ -213,6 +216,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			heartbeatInterval: min(defaultHeartbeatInterval, cfg.offlineThreshold/2),
 			times:             p.times, libraryOf: libs.of, methods: methodsByName(builtinMethods()), publish: s.events.publish, requests: s.requests, log: cfg.log,
 		})
+		s.api.moreMetrics = s.hub.writeMetrics
 		for machineID, libID := range libs.machines() {
 			s.hub.bound(machineID, libID)
 		}
@@ -238,7 +242,7 @@ func (s *scheduler) listen() (err error) {
 		}
 	}
 	if s.main, err = net.Listen(network, address); err != nil {
-		return fmt.Errorf("listening: %w", err)
+		return listenError(err)
 	}
 	s.http = s.newServer(s.api)
 	server := s.cfg.server
@@ -278,6 +282,19 @@ func (s *scheduler) listen() (err error) {
 		})
 	}
 	return nil
+}
+
+// listenError adds to the error of a listener what to do.
+func listenError(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("listening: %w: stop the program that listens there, or choose another --port", err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("listening: %w: choose a --port from 1024, or another path", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("listening: %w: --host must be an address of this machine", err)
+	}
+	return fmt.Errorf("listening: %w", err)
 }
 
 // newServer returns an HTTP server with the limits of every listener.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -52,6 +53,7 @@ type connector struct {
 	onState    func(state string) // called with a description of the link, for people
 	onAccepted func(handshakeResult)
 	began      time.Time
+	console    *lineQueue // the log; nil counts no dropped lines
 	log        *slog.Logger
 }
 
@@ -165,6 +167,7 @@ func (c *connector) session(ctx context.Context) (proven bool, err error) {
 		p.notify(heartbeatMethod, heartbeat{
 			MachineID: c.handshake.MachineID, InstanceID: c.handshake.InstanceID, Seq: seq,
 			UptimeSeconds: int64(time.Since(c.began).Seconds()), ActiveRequests: active, Stuck: c.service.stuck(),
+			Waiting: int(c.service.queued.Load()), DroppedLines: c.console.droppedEver(), MemoryBytes: residentBytes(),
 		}, nil)
 		select {
 		case <-beat.C:
@@ -213,6 +216,9 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 		return nil, fmt.Errorf("%w (%s): check --token-file or C4A_TOKEN", errRefused, detail)
 	case http.StatusForbidden:
 		return nil, fmt.Errorf("%w (%s)", errRefused, detail)
+	}
+	if response.StatusCode == http.StatusBadRequest && bytes.Contains(body, []byte("HTTP request to an HTTPS server")) {
+		return nil, fmt.Errorf("dialling %s: the server speaks TLS: use wss:// in --server", c.server.Host)
 	}
 	if isForeignPage(response) {
 		return nil, fmt.Errorf("dialling %s: %s", c.server.Host, foreignPage(response))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"time"
@@ -24,6 +25,15 @@ func dialCause(err error) error {
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
 		return errors.New("the server does not speak TLS on this port: check the port, or use ws:// if it has no TLS")
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return fmt.Errorf("%w: if the server has a certificate of an authority of your own, name it with --ca-file", libraryCause(err))
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return fmt.Errorf("%w: use a name that the certificate is for", libraryCause(err))
+	}
+	if missing, ok := errors.AsType[*net.DNSError](err); ok && missing.IsNotFound {
+		return fmt.Errorf("%w: check the name of the host", libraryCause(err))
 	}
 	return libraryCause(err)
 }

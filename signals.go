@@ -152,7 +152,12 @@ func (p *program) abort(plan signalPlan, w *signalWatch) {
 	case plan.isCall:
 		err = context.Cause(w.stopping)
 	case err == nil:
-		fmt.Fprintf(p.console, "%s: stopped without waiting any longer for work that does not end\n", plan.name)
+		const why = "stopped without waiting any longer for work that does not end"
+		if json := p.jsonLog(); json != nil {
+			json.Warn(why)
+		} else {
+			fmt.Fprintf(p.console, "%s: %s\n", plan.name, why)
+		}
 	}
 	status := p.exit(plan.name, err)
 	p.console.close(flushTime)
