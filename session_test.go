@@ -267,8 +267,12 @@ func TestHeartbeats(t *testing.T) {
 						break
 					}
 					want := heartbeat{MachineID: "m", InstanceID: "i", Seq: seq, UptimeSeconds: int64(time.Since(began).Seconds())}
+					if m.Params.MemoryBytes == 0 {
+						t.Errorf("%s, want memory_bytes", data)
+					}
+					m.Params.MemoryBytes = 0 // differs each time
 					if m.ID != nil || m.Method != heartbeatMethod || m.Params != want {
-						t.Errorf("%s, want %+v", data, want)
+						t.Errorf("%s, want %+v and memory_bytes", data, want)
 					}
 					if pause := time.Since(last); seq > 1 && pause != test.every || seq == 1 && pause != 0 {
 						t.Errorf("beat %d came after %v, want %v, and the first at once", seq, pause, test.every)
