@@ -219,6 +219,19 @@ func TestAPIToken(t *testing.T) {
 	}
 }
 
+// A form on a page of another site is sent as a navigation: it is refused, unless it
+// changes nothing.
+func TestAPINavigationFromAnotherSite(t *testing.T) {
+	t.Parallel()
+	a := testAPI(t, nil)
+	for method, want := range map[string]int{"GET": 404, "POST": 403, "PUT": 403, "DELETE": 403} {
+		w := ask(a, method, "/nothing", "", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate")
+		if w.Code != want {
+			t.Errorf("%s: got %d, want %d", method, w.Code, want)
+		}
+	}
+}
+
 func TestAPIForeignHostAndOrigin(t *testing.T) {
 	t.Parallel()
 	a := testAPI(t, nil)
@@ -243,7 +256,10 @@ func TestAPIForeignHostAndOrigin(t *testing.T) {
 		{[]string{"Origin", "null"}, false},
 		{[]string{"Origin", "http://127.0.0.1:5110", "Origin", "http://evil.example"}, false},
 		{[]string{"Host", "evil.example", "Origin", "http://evil.example"}, false},
+		{[]string{"Origin", "ftp://127.0.0.1:5110"}, false},
+		{[]string{"Origin", "chrome-extension://127.0.0.1:5110"}, false},
 		{[]string{"Sec-Fetch-Site", "cross-site"}, false},
+		{[]string{"Sec-Fetch-Site", "same-site"}, false},
 		{[]string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"}, true},
 		{[]string{"Sec-Fetch-Site", "same-origin"}, true},
 		{[]string{"Sec-Fetch-Site", "none"}, true},

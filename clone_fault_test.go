@@ -441,3 +441,70 @@ func TestCloneWithForeignSettings(t *testing.T) {
 		}
 	}
 }
+
+// At most four clones run at once; the others wait for one to end.
+func TestCloneSlots(t *testing.T) {
+	skipShort(t, "it clones nine times")
+	t.Parallel()
+	w := newCloneWorld(t)
+	w.server.repo("lib", map[string]string{"a": "1"})
+	const clones, most = 9, 4
+	began, goOn := make(chan struct{}, 100), make(chan struct{})
+	var first sync.Map // the repositories that were asked for
+	w.server.setHook(func(_ http.ResponseWriter, r *http.Request) bool {
+		if _, again := first.LoadOrStore(strings.Split(r.URL.Path, "/")[1], true); !again {
+			began <- struct{}{}
+			<-goOn
+		}
+		return false
+	})
+	for n := range clones - 1 {
+		w.server.repo(fmt.Sprint("lib", n), map[string]string{"a": "1"})
+	}
+	var wg sync.WaitGroup
+	for n := range clones {
+		name := fmt.Sprint("lib", n)
+		if n == clones-1 {
+			name = "lib"
+		}
+		wg.Go(func() { // ends with its answer
+			if _, err := w.try(cloneParams{URL: w.server.address(name)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	running := 0
+	for begun := range clones {
+		select {
+		case <-began:
+			running++
+		case <-time.After(patience):
+			t.Fatalf("%d clones have begun, want all %d", begun, clones)
+		}
+		if n := running + len(began); n > most {
+			t.Errorf("%d clones run at once, want at most %d", n, most)
+		}
+		if running == most || begun == clones-1 {
+			goOn <- struct{}{} // one of them can go on to its end
+			running--
+		}
+	}
+	close(goOn)
+	wg.Wait()
+}
+
+// A remote that sends more than --max-clone-bytes is cut off, whatever its files
+// come to.
+func TestCloneRemoteSendsTooMuch(t *testing.T) {
+	skipShort(t, "it sends megabytes")
+	t.Parallel()
+	w := newCloneWorld(t)
+	w.server.repo("lib", map[string]string{"a": noise(2 << 20)})
+	w.cfg.maxBytes = 1 << 20
+	_, err := w.try(cloneParams{URL: w.server.address("lib")})
+	wantGitFailure(t, err, gitTooLarge)
+	if err == nil || !strings.Contains(err.Error(), "the remote sent more than 1048576 bytes") {
+		t.Errorf("got %v, want the end of the transfer", err)
+	}
+	w.noTemporaries()
+}

@@ -54,7 +54,10 @@ Updating files: 900% (3600/400)`, "\n") {
 	p.finish()
 	var got []int
 	last := -1
-	for _, r := range reports {
+	for i, r := range reports {
+		if i > 0 && phaseRank(r.Phase) < phaseRank(reports[i-1].Phase) {
+			t.Errorf("the phase went back from %s to %s", reports[i-1].Phase, r.Phase)
+		}
 		if r.Percent < last {
 			t.Errorf("percent fell: %v then %d", got, r.Percent)
 		}

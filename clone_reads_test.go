@@ -5,13 +5,17 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // wholeReader calls reading methods as the dispatcher does.
@@ -291,5 +295,75 @@ func TestReplacementsSince(t *testing.T) {
 	}
 	if _, known := r.since(mark); known {
 		t.Error("a read that began before all that is remembered is known to be whole")
+	}
+}
+
+// The old state of a repository stays for a moment: for those that read it.
+func TestOldStateStaysForItsReaders(t *testing.T) {
+	dir := realTempDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		base, stop := context.WithCancel(t.Context())
+		s, err := openRepoStore(base, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+		defer stop()
+		old, err := s.temp()
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := func() int {
+			synctest.Wait()
+			names, err := os.ReadDir(filepath.Join(dir, retiredDirName))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+			return len(names)
+		}
+		if err := s.retire(old); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(retiredGrace / 2)
+		if n := kept(); n != 1 {
+			t.Errorf("got %d old states before their time is over, want 1", n)
+		}
+		time.Sleep(retiredGrace)
+		if n := kept(); n != 0 {
+			t.Errorf("got %d old states after their time, want none", n)
+		}
+		if retiredGrace < time.Second {
+			t.Errorf("an old state stays for %v, want at least a second", retiredGrace)
+		}
+	})
+}
+
+// Where two directories cannot be exchanged, a new state that cannot be moved to its
+// place leaves the old one there.
+func TestMoveAsideRestoresTheOldState(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	base, stop := context.WithCancel(t.Context())
+	s, err := openRepoStore(base, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	defer stop()
+	writeFiles(t, dir, map[string]string{reposDirName + "/a/lib/f": "old"})
+	if err := s.moveAside("missing", "a/lib"); err == nil {
+		t.Error("moving a missing state into place: got no error, want one")
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, reposDirName, "a/lib/f")); err != nil || string(text) != "old" {
+		t.Errorf("got %q, %v, want the old state in its place", text, err)
+	}
+	writeFiles(t, dir, map[string]string{reposDirName + "/" + tempPrefix + "1/f": "new"})
+	if err := s.moveAside(tempPrefix+"1", "a/lib"); err != nil {
+		t.Error(err)
+	}
+	for name, want := range map[string]string{"a/lib/f": "new", tempPrefix + "1/f": "old"} {
+		if text, err := os.ReadFile(filepath.Join(dir, reposDirName, name)); err != nil || string(text) != want {
+			t.Errorf("%s: got %q, %v, want %q", name, text, err, want)
+		}
 	}
 }

@@ -442,3 +442,88 @@ func TestCloneUpdateKilled(t *testing.T) {
 		t.Errorf("beside the repository there is %v, %v; want nothing", entries, err)
 	}
 }
+
+// An update discards what is not tracked: ignored files and nested repositories.
+func TestCloneUpdateRemovesWhatIsNotTracked(t *testing.T) {
+	skipShort(t, "it clones three times")
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1", ".gitignore": "*.log\nbuild/\n"})
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	litter := func() {
+		writeFiles(t, r.Path, map[string]string{"x.log": "ignored", "build/y": "ignored", "untracked": "u"})
+		newTestRepoAt(t, filepath.Join(r.Path, "nested"), map[string]string{"n": "1"})
+	}
+	for _, action := range []cloneAction{actionUnchanged, actionUpdated} {
+		litter()
+		if action == actionUpdated {
+			remote.commit("more", map[string]string{"a": "2"})
+		}
+		w.must(p, action, remote.head())
+		for _, name := range []string{"x.log", "build", "untracked", "nested"} {
+			if _, err := os.Lstat(filepath.Join(r.Path, name)); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%s: %s: got %v, want it removed", action, name, err)
+			}
+		}
+	}
+}
+
+// When a repository has 40 packs, an update puts them together.
+func TestCloneManyUpdatesArePacked(t *testing.T) {
+	skipShort(t, "it makes forty packs")
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	clone := &testRepo{t: t, dir: r.Path}
+	packs := func() int {
+		names, err := filepath.Glob(filepath.Join(r.Path, ".git/objects/pack/*.pack"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	for n := packs(); n < 40; n++ {
+		oid := strings.TrimSpace(clone.output(fmt.Sprint("blob ", n), "hash-object", "-w", "--stdin"))
+		clone.output(oid+"\n", "pack-objects", "-q", ".git/objects/pack/pack")
+	}
+	if n := packs(); n != 40 {
+		t.Fatalf("made %d packs, want 40", n)
+	}
+	remote.commit("more", map[string]string{"a": "2"})
+	w.must(p, actionUpdated, remote.head())
+	if n := packs(); n > 2 {
+		t.Errorf("got %d packs after the update, want them put together", n)
+	}
+}
+
+// A full disk that git meets while it looks at the old state is no damage: nothing
+// is cloned anew.
+func TestCloneFullDiskIsNoDamage(t *testing.T) {
+	skipShort(t, "it clones twice")
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	before := treeState(t, r.Path)
+	remote.commit("more", map[string]string{"a": "2"})
+	wrapper := filepath.Join(realTempDir(t), "git")
+	writeProgram(t, wrapper, "for word; do [ \"$word\" = rev-list ] && echo 'fatal: write error: No space left on device' >&2 && exit 128; done\nexec "+shellQuote(w.cfg.git.path)+" \"$@\"\n")
+	w.cfg.git.version()
+	git := w.cfg.git.path
+	w.cfg.git.path = wrapper
+	asked := w.server.fetches()
+	_, err := w.try(p)
+	wantGitFailure(t, err, gitDiskFull)
+	if n := w.server.fetches() - asked; n != 0 {
+		t.Errorf("it was fetched %d times, want no fetch", n)
+	}
+	if got := treeState(t, r.Path); got != before {
+		t.Errorf("got the state\n%s\nwant\n%s", got, before)
+	}
+	w.cfg.git.path = git
+	w.must(p, actionUpdated, remote.head())
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -260,4 +261,11 @@ func treeState(t *testing.T, dir string) string {
 	}
 	repo.git("fsck", "--connectivity-only")
 	return strings.Join(state, "\n")
+}
+
+// noise is a text of n bytes that does not get smaller.
+func noise(n int) string {
+	data := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(data) // it never fails
+	return string(data)
 }

@@ -14,7 +14,7 @@ func globNames() []string {
 		"a", "b", "c/d", "ab", "abc.go", "main.go", "main_test.go", "README.md", "-x", ".hidden", "[x]", "a*b", "q?", `back\slash`,
 		"src/a.go", "src/b/c.go", "src/b/d/e.go", "src/b/README.md", "src.go", "srcx/a.go", "x/src/a.go", "x/y/z", "x/y/w.txt",
 		"deep/1/2/3/4/5.txt", "deep/1.txt", "docs/index.html", "docs/api/index.html", "über.txt", "日本/語.txt", "UPPER.TXT", "a b/c d.txt",
-		"p/-", "p/]", "p/!", "p/^", "p/9", "p/a", "p/Z", "p/\t", "foo/bar/baz", "foo/bar", "foobar/baz",
+		"p/-", "p/]", "p/!", "p/^", "p/9", "p/a", "p/Z", "p/\t", "p/\v", "p/\f", "p/\x7f", "foo/bar/baz", "foo/bar", "foobar/baz",
 	}
 }
 
@@ -23,7 +23,7 @@ func globPatterns() []string {
 		"*", "**", "**/*", "*.go", "**/*.go", "src", "src/", "src/*", "src/**", "src/**/", "src/*.go", "src/**/*.go", "**/src/**", "**/src/*",
 		"s*", "s**", "*c*", "src*/*.go", "x/*/z", "x/**/z", "x/**/y/**/z", "deep/**/5.txt", "deep/**/3/**", "deep/*/*/*", "**/index.html", "docs/**/index.html",
 		"?", "??", "?.?", "c?d", "[ab]", "[!ab]", "[^ab]", "[a-c]", "p/[]]", "p/[!]]", "p/[a-]", "p/[-a]", "p/[]-a]", "p/[[:digit:]]", "p/[[:alpha:]]",
-		"p/[[:upper:][:digit:]]", "p/[![:alnum:]]", "p/[[:space:]]", "p/[[:punct:]]", "p/[[:foo:]]", "p/[[:digit]", "p/[\\]]", "p/[\\!]", "p/[!-^]", "p/[9-a]", "p/[z-a]",
+		"p/[[:upper:][:digit:]]", "p/[![:alnum:]]", "p/[[:space:]]", "p/[[:blank:]]", "p/[[:cntrl:]]", "p/[[:print:]]", "p/[[:graph:]]", "p/[[:xdigit:]]", "p/[[:lower:]]", "p/[[:punct:]]", "p/[[:foo:]]", "p/[[:digit]", "p/[\\]]", "p/[\\!]", "p/[!-^]", "p/[9-a]", "p/[z-a]",
 		"[", "[a", "[x]", `\[x\]`, `a\*b`, `a\`, `q\?`, `back\\slash`, `\a`, `s\rc/*`, `src\/*`, "a*b", "*b", "*/*", "*/*/*", "**/*/*", "**/b/**", "*/",
 		"./src", "src//b", "src/./b", "src/x/../b", "src/../x/y", ".", "./", ".hidden", ".*", "-x", "über.*", "?ber.txt", "??ber.txt", "日本/*", "*.TXT", "*.txt",
 		"a b/*", "*a*a*", "f*/b*/b*", "foo**/baz", "foo/**bar", "foo/**/bar", "**foo", "**/foo/**/baz", "***/a.go", "src/***", "*.g[o]", "m*[_]*", "[[]x]", "[a-c]/d", "c[/]d", "c[!a]d",

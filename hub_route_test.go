@@ -79,6 +79,38 @@ func TestReadSurvivesLostLinks(t *testing.T) {
 	})
 }
 
+// TestCallIsSentThreeTimes: a request that kills every daemon is not sent for ever.
+func TestCallIsSentThreeTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		runs := 0
+		d := b.daemon("m", "i", "", slowMethod(time.Hour, &runs))
+		b.online("m")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var links sync.WaitGroup
+		cuts := 0
+		links.Go(func() {
+			for {
+				select {
+				case line := <-d.lines:
+					time.Sleep(time.Second)
+					cuts++
+					_ = line.Close()
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+		_, err := b.hub.perform(t.Context(), newCall(t, "test/slow", `{"timeout_ms":3600000}`), b.hub.machineTarget("m"))
+		cancel()
+		links.Wait()
+		if e, ok := errors.AsType[*apiError](err); !ok || e.code != codeDaemonOffline || cuts != 3 {
+			t.Errorf("got %v after %d cut links, want %s after 3", err, cuts, codeDaemonOffline)
+		}
+	})
+}
+
 // TestCallAnswerLost: the run is over, the answer was lost with the link; it
 // comes from memory.
 func TestCallAnswerLost(t *testing.T) {

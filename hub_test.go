@@ -412,6 +412,24 @@ func TestHubForgets(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", id, err, errOffline)
 		}
 	}
+	// Machines with a library are not forgotten however large their handshakes are.
+	for n := range 200 {
+		id := fmt.Sprint("bound", n)
+		add(id, n, strings.Repeat(long, 40))
+		h.bound(id, "lib")
+	}
+	h.forgetLocked()
+	bytes = 0
+	for n := range 200 {
+		m := h.machines[fmt.Sprint("bound", n)]
+		if m == nil || m.view.LibID != "lib" || m.view.Status != "offline" {
+			t.Fatalf("bound%d: got %+v, want it known with its library", n, m)
+		}
+		bytes += m.view.bytes()
+	}
+	if limit := maxOfflineBytes + 200*1024; bytes > limit { // and what is left of each
+		t.Errorf("the machines with a library take %d bytes, want at most %d", bytes, limit)
+	}
 	h.bound("never", "")
 	if _, ok := h.view("never"); ok {
 		t.Error("a machine that was never connected is known without a library, want it forgotten")

@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // newTestGitReader returns a gitReader for the allowed directories.
@@ -85,4 +87,74 @@ func must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
+}
+
+// A value with a line break cannot bring further settings into the configuration
+// that git runs with.
+func TestHostileValuesAreNotCopied(t *testing.T) {
+	t.Parallel()
+	h := newHostileRepo(t)
+	const more = "lf\n[filter \"x\"]\n\tclean = attack\n"
+	for _, name := range []string{"core.eol", "core.autocrlf", "core.checkstat", "core.symlinks", "branch.main.merge", "branch.main.remote", "remote.origin.fetch"} {
+		h.git("config", name, more)
+	}
+	v, err := newTestGitReader(t, h.allowed).open(at(h.dir), indexView)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.remove()
+	text, err := os.ReadFile(filepath.Join(v.dir, "config"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings, err := parseGitConfig(string(text))
+	if err != nil || slices.ContainsFunc(settings, func(s gitSetting) bool { return s.section == "filter" }) {
+		t.Errorf("got the configuration %s, %v, want none of filter", text, err)
+	}
+}
+
+// Ignore rules and attributes of a git directory count for the state of its work
+// tree.
+func TestInfoFilesOfAGitDirectory(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	r := newTestRepoAt(t, dir, map[string]string{"a": "1\r\n"})
+	r.write("ignored", "x")
+	r.write(".git/info/exclude", "ignored\n")
+	r.write(".git/info/attributes", "a -text\n")
+	r.git("config", "core.autocrlf", "true")
+	if err := os.Chtimes(filepath.Join(dir, "a"), time.Unix(1, 0), time.Unix(1, 0)); err != nil { // git has to compare it
+		t.Fatal(err)
+	}
+	got, err := newTestGitReader(t, dir).info(t.Context(), infoParams{at(dir)})
+	if err != nil || *got.Dirty != (dirtyCounts{}) {
+		t.Errorf("got %s, %v, want a clean work tree, as git status shows it: %q", asJSON(t, got), err, r.git("status", "--porcelain"))
+	}
+}
+
+// A change that keeps size and time of a file is seen when the file is not older
+// than the index (git's racy-git.txt): the copy of the index has its time.
+func TestInfoSeesAChangeAsOldAsTheIndex(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	r := newTestRepoAt(t, dir, nil)
+	r.git("config", "core.trustctime", "false")
+	then := time.Now().Add(-time.Hour).Truncate(time.Second)
+	stamp := func(name string) {
+		if err := os.Chtimes(filepath.Join(dir, name), then, then); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.write("f", "one")
+	stamp("f")
+	r.commit("first", nil)
+	stamp(".git/index")
+	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("two"), 0o644); err != nil { // the same inode
+		t.Fatal(err)
+	}
+	stamp("f")
+	got, err := newTestGitReader(t, dir).info(t.Context(), infoParams{at(dir)})
+	if err != nil || got.Dirty.Unstaged != 1 {
+		t.Errorf("got %s, %v, want one changed file", asJSON(t, got), err)
+	}
 }

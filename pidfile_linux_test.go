@@ -82,6 +82,26 @@ func TestOrphanWithoutADescriptorToProveIt(t *testing.T) {
 	}
 }
 
+// A stopped orphan cannot take its SIGTERM: it is continued, and ends by itself
+// instead of being killed.
+func TestStoppedOrphanEndsInOrder(t *testing.T) {
+	t.Parallel()
+	workspace := t.TempDir()
+	mark := filepath.Join(workspace, "x", "ended")
+	orphan := startOrphan(t, workspace, "x", "trap 'echo > "+mark+"; exit' TERM; echo; while :; do sleep 0.01; done")
+	if err := syscall.Kill(orphan.pid(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	id, err := identify(orphan.pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fate, err := endOrphan(pidRecord{orphan.pid(), id})
+	if _, statErr := os.Stat(mark); fate != orphanEnded || err != nil || statErr != nil {
+		t.Errorf("got %q, %v and the mark %v, want it ended by its own SIGTERM handler", fate, err, statErr)
+	}
+}
+
 // TestOrphanOldKernelHelper is no test: it ends the recorded orphan as on a
 // kernel without pidfd_open.
 func TestOrphanOldKernelHelper(t *testing.T) {

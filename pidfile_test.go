@@ -27,6 +27,9 @@ func TestParsePIDRecord(t *testing.T) {
 		{"", false},
 		{"4711\n", false}, // proves nothing
 		{"4711\nstart=99 boot=b-1 pgid=1\n", false},
+		{"4711\nstart= boot=b-1 pgid=4711\n", false},
+		{"4711\nboot=b-1 pgid=4711\n", false},
+		{"4711\nstart=99 pgid=4711\n", false},
 		{"4711\nstart=99 boot=b-1 pgid=x\n", false},
 		{"-1\nstart=99 boot=b-1 pgid=-1\n", false},
 		{"0\nstart=99 boot=b-1 pgid=0\n", false},
@@ -152,6 +155,32 @@ func TestOrphanPIDReusedByAStranger(t *testing.T) {
 				t.Errorf("the record: got %v, want it removed", err)
 			}
 		})
+	}
+}
+
+func TestOrphanRecordsThatAreNotOurs(t *testing.T) {
+	t.Parallel()
+	workspace, elsewhere := t.TempDir(), t.TempDir()
+	// A directory that no lib_id can name, and a link to a record.
+	foreign := []*process{
+		startOrphan(t, workspace, "-x", "echo; exec sleep 1000"),
+		startOrphan(t, workspace, "a b", "echo; exec sleep 1000"),
+		startOrphan(t, elsewhere, "y", "echo; exec sleep 1000"),
+	}
+	if err := os.MkdirAll(filepath.Join(workspace, "linked"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(elsewhere, "y", pidFileName), filepath.Join(workspace, "linked", "record")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("record", filepath.Join(workspace, "linked", pidFileName)); err != nil {
+		t.Fatal(err)
+	}
+	testPoolIn(t, workspace)
+	for _, p := range foreign {
+		if !alive(t, p.pid()) {
+			t.Errorf("process %d was ended, want it left alone", p.pid())
+		}
 	}
 }
 

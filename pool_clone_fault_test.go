@@ -3,7 +3,6 @@
 package main
 
 import (
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -162,13 +161,6 @@ func TestFaultUserDaemonKilledInAStalledClone(t *testing.T) {
 // cloneCall is a JSON-RPC call of vcs/clone.
 func cloneCall(url string) string {
 	return `{"jsonrpc":"2.0","id":1,"method":"vcs/clone","params":{"url":"` + url + `"}}`
-}
-
-// noise is a text of n bytes that does not get smaller.
-func noise(n int) string {
-	data := make([]byte, n)
-	_, _ = rand.NewChaCha8([32]byte{}).Read(data) // it never fails
-	return string(data)
 }
 
 // halfPack answers a fetch with half of its pack and then with nothing more.

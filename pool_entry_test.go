@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"go/ast"
 	"strings"
 	"testing"
@@ -183,4 +184,21 @@ func selectorChain(x ast.Expr) string {
 		return selectorChain(x.X) + "." + x.Sel.Name
 	}
 	return ""
+}
+
+// The crashes of at most 1,024 lib_ids are remembered; the oldest are forgotten.
+func TestPoolRemembersSomeCrashes(t *testing.T) {
+	s := &poolState{tombstones: map[string]*tombstone{}}
+	begin := time.Now()
+	for i := range 1100 {
+		e := newEntry(fmt.Sprint("lib", i), "", entryState{})
+		e.state.history.last = begin.Add(time.Duration(i) * time.Second)
+		s.recordCrash(e)
+	}
+	if n := len(s.tombstones); n != 1024 {
+		t.Errorf("got %d crashes kept, want 1024", n)
+	}
+	if s.tombstones["lib75"] != nil || s.tombstones["lib76"] == nil || s.tombstones["lib1099"] == nil {
+		t.Error("want the newest kept")
+	}
 }

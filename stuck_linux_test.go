@@ -135,6 +135,44 @@ func readingMethods(dir, more string) map[string]string {
 	return calls
 }
 
+// An allowed directory has 16 places, and work that waits comes before work that
+// only tries.
+func TestPlacesOfADirectory(t *testing.T) {
+	p := newDirPlaces()
+	for n := range 16 {
+		if !p.tryEnter() {
+			t.Fatalf("place %d is refused, want 16 places", n+1)
+		}
+	}
+	if p.tryEnter() {
+		t.Error("a place is free beyond 16, want none")
+	}
+	waiting := make(chan bool, 1)
+	blocked := make(chan struct{})
+	go func() { // ends with its place
+		entered, _ := p.enter(t.Context(), func() { close(blocked) })
+		waiting <- entered
+	}()
+	<-blocked
+	p.leave()
+	if !<-waiting {
+		t.Error("the one that waited got no place, want the one that was given back")
+	}
+	if p.tryEnter() {
+		t.Error("a place is free although the one that waited has it, want none")
+	}
+	for range 16 {
+		p.strand(true)
+	}
+	if entered, err := p.enter(t.Context(), func() {}); entered || err != nil {
+		t.Errorf("with 16 stuck calls: got %v, %v, want no place and no wait", entered, err)
+	}
+	p.recover()
+	if n := p.stuckWork(); n != 15 || !p.tryEnter() || p.tryEnter() {
+		t.Errorf("after one has ended: got %d stuck, want 15 and one place", n)
+	}
+}
+
 // A file system that does not answer holds up the requests that read it, until
 // their limit, and nothing else.
 func TestDeadFileSystemIsAnsweredAtTheLimit(t *testing.T) {

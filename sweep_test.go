@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -238,5 +239,49 @@ func TestPoolEnsureWhileTheDaemonIsAsked(t *testing.T) {
 			t.Error("it was ended or refuses requests, want it to take them again")
 		}
 		wg.Wait()
+	})
+}
+
+// The order in which daemons are asked to go: idle ones, the least recently used
+// first; then busy ones; then those that did not answer.
+func TestCompareEviction(t *testing.T) {
+	now := time.Now()
+	var entries []*entry
+	for _, state := range []entryState{
+		{lastUsed: now.Add(-time.Minute)},
+		{lastUsed: now},
+		{active: 1, lastUsed: now.Add(-time.Hour)},
+		{active: 2, lastUsed: now.Add(-time.Second)},
+		{unresponsive: true, lastUsed: now.Add(-2 * time.Hour)},
+		{unresponsive: true, active: 1, lastUsed: now.Add(-3 * time.Hour)},
+	} {
+		entries = append(entries, newEntry("x", "", state))
+	}
+	for i, a := range entries {
+		for j, b := range entries {
+			if got, want := compareEviction(a, b), cmp.Compare(i, j); got != want {
+				t.Errorf("comparing %d with %d: got %d, want %d", i, j, got, want)
+			}
+		}
+	}
+}
+
+// Two ensures do not wait for the same slot: one waits for the daemon that is
+// stopping, the other asks the next daemon to go.
+func TestPoolOneStoppingDaemonIsForOneEnsure(t *testing.T) {
+	w := &fakeWorld{stopAfter: time.Second}
+	inBubble(t, w, func(c *poolConfig) { c.maxDaemons = 2 }, func(t *testing.T, p *pool) {
+		mustEnsure(t, p, "a")
+		time.Sleep(time.Millisecond)
+		mustEnsure(t, p, "b")
+		begin := time.Now()
+		var wg sync.WaitGroup
+		for _, id := range []string{"c", "d"} {
+			wg.Go(func() { mustEnsure(t, p, id) })
+		}
+		wg.Wait()
+		if took := time.Since(begin); took > 1500*time.Millisecond {
+			t.Errorf("two ensures took %v, want two daemons stopped side by side within a second", took)
+		}
 	})
 }
