@@ -97,9 +97,11 @@ func (g *gitReader) patches(ctx context.Context, p patchParams) (patchResult, er
 	} else if v.repo.work.abs == "" {
 		return patchResult{}, invalidParam("to", "is required, because the repository has no work tree that this daemon may read")
 	}
-	commits, _, err := g.treesOf(ctx, v, revs...)
-	if err != nil {
-		return patchResult{}, err
+	commits := []string{v.repo.head} // known without git
+	if p.To != nil || revs[0].rev != "HEAD" || v.repo.prefix != "" {
+		if commits, _, err = g.treesOf(ctx, v, revs...); err != nil {
+			return patchResult{}, err
+		}
 	}
 	request := fingerprint("vcs/diff", v.repo.top.abs, v.repo.prefix, revs[0].rev, valueOr(p.To, ""), strconv.FormatBool(p.To == nil),
 		fingerprintList(files), strconv.Itoa(around), strconv.FormatBool(p.Stat))
