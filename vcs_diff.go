@@ -356,7 +356,8 @@ func (f *filePatch) set(patch patchText, stat bool) {
 	case patch.tooLarge:
 		f.TooLarge = true
 	default:
-		f.Patch, f.PatchBase64 = new(showName(string(patch.text))), nameBase64(string(patch.text))
+		text := string(patch.text)
+		f.Patch, f.PatchBase64 = new(showName(text)), nameBase64(text)
 	}
 }
 
