@@ -115,6 +115,8 @@ func newPatchRepo(t *testing.T, dir string, initArgs ...string) (r *testRepo, fi
 // those of git diff --numstat.
 func TestPatchesEqualGitDiff(t *testing.T) {
 	skipShort(t, "compares a hundred files in many ways")
+	needsAnyName(t)
+	needsLinks(t)
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		_, first, second := newPatchRepo(t, dir, initArgs...)
@@ -191,6 +193,8 @@ func patchTime() time.Time { return time.Unix(1_700_000_000, 0) }
 
 // What a file's entry says beside its patch.
 func TestPatchEntries(t *testing.T) {
+	needsAnyName(t)
+	needsLinks(t)
 	t.Parallel()
 	dir := realTempDir(t)
 	r, first, second := newPatchRepo(t, dir)
