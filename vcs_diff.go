@@ -307,10 +307,11 @@ func (p *patchPage) readList(r *bufio.Reader) error {
 		exact := path.Join(p.prefix, exactPath(change.Path, change.PathBase64))
 		hidden := hasSecretName(change.Path) || hasSecretName(change.OldPath)
 		if p.work != nil {
+			stamp, visible := p.work.look(exact, change.Status)
+			hidden = hidden || !visible
 			hash := fnv.New64a()
-			_, _ = fmt.Fprintf(hash, "%s\x00%s\x00%s", asStamp(change), exact, p.work.stamp(exact)) // a hash never fails
-			sum += hash.Sum64()                                                                     // the order depends on the page
-			hidden = hidden || !p.work.visible(exact, change.Status)
+			_, _ = fmt.Fprintf(hash, "%s\x00%s\x00%s", asStamp(change), exact, stamp) // a hash never fails
+			sum += hash.Sum64()                                                       // the order depends on the page
 			if exact < string(p.cursor.After) {
 				continue // on an earlier page
 			}
@@ -464,23 +465,21 @@ func (w *workFiles) close() {
 	w.dir.close()
 }
 
-// stamp returns a text that changes with the file.
-func (w *workFiles) stamp(rel string) string {
-	info, err := w.below.lstat(rel)
-	if err != nil {
-		return "" // deleted
-	}
-	return fmt.Sprint(info.mode, info.size, info.mtime.UnixNano())
-}
-
-// visible reports whether a file may be shown: it is not one of the daemon's own
-// or denied, and no symlink leads to it. Of a deleted file git shows the old
-// content.
-func (w *workFiles) visible(rel, status string) bool {
+// look returns a text that changes with the file, and whether the file may be
+// shown: it is not one of the daemon's own or denied, and no symlink leads to it.
+// Of a deleted file git shows the old content.
+func (w *workFiles) look(rel, status string) (stamp string, visible bool) {
 	abs := filepath.Join(w.below.abs, filepath.FromSlash(rel))
 	info, err := w.below.lstat(rel)
 	if err != nil {
-		return status == "D" && !w.below.access.covers(abs)
+		return "", status == "D" && !w.below.access.covers(abs)
 	}
-	return !w.below.access.hides(abs, info.id, w.below.secrets)
+	stamp = fmt.Sprint(info.mode, info.size, info.mtime.UnixNano())
+	return stamp, !w.below.access.hides(abs, info.id, w.below.secrets)
+}
+
+// visible reports whether a file may be shown, as look does.
+func (w *workFiles) visible(rel, status string) bool {
+	_, visible := w.look(rel, status)
+	return visible
 }
