@@ -166,6 +166,57 @@ func BenchmarkReadBlobs(b *testing.B) {
 	}, func() { tool(b, strings.NewReader(list), "git", "-C", repo.dir, "cat-file", "--batch") })
 }
 
+// The goal is 1.1 and 5 ms.
+func BenchmarkPatches(b *testing.B) {
+	d, repo := benchRepo(b)
+	edit := func(word string) {
+		files := map[string]string{}
+		for i := range 1000 {
+			files[fmt.Sprintf("d%04d/f%06d.go", i%benchDirs, i)] = strings.Repeat("some words of a source file\n", i%60) + word + "\n"
+		}
+		writeFiles(b, repo.dir, files)
+	}
+	edit("first")
+	repo.git("commit", "-q", "-a", "-m", "first")
+	edit("second")
+	for name, c := range map[string]struct {
+		params object
+		git    []string
+	}{
+		"work tree": {object{"path": repo.dir}, []string{"HEAD"}},
+		"commits":   {object{"path": repo.dir, "from": "HEAD~1", "to": "HEAD"}, []string{"HEAD~1", "HEAD"}},
+	} {
+		b.Run(name, func(b *testing.B) {
+			versus(b, "x-diff", func() {
+				if n := d.pages("vcs/diff", c.params, `"status":`); n != 1000 {
+					b.Fatalf("%d files", n)
+				}
+			}, func() { tool(b, nil, "git", append([]string{"-C", repo.dir, "diff"}, c.git...)...) })
+		})
+	}
+}
+
+// The goal is 1.1 and 5 ms.
+func BenchmarkBlame(b *testing.B) {
+	repo := newTestRepoAt(b, filepath.Join(realTempDir(b), "repo"), nil)
+	var stream importStream
+	lines := make([]string, 1000)
+	for n := range 400 {
+		for i := n; i < len(lines); i += 37 {
+			lines[i] = fmt.Sprintln("line", i, "of commit", n)
+		}
+		parent := ""
+		if n > 0 {
+			parent = fmt.Sprintf(":%d", n)
+		}
+		stream.commit("refs/heads/main", fmt.Sprintf(":%d", n+1), "change", parent, "", []streamFile{{"100644", "f", strings.Join(lines, "") + "\n"}})
+	}
+	repo.output(stream.String(), "fast-import", "--quiet")
+	d := newDaemonBench(b, &daemonConfig{allow: []string{repo.dir}})
+	versus(b, "x-blame", func() { d.request("vcs/blame", object{"path": repo.dir, "file": "f"}) },
+		func() { tool(b, nil, "git", "-C", repo.dir, "blame", "--incremental", "HEAD", "--", "f") })
+}
+
 // The goal is 1.5, of plain find and of one that tells as much of each file.
 func BenchmarkGlob(b *testing.B) {
 	d, repo := benchRepo(b)

@@ -72,6 +72,14 @@ func TestPipesInPlaceOfRules(t *testing.T) {
 					if err != nil || info.Head == nil {
 						t.Errorf("info: want an answer, got %+v, %v", info, err)
 					}
+					// Git cannot be kept from reading the attributes of the files
+					// that it compares.
+					for _, to := range []*string{nil, new("HEAD")} {
+						diff, err := newTestGitReader(t, dir).patches(t.Context(), patchParams{pathParam: pathOf(dir), To: to})
+						if err != nil && (asRPCError(err).name() != codeGitFailed || !strings.Contains(err.Error(), name+": is not a regular file")) || err == nil && to == nil && len(diff.Files) != 1 {
+							t.Errorf("diff: want an answer or an error that names %s, got %+v, %v", name, diff, err)
+						}
+					}
 				}
 				if took := time.Since(begin); took > 20*time.Second {
 					t.Errorf("want the answers soon, got them after %v", took)

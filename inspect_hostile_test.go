@@ -188,6 +188,7 @@ func TestHostileConfigurationRunsNothing(t *testing.T) {
 			g := newTestGitReader(t, h.allowed)
 			_, errs := callAll(t, g, h.dir)
 			f := newFSService(g.access, g.git, g.log)
+			errs["vcs/diff of commits"] = second(g.patches(t.Context(), patchParams{pathParam: at(h.dir), From: new("HEAD~1"), To: new("HEAD")}))
 			errs["fs/glob"] = second(f.glob(t.Context(), globParams{pathParam: at(h.dir)}))
 			errs["fs/search"] = second(f.search(t.Context(), searchParams{pathParam: at(h.dir), Pattern: "line"}))
 			errs["fs/repoScan"] = second(f.repoScan(t.Context(), repoScanParams{}))

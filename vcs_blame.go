@@ -80,9 +80,11 @@ func (g *gitReader) blame(ctx context.Context, p blameParams) (blameResult, erro
 	}
 	defer v.remove()
 	full := path.Join(v.repo.prefix, file)
-	commit, err := g.commitWithFile(ctx, v, valueOr(p.Commit, "HEAD"), full)
-	if err != nil {
-		return blameResult{}, err
+	commit, rev := v.repo.head, valueOr(p.Commit, "HEAD") // that of HEAD is known without git
+	if rev != "HEAD" || commit == "" {
+		if commit, err = g.commitWithFile(ctx, v, rev, full); err != nil {
+			return blameResult{}, err
+		}
 	}
 	// One line more shows whether there are more. The commit id and the
 	// numbers cannot be taken for options, which git blame would look for
@@ -92,8 +94,12 @@ func (g *gitReader) blame(ctx context.Context, p blameParams) (blameResult, erro
 	command.config = []string{"mailmap.blob=", "core.quotePath=true"}
 	b := &blameReader{commits: map[string]*blameCommit{}}
 	err = g.git.stream(ctx, command, b.read)
-	if failed, ok := errors.AsType[*gitError](err); ok && strings.HasPrefix(failed.stderr, "fatal: file ") && strings.Contains(failed.stderr, " has only ") {
-		err = nil // start_line is beyond the end
+	if failed, ok := errors.AsType[*gitError](err); ok {
+		if strings.HasPrefix(failed.stderr, "fatal: file ") && strings.Contains(failed.stderr, " has only ") {
+			err = nil // start_line is beyond the end
+		} else if _, why := g.commitWithFile(ctx, v, commit, full); why != nil {
+			err = why
+		}
 	}
 	if err != nil {
 		return blameResult{}, err

@@ -122,6 +122,7 @@ func newBlameRepo(t *testing.T, dir string, initArgs ...string) *testRepo {
 // repository's configuration and .mailmap say.
 func TestBlameEqualsGitBlame(t *testing.T) {
 	skipShort(t, "it takes dozens of processes of git")
+	needsAnyName(t)
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r := newBlameRepo(t, dir, initArgs...)
@@ -165,6 +166,7 @@ func TestBlameEqualsGitBlame(t *testing.T) {
 
 // Where the lines end, and what has none.
 func TestBlameOfOddFiles(t *testing.T) {
+	needsAnyName(t)
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newBlameRepo(t, dir)
@@ -234,6 +236,7 @@ func TestBlameOfOddFiles(t *testing.T) {
 
 // The oldest commit of a shallow history is named as such.
 func TestBlameOfAShallowRepository(t *testing.T) {
+	needsUnixPaths(t)
 	t.Parallel()
 	dir := realTempDir(t)
 	r := newTestRepoAt(t, dir+"/full", map[string]string{"a": "1\n2\n"})

@@ -97,9 +97,11 @@ func (g *gitReader) patches(ctx context.Context, p patchParams) (patchResult, er
 	} else if v.repo.work.abs == "" {
 		return patchResult{}, invalidParam("to", "is required, because the repository has no work tree that this daemon may read")
 	}
-	commits, _, err := g.treesOf(ctx, v, revs...)
-	if err != nil {
-		return patchResult{}, err
+	commits := []string{v.repo.head} // known without git
+	if p.To != nil || revs[0].rev != "HEAD" || v.repo.prefix != "" {
+		if commits, _, err = g.treesOf(ctx, v, revs...); err != nil {
+			return patchResult{}, err
+		}
 	}
 	request := fingerprint("vcs/diff", v.repo.top.abs, v.repo.prefix, revs[0].rev, valueOr(p.To, ""), strconv.FormatBool(p.To == nil),
 		fingerprintList(files), strconv.Itoa(around), strconv.FormatBool(p.Stat))
@@ -305,10 +307,11 @@ func (p *patchPage) readList(r *bufio.Reader) error {
 		exact := path.Join(p.prefix, exactPath(change.Path, change.PathBase64))
 		hidden := hasSecretName(change.Path) || hasSecretName(change.OldPath)
 		if p.work != nil {
+			stamp, visible := p.work.look(exact, change.Status)
+			hidden = hidden || !visible
 			hash := fnv.New64a()
-			_, _ = fmt.Fprintf(hash, "%s\x00%s\x00%s", asStamp(change), exact, p.work.stamp(exact)) // a hash never fails
-			sum += hash.Sum64()                                                                     // the order depends on the page
-			hidden = hidden || !p.work.visible(exact, change.Status)
+			_, _ = fmt.Fprintf(hash, "%s\x00%s\x00%s", asStamp(change), exact, stamp) // a hash never fails
+			sum += hash.Sum64()                                                       // the order depends on the page
 			if exact < string(p.cursor.After) {
 				continue // on an earlier page
 			}
@@ -354,7 +357,8 @@ func (f *filePatch) set(patch patchText, stat bool) {
 	case patch.tooLarge:
 		f.TooLarge = true
 	default:
-		f.Patch, f.PatchBase64 = new(showName(string(patch.text))), nameBase64(string(patch.text))
+		text := string(patch.text)
+		f.Patch, f.PatchBase64 = new(showName(text)), nameBase64(text)
 	}
 }
 
@@ -461,23 +465,21 @@ func (w *workFiles) close() {
 	w.dir.close()
 }
 
-// stamp returns a text that changes with the file.
-func (w *workFiles) stamp(rel string) string {
-	info, err := w.below.lstat(rel)
-	if err != nil {
-		return "" // deleted
-	}
-	return fmt.Sprint(info.mode, info.size, info.mtime.UnixNano())
-}
-
-// visible reports whether a file may be shown: it is not one of the daemon's own
-// or denied, and no symlink leads to it. Of a deleted file git shows the old
-// content.
-func (w *workFiles) visible(rel, status string) bool {
+// look returns a text that changes with the file, and whether the file may be
+// shown: it is not one of the daemon's own or denied, and no symlink leads to it.
+// Of a deleted file git shows the old content.
+func (w *workFiles) look(rel, status string) (stamp string, visible bool) {
 	abs := filepath.Join(w.below.abs, filepath.FromSlash(rel))
 	info, err := w.below.lstat(rel)
 	if err != nil {
-		return status == "D" && !w.below.access.covers(abs)
+		return "", status == "D" && !w.below.access.covers(abs)
 	}
-	return !w.below.access.hides(abs, info.id, w.below.secrets)
+	stamp = fmt.Sprint(info.mode, info.size, info.mtime.UnixNano())
+	return stamp, !w.below.access.hides(abs, info.id, w.below.secrets)
+}
+
+// visible reports whether a file may be shown, as look does.
+func (w *workFiles) visible(rel, status string) bool {
+	_, visible := w.look(rel, status)
+	return visible
 }

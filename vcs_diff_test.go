@@ -84,6 +84,7 @@ func newPatchRepo(t *testing.T, dir string, initArgs ...string) (r *testRepo, fi
 	for name, content := range map[string]string{
 		".gitattributes": "*.data -diff\n*.txt text\nforced diff\n*.c diff=cpp\n", "x.data": "a\n", "crlf": "a\r\nb\r\n", "forced": "a\x00\nb\n", "n.c": "int f()\n{\n  a;\n  b;\n  c;\n  d;\n  e;\n}\n",
 		"sub/no end": "a\nb", "late nul": strings.Repeat("line\n", 3000) + "\x00\n", "long": strings.Repeat("x", 200_000) + "\n", "dashes": "-- a\n++ b\n@@ c\n",
+		"kind/a": "file\n", "kind/a.b": "1\n", "kind/b/x": "in a directory\n", "kind/b.c": "1\n",
 	} {
 		r.write(name, content)
 	}
@@ -97,6 +98,7 @@ func newPatchRepo(t *testing.T, dir string, initArgs ...string) (r *testRepo, fi
 	}
 	for _, err := range []error{
 		os.Chmod(filepath.Join(dir, "many/2/f002"), 0o755), os.Remove(filepath.Join(dir, "sub/deep/stays")),
+		os.Remove(filepath.Join(dir, "kind/a")), os.RemoveAll(filepath.Join(dir, "kind/b")),
 		os.Remove(filepath.Join(dir, "added")), os.Symlink("README.md", filepath.Join(dir, "added")),
 		os.Chtimes(filepath.Join(dir, "many/3/f003"), patchTime(), patchTime()), // the same content
 	} {
@@ -106,8 +108,10 @@ func newPatchRepo(t *testing.T, dir string, initArgs ...string) (r *testRepo, fi
 	}
 	r.git("mv", "many/4/f004", "sub/moved")
 	r.git("rm", "-q", "--cached", "many/5/f005") // stays in the work tree
-	r.write("staged", "s\n")
-	r.git("add", "staged")
+	for name, content := range map[string]string{"kind/a/x": "now a directory\n", "kind/a.b": "2\n", "kind/b": "now a file\n", "kind/b.c": "2\n", "staged": "s\n"} {
+		r.write(name, content)
+		r.git("add", name)
+	}
 	return r, first, second
 }
 
@@ -115,9 +119,13 @@ func newPatchRepo(t *testing.T, dir string, initArgs ...string) (r *testRepo, fi
 // those of git diff --numstat.
 func TestPatchesEqualGitDiff(t *testing.T) {
 	skipShort(t, "compares a hundred files in many ways")
+	needsAnyName(t)
+	needsLinks(t)
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
-		_, first, second := newPatchRepo(t, dir, initArgs...)
+		r, first, second := newPatchRepo(t, dir, initArgs...)
+
+		kinds := r.git("commit-tree", "-m", "the index", r.git("write-tree"))
 		g := newTestGitReader(t, dir)
 		for _, c := range []struct {
 			name  string
@@ -126,14 +134,17 @@ func TestPatchesEqualGitDiff(t *testing.T) {
 			to    *string
 			git   []string
 			p     patchParams
+			sizes []int // of pages; the first takes all
 		}{
-			{name: "two commits", from: first, to: &second, git: []string{first, second}},
+			{name: "two commits", sizes: []int{1 << 20, 2000}, from: first, to: &second, git: []string{first, second}},
 			{name: "backwards", from: "HEAD", to: &first, git: []string{"HEAD", first}},
 			{name: "with one line of context", from: first, to: new("HEAD"), git: []string{first, "HEAD"}, p: patchParams{ContextLines: new(1)}},
 			{name: "a directory", below: "sub", from: first, to: new("HEAD"), git: []string{"--relative", first, "HEAD"}},
 			{name: "a directory that is gone", below: "dir\nx", from: first, to: new("HEAD~1"), git: []string{"--relative", first, "HEAD~1"}},
 			{name: "some files", from: "HEAD~1", to: new("HEAD"), git: []string{"HEAD~1", "HEAD", "--", "sub", "n.c"}, p: patchParams{Files: []string{"n.c", "sub", "*.data"}}},
-			{name: "work tree", from: "HEAD", git: []string{"HEAD"}},
+			{name: "work tree", sizes: []int{1 << 20, 300_000, 5000}, from: "HEAD", git: []string{"HEAD"}},
+			{name: "a file for a directory", sizes: []int{1 << 20, 250}, from: "HEAD", git: []string{"HEAD", "--", "kind"}, p: patchParams{Files: []string{"kind"}}},
+			{name: "a file for a directory, in commits", sizes: []int{1 << 20, 250}, from: "HEAD", to: &kinds, git: []string{"HEAD", kinds, "--", "kind"}, p: patchParams{Files: []string{"kind"}}},
 			{name: "work tree and an old commit", from: first, git: []string{first}},
 			{name: "a directory of the work tree", below: "sub", from: "HEAD", git: []string{"--relative", "HEAD"}},
 			{name: "work tree, an odd file", from: "HEAD", git: []string{"HEAD", "--", "not utf-8 \xff\xfe"}, p: patchParams{FilesBase64: []string{nameBase64("not utf-8 \xff\xfe")}}},
@@ -143,8 +154,11 @@ func TestPatchesEqualGitDiff(t *testing.T) {
 			if want == "" && c.below != "dir\nx" {
 				t.Fatalf("%s: git prints no patch: this test proves nothing, want one", c.name)
 			}
+			if c.sizes == nil {
+				c.sizes = []int{1 << 20}
+			}
 			c.p.pathParam, c.p.From, c.p.To = at(where.dir), &c.from, c.to
-			for _, maxBytes := range []int{1 << 20, 300_000, 2000} {
+			for _, maxBytes := range c.sizes {
 				c.p.MaxBytes = &maxBytes
 				files, pages := allPatches(t, g, c.p)
 				got, exact := "", true
@@ -165,7 +179,7 @@ func TestPatchesEqualGitDiff(t *testing.T) {
 				if exact && got != want {
 					t.Errorf("%s, %d bytes: got\n%.3000q\nwant\n%.3000q", c.name, maxBytes, got, want)
 				}
-				if maxBytes == 1<<20 && (pages != 1 || !exact) || maxBytes == 2000 && pages < 2 && len(want) > 4000 {
+				if maxBytes == 1<<20 && (pages != 1 || !exact) || maxBytes <= 5000 && pages < 2 {
 					t.Errorf("%s, %d bytes: %d pages for %d bytes, all of them exact: %v", c.name, maxBytes, pages, len(want), exact)
 				}
 			}
@@ -187,6 +201,8 @@ func patchTime() time.Time { return time.Unix(1_700_000_000, 0) }
 
 // What a file's entry says beside its patch.
 func TestPatchEntries(t *testing.T) {
+	needsAnyName(t)
+	needsLinks(t)
 	t.Parallel()
 	dir := realTempDir(t)
 	r, first, second := newPatchRepo(t, dir)
