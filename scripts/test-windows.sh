@@ -69,7 +69,7 @@ wine64 "$tmp/c4a-daemon.exe" --no-such-flag >"$tmp/out" 2>&1 || status=$?
 ((status == 2)) || die "an unknown flag: exit status $status, want 2: $(cat "$tmp/out")"
 windows_path() { printf 'Z:%s' "${1//\//\\}"; }
 wine64 "$tmp/c4a-daemon.exe" --server "127.0.0.1:$port" --allow "$(windows_path "$tmp/files")" --work-dir 'C:\work' \
-	--token-file "$(windows_path "$tmp/token")" --machine-id windows >"$tmp/daemon" 2>&1 &
+	--token-file "$(windows_path "$tmp/token")" --machine-id windows --handler 'test/echo=cmd /c echo 7' >"$tmp/daemon" 2>&1 &
 daemon=$!
 at_end_kill "$daemon"
 
@@ -106,8 +106,9 @@ for token in first second; do # the second one replaces a file
 done
 answers '"host":"git.example.com"' config/get '{}'
 answers SOURCE_ACCESS_DENIED fs/readFile '{"path":"C:\\work\\.git-daemon.credentials"}'
+answers '"result":7' test/echo '{}' # cmd ends its line with CR and LF
 answers 'git was not found' vcs/clone '{"url":"https://git.example.com/lib.git"}'
 end_process "$daemon"
 offline() { call config/get '{}' | grep -q DAEMON_OFFLINE; }
 wait_for 'the end of the link' offline
-printf 'c4a-daemon.exe: connected to a scheduler on Linux, files, paths, tokens\n'
+printf 'c4a-daemon.exe: connected to a scheduler on Linux, files, paths, tokens, a handler\n'
