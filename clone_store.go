@@ -208,6 +208,7 @@ func (s *repoStore) lock(ctx context.Context, name string) (release func(), err 
 
 // tryLock locks name, or returns the channel of one that is in its way.
 func (s *repoStore) tryLock(name string) (busy chan struct{}) {
+	name = strings.ToLower(name) // on Windows and macOS it is the same directory
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for other, ch := range s.held {
@@ -220,6 +221,7 @@ func (s *repoStore) tryLock(name string) (busy chan struct{}) {
 }
 
 func (s *repoStore) release(name string) {
+	name = strings.ToLower(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	close(s.held[name])
@@ -403,9 +405,9 @@ func checkRepoName(name string) error {
 		case strings.ContainsFunc(s, func(r rune) bool { return !isNameRune(r) }):
 			return invalidParam("name", "may only hold letters, digits, dots, dashes, underscores and slashes (A-Z a-z 0-9 . _ - /)")
 		}
-	}
-	if !filepath.IsLocal(filepath.FromSlash(name)) {
-		return invalidParam("name", "is reserved on this system") // such as NUL on Windows
+		if fault := nameFault(s); fault != "" {
+			return invalidParam("name", "has the segment %q, which %s", s, fault)
+		}
 	}
 	return nil
 }

@@ -159,6 +159,12 @@ func plainPath(path string) string { return path }
 // cutPath removes the directory dir from the front of a path.
 func cutPath(path, dir string) (rest string, ok bool) { return strings.CutPrefix(path, dir) }
 
+// nameFault returns nothing: a file can have every name.
+func nameFault(string) string { return "" }
+
+// sameCase is for Windows, where paths in upper and lower case are the same.
+func sameCase(path string) string { return path }
+
 // onVolume is for Windows, where a target can be absolute without a drive.
 func onVolume(target, _ string) string { return target }
 

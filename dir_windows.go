@@ -135,6 +135,12 @@ func plainPath(path string) string { return plainWindowsPath(path) }
 // cutPath removes the directory dir from the front of a path.
 func cutPath(path, dir string) (rest string, ok bool) { return cutWindowsPath(path, dir) }
 
+// nameFault says why a file cannot have the name, or returns "".
+func nameFault(name string) string { return windowsNameFault(name) }
+
+// sameCase returns the same text for paths that differ in upper and lower case.
+func sameCase(path string) string { return strings.ToLower(path) }
+
 // onVolume completes the target of a symlink that begins with a backslash: it is
 // on the same drive as base.
 func onVolume(target, base string) string {
@@ -205,7 +211,7 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 	}
 	defer f.Close() // only read
 	return eachName(f, func(name string) error {
-		if windowsNameFault(name) != "" {
+		if nameFault(name) != "" {
 			return nil
 		}
 		return each(name, typeUnknown)

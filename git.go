@@ -169,6 +169,7 @@ func baseConfig() []string {
 		"core.alternateRefsCommand=",
 		"core.untrackedCache=false",
 		"core.quotePath=false",
+		"core.longPaths=true", // Git for Windows: more than 260 characters
 		"log.showSignature=false",
 		"submodule.recurse=false",
 		"diff.submodule=short",

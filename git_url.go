@@ -67,7 +67,7 @@ func splitRemoteURL(text string) (remoteURL, error) {
 	case strings.ContainsFunc(text, func(r rune) bool { return r < 0x20 || r == 0x7f }):
 		return remoteURL{}, invalidParam("url", "must not contain a control character")
 	case text[0] == '/' || filepath.IsAbs(text):
-		return parseLocalPath(filepath.Clean(text))
+		return parseLocalPath(text)
 	}
 	scheme, _, ok := strings.Cut(text, "://")
 	if !ok {
@@ -176,14 +176,14 @@ func parseFileURL(text string) (remoteURL, error) {
 	if !filepath.IsAbs(local) {
 		return remoteURL{}, invalidParam("url", "must have an absolute path in a file URL")
 	}
-	return parseLocalPath(filepath.Clean(local))
+	return parseLocalPath(local)
 }
 
 func parseLocalPath(local string) (remoteURL, error) {
 	if !filepath.IsAbs(local) {
 		return remoteURL{}, invalidParam("url", "must be an absolute path if it is a local one")
 	}
-	return remoteURL{scheme: "file", path: local}, nil
+	return remoteURL{scheme: "file", path: filepath.Clean(plainPath(local))}, nil
 }
 
 // String returns the URL without credentials, as git gets it. A local path
@@ -198,7 +198,8 @@ func (u remoteURL) String() string {
 	case u.scheme == "file":
 		slashed := filepath.ToSlash(u.path)
 		if !strings.HasPrefix(slashed, "/") {
-			slashed = "/" + slashed
+			drive := filepath.VolumeName(slashed) // keeps its colon, as git writes it
+			return "file:///" + drive + escapePath(slashed[len(drive):])
 		}
 		return "file://" + escapePath(slashed)
 	case u.scp:
@@ -238,6 +239,9 @@ func (u remoteURL) key() string {
 		segments = append([]string{"~"}, segments...) // as in ssh://host/~/path
 	}
 	for n := range segments {
+		if u.scheme == "file" {
+			segments[n] = sameCase(segments[n])
+		}
 		segments[n] = percentEncode(segments[n])
 	}
 	login := ""

@@ -172,7 +172,7 @@ func errorMeanings() []errorMeaning {
 		{codeTimeout, "the request took longer than its time limit"},
 		{codeResultTooLarge, "the result has data.bytes bytes and does not fit in a message: request less at once"},
 		{codeNotConfigured, "the method needs a flag that the daemon was started without, such as --work-dir"},
-		{codeConflict, "the list behind a cursor has changed, or the task_id belongs to another request"},
+		{codeConflict, "the list behind a cursor has changed, or the task_id belongs to another request, or on Windows another program keeps the file to itself"},
 		{codeDaemonOffline, "sent by the server: the machine is not connected"},
 		{codeAutoStartFailed, "sent by the server: the daemon of the library did not start"},
 		{codeCapacity, "sent by the server: the maximum number of daemons is running and all are busy"},
