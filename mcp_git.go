@@ -230,6 +230,9 @@ func runCallMethod(ctx context.Context, c *mcpCall, args callMethodArgs) (*mcpAn
 	if args.Params[0] != '{' {
 		return nil, badArgument("params must be an object. %s", c.methodUsage(args.Method))
 	}
+	if need := methodRight(args.Method); !c.target.caller.allows(need) {
+		return nil, lacksRight(c.target.caller, "lacks the right "+need.String())
+	}
 	call, err := c.newRPC(args.Method, args.Params)
 	if err != nil {
 		return nil, badArgument("method: %v", err)
