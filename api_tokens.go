@@ -31,7 +31,7 @@ const (
 	rightCall                      // JSON-RPC calls, except those of rightClone
 	rightClone                     // calls of vcs/clone and config/setAuth
 	rightManage                    // start, stop and delete daemons, bind libraries
-	rightMCP                       // the tool server, with everything that its tools do
+	rightMCP                       // the tools that read; with rightClone and rightCall those that write, too
 	rightDaemon                    // to connect as a user's daemon
 	allRights   = rightRead | rightCall | rightClone | rightManage | rightMCP | rightDaemon
 )

@@ -48,11 +48,12 @@ type mcpTarget struct {
 	find             func() target // a target serves one call
 	methods          []string      // of the machine; nil if they are not known
 	readOnly         bool
+	caller           *apiToken
 }
 
 // offers reports whether the target has the tool.
 func (t *mcpTarget) offers(tool *mcpTool) bool {
-	if tool.writes && t.readOnly {
+	if tool.right != 0 && (t.readOnly || !t.caller.allows(tool.right)) {
 		return false
 	}
 	for _, method := range tool.methods {
@@ -106,6 +107,7 @@ func knownMethods(view machineView) []string {
 
 // serve answers one POST.
 func (m *mcpAPI) serve(w http.ResponseWriter, r *http.Request, t *mcpTarget) {
+	t.caller = callerOf(r)
 	body, err := readBody(w, r, maxBody)
 	if err != nil {
 		m.send(w, newMCPFault(http.StatusBadRequest, nil, codeParseError, "Parse error: %v", err))

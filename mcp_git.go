@@ -68,7 +68,7 @@ func runGitLog(ctx context.Context, c *mcpCall, args gitLogArgs) (*mcpAnswer, er
 	if err != nil {
 		return nil, err
 	}
-	head := "[" + countText(len(page.lines), "commit") + " of " + at.shown()
+	head := "[" + countNoun(len(page.lines), "commit") + " of " + at.shown()
 	if args.File != "" {
 		head += " that change " + cutText(cleanText(args.File), mcpShownPath/2)
 	}
@@ -102,8 +102,12 @@ type gitDiffArgs struct {
 	Cursor   *string  `json:"cursor,omitempty" doc:"from the first line of the page before, with the same arguments"`
 }
 
-// diffMost bounds max_bytes, the default of vcs/diff.
-const diffMost = 1 << 20
+const (
+	// diffMost bounds max_bytes, the default of vcs/diff.
+	diffMost = 1 << 20
+	// statFactor is how much larger a file is in the daemon's count than its line.
+	statFactor = 4
+)
 
 // diffFile is a file in the result of vcs/diff.
 type diffFile struct {
@@ -131,10 +135,15 @@ func runGitDiff(ctx context.Context, c *mcpCall, args gitDiffArgs) (*mcpAnswer, 
 		Files      []diffFile `json:"files"`
 		NextCursor *string    `json:"next_cursor"`
 	}
-	// The daemon counts the patches, the text has a line for each file as well: ask
-	// for less until both fit, so that the cursor continues behind what is shown.
+	// The daemon counts a file with its patch and some more, and without a patch the
+	// line of a file is shorter than that: ask for less until the text fits, so that
+	// the cursor continues behind what is shown.
+	bytes := budget - mcpHeadRoom
+	if args.Stat {
+		bytes *= statFactor
+	}
 	var counts, patches []string
-	for bytes := budget - mcpHeadRoom; ; {
+	for {
 		diff.Files, diff.NextCursor = nil, nil
 		params := struct {
 			mcpPath
@@ -165,7 +174,7 @@ func runGitDiff(ctx context.Context, c *mcpCall, args gitDiffArgs) (*mcpAnswer, 
 		}
 		bytes /= 2
 	}
-	head := "[" + countText(len(diff.Files), "changed file") + " in " + at.shown() + ", " + revisionText(diff.From, "no commit") + " to " + revisionText(diff.To, "the files on disk")
+	head := "[" + countNoun(len(diff.Files), "changed file") + " in " + at.shown() + ", " + revisionText(diff.From, "no commit") + " to " + revisionText(diff.To, "the files on disk")
 	switch {
 	case diff.NextCursor != nil:
 		head += fmt.Sprintf("; continue with cursor %q", *diff.NextCursor)
@@ -198,7 +207,7 @@ func diffLines(files []diffFile) (counts, patches []string) {
 		case f.IsBinary:
 			line += " binary"
 		case f.TooLarge:
-			line += " (its patch alone is larger than max_bytes)"
+			line += " (its patch alone is larger than max_bytes: raise it)"
 		}
 		counts = append(counts, line)
 		if f.Patch != nil && *f.Patch != "" {
@@ -220,6 +229,9 @@ func runCallMethod(ctx context.Context, c *mcpCall, args callMethodArgs) (*mcpAn
 	}
 	if args.Params[0] != '{' {
 		return nil, badArgument("params must be an object. %s", c.methodUsage(args.Method))
+	}
+	if need := methodRight(args.Method); !c.target.caller.allows(need) {
+		return nil, lacksRight(c.target.caller, "lacks the right "+need.String())
 	}
 	call, err := c.newRPC(args.Method, args.Params)
 	if err != nil {

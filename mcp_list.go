@@ -63,7 +63,7 @@ func runTree(ctx context.Context, c *mcpCall, args treeArgs) (*mcpAnswer, error)
 	}
 	lines := root.lines(nil, "", depth)
 	shown := min(limit, len(lines), fitLines(lines, mcpTextBudget-mcpHeadRoom))
-	head := fmt.Sprintf("[%s: %s in %s", at.shown(), countText(root.files, "file"), countText(root.dirs(), "directory"))
+	head := fmt.Sprintf("[%s: %s in %s", at.shown(), countNoun(root.files, "file"), countNoun(root.dirs(), "directory"))
 	if params.Cursor != nil {
 		head += " and more"
 	}
@@ -119,7 +119,7 @@ func (n *treeNode) lines(to []string, indent string, depth int) []string {
 		case child == nil:
 			to = append(to, indent+n.shown[name]+"  "+sizeText(n.sizes[name]))
 		case depth == 1:
-			to = append(to, fmt.Sprintf("%s%s/ (%s)", indent, cleanText(name), countText(child.files, "file")))
+			to = append(to, fmt.Sprintf("%s%s/ (%s)", indent, cleanText(name), countNoun(child.files, "file")))
 		default:
 			to = child.lines(append(to, indent+cleanText(name)+"/"), indent+"  ", depth-1)
 		}
@@ -163,9 +163,9 @@ func listDirectory(ctx context.Context, c *mcpCall, at mcpPath, limit int) (*mcp
 		lines = append(lines, line)
 	}
 	fit := fitLines(lines, mcpTextBudget-mcpHeadRoom)
-	head := fmt.Sprintf("[%s: %s, all of this directory", at.shown(), countText(len(lines), "entry"))
+	head := fmt.Sprintf("[%s: %s, all of this directory", at.shown(), countNoun(len(lines), "entry"))
 	if list.NextCursor != nil || fit < len(lines) {
-		head = fmt.Sprintf("[%s: the first %s; use find_files with include for the others", at.shown(), countText(fit, "entry"))
+		head = fmt.Sprintf("[%s: the first %s; use find_files with include for the others", at.shown(), countNoun(fit, "entry"))
 	}
 	return textAnswer(joinText(head+"]", lines[:fit])), nil
 }
@@ -232,7 +232,7 @@ func runFindFiles(ctx context.Context, c *mcpCall, args findFilesArgs) (*mcpAnsw
 	if len(page.lines) == 0 {
 		return textAnswer("[no file in " + where + " matches" + ignoredNote(args.Commit) + "]"), nil
 	}
-	return textAnswer(joinText(fmt.Sprintf("[%s in %s, path and bytes; %s%s]", countText(len(page.lines), "file"), where, page.continuation(), skippedText(found.Skipped)), page.lines)), nil
+	return textAnswer(joinText(fmt.Sprintf("[%s in %s, path and bytes; %s%s]", countNoun(len(page.lines), "file"), where, page.continuation(), skippedText(found.Skipped)), page.lines)), nil
 }
 
 // ignoredNote says where else a file may be.
@@ -312,7 +312,7 @@ func runSearch(ctx context.Context, c *mcpCall, args searchArgs) (*mcpAnswer, er
 			files, last = files+1, match.Path
 		}
 	}
-	head := fmt.Sprintf("[%s in %s of %s", countText(shown, "match"), countText(files, "file"), at.shown())
+	head := fmt.Sprintf("[%s in %s of %s", countNoun(shown, "match"), countNoun(files, "file"), at.shown())
 	if found.Truncated || shown < len(found.Matches) {
 		head += "; there are more: narrow path, include or pattern"
 	}

@@ -66,7 +66,7 @@ func runOverview(ctx context.Context, c *mcpCall, args overviewArgs) (*mcpAnswer
 		}
 		lines = append(lines, "the repositories could not be listed: "+text)
 	} else {
-		found = countText(len(scan.Repos), "repository")
+		found = countNoun(len(scan.Repos), "repository")
 		lines = append(lines, "repositories:")
 	}
 	for _, repo := range scan.Repos {
@@ -94,7 +94,7 @@ func runOverview(ctx context.Context, c *mcpCall, args overviewArgs) (*mcpAnswer
 		lines = append(lines, line)
 	}
 	fit := fitLines(lines, mcpTextBudget-mcpHeadRoom)
-	head := fmt.Sprintf("[%s: %s in %s", c.target.name, found, countText(len(config.AllowedPaths), "allowed directory"))
+	head := fmt.Sprintf("[%s: %s in %s", c.target.name, found, countNoun(len(config.AllowedPaths), "allowed directory"))
 	if scan.Truncated || fit < len(lines) {
 		head += "; there are more: raise limit, or use tree with one of the directories"
 	}
@@ -200,7 +200,7 @@ func repoOverview(ctx context.Context, c *mcpCall, at mcpPath, limit int) (*mcpA
 		lines = append(lines, "  "+shortOID(*cmp.Or(ref.PeeledOID, &ref.OID))+" "+strings.TrimPrefix(cleanText(ref.Name), "refs/"))
 	}
 	fit := fitLines(lines, mcpTextBudget-mcpHeadRoom)
-	head := fmt.Sprintf("[repository %s: %s", mcpPathOf(info.Path).shown(), countText(len(refs.Refs), "ref"))
+	head := fmt.Sprintf("[repository %s: %s", mcpPathOf(info.Path).shown(), countNoun(len(refs.Refs), "ref"))
 	if refs.NextCursor != nil || fit < len(lines) {
 		head += "; there are more: raise limit, or use call_method with vcs/refs"
 	}

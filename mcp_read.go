@@ -261,7 +261,7 @@ func (f *mcpFile) showLines(ctx context.Context, v *lineView, part filePart) (*m
 	case part.isEnd() && v.number == 0:
 		return textAnswer(head + ": empty]"), nil
 	case len(v.lines) == 0 && part.isEnd():
-		return nil, badArgument("start_line %d is behind the end: the file has %s", v.start, countText(v.number, "line"))
+		return nil, badArgument("start_line %d is behind the end: the file has %s", v.start, countNoun(v.number, "line"))
 	case len(v.lines) == 0:
 		return nil, badArgument("start_line %d is not in the first %s of the file of %s: use tail, or call_method with fs/readFile and an offset", v.start, sizeText(readMost), sizeText(part.size))
 	}
@@ -316,7 +316,7 @@ func (f *mcpFile) showTail(ctx context.Context, v *lineView, part filePart, tail
 		from--
 	}
 	slices.Reverse(v.lines)
-	head := fmt.Sprintf("[%s: the last %s", f.shown(), countText(len(v.lines), "line"))
+	head := fmt.Sprintf("[%s: the last %s", f.shown(), countNoun(len(v.lines), "line"))
 	if whole {
 		head += fmt.Sprintf(" of %d", len(lines))
 	} else {
@@ -346,7 +346,7 @@ func (f *mcpFile) readEnd(ctx context.Context, size, length int64) (data []byte,
 // notes says what of the text is not as in the file.
 func (f *mcpFile) notes(v *lineView) (notes string) {
 	if v.cut > 0 {
-		notes += fmt.Sprintf("; %s cut at %d bytes", countText(v.cut, "line"), v.longest)
+		notes += fmt.Sprintf("; %s cut at %d bytes", countNoun(v.cut, "line"), v.longest)
 	}
 	if f.notUTF8 {
 		notes += "; not UTF-8, its other bytes are shown as \uFFFD"

@@ -73,7 +73,7 @@ func fixtureTools() []*mcpTool {
 
 // newMCPHandler returns the HTTP API with the routes of the protocol alone. It
 // knows the machine laptop, which is offline, and its library lib.
-func newMCPHandler(t testing.TB, tools []*mcpTool) (*api, *mcpAPI) {
+func newMCPHandler(t testing.TB, tools []*mcpTool, configure ...func(*apiConfig)) (*api, *mcpAPI) {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	h := newHub(hubConfig{log: log, methods: methodsByName(builtinMethods())})
@@ -82,7 +82,11 @@ func newMCPHandler(t testing.TB, tools []*mcpTool) (*api, *mcpAPI) {
 	libs.replace(map[string]string{"lib": "laptop"})
 	m := newMCPAPI(&hubAPI{callRouter: callRouter{hub: h, libraries: libs}, log: log}, tools)
 	t.Cleanup(m.close)
-	a := newAPI(apiConfig{events: newEvents(log), log: log})
+	cfg := apiConfig{events: newEvents(log), log: log}
+	for _, f := range configure {
+		f(&cfg)
+	}
+	a := newAPI(cfg)
 	m.register(a)
 	return a, m
 }
@@ -247,8 +251,7 @@ func TestMCPWire(t *testing.T) {
 // of OAuth.
 func TestMCPRoutes(t *testing.T) {
 	t.Parallel()
-	a, _ := newMCPHandler(t, newMCPTools())
-	a.access.single = "secret"
+	a, _ := newMCPHandler(t, newMCPTools(), func(c *apiConfig) { c.token = "secret" })
 	ping := `{"jsonrpc":"2.0","id":1,"method":"ping"}`
 	for _, test := range []struct {
 		method, path, token string
@@ -267,7 +270,7 @@ func TestMCPRoutes(t *testing.T) {
 		{"GET", "/.well-known/oauth-protected-resource/machines/laptop/mcp", "", 404, "NOT_FOUND"},
 		{"GET", "/.well-known/oauth-authorization-server", "", 404, "NOT_FOUND"},
 		{"POST", "/.well-known/openid-configuration", "", 404, "NOT_FOUND"},
-		{"GET", "/well-known", "", 401, "UNAUTHORIZED"},
+		{"GET", "/metrics", "", 401, "UNAUTHORIZED"},
 	} {
 		r := httptest.NewRequest(test.method, "http://localhost"+test.path, strings.NewReader(ping))
 		if test.token != "" {
@@ -351,6 +354,47 @@ func TestMCPToolList(t *testing.T) {
 	}
 	if got := names("/libraries/other/mcp"); got != read+" clone_repo call_method" {
 		t.Errorf("got the tools %s of a library that was never started, want all nine", got)
+	}
+}
+
+// TestMCPRights: a token opens the tools that its rights allow, on the machines and
+// libraries that it is for.
+func TestMCPRights(t *testing.T) {
+	t.Parallel()
+	tokens := testTokens(t, "tools mcp", "clones mcp,clone", "calls mcp,call machines=laptop", "all mcp,call,clone libraries=lib", "reads read,call")
+	a, _ := newMCPHandler(t, newMCPTools(), func(c *apiConfig) { c.tokens = tokens })
+	for _, test := range []struct {
+		token, path string
+		status      int
+		want        string // the tools that may write
+	}{
+		{"TOOLS", "/libraries/lib/mcp", 200, ""},
+		{"CLONES", "/libraries/lib/mcp", 200, "clone_repo"},
+		{"CLONES", "/libraries/lib/mcp/read", 200, ""},
+		{"CALLS", "/machines/laptop/mcp", 200, "call_method"},
+		{"CALLS", "/libraries/other/mcp", 403, ""},
+		{"ALL", "/libraries/lib/mcp", 200, "clone_repo call_method"},
+		{"ALL", "/libraries/other/mcp/read", 403, ""},
+		{"ALL", "/machines/laptop/mcp", 403, ""},
+		{"READS", "/libraries/lib/mcp", 403, ""},
+		{"WRONG", "/libraries/lib/mcp", 401, ""},
+	} {
+		got := postMCP(a, test.path, `{"jsonrpc":"2.0","id":1,"method":"tools/list"}`, "Authorization:Bearer "+test.token)
+		var writers []string
+		for _, name := range []string{"clone_repo", "call_method"} {
+			if strings.Contains(got.body, `{"name":"`+name+`"`) {
+				writers = append(writers, name)
+			}
+		}
+		if got.status != test.status || strings.Join(writers, " ") != test.want {
+			t.Errorf("%s as %s: got status %d and %q, want %d and %q", test.path, test.token, got.status, writers, test.status, test.want)
+		}
+	}
+	for token, want := range map[string]string{"CALLS": "FORBIDDEN: ", "TOOLS": "Unknown tool: call_method"} {
+		got := postMCP(a, "/machines/laptop/mcp", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"call_method","arguments":{"method":"config/setAuth","params":{"host":"x","token":"y"}}}}`, "Authorization:Bearer "+token)
+		if !strings.Contains(got.body, want) {
+			t.Errorf("config/setAuth as %s: got %s, want %s", token, got.body, want)
+		}
 	}
 }
 

@@ -111,8 +111,8 @@ func sizeText(bytes int64) string {
 	return fmt.Sprintf("%.1f GB", float64(bytes)/1e9)
 }
 
-// countText returns a number and a noun, such as "1 file" and "2 files".
-func countText(n int, noun string) string {
+// countNoun returns a number and a noun, such as "1 file" and "2 files".
+func countNoun(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}

@@ -24,7 +24,7 @@ const (
 type mcpTool struct {
 	name       string
 	methods    []string        // a machine without one of them does not have the tool
-	writes     bool            // is left out where only reading is allowed
+	right      rights          // that the caller needs besides rightMCP; 0 for a tool that only reads
 	arguments  []jsonField     // in the order of the schema
 	definition json.RawMessage // as tools/list shows it
 	run        func(ctx context.Context, c *mcpCall, arguments json.RawMessage) (*mcpAnswer, error)
@@ -74,9 +74,10 @@ func newMCPTool[P any](name, description string, hints any, methods []string, ru
 	return tool
 }
 
-// writer marks a tool that is left out where only reading is allowed.
-func (t *mcpTool) writer() *mcpTool {
-	t.writes = true
+// needs marks a tool that may write: it is left out where only reading is allowed,
+// and for callers without the right.
+func (t *mcpTool) needs(right rights) *mcpTool {
+	t.right = right
 	return t
 }
 

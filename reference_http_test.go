@@ -186,7 +186,7 @@ HEX is the SHA-256 hash of the token. %[1]sc4a-daemon-scheduler token NAME RIGHT
 		"call":   "JSON-RPC calls, except those of the right clone",
 		"clone":  "calls of `vcs/clone` and `config/setAuth`",
 		"manage": "starting, stopping and deleting daemons, binding libraries",
-		"mcp":    "the tool server, with everything that its tools do",
+		"mcp":    "the tools for language models that read; with `clone` also clone_repo, with `call` also call_method",
 		"daemon": "connecting as a user's daemon, with a machine id that a pattern of machines matches",
 	}
 	for _, name := range rightNames() {

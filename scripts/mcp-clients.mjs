@@ -47,7 +47,7 @@ for (const [mode, make, http, isOld, isModern] of modes) {
   passed += check(mode, 'the name of the server', client.getServerVersion()?.name === 'c4a', client.getServerVersion());
   passed += check(mode, 'instructions', /overview/.test(client.getInstructions() ?? ''), client.getInstructions());
   const { tools } = await client.listTools();
-  passed += check(mode, 'the tools', tools.length >= 8, tools.map((tool) => tool.name));
+  passed += check(mode, 'nine tools', tools.length === 9, tools.map((tool) => tool.name));
   const call = (name, args, options) =>
     isOld ? client.callTool({ name, arguments: args }, undefined, options) : client.callTool({ name, arguments: args }, options);
   const file = await call('read_file', { path: `${dir}/greeting.txt` });
