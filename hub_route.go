@@ -34,6 +34,7 @@ type call struct {
 	taskID  string // "" for a call that only reads, unless the caller gave one
 	timeout time.Duration
 	watch   *progressWatch          // nil if no caller wants the progress
+	message []byte                  // the daemon's answer, of which the result is a part
 	via     atomic.Pointer[hubConn] // the link that it went out by last
 
 	// What GET /activity and the log show; set before perform.
@@ -203,8 +204,9 @@ func parseCall(body []byte, methods map[string]*method) (*call, error) {
 // perform sends the call, and sends it again when a link is lost before the
 // answer, at most maxResends times. A daemon that is draining has not begun the
 // request: for returnTimeout its successor is asked, or the daemon itself, which
-// may have resumed. The result is the daemon's, as raw JSON; the error is the
-// daemon's *rpcError, or that of deliveryError.
+// may have resumed. The result is the daemon's, as raw JSON, which the caller may
+// keep until it calls giveBack; the error is the daemon's *rpcError, or that of
+// deliveryError.
 func (h *hub) perform(ctx context.Context, c *call, find target) (result json.RawMessage, err error) {
 	end := h.begin(c)
 	defer func() { end(result, err) }()
@@ -217,7 +219,9 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (result json.Ra
 			return nil, deliveryError(err)
 		}
 		c.via.Store(conn)
-		result, err := conn.peer.callNoting(ctx, c.method, c.params, c.sending(h, conn))
+		r := conn.peer.exchange(ctx, c.method, c.params, c.sending(h, conn))
+		result, err := r.result, r.err
+		c.message = r.message
 		e, isAnswer := errors.AsType[*rpcError](err)
 		switch {
 		case isAnswer && e.name() == codeDraining && (draining.IsZero() || time.Since(draining) < returnTimeout):
@@ -242,6 +246,13 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (result json.Ra
 			return nil, deliveryError(err)
 		}
 	}
+}
+
+// giveBack lends the memory of a call's result to the next message. The caller
+// must not use the result any more. It need not be called.
+func (h *hub) giveBack(c *call) {
+	h.buffers.give(c.message)
+	c.message = nil
 }
 
 // deliveryError turns the hub's own failure into the caller's answer: an
