@@ -155,12 +155,15 @@ func readID(start []byte) json.RawMessage {
 // in one daemon. All others may run twice, and a daemon that remembered each of
 // them for a minute would soon spend its memory on that.
 func parseCall(body []byte, methods map[string]*method) (*call, error) {
-	if !utf8.Valid(body) {
+	m, ok := scanEnvelope(body)
+	if !ok && !utf8.Valid(body) {
 		return nil, errors.New("the body is not UTF-8")
 	}
-	m, err := decodeEnvelope(body)
-	if err != nil {
-		return nil, errors.New("the body is not a JSON-RPC request object")
+	if !ok {
+		var err error
+		if m, err = decodeEnvelope(body); err != nil {
+			return nil, errors.New("the body is not a JSON-RPC request object")
+		}
 	}
 	method, err := m.request()
 	switch {
@@ -175,6 +178,9 @@ func parseCall(body []byte, methods map[string]*method) (*call, error) {
 	}
 	known := methods[method]
 	c.timeout = known.timeLimit()
+	if known != nil && !known.clones && !mentionsCommon(c.params) {
+		return c, nil
+	}
 	var common commonParams
 	if decodeParams(c.params, &common) != nil {
 		return c, nil // the daemon refuses it, and says why
@@ -199,6 +205,13 @@ func parseCall(body []byte, methods map[string]*method) (*call, error) {
 	}
 	c.params = fmt.Appendf(slices.Clip(begin), `%s"task_id":%q}`, comma, c.taskID)
 	return c, nil
+}
+
+// mentionsCommon reports whether params may have a member of commonParams. Most have
+// none, and decoding them costs more than looking.
+func mentionsCommon(params json.RawMessage) bool {
+	return bytes.Contains(params, []byte("task_id")) || bytes.Contains(params, []byte("timeout_ms")) ||
+		bytes.IndexByte(params, '\\') >= 0 // a name may be written with escapes
 }
 
 // perform sends the call, and sends it again when a link is lost before the
