@@ -83,11 +83,15 @@ func (a *api) handleOpen(pattern string, h http.HandlerFunc) {
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	control := http.NewResponseController(w)
 	if r.ContentLength != 0 {
 		// net/http reads the rest of a body that the handler did not read, before it
 		// sends the answer. readBody lifts the limit once it has the body.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyLimit)) // fails in tests without a connection
+		_ = control.SetReadDeadline(time.Now().Add(bodyLimit)) // fails in tests without a connection
 	}
+	// For the bytes that net/http holds back until the handler returns. It clears the
+	// deadline before the next request of the connection.
+	defer func() { _ = control.SetWriteDeadline(time.Now().Add(sendLimit)) }()
 	if why := a.foreign(r); why != "" {
 		writeProblem(w, http.StatusForbidden, codeForbidden, why)
 		return

@@ -217,9 +217,9 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 // section 9.2). One goroutine uses it. The caller stops beat.
 type eventStream struct {
 	w    http.ResponseWriter
-	beat *time.Ticker // when to send a comment, so that proxies keep the stream open
-	text bytes.Buffer // events that were added and not yet flushed
-	send func(http.ResponseWriter, []byte) error
+	beat *time.Ticker                            // when to send a comment, so that proxies keep the stream open
+	text bytes.Buffer                            // events that were added and not yet flushed
+	send func(http.ResponseWriter, []byte) error // sendNow, or one that counts
 }
 
 // newEventStream sets the header of an answer that is a stream.
@@ -227,7 +227,7 @@ func newEventStream(w http.ResponseWriter) *eventStream {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would collect the events and send them late
-	return &eventStream{w: w, beat: time.NewTicker(streamBeat), send: send}
+	return &eventStream{w: w, beat: time.NewTicker(streamBeat), send: sendNow}
 }
 
 // welcome begins a stream with the id that a client resumes after which is cut off
@@ -241,19 +241,21 @@ func (s *eventStream) welcome(id uint64, missed bool) {
 	s.text.WriteByte('\n')
 }
 
-// add appends an event; id 0 writes none. Data is one line of JSON, in which a
-// line end is only space: in the stream it would end the data.
-func (s *eventStream) add(id uint64, name string, data []byte) {
+// add appends an event; id 0 writes none. The parts of data are one line of JSON, in
+// which a line end is only space: in the stream it would end the data.
+func (s *eventStream) add(id uint64, name string, data ...[]byte) {
 	if id != 0 {
 		fmt.Fprintf(&s.text, "id: %d\n", id)
 	}
 	fmt.Fprintf(&s.text, "event: %s\ndata: ", name)
-	for _, end := range []byte("\n\r") {
-		if bytes.IndexByte(data, end) >= 0 { // never in JSON of our own: do not copy it
-			data = bytes.ReplaceAll(data, []byte{end}, []byte{' '})
+	for _, part := range data {
+		for _, end := range []byte("\n\r") {
+			if bytes.IndexByte(part, end) >= 0 { // never in JSON of our own: do not copy it
+				part = bytes.ReplaceAll(part, []byte{end}, []byte{' '})
+			}
 		}
+		s.text.Write(part)
 	}
-	s.text.Write(data)
 	s.text.WriteString("\n\n")
 }
 

@@ -154,7 +154,7 @@ func (a *api) getMetrics(w http.ResponseWriter, _ *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
-	_, _ = w.Write([]byte(page.text.String())) // a client that is gone needs no answer
+	_ = send(w, []byte(page.text.String())) // a client that is gone needs no answer
 }
 
 // write appends the pool's counts to a page.

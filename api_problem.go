@@ -30,6 +30,9 @@ const (
 	// sendRate is how many bytes of a long answer a client must take each second,
 	// on average: 16 MiB take at most 138 s.
 	sendRate = 128 << 10
+	// heldBack is how much of an answer net/http holds back until the handler returns
+	// (bufferBeforeChunkingSize).
+	heldBack = 2 << 10
 )
 
 // Codes of the HTTP API, besides those that it shares with the link.
@@ -78,35 +81,65 @@ func writeBody(w http.ResponseWriter, status int, contentType string, v any) {
 	_ = send(w, append(body, '\n')) // the client may be gone
 }
 
-// send writes data to a client in pieces and flushes it. The error means that the
-// client is gone, or does not read.
-func send(w http.ResponseWriter, data []byte) error {
-	return sendUntil(context.Background(), w, data)
+// send writes an answer to a client in pieces, of one part after the other. The
+// error means that the client is gone, or does not read. net/http holds the last
+// bytes back until the handler returns; api.ServeHTTP bounds the time for those.
+func send(w http.ResponseWriter, parts ...[]byte) error {
+	return sendUntil(context.Background(), w, parts...)
 }
 
 // sendUntil is send with a context whose end cuts the client off.
-func sendUntil(ctx context.Context, w http.ResponseWriter, data []byte) error {
+func sendUntil(ctx context.Context, w http.ResponseWriter, parts ...[]byte) error {
+	all := 0
+	for _, part := range parts {
+		all += len(part)
+	}
 	control := http.NewResponseController(w)
-	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // the connection may serve another request
-	unregister := context.AfterFunc(ctx, func() { _ = control.SetWriteDeadline(time.Unix(1, 0)) })
-	defer unregister()
-	end := time.Now().Add(sendLimit + time.Duration(len(data))*time.Second/sendRate)
-	for {
-		limit := time.Now().Add(sendLimit)
-		if end.Before(limit) {
-			limit = end
+	if ctx.Done() != nil {
+		unregister := context.AfterFunc(ctx, func() { _ = control.SetWriteDeadline(time.Unix(1, 0)) })
+		defer unregister()
+	}
+	end := time.Now().Add(sendLimit + time.Duration(all)*time.Second/sendRate)
+	left := heldBack // bytes that may be written before the deadline is set
+	if all > heldBack {
+		left = 0
+	}
+	limit := func() error {
+		_ = control.SetWriteDeadline(time.Now().Add(min(sendLimit, time.Until(end)))) // fails in tests without a connection
+		left = sendPiece
+		return context.Cause(ctx) // after it: the end of ctx sets a deadline too
+	}
+	for _, part := range parts {
+		for len(part) > 0 {
+			if left == 0 {
+				if err := limit(); err != nil {
+					return err
+				}
+			}
+			piece := part[:min(len(part), left)]
+			if _, err := w.Write(piece); err != nil {
+				return err
+			}
+			left -= len(piece)
+			part = part[len(piece):]
 		}
-		_ = control.SetWriteDeadline(limit) // fails in tests without a connection
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		piece := data[:min(len(data), sendPiece)]
-		if _, err := w.Write(piece); err != nil {
-			return err
-		}
-		if data = data[len(piece):]; len(data) == 0 {
-			break
-		}
+	}
+	return nil
+}
+
+// sendNow is send for a stream: what was written reaches the client at once, and
+// the deadline does not outlast it.
+func sendNow(w http.ResponseWriter, data []byte) error {
+	return flushUntil(context.Background(), w, data)
+}
+
+// flushUntil is sendNow with a context whose end cuts the client off.
+func flushUntil(ctx context.Context, w http.ResponseWriter, data []byte) error {
+	control := http.NewResponseController(w)
+	_ = control.SetWriteDeadline(time.Now().Add(sendLimit)) // there may be a header only
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
+	if err := sendUntil(ctx, w, data); err != nil {
+		return err
 	}
 	if err := control.Flush(); !errors.Is(err, http.ErrNotSupported) {
 		return err
@@ -167,14 +200,14 @@ func badRequest(message string) *apiError {
 	return &apiError{code: codeBadRequest, status: http.StatusBadRequest, message: message}
 }
 
-// readBody reads a request's body of at most limit bytes within bodyLimit. The
-// error is an *apiError; the part that was read is returned with it.
+// readBody reads a request's body of at most limit bytes within bodyLimit, which
+// api.ServeHTTP has set. The error is an *apiError; the part that was read is
+// returned with it.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyLimit)) // fails in tests without a connection
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	body, err := readAll(http.MaxBytesReader(w, r.Body, limit), r.ContentLength)
 	if err == nil {
-		_ = control.SetReadDeadline(time.Time{}) // else a long request would end as if its client were gone
+		// Else a long request would end as if its client were gone.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 		return body, nil
 	}
 	w.Header().Set("Connection", "close") // the rest of the body may still arrive
@@ -185,6 +218,17 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 		return body, badRequest("the body did not arrive within " + bodyLimit.String())
 	}
 	return body, badRequest("the body could not be read")
+}
+
+// readAll is io.ReadAll for a reader that should have the given number of bytes,
+// -1 if that is not known.
+func readAll(r io.Reader, size int64) ([]byte, error) {
+	var buf bytes.Buffer
+	if size > 0 && size <= maxRPCBody {
+		buf.Grow(int(size) + bytes.MinRead) // what ReadFrom needs to see the end
+	}
+	_, err := buf.ReadFrom(r)
+	return buf.Bytes(), err
 }
 
 // readJSON reads a body that is one JSON object into v; keys that it does not

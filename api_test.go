@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -596,4 +598,92 @@ func TestUpgradeErrorsAreProblems(t *testing.T) {
 			t.Errorf("%q: got the header %v, want %s in it", test.header, w.Header(), test.answers)
 		}
 	}
+}
+
+// The write deadline of an answer ends no later one, however late it comes and
+// whether a handler writes it or net/http does: one connection serves all.
+func TestConnectionUsedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newPipeNet()
+		log := slog.New(slog.DiscardHandler)
+		a := newAPI(apiConfig{events: newEvents(log), log: log})
+		for route, answer := range map[string]http.HandlerFunc{
+			"GET /test/send":   func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, "x") },
+			"GET /test/long":   func(w http.ResponseWriter, _ *http.Request) { _ = send(w, make([]byte, 3*sendPiece)) },
+			"GET /test/write":  func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 8*heldBack)) },
+			"GET /test/status": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) },
+			"GET /test/slow": func(w http.ResponseWriter, _ *http.Request) {
+				time.Sleep(3 * sendLimit)
+				writeJSON(w, http.StatusOK, "x")
+			},
+			"GET /test/slowstatus": func(w http.ResponseWriter, _ *http.Request) {
+				time.Sleep(3 * sendLimit)
+				w.WriteHeader(http.StatusNoContent)
+			},
+			"GET /test/stream": func(w http.ResponseWriter, _ *http.Request) {
+				s := newEventStream(w)
+				defer s.beat.Stop()
+				for range 3 {
+					_ = s.flush()
+					time.Sleep(3 * sendLimit)
+				}
+			},
+			"POST /test/body": func(w http.ResponseWriter, r *http.Request) {
+				var body struct{}
+				if err := readJSON(w, r, &body); err != nil {
+					writeError(w, err)
+					return
+				}
+				writeJSON(w, http.StatusOK, "x")
+			},
+		} {
+			a.handle(route, answer)
+		}
+		server := &http.Server{Handler: a}
+		served := make(chan struct{})
+		go func() { defer close(served); _ = server.Serve(network) }()
+		defer func() { _ = server.Close(); <-served }()
+		dials := 0
+		client := &http.Transport{MaxConnsPerHost: 1, ExpectContinueTimeout: time.Hour, DialContext: func(context.Context, string, string) (net.Conn, error) {
+			dials++
+			here, there := net.Pipe()
+			network.conns <- there
+			return here, nil
+		}}
+		defer client.CloseIdleConnections()
+		for range 2 {
+			for _, test := range []struct {
+				method, path, expect string
+				status               int
+			}{
+				{"GET", "/test/send", "", 200}, {"GET", "/test/long", "", 200}, {"GET", "/test/write", "", 200}, {"GET", "/test/status", "", 204}, {"GET", "/test/slow", "", 200}, {"GET", "/test/slowstatus", "", 204}, {"GET", "/test/stream", "", 200},
+				{"POST", "/test/body", "", 200}, {"POST", "/test/body", "100-continue", 200}, {"GET", "/test//send", "", 307}, {"GET", "/none", "", 404}, {"PUT", "/test/send", "", 405},
+			} {
+				request, err := http.NewRequestWithContext(t.Context(), test.method, "http://localhost"+test.path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if test.method == "POST" {
+					request.Body, request.ContentLength = io.NopCloser(strings.NewReader("{}")), 2
+				}
+				if test.expect != "" {
+					request.Header.Set("Expect", test.expect)
+				}
+				response, err := client.RoundTrip(request)
+				if err != nil {
+					t.Errorf("%s %s %s: got %v, want the status %d", test.method, test.path, test.expect, err, test.status)
+					continue
+				}
+				_, err = io.Copy(io.Discard, response.Body)
+				_ = response.Body.Close()
+				if err != nil || response.StatusCode != test.status {
+					t.Errorf("%s %s %s: got the status %d, %v, want %d", test.method, test.path, test.expect, response.StatusCode, err, test.status)
+				}
+				time.Sleep(3 * sendLimit)
+			}
+		}
+		if dials != 1 {
+			t.Errorf("got %d connections, want one for all requests", dials)
+		}
+	})
 }

@@ -38,13 +38,30 @@ type unsentAnswer struct {
 	gone   bool
 }
 
-// send sends an answer to a client, as the function send does.
-func (u *unsentAnswers) send(w http.ResponseWriter, data []byte) error {
+// send sends an answer to a client, as the function send does. A short one is not
+// counted: it is with net/http, and costs no more than its connection.
+func (u *unsentAnswers) send(w http.ResponseWriter, parts ...[]byte) error {
+	all := 0
+	for _, part := range parts {
+		all += len(part)
+	}
+	if all <= heldBack {
+		return send(w, parts...)
+	}
+	ctx, cutOff := context.WithCancelCause(context.Background())
+	defer cutOff(nil)
+	a := u.add(all, cutOff)
+	defer u.remove(a)
+	return sendUntil(ctx, w, parts...)
+}
+
+// sendNow is send for a stream, as the function sendNow is.
+func (u *unsentAnswers) sendNow(w http.ResponseWriter, data []byte) error {
 	ctx, cutOff := context.WithCancelCause(context.Background())
 	defer cutOff(nil)
 	a := u.add(len(data), cutOff)
 	defer u.remove(a)
-	return sendUntil(ctx, w, data)
+	return flushUntil(ctx, w, data)
 }
 
 func (u *unsentAnswers) add(bytes int, cutOff context.CancelCauseFunc) *unsentAnswer {

@@ -52,7 +52,8 @@ type hubConfig struct {
 // and carries calls to them.
 type hub struct {
 	hubConfig
-	wg sync.WaitGroup // the links, and the watch for silence
+	wg      sync.WaitGroup // the links, and the watch for silence
+	buffers bufferPool     // of the answers
 
 	mu       sync.Mutex // guards the fields below
 	closed   bool
@@ -113,6 +114,7 @@ type hubConn struct {
 func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, admitted linkAdmission) {
 	l := newLink(conn, hooks, h.maxMessage, h.times, h.log)
 	c := &hubConn{linkAdmission: admitted, hub: h, link: l, ready: make(chan struct{}), done: make(chan struct{})}
+	l.buffers = &h.buffers
 	c.peer = newPeer(l, c, h.maxMessage, h.log)
 	c.peer.lastID = firstRequestID()
 	oldest, ok := h.add(c)
@@ -480,6 +482,7 @@ func (h *hub) sweep(ctx context.Context) {
 		select {
 		case <-ticker.C:
 			h.sweepOnce()
+			h.buffers.trim()
 		case <-ctx.Done():
 			return
 		}
@@ -529,8 +532,7 @@ var (
 // connected returns the link of a machine. It waits for one at most the given
 // time, and until gone is closed; a nil gone never is.
 func (h *hub) connected(ctx context.Context, machineID string, wait time.Duration, gone <-chan struct{}) (*hubConn, error) {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
+	var timeout <-chan time.Time
 	for {
 		c, changed := h.connOf(machineID)
 		switch {
@@ -547,11 +549,16 @@ func (h *hub) connected(ctx context.Context, machineID string, wait time.Duratio
 				return nil, context.Cause(ctx)
 			}
 		}
+		if timeout == nil {
+			timer := time.NewTimer(wait)
+			defer timer.Stop()
+			timeout = timer.C
+		}
 		select {
 		case <-changed:
 		case <-gone:
 			return nil, errOffline
-		case <-timer.C:
+		case <-timeout:
 			return nil, errOffline
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)

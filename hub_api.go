@@ -309,11 +309,12 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 		status = refusal.status
 		refusal.setRetryAfter(w.Header())
 	}
-	body = callAnswer(c, result, err)
+	head, rest := callAnswer(c, result, err)
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Header().Set("Content-Length", strconv.Itoa(len(head)+len(rest)))
 	w.WriteHeader(status)
-	h.logWriteError(h.unsent.send(w, body))
+	h.logWriteError(h.unsent.send(w, head, rest))
+	h.hub.giveBack(c)
 }
 
 // refuseBody answers a request whose body could not be read to its end. A body
@@ -326,22 +327,29 @@ func (h *hubAPI) refuseBody(w http.ResponseWriter, body []byte, err error) {
 		writeError(w, err)
 		return
 	}
-	answer := callAnswer(&call{id: id}, nil, &rpcError{Code: codeInvalidRequest, Message: "invalid request: " + refusal.message})
+	answer, _ := callAnswer(&call{id: id}, nil, &rpcError{Code: codeInvalidRequest, Message: "invalid request: " + refusal.message})
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
 	w.WriteHeader(refusal.status)
 	h.logWriteError(send(w, answer))
 }
 
-// callAnswer returns the JSON-RPC answer with the caller's id.
-func callAnswer(c *call, result json.RawMessage, err error) []byte {
+// callAnswer returns the JSON-RPC answer with the caller's id, in two parts: a long
+// result stays where it was received.
+func callAnswer(c *call, result json.RawMessage, err error) (head, rest []byte) {
 	if refusal, ok := errors.AsType[*apiError](err); ok {
 		err = refusal.rpc()
 	}
 	var buf bytes.Buffer
-	buf.Grow(len(result) + 100) // one copy of a long result is enough
+	// The daemon ends its answer with the result and the bracket.
+	if begin := len(c.message) - len(result) - 1; err == nil && len(result) > minLent && begin > 0 && &c.message[begin] == &result[0] {
+		writeAnswer(&buf, c.id, []byte(nil), nil)
+		buf.Truncate(buf.Len() - 1)
+		return buf.Bytes(), c.message[begin:]
+	}
+	buf.Grow(len(result) + 100) // one allocation is enough
 	writeAnswer(&buf, c.id, []byte(result), err)
-	return buf.Bytes()
+	return buf.Bytes(), nil
 }
 
 // stream answers with Server-Sent Events: progress, then the result.
@@ -349,17 +357,18 @@ func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find ta
 	watch, stop := h.hub.watch(c)
 	defer stop()
 	ctx, cancel := context.WithCancel(r.Context())
-	done := make(chan []byte, 1)
+	done := make(chan [2][]byte, 1)
 	go func() { // waited for below
 		result, err := h.hub.perform(ctx, c, find)
-		done <- callAnswer(c, result, err)
+		head, rest := callAnswer(c, result, err)
+		done <- [2][]byte{head, rest}
 	}()
 	defer func() {
 		cancel()
 		<-done
 	}()
 	events := newEventStream(w)
-	events.send = h.unsent.send
+	events.send = h.unsent.sendNow
 	defer events.beat.Stop()
 	err := events.flush() // the header
 	for err == nil {
@@ -373,7 +382,7 @@ func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find ta
 				events.add(0, "progress", p)
 			default:
 			}
-			events.add(0, "result", answer)
+			events.add(0, "result", answer[:]...)
 			h.logWriteError(events.flush())
 			return
 		case <-events.beat.C:

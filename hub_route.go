@@ -34,6 +34,7 @@ type call struct {
 	taskID  string // "" for a call that only reads, unless the caller gave one
 	timeout time.Duration
 	watch   *progressWatch          // nil if no caller wants the progress
+	message []byte                  // the daemon's answer, of which the result is a part
 	via     atomic.Pointer[hubConn] // the link that it went out by last
 
 	// What GET /activity and the log show; set before perform.
@@ -154,12 +155,15 @@ func readID(start []byte) json.RawMessage {
 // in one daemon. All others may run twice, and a daemon that remembered each of
 // them for a minute would soon spend its memory on that.
 func parseCall(body []byte, methods map[string]*method) (*call, error) {
-	if !utf8.Valid(body) {
+	m, ok := scanEnvelope(body)
+	if !ok && !utf8.Valid(body) {
 		return nil, errors.New("the body is not UTF-8")
 	}
-	m, err := decodeEnvelope(body)
-	if err != nil {
-		return nil, errors.New("the body is not a JSON-RPC request object")
+	if !ok {
+		var err error
+		if m, err = decodeEnvelope(body); err != nil {
+			return nil, errors.New("the body is not a JSON-RPC request object")
+		}
 	}
 	method, err := m.request()
 	switch {
@@ -174,6 +178,9 @@ func parseCall(body []byte, methods map[string]*method) (*call, error) {
 	}
 	known := methods[method]
 	c.timeout = known.timeLimit()
+	if known != nil && !known.clones && !mentionsCommon(c.params) {
+		return c, nil
+	}
 	var common commonParams
 	if decodeParams(c.params, &common) != nil {
 		return c, nil // the daemon refuses it, and says why
@@ -200,11 +207,19 @@ func parseCall(body []byte, methods map[string]*method) (*call, error) {
 	return c, nil
 }
 
+// mentionsCommon reports whether params may have a member of commonParams. Most have
+// none, and decoding them costs more than looking.
+func mentionsCommon(params json.RawMessage) bool {
+	return bytes.Contains(params, []byte("task_id")) || bytes.Contains(params, []byte("timeout_ms")) ||
+		bytes.IndexByte(params, '\\') >= 0 // a name may be written with escapes
+}
+
 // perform sends the call, and sends it again when a link is lost before the
 // answer, at most maxResends times. A daemon that is draining has not begun the
 // request: for returnTimeout its successor is asked, or the daemon itself, which
-// may have resumed. The result is the daemon's, as raw JSON; the error is the
-// daemon's *rpcError, or that of deliveryError.
+// may have resumed. The result is the daemon's, as raw JSON, which the caller may
+// keep until it calls giveBack; the error is the daemon's *rpcError, or that of
+// deliveryError.
 func (h *hub) perform(ctx context.Context, c *call, find target) (result json.RawMessage, err error) {
 	end := h.begin(c)
 	defer func() { end(result, err) }()
@@ -217,7 +232,9 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (result json.Ra
 			return nil, deliveryError(err)
 		}
 		c.via.Store(conn)
-		result, err := conn.peer.callNoting(ctx, c.method, c.params, c.sending(h, conn))
+		r := conn.peer.exchange(ctx, c.method, c.params, c.sending(h, conn))
+		result, err := r.result, r.err
+		c.message = r.message
 		e, isAnswer := errors.AsType[*rpcError](err)
 		switch {
 		case isAnswer && e.name() == codeDraining && (draining.IsZero() || time.Since(draining) < returnTimeout):
@@ -242,6 +259,13 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (result json.Ra
 			return nil, deliveryError(err)
 		}
 	}
+}
+
+// giveBack lends the memory of a call's result to the next message. The caller
+// must not use the result any more. It need not be called.
+func (h *hub) giveBack(c *call) {
+	h.buffers.give(c.message)
+	c.message = nil
 }
 
 // deliveryError turns the hub's own failure into the caller's answer: an

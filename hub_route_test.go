@@ -429,6 +429,8 @@ func TestParseCall(t *testing.T) {
 		{`{"jsonrpc":"2.0","id":1,"method":"fs/stat","params":{"task_id":"T"}}`, "fs/stat", "1", "T", defaultMethodTimeout},
 		{`{"jsonrpc":"2.0","id":1,"method":"fs/stat","params":{"path":"/x"}}`, "fs/stat", "1", noTask, defaultMethodTimeout},
 		{`{"jsonrpc":"2.0","id":1,"method":"vcs/log","params":{"path":"/x","task_id":null}}`, "vcs/log", "1", noTask, defaultMethodTimeout},
+		{`{"jsonrpc":"2.0","id":1,"method":"fs/stat","params":{"t\u0061sk_id":"T","timeout_m\u0073":7}}`, "fs/stat", "1", "T", 7 * time.Millisecond},
+		{`{"jsonrpc":"2.0","id":1,"method":"fs\/st\u0061t","params":{"timeout_ms":7,"path":"task_id"}}`, "fs/stat", "1", noTask, 7 * time.Millisecond},
 		{`{"jsonrpc":"2.0","id":1,"method":"config/get"}`, "config/get", "1", noTask, defaultMethodTimeout},
 	} {
 		c, err := parseCall([]byte(test.body), methods)

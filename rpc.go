@@ -72,8 +72,9 @@ type peer struct {
 
 // response is the other side's response to one of our calls.
 type response struct {
-	result json.RawMessage
-	err    error // an *rpcError, or why there is no response
+	result  json.RawMessage
+	message []byte // that the result is a part of; nil in a batch
+	err     error  // an *rpcError, or why there is no response
 }
 
 func newPeer(t transport, h handler, maxMessage int, log *slog.Logger) *peer {
@@ -137,12 +138,14 @@ type envelope struct {
 	Params  json.RawMessage `json:"params"`
 	Result  json.RawMessage `json:"result"`
 	Error   json.RawMessage `json:"error"`
+	message []byte          // nil in a batch
 }
 
 // receive handles one message: a request, notification or response, or a batch
 // of them.
 func (p *peer) receive(data []byte) {
 	if m, ok := scanEnvelope(data); ok {
+		m.message = data
 		p.dispatch(m, nil)
 		return
 	}
@@ -266,7 +269,7 @@ func (p *peer) deliver(m envelope) {
 		if p.onResult != nil {
 			p.onResult(m.Result)
 		}
-		c <- response{result: m.Result}
+		c <- response{result: m.Result, message: m.message}
 		return
 	}
 	var e rpcError
@@ -280,17 +283,19 @@ func (p *peer) deliver(m envelope) {
 // *rpcError. If ctx ends first, call cancels the request on the other side and
 // returns the cause. The error wraps errLinkLost if the link is lost.
 func (p *peer) call(ctx context.Context, method string, params any) (json.RawMessage, error) {
-	return p.callNoting(ctx, method, params, nil)
+	r := p.exchange(ctx, method, params, nil)
+	return r.result, r.err
 }
 
-// callNoting is call. It calls sending, unless nil, with the id of the request
-// before the request is sent: progress without a task_id names it.
-func (p *peer) callNoting(ctx context.Context, method string, params any, sending func(id string)) (json.RawMessage, error) {
+// exchange is call with the whole response. It calls sending, unless nil, with the
+// id of the request before the request is sent: progress without a task_id names
+// it.
+func (p *peer) exchange(ctx context.Context, method string, params any, sending func(id string)) response {
 	done := make(chan response, 1) // buffered: deliver must not block
 	p.mu.Lock()
 	if p.lost != nil {
 		p.mu.Unlock()
-		return nil, fmt.Errorf("%w: %w", errLinkLost, p.lost)
+		return response{err: fmt.Errorf("%w: %w", errLinkLost, p.lost)}
 	}
 	p.lastID++
 	id := strconv.FormatInt(p.lastID, 10)
@@ -305,24 +310,24 @@ func (p *peer) callNoting(ctx context.Context, method string, params any, sendin
 	}
 	if err != nil {
 		p.forget(id)
-		return nil, err
+		return response{err: err}
 	}
 	select {
 	case p.writing <- struct{}{}:
 	case r := <-done: // the link was lost
-		return r.result, r.err
+		return r
 	case <-ctx.Done():
 		p.forget(id)
-		return nil, context.Cause(ctx)
+		return response{err: context.Cause(ctx)}
 	}
 	p.transport.send(message, func(error) { <-p.writing }) // if sending fails the link is lost, and run ends this call
 	select {
 	case r := <-done:
-		return r.result, r.err
+		return r
 	case <-ctx.Done():
 		p.forget(id)
 		p.notify(cancelMethod, map[string]any{"id": json.RawMessage(id)}, nil)
-		return nil, context.Cause(ctx)
+		return response{err: context.Cause(ctx)}
 	}
 }
 
@@ -350,17 +355,17 @@ func (p *peer) notify(method string, params any, sent func(error)) {
 // encodeCall encodes a request, or a notification if id is nil.
 func encodeCall(id json.RawMessage, method string, params any) ([]byte, error) {
 	var buf bytes.Buffer
+	raw, isRaw := params.(json.RawMessage)
+	buf.Grow(len(raw) + len(method) + 100) // one allocation is enough
 	buf.WriteString(`{"jsonrpc":"2.0"`)
 	if id != nil {
 		buf.WriteString(`,"id":`)
 		buf.Write(id)
 	}
 	buf.WriteString(`,"method":`)
-	if err := encodeJSON(&buf, method); err != nil {
-		return nil, err
-	}
+	buf.Write(appendJSONString(buf.AvailableBuffer(), method))
 	buf.WriteString(`,"params":`)
-	if raw, ok := params.(json.RawMessage); ok {
+	if isRaw {
 		buf.Write(raw) // encoding/json would validate and copy it again
 	} else if err := encodeJSON(&buf, params); err != nil {
 		return nil, err

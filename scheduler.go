@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -73,6 +74,8 @@ func (p *program) scheduler() error {
 	p.surviveBrokenPipe()
 	signals := p.watchSignals(signalPlan{name: schedulerName, limit: cfg.stopLimit(), kill: p.started.kill})
 	defer signals.close()
+	ballast := paceCollector(p.getenv)
+	defer runtime.KeepAlive(ballast)
 	s, err := startScheduler(cfg, p)
 	if err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -253,7 +252,7 @@ func unquotePath(text string) string {
 // page returns the runs before the line end in order, as many as fit in a
 // result, and the first line that is left.
 func (b *blameReader) page(repo *repository, end int) (runs []blameRun, next *int) {
-	slices.SortFunc(b.runs, func(a, b blameRun) int { return cmp.Compare(a.Start, b.Start) })
+	sortBy(b.runs, func(a, b blameRun) int { return cmp.Compare(a.Start, b.Start) })
 	runs = []blameRun{}
 	size := 0
 	for _, run := range b.runs {

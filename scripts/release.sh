@@ -36,23 +36,39 @@ git clone --quiet --no-checkout . "$tmp/source"
 git -C "$tmp/source" checkout --quiet --detach "$(git rev-parse HEAD)"
 cd "$tmp/source"
 
-# build OS ARCH NAME [FLAG…]
+# build OS ARCH NAME TAGS
+#
+# Neither program speaks HTTP/2, which nethttpomithttp2 leaves out. Without inlining
+# crypto is a sixth smaller; what takes its time is written in assembly.
 build() {
-	local os=$1 arch=$2 name=$3 file
-	shift 3
+	local os=$1 arch=$2 name=$3 tags=$4 file
 	file=$tmp/out/${name}_${os}_$arch
 	if [[ $os == windows ]]; then file+=.exe; fi
 	# GOFLAGS of the machine may turn off what a release needs.
 	GOFLAGS='' GOOS=$os GOARCH=$arch GOAMD64=v1 GOARM64=v8.0 GOEXPERIMENT='' CGO_ENABLED=0 \
-		go build -trimpath -buildvcs=true -ldflags '-s -w' -o "$file" "$@" .
+		go build -trimpath -buildvcs=true -ldflags '-s -w' -gcflags 'crypto/...=-l' -tags "$tags" -o "$file" .
 }
 for target in "${targets[@]}"; do
 	os=${target%/*} arch=${target#*/}
-	build "$os" "$arch" c4a-daemon
+	build "$os" "$arch" c4a-daemon nethttpomithttp2
 	if [[ $os != windows ]]; then
-		build "$os" "$arch" c4a-daemon-scheduler -tags scheduler
+		build "$os" "$arch" c4a-daemon-scheduler nethttpomithttp2,scheduler
 	fi
 done
+
+# The largest programs of linux/amd64, in bytes: they are copied to many machines,
+# and each daemon of a pool is one of them.
+largest() {
+	local file=$tmp/out/$1_linux_amd64 size
+	if [[ ! -e $file ]]; then return; fi
+	size=$(wc -c <"$file")
+	if ((size > $2)); then
+		printf 'release.sh: %s has %d bytes, and may have %d: see what was added with go tool nm -size -sort size\n' "$1" "$size" "$2" >&2
+		exit 1
+	fi
+}
+largest c4a-daemon $((8 << 20))
+largest c4a-daemon-scheduler $((9 << 20))
 
 files=("$tmp"/out/*)
 version=$(go version -m "${files[0]}" | awk '$1 == "mod" { print $3 }')
