@@ -60,7 +60,7 @@ func readVia(t *testing.T, a *access, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return got.Content, nil
+	return string(got.Content), nil
 }
 
 // An allowed directory, the work dir and a denied directory are the same in each

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -95,13 +96,19 @@ type link struct {
 	began      time.Time
 	maxMessage int
 
+	taken   int         // data messages that were read; used by the reading goroutine
+	replied atomic.Bool // reply has queued a message since the last read
+
 	mu          sync.Mutex // guards the fields below
 	err         error      // why the link failed
 	closeReason error      // why this side is closing the link, or nil
 	short       []outMessage
 	long        []outMessage
-	unsent      int // messages that are queued or being written
-	pending     int // bytes of these messages
+	unflushed   []outMessage // left by writeReplies to the writer
+	writing     bool         // the writer has messages that are not flushed
+	replying    bool         // writeReplies has them
+	unsent      int          // messages that are queued or being written
+	pending     int          // bytes of these messages
 }
 
 // outMessage is a message that waits to be written.
@@ -115,6 +122,7 @@ type outMessage struct {
 // wrapClient and wrapWriter).
 type linkHooks struct {
 	link   atomic.Pointer[link]
+	conn   net.Conn      // of the upgrade, on the side that dials
 	socket io.ReadCloser // below the library; like tcp set before newLink
 	tcp    *net.TCPConn  // below TLS; nil if there is none
 
@@ -184,6 +192,9 @@ func (l *link) readLimit() int {
 // with 1009, a binary one with 1003. A connection that ends within a message is
 // an error, because of the wrappers in ws_conn.go.
 func (l *link) read() ([]byte, error) {
+	if l.replied.Load() && (l.guard.messages == l.taken || l.queued() >= maxGathered) {
+		l.writeReplies()
+	}
 	for l.overloaded() {
 		select {
 		case <-l.written:
@@ -222,6 +233,7 @@ func (l *link) read() ([]byte, error) {
 		l.lastData.Store(now)
 		message = message[:len(message)+n]
 		if err == io.EOF {
+			l.taken++
 			return message, nil
 		}
 		if errors.Is(err, websocket.ErrMessageTooBig) {
@@ -258,6 +270,73 @@ func (l *link) silence() time.Duration {
 // send queues a message. A short message overtakes the long ones in the queue,
 // but not the one that is being written.
 func (l *link) send(message []byte, sent func(error)) {
+	l.enqueue(message, sent)
+	wake(l.wake)
+}
+
+// reply is send for the goroutine that reads. It writes its messages itself when
+// it has to wait for the next one: to wake up the writer would take longer than
+// most of the requests that are answered so.
+func (l *link) reply(message []byte, sent func(error)) {
+	l.enqueue(message, sent)
+	l.replied.Store(true)
+}
+
+// queued returns the number of bytes that wait to be written.
+func (l *link) queued() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pending
+}
+
+// writeReplies writes the short messages that wait, if the kernel takes them at
+// once. It leaves the rest to the writer.
+func (l *link) writeReplies() {
+	l.replied.Store(false)
+	l.mu.Lock()
+	n, size := 0, l.gather.waiting()
+	for n < len(l.short) && size+len(l.short[n].data)+maxFrameHeader <= maxGathered {
+		size += len(l.short[n].data) + maxFrameHeader
+		n++
+	}
+	if l.err != nil || l.writing || n == 0 || l.compresses && !l.trusted() {
+		l.mu.Unlock()
+		wake(l.wake)
+		return
+	}
+	messages := l.short[:n:n]
+	l.short, l.replying = l.short[n:], true
+	l.mu.Unlock()
+	failed := false
+	for _, m := range messages {
+		failed = failed || l.writeMessage(m.data) != nil
+	}
+	flushed := l.gather.tryFlush() && !failed
+	if flushed {
+		l.lastSent.Store(int64(time.Since(l.began)))
+		l.report(messages, nil)
+		clear(messages) // allows them to be freed
+	}
+	l.mu.Lock()
+	l.replying = false
+	left := len(l.short) > 0 || len(l.long) > 0
+	if !flushed {
+		l.unflushed, left = messages, true
+	}
+	lost, err := l.unflushed, l.err
+	if err != nil {
+		l.unflushed = nil // the writer may have ended
+	}
+	l.mu.Unlock()
+	if err != nil {
+		l.report(lost, err)
+	}
+	if left || err != nil {
+		wake(l.wake)
+	}
+}
+
+func (l *link) enqueue(message []byte, sent func(error)) {
 	l.mu.Lock()
 	if l.err != nil {
 		err := l.err
@@ -276,7 +355,6 @@ func (l *link) send(message []byte, sent func(error)) {
 	l.unsent++
 	l.pending += len(message)
 	l.mu.Unlock()
-	wake(l.wake)
 }
 
 // write is the only writer of messages. It ends when the link fails, after it
@@ -288,7 +366,9 @@ func (l *link) write() {
 	for {
 		m, ok := l.next(len(unflushed) == 0)
 		if !ok && len(unflushed) == 0 {
-			return
+			if unflushed = l.takeUnflushed(); len(unflushed) == 0 {
+				return
+			}
 		}
 		var err error
 		if ok {
@@ -349,42 +429,65 @@ func (l *link) failAfterRead(err error) error {
 }
 
 // next returns the next message to write. If there is none, it waits for one, or
-// returns false if wait is false. It also returns false after the link has
-// failed.
+// returns false if wait is false. It also returns false when the link has failed
+// or takeUnflushed has messages.
 func (l *link) next(wait bool) (outMessage, bool) {
 	for {
 		l.mu.Lock()
+		l.writing = !wait // if it waits, it has flushed everything
 		queue := &l.short
 		if len(*queue) == 0 {
 			queue = &l.long
 		}
-		if l.err != nil && wait {
-			lost, err := append(l.short, l.long...), l.err
-			l.short, l.long = nil, nil
+		switch {
+		case l.replying:
+		case l.err != nil && wait, len(l.unflushed) > 0 && wait:
 			l.mu.Unlock()
-			for _, m := range lost {
-				if m.sent != nil {
-					m.sent(err)
-				}
-			}
 			return outMessage{}, false
-		}
-		if len(*queue) > 0 {
+		case len(*queue) > 0:
 			m := (*queue)[0]
 			(*queue)[0] = outMessage{} // allows the message to be freed
 			*queue = (*queue)[1:]
+			l.writing = true
 			l.mu.Unlock()
 			return m, true
 		}
+		failed := l.err != nil
 		l.mu.Unlock()
 		if !wait {
 			return outMessage{}, false
+		}
+		if failed { // writeReplies ends soon
+			<-l.wake
+			continue
 		}
 		select {
 		case <-l.wake:
 		case <-l.done:
 		}
 	}
+}
+
+// takeUnflushed returns what writeReplies has left. After the link has failed it
+// reports the failure to all messages and returns none.
+func (l *link) takeUnflushed() []outMessage {
+	l.mu.Lock()
+	left, err := l.unflushed, l.err
+	l.unflushed = nil
+	if err == nil {
+		l.writing = len(left) > 0
+		l.mu.Unlock()
+		return left
+	}
+	lost := slices.Concat(left, l.short, l.long)
+	l.short, l.long = nil, nil
+	l.mu.Unlock()
+	for _, m := range lost {
+		if m.sent != nil {
+			m.sent(err)
+		}
+	}
+	return nil
 }
 
 // writeMessage writes one message to the gatherer, a long one in several frames.
