@@ -25,6 +25,9 @@ const (
 	// from the directory: those would wait for each other, regular requests run
 	// side by side.
 	slowPause = 16
+	// maxSlow is how many slow look-ups in a row do not count: on a busy machine
+	// any of them can be interrupted.
+	maxSlow = 1
 )
 
 // quickRoot is what quick look-ups below an allowed directory need.
@@ -36,6 +39,7 @@ type quickRoot struct {
 	isKernel bool
 
 	busy  atomic.Bool  // a look-up is running
+	slow  int          // slow look-ups in a row; used by the one that is running
 	pause atomic.Int64 // no look-up before this time, in ns since access.began
 }
 
@@ -127,13 +131,15 @@ func (a *access) quickStat(path string) (info entryInfo, ok bool) {
 }
 
 // begin starts a quick look-up. It returns false while another one runs, which
-// then is blocked, and after a slow one.
+// then is blocked, and for a while after slow ones.
 func (q *quickRoot) begin(epoch time.Time) bool {
 	return time.Since(epoch) >= time.Duration(q.pause.Load()) && q.busy.CompareAndSwap(false, true)
 }
 
 func (q *quickRoot) end(epoch, began time.Time) {
-	if took := time.Since(began); took > slowLookup {
+	if took := time.Since(began); took <= slowLookup {
+		q.slow = 0
+	} else if q.slow++; q.slow > maxSlow {
 		q.pause.Store(int64(time.Since(epoch) + slowPause*took))
 	}
 	q.busy.Store(false)

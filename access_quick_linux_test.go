@@ -93,7 +93,7 @@ func TestQuickStatEqualsStat(t *testing.T) {
 	}
 }
 
-// TestQuickLookupOfSlowDirectory: after a look-up that took long, and while one is
+// TestQuickLookupOfSlowDirectory: after look-ups that took long, and while one is
 // blocked, the others go the regular way, which runs side by side.
 func TestQuickLookupOfSlowDirectory(t *testing.T) {
 	t.Parallel()
@@ -106,12 +106,24 @@ func TestQuickLookupOfSlowDirectory(t *testing.T) {
 		t.Error("a second look-up began while one was running, want it refused")
 	}
 	q.end(epoch, time.Now())
-	if !q.begin(epoch) {
-		t.Error("a look-up after a fast one was refused, want it to begin")
+	slow := func() {
+		if !q.begin(epoch) {
+			t.Error("a look-up was refused before too many were slow, want it to begin")
+		}
+		q.end(epoch, time.Now().Add(-time.Minute))
 	}
-	q.end(epoch, time.Now().Add(-time.Minute))
+	slow()
+	for range 2 { // a fast one lies between
+		if !q.begin(epoch) {
+			t.Error("a look-up was refused after one slow look-up, want it to begin")
+		}
+		q.end(epoch, time.Now())
+	}
+	for range maxSlow + 1 {
+		slow()
+	}
 	if q.begin(epoch) {
-		t.Error("a look-up after a slow one began, want it refused")
+		t.Error("a look-up began after too many slow ones, want it refused")
 	}
 	if pause := time.Duration(q.pause.Load()) - time.Hour; pause < slowPause*time.Minute || pause > 2*slowPause*time.Minute {
 		t.Errorf("the pause after a look-up of a minute lasts %v, want %v", pause, slowPause*time.Minute)
