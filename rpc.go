@@ -240,10 +240,16 @@ func (m envelope) request() (method string, err error) {
 	switch {
 	case string(m.Version) != `"2.0"`:
 		return "", errors.New(`"jsonrpc" must be "2.0"`)
-	case m.Method == nil || m.Method[0] != '"' || decodeJSON(m.Method, &method) != nil:
+	case m.Method == nil || m.Method[0] != '"':
 		return "", errors.New(`"method" must be a string`)
 	case m.ID != nil && !validID(m.ID):
 		return "", errors.New(`"id" must be a string, a number or null`)
+	}
+	if method, ok := plainString(m.Method); ok {
+		return method, nil
+	}
+	if decodeJSON(m.Method, &method) != nil {
+		return "", errors.New(`"method" must be a string`)
 	}
 	return method, nil
 }
