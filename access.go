@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,6 +29,8 @@ type access struct {
 	workDir string  // absolute path, symlinks resolved; "" without one
 	roots   []*root // longest real path first
 	temp    *tempDirs
+	began   time.Time   // the zero of quickRoot.pause
+	noQuick atomic.Bool // the system has no quick look-ups
 
 	replaced replacements // of repositories, by vcs/clone
 
@@ -45,6 +48,7 @@ type root struct {
 	opened chan struct{} // closed when the fields below are set
 	real   string        // the path with symlinks resolved
 	dir    *os.Root
+	quick  quickRoot
 	err    error
 }
 
@@ -52,7 +56,7 @@ type root struct {
 // one. They must exist. A directory whose file system does not answer within
 // openTime counts as stuck, like the requests that read it, until it is open.
 func openAccess(allowed []string, workDir string) (*access, error) {
-	a := &access{temp: &tempDirs{}}
+	a := &access{temp: &tempDirs{}, began: time.Now()}
 	if workDir != "" {
 		r, err := a.add(workDir)
 		if err == nil {
@@ -104,6 +108,9 @@ func (a *access) add(path string) (*root, error) {
 		if r.real, r.err = filepath.EvalSymlinks(given); r.err == nil {
 			r.dir, r.err = os.OpenRoot(r.real)
 		}
+		if r.err == nil {
+			r.openQuick()
+		}
 	}()
 	return r, nil
 }
@@ -129,8 +136,12 @@ func (r *root) name() string {
 
 func (a *access) close() {
 	for _, r := range a.roots {
-		if r.isOpen() {
-			_ = r.dir.Close() // only read
+		if !r.isOpen() {
+			continue
+		}
+		_ = r.dir.Close() // only read
+		if r.quick.file != nil {
+			_ = r.quick.file.Close() // only read
 		}
 	}
 }

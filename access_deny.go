@@ -48,13 +48,18 @@ func (a *access) covers(abs string) bool {
 	defer a.mu.Unlock()
 	for _, d := range a.denied {
 		for _, name := range d.names {
-			// What is denied inside the work dir stays denied.
-			if isWithin(name, abs) && (a.workDir == "" || !isWithin(a.workDir, abs) || isWithin(a.workDir, name)) {
+			if a.coveredBy(name, abs) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// coveredBy reports whether the denied path name is abs or contains it. The work
+// dir is not covered by what is denied around it, but by what is denied inside.
+func (a *access) coveredBy(name, abs string) bool {
+	return isWithin(name, abs) && (a.workDir == "" || !isWithin(a.workDir, abs) || isWithin(a.workDir, name))
 }
 
 // isWithin reports whether path is dir or lies below it. Both are clean and

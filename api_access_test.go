@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,26 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 )
-
-// testTokens opens a tokens file with one token for each line; the text of each is
-// its name in capitals.
-func testTokens(t *testing.T, lines ...string) *tokensFile {
-	t.Helper()
-	var text strings.Builder
-	for _, line := range lines {
-		name, rest, _ := strings.Cut(line, " ")
-		fmt.Fprintf(&text, "%s %s %s\n", name, tokenHash(strings.ToUpper(name)), rest)
-	}
-	path := filepath.Join(t.TempDir(), "tokens")
-	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := openTokensFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
-}
 
 // accessAPI is an API with the hub's routes and a tokens file.
 func accessAPI(t *testing.T, tokens *tokensFile) *api {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,9 @@ const (
 	maxLogSent      = 4 << 20
 	// logPoll is how often a log that is followed is looked at.
 	logPoll = 250 * time.Millisecond
+	// logMark is how many of the last bytes that were sent are looked for in a log
+	// that was cut: more than a line usually has.
+	logMark = 512
 )
 
 // registerControl adds the routes that steer the scheduler.
@@ -137,11 +141,13 @@ func (a *api) getLog(w http.ResponseWriter, r *http.Request) {
 }
 
 // followLog sends what is added to a log until the client goes away, the scheduler
-// stops or the log is deleted. A log that was cut is continued at its new end.
+// stops or the log is deleted. A log that was cut to its newest part (trimLog) is
+// continued after the last bytes that were sent, or from its start without them.
 func (a *api) followLog(w http.ResponseWriter, r *http.Request, f *os.File, libID string, at int64) {
 	ticker := time.NewTicker(logPoll)
 	defer ticker.Stop()
 	buf := make([]byte, sendPiece)
+	last := bytes.Clone(tailOf(f, at, logMark))
 	for {
 		select {
 		case <-ticker.C:
@@ -155,7 +161,16 @@ func (a *api) followLog(w http.ResponseWriter, r *http.Request, f *os.File, libI
 		if err != nil || nameErr != nil || !os.SameFile(info, named) {
 			return
 		}
-		at = min(at, info.Size())
+		if info.Size() == 0 {
+			continue // what is kept of it is about to be written
+		}
+		if info.Size() < at {
+			text := tailOf(f, info.Size(), maxChildLog)
+			at = 0
+			if i := bytes.LastIndex(text, last); i >= 0 && len(last) > 0 {
+				at = int64(i + len(last))
+			}
+		}
 		for at < info.Size() {
 			n, err := f.ReadAt(buf[:min(int64(len(buf)), info.Size()-at)], at)
 			if n == 0 || err != nil && !errors.Is(err, io.EOF) {
@@ -164,6 +179,7 @@ func (a *api) followLog(w http.ResponseWriter, r *http.Request, f *os.File, libI
 			if at += int64(n); send(w, buf[:n]) != nil {
 				return
 			}
+			last = append(last[:0], buf[max(0, n-logMark):n]...)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,4 +30,9 @@ func exchangeNames(fromDir *os.File, from string, toDir *os.File, to string) err
 		return errors.ErrUnsupported
 	}
 	return err
+}
+
+// statBeneath is for Linux, which can look a path up in one step.
+func statBeneath(syscall.RawConn, string) (entryInfo, uint64, error) {
+	return entryInfo{}, 0, errors.ErrUnsupported
 }

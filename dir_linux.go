@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -87,4 +88,31 @@ func exchangeNames(fromDir *os.File, from string, toDir *os.File, to string) err
 		return errors.ErrUnsupported
 	}
 	return err
+}
+
+// statBeneath describes the file called rel below a directory, and returns the
+// number of its hard links. It fails for symlinks and for other mounts, and with
+// errors.ErrUnsupported where the kernel (before 5.6) or a filter of system calls
+// does not know openat2(2).
+func statBeneath(dir syscall.RawConn, rel string) (info entryInfo, links uint64, err error) {
+	var st unix.Stat_t
+	rawErr := dir.Control(func(fd uintptr) {
+		var file int
+		if file, err = openBeneath(int(fd), rel, unix.O_PATH); err != nil {
+			return
+		}
+		err = unix.Fstat(file, &st)
+		_ = unix.Close(file) // nothing was written
+	})
+	if err == unix.ENOSYS || err == unix.EPERM {
+		err = errors.ErrUnsupported
+	}
+	return describe(&st), uint64(st.Nlink), errors.Join(err, rawErr)
+}
+
+func openBeneath(dir int, rel string, flags uint64) (int, error) {
+	return unix.Openat2(dir, rel, &unix.OpenHow{
+		Flags:   flags | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/windows"
 )
@@ -239,3 +240,8 @@ func (d *dirHandle) link(string, *dirHandle) error { return errors.ErrUnsupporte
 
 // exchangeNames has no form here.
 func exchangeNames(*os.File, string, *os.File, string) error { return errors.ErrUnsupported }
+
+// statBeneath is for Linux, which can look a path up in one step.
+func statBeneath(syscall.RawConn, string) (entryInfo, uint64, error) {
+	return entryInfo{}, 0, errors.ErrUnsupported
+}

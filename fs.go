@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -43,7 +47,7 @@ func (f *fsService) methods() []*method {
 	return []*method{
 		newMethod("fs/repoScan", "Find git repositories below directories.", f.repoScan).fails(path...).walk(),
 		newMethod("fs/listDir", "List a directory, page by page.", f.listDir).fails(path...),
-		newMethod("fs/stat", "Describe files; symlinks are followed.", f.stat).fails(path...),
+		newMethod("fs/stat", "Describe files; symlinks are followed.", f.stat).fails(path...).quickly(f.quickStat),
 		newMethod("fs/readFile", "Read a file or part of it.", f.readFile).fails(path...),
 		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob).fails(path...).fails(codeGitFailed).walk(),
 		newMethod("fs/search", "Search the files of a tree for a string or a regular expression.", f.search).fails(path...).fails(codeGitFailed).walk(),
@@ -131,6 +135,42 @@ func (f *fsService) stat(ctx context.Context, p statParams) (*statResult, error)
 		result.Entries = append(result.Entries, entry)
 	}
 	return result, nil
+}
+
+// quickStat is the quick version of stat for one plain path.
+func (f *fsService) quickStat(to []byte, params json.RawMessage) ([]byte, bool) {
+	path, ok := onlyPath(params)
+	if !ok {
+		return to, false
+	}
+	info, ok := f.access.quickStat(path)
+	if !ok {
+		return to, false
+	}
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(f.access.workDir, path)
+	}
+	to = appendJSONString(append(to, `{"entries":[{"path":`...), path)
+	to = append(append(to, `,"exists":true,"type":"`...), fileType(info.mode)...)
+	to = strconv.AppendInt(append(to, `","size":`...), info.size, 10)
+	to = append(append(to, `,"mode":"`...), permMode(info.mode)...)
+	to = append(append(to, `","mtime":"`...), wireTime(info.mtime)...)
+	return append(to, `"}]}`...), true
+}
+
+// onlyPath returns the path of params that hold nothing else, as most do. The
+// params are valid JSON. ok is false for all others, and for a path with escapes.
+func onlyPath(params json.RawMessage) (path string, ok bool) {
+	rest, ok := bytes.CutPrefix(params, []byte(`{"path":`))
+	rest = bytes.TrimLeft(rest, " ")
+	if !ok || len(rest) < 2 || rest[0] != '"' {
+		return "", false
+	}
+	end := bytes.IndexAny(rest[1:], `"\\`) + 1
+	if rest[end] != '"' || string(rest[end+1:]) != "}" {
+		return "", false
+	}
+	return string(rest[1:end]), true
 }
 
 func (f *fsService) statOne(p pathParam, name string) (statEntry, error) {

@@ -53,7 +53,7 @@ type hubConfig struct {
 type hub struct {
 	hubConfig
 	wg      sync.WaitGroup // the links, and the watch for silence
-	buffers bufferPool     // of the answers
+	buffers messagePool    // of the answers
 
 	mu       sync.Mutex // guards the fields below
 	closed   bool

@@ -3,9 +3,9 @@ package main
 import "sync"
 
 const (
-	// minLent is the size from which a message is received in a lent buffer. Most
+	// minPooled is the size from which a message is received in a lent buffer. Most
 	// messages are shorter, and cost less than the pool.
-	minLent = 32 << 10
+	minPooled = 32 << 10
 	// minFreeHeap is how much a hub allocates between two collections at least. Its heap
 	// is small, and most of it lives for one call: with the default settings it would
 	// be collected dozens of times a second.
@@ -15,9 +15,9 @@ const (
 	maxSpare = 8 << 20
 )
 
-// bufferPool lends buffers to long messages, so that they are neither allocated nor
+// messagePool lends buffers to long messages, so that they are neither allocated nor
 // grown step by step. A buffer that is never given back costs nothing but that.
-type bufferPool struct {
+type messagePool struct {
 	mu    sync.Mutex // guards the fields below
 	spare [][]byte
 	bytes int  // the capacity of spare
@@ -26,12 +26,12 @@ type bufferPool struct {
 
 // grow returns a larger buffer with the same content, and takes back the old one.
 // Its capacity is at most limit, which is more than that of the old one.
-func (p *bufferPool) grow(old []byte, limit int) []byte {
+func (p *messagePool) grow(old []byte, limit int) []byte {
 	next := p.take(cap(old))
 	if next == nil {
 		// By half, and not double: most of the answers of a load are of one size, and
 		// the half of each buffer would be empty.
-		next = make([]byte, 0, min(max(2*minLent, cap(old)+cap(old)/2), limit))
+		next = make([]byte, 0, min(max(2*minPooled, cap(old)+cap(old)/2), limit))
 	}
 	next = append(next, old...)
 	p.give(old)
@@ -39,7 +39,7 @@ func (p *bufferPool) grow(old []byte, limit int) []byte {
 }
 
 // take returns the largest spare buffer, nil if it does not hold more than least.
-func (p *bufferPool) take(least int) []byte {
+func (p *messagePool) take(least int) []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.used = true
@@ -61,8 +61,8 @@ func (p *bufferPool) take(least int) []byte {
 }
 
 // give takes a buffer back. Its content must not be used any more.
-func (p *bufferPool) give(b []byte) {
-	if cap(b) < 2*minLent {
+func (p *messagePool) give(b []byte) {
+	if cap(b) < 2*minPooled {
 		return // not one of the pool
 	}
 	p.mu.Lock()
@@ -74,7 +74,7 @@ func (p *bufferPool) give(b []byte) {
 }
 
 // trim frees the spare buffers of a pool that was not used since the last trim.
-func (p *bufferPool) trim() {
+func (p *messagePool) trim() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.used {

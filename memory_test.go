@@ -17,11 +17,11 @@ import (
 
 // TestBufferPool: a message keeps its content while its buffer grows, and what is
 // given back is lent again, up to maxSpare.
-func TestBufferPool(t *testing.T) {
+func TestMessagePool(t *testing.T) {
 	t.Parallel()
-	var p bufferPool
+	var p messagePool
 	const limit = 1 << 20
-	message := bytes.Repeat([]byte("x"), minLent)
+	message := bytes.Repeat([]byte("x"), minPooled)
 	for len(message) < limit {
 		if message = p.grow(message, limit); len(message) >= cap(message) || cap(message) > limit {
 			t.Fatalf("got a buffer of %d bytes for %d, want a larger one of at most %d", cap(message), len(message), limit)
@@ -32,7 +32,7 @@ func TestBufferPool(t *testing.T) {
 		t.Fatalf("got %d of %d bytes, want all", n, limit)
 	}
 	p.give(message)
-	if again := p.take(minLent); cap(again) != limit || len(again) != 0 {
+	if again := p.take(minPooled); cap(again) != limit || len(again) != 0 {
 		t.Errorf("got a buffer with %d of %d bytes used, want the one that was given back, empty", len(again), cap(again))
 	}
 	if other := p.take(limit); other != nil {
@@ -83,7 +83,7 @@ func TestAnswersInLentBuffers(t *testing.T) {
 	for caller := range 8 {
 		calls.Go(func() {
 			text, id := fmt.Sprintf("%d\t", caller), fmt.Sprintf(`"%d-%s"`, caller, strings.Repeat("i", 20*caller))
-			for round, count := range []int{1, minLent / 2, minLent, 3 * minLent, 100 * caller, 20_000 * caller, minLent/2 - 1} {
+			for round, count := range []int{1, minPooled / 2, minPooled, 3 * minPooled, 100 * caller, 20_000 * caller, minPooled/2 - 1} {
 				body := fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"method":"fs/readFile","params":{"text":%s,"count":%d}}`, id, mustJSON(t, text), count)
 				request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/machines/m/rpc", strings.NewReader(body))
 				if err != nil {
@@ -115,7 +115,7 @@ func TestAnswersInLentBuffers(t *testing.T) {
 // daemon's message the result is.
 func TestCallAnswer(t *testing.T) {
 	t.Parallel()
-	result := json.RawMessage(`"` + strings.Repeat("x", 2*minLent) + `"`)
+	result := json.RawMessage(`"` + strings.Repeat("x", 2*minPooled) + `"`)
 	for _, message := range []string{string(result) + "}", `{"result":` + string(result) + "}", `{"result":` + string(result) + `,"id":1}`, ""} {
 		c := &call{id: json.RawMessage("7"), message: []byte(message)}
 		at := bytes.Index(c.message, result)

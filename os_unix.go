@@ -127,6 +127,28 @@ func limitUnsent(c syscall.RawConn) {
 	})
 }
 
+// writeNow writes to a socket what the kernel takes without waiting.
+func writeNow(c syscall.RawConn, p []byte) (n int, err error) {
+	rawErr := c.Write(func(fd uintptr) bool {
+		n, err = unix.Write(int(fd), p)
+		return true
+	})
+	if err == unix.EAGAIN || err == unix.EINTR {
+		return 0, nil
+	}
+	return max(n, 0), errors.Join(err, rawErr)
+}
+
+// canWrite reports whether the kernel has room in the buffer of a socket.
+func canWrite(c syscall.RawConn) (ok bool) {
+	err := c.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(poll, 0)
+		ok = err == nil && n == 1 && poll[0].Revents == unix.POLLOUT
+	})
+	return ok && err == nil
+}
+
 // passesDescriptors reports whether a program can inherit more than the three
 // standard descriptors (os/exec, Cmd.ExtraFiles).
 const passesDescriptors = true

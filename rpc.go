@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
+	"time"
 	"unicode/utf8"
 )
 
@@ -39,6 +41,9 @@ type transport interface {
 	// called exactly once: with nil after the message was written, or with an
 	// error when it cannot be written.
 	send(message []byte, sent func(error))
+	// reply is send for the goroutine that reads. The message may wait until the
+	// next call of read.
+	reply(message []byte, sent func(error))
 	// trusted reports whether the handshake was accepted. Until then a message
 	// must cost little, so a batch is refused.
 	trusted() bool
@@ -61,7 +66,13 @@ type peer struct {
 	log        *slog.Logger
 	buffers    bufferPool
 	onResult   func(json.RawMessage) // called with each result before the next message is read; nil for none
-	writing    chan struct{}         // semaphore: one token for each call that waits to be written
+	quick      quickHandler          // nil if the handler has no quick methods
+	relief     *time.Timer           // calls relieve
+	watched    atomic.Bool           // relief is running
+	seen       int64                 // state of the reading goroutine at the last check; used by relieve
+	reading    atomic.Pointer[reader]
+	ended      chan error    // why the last reading goroutine has ended
+	writing    chan struct{} // semaphore: one token for each call that waits to be written
 
 	mu       sync.Mutex // guards the fields below
 	lastID   int64
@@ -78,24 +89,26 @@ type response struct {
 }
 
 func newPeer(t transport, h handler, maxMessage int, log *slog.Logger) *peer {
-	return &peer{
+	p := &peer{
 		transport: t, handler: h, maxMessage: maxMessage, log: log, writing: make(chan struct{}, maxUnsentCalls),
-		calls: map[string]chan<- response{}, inFlight: map[string]*incoming{},
+		calls: map[string]chan<- response{}, inFlight: map[string]*incoming{}, ended: make(chan error, 1),
 	}
+	p.quick, _ = h.(quickHandler)
+	p.reading.Store(&reader{})
+	p.relief = time.AfterFunc(reliefTime, p.relieve)
+	p.relief.Stop()
+	return p
 }
 
 // run reads messages until the link is lost, and returns the reason. It then
 // cancels the requests of the other side with errLinkLost, and all our calls
 // return.
 func (p *peer) run() error {
-	for {
-		data, err := p.transport.read()
-		if err != nil {
-			p.failAll(err)
-			return err
-		}
-		p.receive(data)
-	}
+	go p.readMessages(p.reading.Load()) // ends with the link, or when it is relieved
+	err := <-p.ended
+	p.relief.Stop()
+	p.failAll(err)
+	return err
 }
 
 // failAll ends all calls and cancels all requests of a lost link.
@@ -201,6 +214,9 @@ func (p *peer) dispatch(m envelope, b *batch) {
 			return
 		}
 		p.handler.notify(method, m.Params)
+		return
+	}
+	if b == nil && p.quick != nil && p.answerQuick(m.ID, method, m.Params) {
 		return
 	}
 	r := &incoming{peer: p, batch: b, id: m.ID, method: method, params: m.Params}
@@ -352,71 +368,6 @@ func (p *peer) notify(method string, params any, sent func(error)) {
 	p.transport.send(message, sent)
 }
 
-// encodeCall encodes a request, or a notification if id is nil.
-func encodeCall(id json.RawMessage, method string, params any) ([]byte, error) {
-	var buf bytes.Buffer
-	raw, isRaw := params.(json.RawMessage)
-	buf.Grow(len(raw) + len(method) + 100) // one allocation is enough
-	buf.WriteString(`{"jsonrpc":"2.0"`)
-	if id != nil {
-		buf.WriteString(`,"id":`)
-		buf.Write(id)
-	}
-	buf.WriteString(`,"method":`)
-	buf.Write(appendJSONString(buf.AvailableBuffer(), method))
-	buf.WriteString(`,"params":`)
-	if isRaw {
-		buf.Write(raw) // encoding/json would validate and copy it again
-	} else if err := encodeJSON(&buf, params); err != nil {
-		return nil, err
-	}
-	buf.WriteByte('}')
-	return buf.Bytes(), nil
-}
-
-// writeAnswer encodes a response. The envelope is written by hand, so that a
-// large result is encoded once and not copied. A []byte result is already JSON.
-func writeAnswer(buf *bytes.Buffer, id json.RawMessage, result any, err error) {
-	buf.WriteString(`{"jsonrpc":"2.0","id":`)
-	buf.Write(id)
-	mark := buf.Len()
-	if err == nil {
-		buf.WriteString(`,"result":`)
-		if raw, ok := result.([]byte); ok {
-			buf.Write(raw)
-		} else {
-			err = encodeJSON(buf, result)
-		}
-	}
-	if err != nil {
-		buf.Truncate(mark)
-		buf.WriteString(`,"error":`)
-		if encodeJSON(buf, asRPCError(err)) != nil {
-			buf.WriteString(`{"code":-32603,"message":"internal error"}`)
-		}
-	}
-	buf.WriteByte('}')
-}
-
-// encodeJSON appends v as JSON, without HTML escapes and without a trailing
-// newline.
-func encodeJSON(buf *bytes.Buffer, v any) error {
-	if long, ok := v.(jsonAppender); ok {
-		buf.Grow(long.jsonSize())
-		buf.Write(long.appendJSON(buf.AvailableBuffer())) // no copy if jsonSize was large enough
-		return nil
-	}
-	e := json.NewEncoder(buf)
-	e.SetEscapeHTML(false)
-	mark := buf.Len()
-	if err := e.Encode(v); err != nil {
-		buf.Truncate(mark)
-		return fmt.Errorf("encoding JSON: %w", err)
-	}
-	buf.Truncate(buf.Len() - 1)
-	return nil
-}
-
 // incoming is a request of the other side.
 type incoming struct {
 	peer   *peer
@@ -424,6 +375,7 @@ type incoming struct {
 	id     json.RawMessage
 	method string
 	params json.RawMessage
+	late   <-chan quickResult // takes the result of work that runs already; nil if none does
 
 	ctx    context.Context // cancelled by $/cancelRequest, or with errLinkLost
 	cancel context.CancelCauseFunc

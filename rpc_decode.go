@@ -22,7 +22,7 @@ const maxExponent = 20
 // A json.RawMessage in v shares the memory of data. The Field of an
 // *json.UnmarshalTypeError is the path of names that the JSON has.
 func decodeJSON(data []byte, v any) error {
-	if !json.Valid(data) {
+	if !isValidJSON(data) {
 		return json.Unmarshal(data, new(json.RawMessage)) // says where and why
 	}
 	return decodeValue(bytes.TrimSpace(data), reflect.ValueOf(v).Elem(), "")

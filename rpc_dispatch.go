@@ -116,6 +116,18 @@ func (d *dispatcher) request(r *incoming) {
 	}
 }
 
+// quickMethod, beginQuick and endQuick implement quickHandler.
+
+func (d *dispatcher) quickMethod(name string) quickMethod {
+	if m := d.methods[name]; m != nil {
+		return m.quick
+	}
+	return nil
+}
+
+func (d *dispatcher) beginQuick() bool { return d.activity.begin() }
+func (d *dispatcher) endQuick(error)   { d.activity.end() }
+
 // admit checks a request and returns its job, without doing any of its work.
 func (d *dispatcher) admit(r *incoming) (*job, error) {
 	m := d.methods[r.method]
@@ -279,7 +291,7 @@ func (d *dispatcher) startNextLocked() {
 // perform runs the method, or joins the running task with the same task_id.
 func (d *dispatcher) perform(j *job) (any, error) {
 	if j.taskID == "" {
-		return d.callMethod(j.ctx, j.method, j.params, func() { d.stepAside(j) })
+		return d.callMethod(j.ctx, j.method, j.params, j.late, func() { d.stepAside(j) })
 	}
 	fingerprint := sha256.Sum256(append([]byte(j.method.name+"\x00"), withoutCommon(j.params)...))
 	value, err := d.tasks.do(j.ctx, j.taskID, string(fingerprint[:]), func(ctx context.Context) (any, error) {
@@ -289,7 +301,7 @@ func (d *dispatcher) perform(j *job) (any, error) {
 		// returned to every caller of the task. The flight group does not keep
 		// the outcome of a run that was stopped because its last caller
 		// cancelled.
-		return newOutcome(d.callMethod(ctx, j.method, j.params, func() { d.stepAside(j) })), nil
+		return newOutcome(d.callMethod(ctx, j.method, j.params, nil, func() { d.stepAside(j) })), nil
 	})
 	if errors.Is(err, errKeyConflict) {
 		return nil, failure(codeConflict, "the task_id is in use for another method or other params")
@@ -348,8 +360,9 @@ func (o *outcome) size() int {
 
 // callMethod runs a method. If ctx has ended, it returns the cause of that in
 // place of the error of the method. A method that a file system blocks is left
-// behind; before that it calls yield, once.
-func (s *service) callMethod(ctx context.Context, m *method, params json.RawMessage, yield func()) (result any, err error) {
+// behind; before that it calls yield, once. late, unless nil, gives the result of
+// the same call that runs already.
+func (s *service) callMethod(ctx context.Context, m *method, params json.RawMessage, late <-chan quickResult, yield func()) (result any, err error) {
 	defer recoverAs(&err)
 	if m.inline {
 		return m.call(ctx, params)
@@ -361,6 +374,11 @@ func (s *service) callMethod(ctx context.Context, m *method, params json.RawMess
 	result, err = runWork(ctx, w, limit, func(ctx context.Context) (any, error) {
 		if err := s.awaitDir(ctx, m, params); err != nil {
 			return nil, err
+		}
+		if late != nil {
+			if quick := <-late; quick.ok {
+				return quick.result, nil
+			}
 		}
 		return m.call(ctx, params)
 	})

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/json"
+	"fmt"
 	"math/bits"
 	"slices"
 	"unicode/utf8"
@@ -129,4 +132,69 @@ func appendOptionalString(to []byte, s *string) []byte {
 		return append(to, "null"...)
 	}
 	return appendJSONString(to, *s)
+}
+
+// encodeCall encodes a request, or a notification if id is nil.
+func encodeCall(id json.RawMessage, method string, params any) ([]byte, error) {
+	var buf bytes.Buffer
+	raw, isRaw := params.(json.RawMessage)
+	buf.Grow(len(raw) + len(method) + 100) // one allocation is enough
+	buf.WriteString(`{"jsonrpc":"2.0"`)
+	if id != nil {
+		buf.WriteString(`,"id":`)
+		buf.Write(id)
+	}
+	buf.WriteString(`,"method":`)
+	buf.Write(appendJSONString(buf.AvailableBuffer(), method))
+	buf.WriteString(`,"params":`)
+	if isRaw {
+		buf.Write(raw) // encoding/json would validate and copy it again
+	} else if err := encodeJSON(&buf, params); err != nil {
+		return nil, err
+	}
+	buf.WriteByte('}')
+	return buf.Bytes(), nil
+}
+
+// writeAnswer encodes a response. The envelope is written by hand, so that a
+// large result is encoded once and not copied. A []byte result is already JSON.
+func writeAnswer(buf *bytes.Buffer, id json.RawMessage, result any, err error) {
+	buf.WriteString(`{"jsonrpc":"2.0","id":`)
+	buf.Write(id)
+	mark := buf.Len()
+	if err == nil {
+		buf.WriteString(`,"result":`)
+		if raw, ok := result.([]byte); ok {
+			buf.Write(raw)
+		} else {
+			err = encodeJSON(buf, result)
+		}
+	}
+	if err != nil {
+		buf.Truncate(mark)
+		buf.WriteString(`,"error":`)
+		if encodeJSON(buf, asRPCError(err)) != nil {
+			buf.WriteString(`{"code":-32603,"message":"internal error"}`)
+		}
+	}
+	buf.WriteByte('}')
+}
+
+// encodeJSON appends v as JSON, without HTML escapes and without a trailing
+// newline.
+func encodeJSON(buf *bytes.Buffer, v any) error {
+	if long, ok := v.(jsonAppender); ok {
+		buf.Grow(long.jsonSize())
+		buf.Write(long.appendJSON(buf.AvailableBuffer())) // no copy if jsonSize was large enough
+		return nil
+	}
+	e := json.NewEncoder(buf)
+	e.SetEscapeHTML(false)
+	mark := buf.Len()
+	if err := e.Encode(v); err != nil {
+		buf.Truncate(mark)
+		return fmt.Errorf("encoding JSON: %w", err)
+	}
+	buf.Truncate(buf.Len() - 1)
+	return nil
 }

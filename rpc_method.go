@@ -33,6 +33,7 @@ type method struct {
 	result    reflect.Type
 	errors    []errorCode // in addition to those that every method may return
 	call      func(ctx context.Context, params json.RawMessage) (any, error)
+	quick     quickMethod // answers the common requests in the reading goroutine; nil if there is none
 }
 
 // timeLimit returns the time limit of a request without timeout_ms. A nil method
@@ -87,6 +88,12 @@ func (m *method) fails(codes ...errorCode) *method {
 // walk marks a method that reads a whole tree of directories.
 func (m *method) walk() *method {
 	m.walks = true
+	return m
+}
+
+// quickly adds a quick version of the method.
+func (m *method) quickly(call quickMethod) *method {
+	m.quick = call
 	return m
 }
 

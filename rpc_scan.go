@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -42,6 +43,28 @@ func scanEnvelope(data []byte) (m envelope, ok bool) {
 		return envelope{}, false
 	}
 	return m.normal(), true
+}
+
+// isValidJSON is json.Valid, faster for everything usual.
+func isValidJSON(data []byte) bool {
+	s := jsonScanner{data}
+	end := s.value(s.space(0), 0)
+	return end >= 0 && s.space(end) == len(data) || json.Valid(data)
+}
+
+// plainString returns the text of a JSON string of ASCII characters without
+// escapes, and false for any other value. The value must be valid JSON.
+func plainString(value json.RawMessage) (text string, ok bool) {
+	if len(value) < 2 || value[0] != '"' {
+		return "", false
+	}
+	inner := value[1 : len(value)-1]
+	for _, c := range inner {
+		if c == '\\' || c >= utf8.RuneSelf {
+			return "", false
+		}
+	}
+	return string(inner), true
 }
 
 // jsonScanner checks JSON (RFC 8259) and the UTF-8 in it. Its methods take the index

@@ -18,6 +18,15 @@ func checkScan(t *testing.T, data []byte) (scanned bool) {
 	if ok && !valid {
 		t.Fatalf("%q: the scanner accepts what is no JSON, want it refused", data)
 	}
+	if got := isValidJSON(data); got != json.Valid(data) {
+		t.Fatalf("%q: isValidJSON returned %v, want %v", data, got, !got)
+	}
+	for _, value := range []json.RawMessage{m.Method, m.ID} {
+		var want string
+		if text, ok := plainString(value); ok && (json.Unmarshal(value, &want) != nil || text != want) {
+			t.Fatalf("%s: the plain string is %q, want %q", value, text, want)
+		}
+	}
 	if !bytes.Equal(data, before) {
 		t.Fatalf("%q: the scanner changed the message to %q", before, data)
 	}

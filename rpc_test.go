@@ -41,6 +41,8 @@ func (w *wire) send(message []byte, sent func(error)) {
 	}
 }
 
+func (w *wire) reply(message []byte, sent func(error)) { w.send(message, sent) }
+
 func (w *wire) trusted() bool { return true }
 
 func (w *wire) close() { w.once.Do(func() { close(w.in) }) }
@@ -104,13 +106,15 @@ func newRPCBench(t *testing.T, release <-chan struct{}, more ...*method) *rpcBen
 
 func (b *rpcBench) put(format string, args ...any) { b.in <- fmt.Appendf(nil, format, args...) }
 
-func (b *rpcBench) get() string {
+func (b *rpcBench) get() string { b.t.Helper(); return b.getWithin(10 * time.Second) }
+
+func (b *rpcBench) getWithin(limit time.Duration) string {
 	b.t.Helper()
 	select {
 	case data := <-b.out:
 		return string(data)
-	case <-time.After(10 * time.Second):
-		b.t.Fatal("no message was sent within 10 s, want one")
+	case <-time.After(limit):
+		b.t.Fatalf("no message was sent within %v, want one", limit)
 		return ""
 	}
 }

@@ -91,24 +91,24 @@ type link struct {
 	known      atomic.Bool   // the handshake was accepted
 	guard      *frameGuard
 	gather     *gatherer
-	buffers    *bufferPool // for long messages that arrive; nil for none
-	compresses bool        // the two sides have agreed on compression
+	buffers    *messagePool // for long messages that arrive; nil for none
+	compresses bool         // the two sides have agreed on compression
 	began      time.Time
 	maxMessage int
+
+	taken   int         // data messages that were read; used by the reading goroutine
+	replied atomic.Bool // reply has queued a message since the last read
 
 	mu          sync.Mutex // guards the fields below
 	err         error      // why the link failed
 	closeReason error      // why this side is closing the link, or nil
 	short       []outMessage
 	long        []outMessage
-	unsent      int // messages that are queued or being written
-	pending     int // bytes of these messages
-}
-
-// outMessage is a message that waits to be written.
-type outMessage struct {
-	data []byte
-	sent func(error)
+	unflushed   []outMessage // left by writeReplies to the writer
+	writing     bool         // the writer has messages that are not flushed
+	replying    bool         // writeReplies has them
+	unsent      int          // messages that are queued or being written
+	pending     int          // bytes of these messages
 }
 
 // linkHooks connects a link to its WebSocket connection before either exists:
@@ -116,6 +116,7 @@ type outMessage struct {
 // wrapClient and wrapWriter).
 type linkHooks struct {
 	link   atomic.Pointer[link]
+	conn   net.Conn      // of the upgrade, on the side that dials
 	socket io.ReadCloser // below the library; like tcp set before newLink
 	tcp    *net.TCPConn  // below TLS; nil if there is none
 
@@ -185,6 +186,9 @@ func (l *link) readLimit() int {
 // with 1009, a binary one with 1003. A connection that ends within a message is
 // an error, because of the wrappers in ws_conn.go.
 func (l *link) read() ([]byte, error) {
+	if l.replied.Load() && (l.guard.messages == l.taken || l.queued() >= maxGathered) {
+		l.writeReplies()
+	}
 	for l.overloaded() {
 		select {
 		case <-l.written:
@@ -218,6 +222,7 @@ func (l *link) read() ([]byte, error) {
 		l.lastData.Store(now)
 		message = message[:len(message)+n]
 		if err == io.EOF {
+			l.taken++
 			return message, nil
 		}
 		if errors.Is(err, websocket.ErrMessageTooBig) {
@@ -236,7 +241,7 @@ func (l *link) grow(message []byte) []byte {
 	switch {
 	case !l.trusted() && cap(message) >= earlyBuffer:
 		next = l.readLimit() + 512
-	case l.buffers != nil && next > minLent:
+	case l.buffers != nil && next > minPooled:
 		return l.buffers.grow(message, l.readLimit()+512)
 	}
 	return append(make([]byte, 0, next), message...)
@@ -262,186 +267,6 @@ func (l *link) overloaded() bool {
 // silence returns the time since the last byte of a message was received.
 func (l *link) silence() time.Duration {
 	return time.Since(l.began) - time.Duration(l.lastData.Load())
-}
-
-// send queues a message. A short message overtakes the long ones in the queue,
-// but not the one that is being written.
-func (l *link) send(message []byte, sent func(error)) {
-	l.mu.Lock()
-	if l.err != nil {
-		err := l.err
-		l.mu.Unlock()
-		if sent != nil {
-			sent(err)
-		}
-		return
-	}
-	m := outMessage{data: message, sent: sent}
-	if len(message) <= maxFrame {
-		l.short = append(l.short, m)
-	} else {
-		l.long = append(l.long, m)
-	}
-	l.unsent++
-	l.pending += len(message)
-	l.mu.Unlock()
-	wake(l.wake)
-}
-
-// write is the only writer of messages. It ends when the link fails, after it
-// has reported the failure to all queued messages. It flushes when no message
-// waits or when enough is gathered, so that many short messages leave in one
-// system call.
-func (l *link) write() {
-	var unflushed []outMessage
-	for {
-		m, ok := l.next(len(unflushed) == 0)
-		if !ok && len(unflushed) == 0 {
-			return
-		}
-		var err error
-		if ok {
-			unflushed = append(unflushed, m)
-			if err = l.writeMessage(m.data); err == nil && l.gather.waiting() < maxGathered {
-				continue
-			}
-		}
-		if flushErr := l.flush(); err == nil {
-			err = flushErr
-		}
-		l.sending.Store(false)
-		if err != nil {
-			err = l.failAfterRead(err)
-		}
-		l.report(unflushed, err)
-		clear(unflushed) // allows the messages to be freed
-		unflushed = unflushed[:0]
-	}
-}
-
-// flush writes what is gathered.
-func (l *link) flush() error {
-	err := l.gather.flush()
-	l.lastSent.Store(int64(time.Since(l.began)))
-	return err
-}
-
-// report ends messages that were written, or lost with err.
-func (l *link) report(messages []outMessage, err error) {
-	l.mu.Lock()
-	for _, m := range messages {
-		l.unsent--
-		l.pending -= len(m.data)
-	}
-	l.mu.Unlock()
-	wake(l.written)
-	for _, m := range messages {
-		if m.sent != nil {
-			m.sent(err)
-		}
-	}
-}
-
-// failAfterRead fails the link after a write error, but gives the reader time
-// to fail it first: the close frame of the other side says more than a write
-// error, and its code may forbid reconnecting.
-func (l *link) failAfterRead(err error) error {
-	l.broken.Store(true)
-	wake(l.written)
-	timer := time.NewTimer(closeTimeout)
-	defer timer.Stop()
-	select {
-	case <-l.done:
-	case <-timer.C:
-	}
-	return l.fail(err)
-}
-
-// next returns the next message to write. If there is none, it waits for one, or
-// returns false if wait is false. It also returns false after the link has
-// failed.
-func (l *link) next(wait bool) (outMessage, bool) {
-	for {
-		l.mu.Lock()
-		queue := &l.short
-		if len(*queue) == 0 {
-			queue = &l.long
-		}
-		if l.err != nil && wait {
-			lost, err := append(l.short, l.long...), l.err
-			l.short, l.long = nil, nil
-			l.mu.Unlock()
-			for _, m := range lost {
-				if m.sent != nil {
-					m.sent(err)
-				}
-			}
-			return outMessage{}, false
-		}
-		if len(*queue) > 0 {
-			m := (*queue)[0]
-			(*queue)[0] = outMessage{} // allows the message to be freed
-			*queue = (*queue)[1:]
-			l.mu.Unlock()
-			return m, true
-		}
-		l.mu.Unlock()
-		if !wait {
-			return outMessage{}, false
-		}
-		select {
-		case <-l.wake:
-		case <-l.done:
-		}
-	}
-}
-
-// writeMessage writes one message to the gatherer, a long one in several frames.
-// It flushes what is gathered before a frame that does not fit beside it, so that
-// each write is small enough for the watchdog of the gatherer.
-func (l *link) writeMessage(data []byte) error {
-	ctx := context.Background()
-	early := l.compresses && !l.trusted()
-	if len(data) <= maxFrame && !early {
-		if err := l.makeRoom(len(data)); err != nil {
-			return err
-		}
-		return l.conn.Write(ctx, websocket.MessageText, data)
-	}
-	l.sending.Store(true) // until the flush
-	l.gather.hold()
-	w, err := l.conn.Writer(ctx, websocket.MessageText)
-	if err != nil {
-		return err
-	}
-	for len(data) > 0 {
-		n := min(len(data), maxFrame)
-		if early {
-			// The other side must not inflate anything yet. The library decides by
-			// the first frame, and does not compress a message whose first frame is
-			// shorter than minCompressed.
-			n, early = 1, false
-		}
-		if err := l.makeRoom(n); err != nil {
-			return err
-		}
-		if _, err := w.Write(data[:n]); err != nil {
-			return err
-		}
-		data = data[n:]
-	}
-	return w.Close()
-}
-
-// makeRoom prepares the gatherer for a frame of n bytes.
-func (l *link) makeRoom(n int) error {
-	if waiting := l.gather.waiting(); waiting > 0 && waiting+n > maxGathered {
-		if err := l.flush(); err != nil {
-			return err
-		}
-	}
-	l.gather.hold()
-	return nil
 }
 
 // keepAlive pings the other side when nothing was received for a while, and at

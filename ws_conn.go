@@ -67,13 +67,36 @@ func tcpOf(conn net.Conn) *net.TCPConn {
 	return tcp
 }
 
+// directWrite returns a function that writes to conn what the kernel takes at
+// once, nil where that is not possible. TLS can only write a whole record: it
+// writes none unless the kernel has room for a short one.
+func directWrite(conn net.Conn) func(p []byte) (int, error) {
+	tcp := tcpOf(conn)
+	if tcp == nil {
+		return nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	if conn == net.Conn(tcp) {
+		return func(p []byte) (int, error) { return writeNow(raw, p) }
+	}
+	return func(p []byte) (int, error) {
+		if len(p) > maxDirectRecord || !canWrite(raw) {
+			return 0, nil
+		}
+		return conn.Write(p)
+	}
+}
+
 type linkTransport struct {
 	http.RoundTripper
 	hooks *linkHooks
 }
 
 func (t linkTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	trace := &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) { t.hooks.tcp = tcpOf(got.Conn) }}
+	trace := &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) { t.hooks.conn, t.hooks.tcp = got.Conn, tcpOf(got.Conn) }}
 	response, err := t.RoundTripper.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
 	if err != nil {
 		return nil, err
@@ -82,6 +105,7 @@ func (t linkTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		t.hooks.socket = rwc
 		t.hooks.compresses = response.Header.Get("Sec-WebSocket-Extensions") != ""
 		t.hooks.guard, t.hooks.gather = &frameGuard{source: rwc}, newGatherer(rwc)
+		t.hooks.gather.direct = directWrite(t.hooks.conn)
 		response.Body = linkBody{rwc, t.hooks}
 	}
 	return response, nil
@@ -151,6 +175,7 @@ func (w linkWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err // cannot happen: Peek returns what is buffered
 	}
 	w.hooks.guard, w.hooks.gather = &frameGuard{source: conn, buffer: bytes.Clone(early)}, newGatherer(conn)
+	w.hooks.gather.direct = directWrite(conn)
 	guarded := linkConn{conn, linkBody{conn, w.hooks}}
 	buffers.Reader.Reset(guarded)
 	buffers.Writer.Reset(guarded)
@@ -171,6 +196,11 @@ func (c linkConn) Close() error                { return c.body.Close() }
 // accepted.
 var errEarlyCompression = errors.New("the other side sent a compressed message before the handshake was accepted")
 
+// maxDirectRecord is the most that is written through TLS without waiting. A
+// kernel that reports a socket as writable takes at least a third of its buffer,
+// which has 46 KiB or more.
+const maxDirectRecord = 8 << 10
+
 // maxFrameHeader is the largest header of a frame (RFC 6455, section 5.2).
 const maxFrameHeader = 14
 
@@ -184,6 +214,13 @@ type frameGuard struct {
 	buffer []byte // was read and not yet returned
 	left   uint64 // bytes of the current frame that were not yet returned
 	err    error  // of the source, after the buffer
+
+	// messages is how many data messages were returned to their end. Together with
+	// the number of those that were read it says whether another is at hand.
+	messages int
+	header   []byte // the part of a frame's header that was returned so far
+	payload  uint64 // bytes of a payload that were not yet returned
+	last     bool   // the frame ends a data message
 }
 
 func (g *frameGuard) Read(p []byte) (int, error) {
@@ -209,7 +246,32 @@ func (g *frameGuard) Read(p []byte) (int, error) {
 		}
 	}
 	g.left -= min(g.left, uint64(n))
+	g.count(p[:n])
 	return n, nil
+}
+
+// count counts the data messages that end in data.
+func (g *frameGuard) count(data []byte) {
+	for len(data) > 0 {
+		if g.payload > 0 {
+			n := min(g.payload, uint64(len(data)))
+			data = data[n:]
+			g.payload -= n
+		} else {
+			g.header = append(g.header, data[0])
+			data = data[1:]
+			size, payload := frameSize(g.header)
+			if size == 0 || len(g.header) < size {
+				continue
+			}
+			g.payload, g.last = payload, g.header[0]&0x88 == 0x80 // final, and no control frame
+			g.header = g.header[:0]
+		}
+		if g.payload == 0 && g.last {
+			g.messages++
+			g.last = false
+		}
+	}
 }
 
 // nextFrame reads the header of a frame into the buffer and checks it.

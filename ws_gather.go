@@ -28,6 +28,9 @@ type gatherer struct {
 	piece time.Duration // limit for one write
 	late  *time.Timer   // fires when a write has lasted that long; nil before watch
 
+	// direct writes what conn takes without waiting; nil if that is not possible.
+	direct func([]byte) (int, error)
+
 	mu      sync.Mutex // guards the fields below; not held while conn is written
 	changed sync.Cond  // broadcast when a write has ended
 	frames  []byte     // what waits to be written
@@ -97,6 +100,31 @@ func (g *gatherer) flush() error {
 		g.drainLocked()
 	}
 	return g.err
+}
+
+// tryFlush is flush for a goroutine that must not wait. It returns false if
+// frames are left: flush writes them.
+func (g *gatherer) tryFlush() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held = false
+	if g.busy || g.err != nil || g.direct == nil {
+		return false
+	}
+	g.busy, g.used = true, true
+	out := g.frames
+	g.frames, g.spare = g.spare[:0], nil
+	g.mu.Unlock()
+	n, err := g.direct(out)
+	g.mu.Lock()
+	g.busy, g.err = false, err
+	if n == len(out) {
+		g.spare = out
+	} else {
+		g.frames = append(out[n:], g.frames...) // others may have added to them
+	}
+	g.changed.Broadcast()
+	return err == nil && len(g.frames) == 0
 }
 
 // drainLocked writes until no frames wait.

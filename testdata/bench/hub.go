@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -70,4 +71,29 @@ func measureHub(a *agent, r row, length time.Duration) figure {
 	cpu = cpuTime(a.pids) - cpu
 	slices.Sort(all)
 	return figure{rate: float64(len(all)) / seconds, cpu: float64(cpu.Microseconds()) / float64(len(all)), p50: all[len(all)/2]}
+}
+
+func freePort() int {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer listener.Close() // nothing was accepted
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+// awaitServers returns when each address accepts connections.
+func awaitServers(addresses []string) {
+	for _, address := range addresses {
+		for limit := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			conn, err := net.Dial("tcp", address)
+			if err == nil {
+				_ = conn.Close() // nothing was sent
+				break
+			}
+			if time.Now().After(limit) {
+				log.Fatal(err)
+			}
+		}
+	}
 }

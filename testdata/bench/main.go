@@ -41,14 +41,23 @@ type figure struct {
 
 func main() {
 	log.SetFlags(0)
-	if len(os.Args) > 2 && os.Args[1] == "echo" {
-		echo(os.Args[2])
-		return
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "echo":
+			echo(os.Args[2])
+			return
+		case "port":
+			fmt.Println(freePort())
+			return
+		case "await":
+			awaitServers(os.Args[2:])
+			return
+		}
 	}
 	rounds := flag.Int("rounds", 5, "alternating rounds")
 	length := flag.Duration("time", time.Second, "length of one measurement")
 	only := flag.String("only", "", "run the rows whose name contains this `text`")
-	direct := flag.String("direct", "", "directory of the `files` to read; measures agents that dial this program")
+	files := flag.String("files", "", "directory of the `files` to read")
 	hubs := flag.Bool("hubs", false, "measure hubs over HTTP: each argument is NAME=URL=PID,PID")
 	flag.Parse()
 	var agents []*agent
@@ -61,7 +70,7 @@ func main() {
 		agents, measure = startAgents(flag.Args()), measureAgent
 		defer stopAgents(agents)
 	}
-	for _, r := range requests(*direct, *hubs) {
+	for _, r := range requests(*files, *hubs) {
 		if strings.Contains(r.name, *only) {
 			rows = append(rows, r)
 		}
@@ -89,6 +98,7 @@ func main() {
 func requests(dir string, hubs bool) []row {
 	small, large := filepath.Join(dir, "64k.txt"), filepath.Join(dir, "1m.txt")
 	stat := fmt.Sprintf(`"method":"fs/stat","params":{"path":%q}`, small)
+	deep := fmt.Sprintf(`"method":"fs/stat","params":{"path":%q}`, filepath.Join(dir, "1/2/3/4/64k.txt"))
 	read := func(path string) string { return fmt.Sprintf(`"method":"fs/readFile","params":{"path":%q}`, path) }
 	if hubs {
 		return []row{
@@ -98,7 +108,7 @@ func requests(dir string, hubs bool) []row {
 		}
 	}
 	return []row{
-		{"stat c1", stat, 1}, {"stat c64", stat, 64},
+		{"stat c1", stat, 1}, {"stat c64", stat, 64}, {"stat c64, 5 levels deep", deep, 64},
 		{"64 KiB c1", read(small), 1}, {"64 KiB c64", read(small), 64},
 		{"1 MiB c1", read(large), 1}, {"1 MiB c8", read(large), 8},
 	}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Most paths of requests are plain: clean, below an allowed directory, without
+// symlinks and mounts. The kernel can look such a path up in one step that never
+// leaves the directory (openat2(2), RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS,
+// RESOLVE_NO_XDEV). Every other path, and every error, is left to follow, which
+// knows the reasons.
+
+const (
+	// slowLookup is the time from which a quick look-up counts as slow: the file
+	// system is not in memory, such as one on the network.
+	slowLookup = time.Millisecond
+	// slowPause is for how many times its own time a slow one keeps quick look-ups
+	// from the directory: those would wait for each other, regular requests run
+	// side by side.
+	slowPause = 16
+	// maxSlow is how many slow look-ups in a row do not count: on a busy machine
+	// any of them can be interrupted.
+	maxSlow = 1
+)
+
+// quickRoot holds what quick look-ups below an allowed directory need.
+type quickRoot struct {
+	file *os.File        // the directory
+	conn syscall.RawConn // its descriptor; nil where quick look-ups are not possible
+	// isKernel is set on the kernel's own file systems: their files may be described
+	// but not read.
+	isKernel bool
+
+	busy  atomic.Bool  // a look-up is running
+	slow  int          // slow look-ups in a row; used by the one that is running
+	pause atomic.Int64 // no look-up before this time, in ns since access.began
+}
+
+// openQuick prepares quick look-ups below r. Without them everything works.
+func (r *root) openQuick() {
+	file, err := r.dir.Open(".")
+	if err != nil {
+		return
+	}
+	conn, err := file.SyscallConn()
+	if err != nil {
+		_ = file.Close() // only read
+		return
+	}
+	r.quick.file, r.quick.conn, r.quick.isKernel = file, conn, isKernelFile(file)
+}
+
+// quickPath returns the allowed directory and the relative path of a plain path;
+// ok is false for every other one.
+func (a *access) quickPath(path string) (r *root, rel string, ok bool) {
+	if !filepath.IsAbs(path) {
+		if a.workDir == "" || path == "" {
+			return nil, "", false
+		}
+		path = a.workDir + string(filepath.Separator) + path
+	}
+	for _, r := range a.roots { // as in find
+		switch {
+		case !r.isOpen():
+			if isWithin(r.given, path) {
+				return nil, "", false
+			}
+		case isWithin(r.real, path):
+			rel = strings.TrimPrefix(path[len(r.real):], string(filepath.Separator))
+			return r, rel, r.quick.conn != nil && isPlain(rel) && !hasSecretName(rel) && !a.hasDenied(r, path)
+		case r.given != r.real && isWithin(r.given, path):
+			return nil, "", false
+		}
+	}
+	return nil, "", false
+}
+
+// isPlain reports whether a relative path is clean, not ".", and of a sensible
+// depth.
+func isPlain(rel string) bool {
+	depth := 0
+	for name := range strings.SplitSeq(rel, string(filepath.Separator)) {
+		if depth++; name == "" || name == "." || name == ".." || depth > maxPathDepth {
+			return false
+		}
+	}
+	return strings.IndexByte(rel, 0) < 0
+}
+
+// hasDenied reports whether path, which lies below r, or anything below r is
+// denied. A denied directory outside r cannot be reached without a mount.
+func (a *access) hasDenied(r *root, path string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, d := range a.denied {
+		for _, name := range d.names {
+			if isWithin(r.real, name) || a.coveredBy(name, path) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// quickStat describes the file at a plain path. If it returns false, stat must
+// be asked: for a path that is not plain, a file that may be a secret, a file
+// system that is slow, and every error.
+func (a *access) quickStat(path string) (info entryInfo, ok bool) {
+	r, rel, ok := a.quickPath(path)
+	if !ok || a.noQuick.Load() || !r.quick.begin(a.began) {
+		return info, false
+	}
+	began := time.Now()
+	info, links, err := statBeneath(r.quick.conn, rel)
+	r.quick.end(a.began, began)
+	if errors.Is(err, errors.ErrUnsupported) {
+		a.noQuick.Store(true)
+	}
+	if err != nil || !info.mode.IsRegular() {
+		return info, err == nil
+	}
+	// A file with one name is no hard link to a secret, which is denied by name.
+	return info, links == 1 || links > 1 && !slices.Contains(a.secretIDs(), info.id)
+}
+
+// begin starts a quick look-up. It returns false while another one runs, which
+// then is blocked, and for a while after slow ones.
+func (q *quickRoot) begin(epoch time.Time) bool {
+	return time.Since(epoch) >= time.Duration(q.pause.Load()) && q.busy.CompareAndSwap(false, true)
+}
+
+func (q *quickRoot) end(epoch, began time.Time) {
+	if took := time.Since(began); took <= slowLookup {
+		q.slow = 0
+	} else if q.slow++; q.slow > maxSlow {
+		q.pause.Store(int64(time.Since(epoch) + slowPause*took))
+	}
+	q.busy.Store(false)
+}

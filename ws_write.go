@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// This file is the writing side of a link.
+
+// outMessage is a message that waits to be written.
+type outMessage struct {
+	data []byte
+	sent func(error)
+}
+
+// send queues a message. A short message overtakes the long ones in the queue,
+// but not the one that is being written.
+func (l *link) send(message []byte, sent func(error)) {
+	l.enqueue(message, sent)
+	wake(l.wake)
+}
+
+// reply is send for the goroutine that reads. It writes its messages itself when
+// it has to wait for the next one: to wake up the writer would take longer than
+// most of the requests that are answered so.
+func (l *link) reply(message []byte, sent func(error)) {
+	l.enqueue(message, sent)
+	l.replied.Store(true)
+}
+
+// queued returns the number of bytes that wait to be written.
+func (l *link) queued() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pending
+}
+
+// writeReplies writes the short messages that wait, if the kernel takes them at
+// once. It leaves the rest to the writer.
+func (l *link) writeReplies() {
+	l.replied.Store(false)
+	l.mu.Lock()
+	n, size := 0, l.gather.waiting()
+	for n < len(l.short) && size+len(l.short[n].data)+maxFrameHeader <= maxGathered {
+		size += len(l.short[n].data) + maxFrameHeader
+		n++
+	}
+	if l.err != nil || l.writing || n == 0 || l.compresses && !l.trusted() {
+		l.mu.Unlock()
+		wake(l.wake)
+		return
+	}
+	messages := l.short[:n:n]
+	l.short, l.replying = l.short[n:], true
+	l.mu.Unlock()
+	failed := false
+	for _, m := range messages {
+		failed = failed || l.writeMessage(m.data) != nil
+	}
+	flushed := l.gather.tryFlush() && !failed
+	if flushed {
+		l.lastSent.Store(int64(time.Since(l.began)))
+		l.report(messages, nil)
+		clear(messages) // allows them to be freed
+	}
+	l.mu.Lock()
+	l.replying = false
+	left := len(l.short) > 0 || len(l.long) > 0
+	if !flushed {
+		l.unflushed, left = messages, true
+	}
+	lost, err := l.unflushed, l.err
+	if err != nil {
+		l.unflushed = nil // the writer may have ended
+	}
+	l.mu.Unlock()
+	if err != nil {
+		l.report(lost, err)
+	}
+	if left || err != nil {
+		wake(l.wake)
+	}
+}
+
+func (l *link) enqueue(message []byte, sent func(error)) {
+	l.mu.Lock()
+	if l.err != nil {
+		err := l.err
+		l.mu.Unlock()
+		if sent != nil {
+			sent(err)
+		}
+		return
+	}
+	m := outMessage{data: message, sent: sent}
+	if len(message) <= maxFrame {
+		l.short = append(l.short, m)
+	} else {
+		l.long = append(l.long, m)
+	}
+	l.unsent++
+	l.pending += len(message)
+	l.mu.Unlock()
+}
+
+// write is the only writer of messages. It ends when the link fails, after it
+// has reported the failure to all queued messages. It flushes when no message
+// waits or when enough is gathered, so that many short messages leave in one
+// system call.
+func (l *link) write() {
+	var unflushed []outMessage
+	for {
+		m, ok := l.next(len(unflushed) == 0)
+		if !ok && len(unflushed) == 0 {
+			if unflushed = l.takeUnflushed(); len(unflushed) == 0 {
+				return
+			}
+		}
+		var err error
+		if ok {
+			unflushed = append(unflushed, m)
+			if err = l.writeMessage(m.data); err == nil && l.gather.waiting() < maxGathered {
+				continue
+			}
+		}
+		if flushErr := l.flush(); err == nil {
+			err = flushErr
+		}
+		l.sending.Store(false)
+		if err != nil {
+			err = l.failAfterRead(err)
+		}
+		l.report(unflushed, err)
+		clear(unflushed) // allows the messages to be freed
+		unflushed = unflushed[:0]
+	}
+}
+
+// flush writes what is gathered.
+func (l *link) flush() error {
+	err := l.gather.flush()
+	l.lastSent.Store(int64(time.Since(l.began)))
+	return err
+}
+
+// report ends messages that were written, or lost with err.
+func (l *link) report(messages []outMessage, err error) {
+	l.mu.Lock()
+	for _, m := range messages {
+		l.unsent--
+		l.pending -= len(m.data)
+	}
+	l.mu.Unlock()
+	wake(l.written)
+	for _, m := range messages {
+		if m.sent != nil {
+			m.sent(err)
+		}
+	}
+}
+
+// failAfterRead fails the link after a write error, but gives the reader time
+// to fail it first: the close frame of the other side says more than a write
+// error, and its code may forbid reconnecting.
+func (l *link) failAfterRead(err error) error {
+	l.broken.Store(true)
+	wake(l.written)
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case <-l.done:
+	case <-timer.C:
+	}
+	return l.fail(err)
+}
+
+// next returns the next message to write. If there is none, it waits for one, or
+// returns false if wait is false. It also returns false when the link has failed
+// or takeUnflushed has messages.
+func (l *link) next(wait bool) (outMessage, bool) {
+	for {
+		l.mu.Lock()
+		l.writing = !wait // if it waits, it has flushed everything
+		queue := &l.short
+		if len(*queue) == 0 {
+			queue = &l.long
+		}
+		switch {
+		case l.replying:
+		case l.err != nil && wait, len(l.unflushed) > 0 && wait:
+			l.mu.Unlock()
+			return outMessage{}, false
+		case len(*queue) > 0:
+			m := (*queue)[0]
+			(*queue)[0] = outMessage{} // allows the message to be freed
+			*queue = (*queue)[1:]
+			l.writing = true
+			l.mu.Unlock()
+			return m, true
+		}
+		failed := l.err != nil
+		l.mu.Unlock()
+		if !wait {
+			return outMessage{}, false
+		}
+		if failed { // writeReplies ends soon
+			<-l.wake
+			continue
+		}
+		select {
+		case <-l.wake:
+		case <-l.done:
+		}
+	}
+}
+
+// takeUnflushed returns what writeReplies has left. After the link has failed it
+// reports the failure to all messages and returns none.
+func (l *link) takeUnflushed() []outMessage {
+	l.mu.Lock()
+	left, err := l.unflushed, l.err
+	l.unflushed = nil
+	if err == nil {
+		l.writing = len(left) > 0
+		l.mu.Unlock()
+		return left
+	}
+	lost := slices.Concat(left, l.short, l.long)
+	l.short, l.long = nil, nil
+	l.mu.Unlock()
+	for _, m := range lost {
+		if m.sent != nil {
+			m.sent(err)
+		}
+	}
+	return nil
+}
+
+// writeMessage writes one message to the gatherer, a long one in several frames.
+// It flushes what is gathered before a frame that does not fit beside it, so that
+// each write is small enough for the watchdog of the gatherer.
+func (l *link) writeMessage(data []byte) error {
+	ctx := context.Background()
+	early := l.compresses && !l.trusted()
+	if len(data) <= maxFrame && !early {
+		if err := l.makeRoom(len(data)); err != nil {
+			return err
+		}
+		return l.conn.Write(ctx, websocket.MessageText, data)
+	}
+	l.sending.Store(true) // until the flush
+	l.gather.hold()
+	w, err := l.conn.Writer(ctx, websocket.MessageText)
+	if err != nil {
+		return err
+	}
+	for len(data) > 0 {
+		n := min(len(data), maxFrame)
+		if early {
+			// The other side must not inflate anything yet. The library decides by
+			// the first frame, and does not compress a message whose first frame is
+			// shorter than minCompressed.
+			n, early = 1, false
+		}
+		if err := l.makeRoom(n); err != nil {
+			return err
+		}
+		if _, err := w.Write(data[:n]); err != nil {
+			return err
+		}
+		data = data[n:]
+	}
+	return w.Close()
+}
+
+// makeRoom prepares the gatherer for a frame of n bytes.
+func (l *link) makeRoom(n int) error {
+	if waiting := l.gather.waiting(); waiting > 0 && waiting+n > maxGathered {
+		if err := l.flush(); err != nil {
+			return err
+		}
+	}
+	l.gather.hold()
+	return nil
+}
