@@ -482,7 +482,6 @@ func (h *hub) sweep(ctx context.Context) {
 		select {
 		case <-ticker.C:
 			h.sweepOnce()
-			h.buffers.trim()
 		case <-ctx.Done():
 			return
 		}

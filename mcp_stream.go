@@ -73,7 +73,7 @@ func (s *mcpStream) open() *eventStream {
 	if s.events == nil {
 		s.events = newEventStream(s.w)
 		s.events.beat.Stop() // serveCall has one, which runs before the stream begins
-		s.events.send = s.unsent.send
+		s.events.send = s.unsent.sendNow
 	}
 	return s.events
 }

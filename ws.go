@@ -229,19 +229,6 @@ func (l *link) read() ([]byte, error) {
 	}
 }
 
-// grow returns a message that is being received, with room for more of it.
-func (l *link) grow(message []byte) []byte {
-	// Double the capacity, but not far beyond the limit of a message.
-	next := min(2*cap(message), l.readLimit()) + 512
-	switch {
-	case !l.trusted() && cap(message) >= earlyBuffer:
-		next = l.readLimit() + 512
-	case l.buffers != nil && next > minLent:
-		return l.buffers.grow(message, l.readLimit()+512)
-	}
-	return append(make([]byte, 0, next), message...)
-}
-
 // drainUnread reads what the other side still sends after the library has sent
 // the close frame. Closing a connection with unread bytes makes TCP reset it,
 // and the close frame may be lost with it (RFC 9112, section 9.6, describes

@@ -15,46 +15,6 @@ import (
 	"testing"
 )
 
-// TestBufferPool: a message keeps its content while its buffer grows, and what is
-// given back is lent again, up to maxSpare.
-func TestBufferPool(t *testing.T) {
-	t.Parallel()
-	var p bufferPool
-	const limit = 1 << 20
-	message := bytes.Repeat([]byte("x"), minLent)
-	for len(message) < limit {
-		if message = p.grow(message, limit); len(message) >= cap(message) || cap(message) > limit {
-			t.Fatalf("got a buffer of %d bytes for %d, want a larger one of at most %d", cap(message), len(message), limit)
-		}
-		message = append(message, bytes.Repeat([]byte("x"), cap(message)-len(message))...)
-	}
-	if n := bytes.Count(message, []byte("x")); n != limit {
-		t.Fatalf("got %d of %d bytes, want all", n, limit)
-	}
-	p.give(message)
-	if again := p.take(minLent); cap(again) != limit || len(again) != 0 {
-		t.Errorf("got a buffer with %d of %d bytes used, want the one that was given back, empty", len(again), cap(again))
-	}
-	if other := p.take(limit); other != nil {
-		t.Errorf("got a buffer of %d bytes, want none: the only larger one is lent", cap(other))
-	}
-	for range 2 * maxSpare / limit {
-		p.give(make([]byte, limit))
-	}
-	p.give(make([]byte, 100)) // not one of the pool
-	if p.bytes > maxSpare || p.bytes < maxSpare-limit {
-		t.Errorf("the pool keeps %d bytes in %d buffers, want at most and nearly %d", p.bytes, len(p.spare), maxSpare)
-	}
-	p.trim()
-	if len(p.spare) == 0 {
-		t.Error("a pool that was just used is empty after a trim, want its buffers")
-	}
-	p.trim()
-	if len(p.spare) != 0 || p.bytes != 0 {
-		t.Errorf("an unused pool keeps %d buffers and %d bytes after a trim, want none", len(p.spare), p.bytes)
-	}
-}
-
 // TestAnswersInLentBuffers: every answer of many at once has its own content to the
 // last byte, short and long, as JSON and as a stream, with any id.
 func TestAnswersInLentBuffers(t *testing.T) {
