@@ -17,7 +17,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 # With .git, from which the go command takes the version.
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -gcflags 'crypto/...=-l' -tags nethttpomithttp2,scheduler -o /out/c4a-daemon-scheduler .
+RUN scripts/build.sh c4a-daemon-scheduler /out/c4a-daemon-scheduler
 
 FROM ${DEBIAN_IMAGE} AS root
 RUN apt-get update \

@@ -134,7 +134,7 @@ func (a *api) getLog(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no")
-	if send(w, tailOf(f, info.Size(), most)) != nil || !follow {
+	if sendNow(w, tailOf(f, info.Size(), most)) != nil || !follow {
 		return
 	}
 	a.followLog(w, r, f, libID, info.Size())
@@ -176,7 +176,7 @@ func (a *api) followLog(w http.ResponseWriter, r *http.Request, f *os.File, libI
 			if n == 0 || err != nil && !errors.Is(err, io.EOF) {
 				break
 			}
-			if at += int64(n); send(w, buf[:n]) != nil {
+			if at += int64(n); sendNow(w, buf[:n]) != nil {
 				return
 			}
 			last = append(last[:0], buf[max(0, n-logMark):n]...)

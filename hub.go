@@ -53,7 +53,7 @@ type hubConfig struct {
 type hub struct {
 	hubConfig
 	wg      sync.WaitGroup // the links, and the watch for silence
-	buffers messagePool    // of the answers
+	buffers bufferPool     // of the answers
 
 	mu       sync.Mutex // guards the fields below
 	closed   bool
@@ -482,7 +482,6 @@ func (h *hub) sweep(ctx context.Context) {
 		select {
 		case <-ticker.C:
 			h.sweepOnce()
-			h.buffers.trim()
 		case <-ctx.Done():
 			return
 		}

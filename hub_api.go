@@ -342,7 +342,7 @@ func callAnswer(c *call, result json.RawMessage, err error) (head, rest []byte) 
 	}
 	var buf bytes.Buffer
 	// The daemon ends its answer with the result and the bracket.
-	if begin := len(c.message) - len(result) - 1; err == nil && len(result) > minPooled && begin > 0 && &c.message[begin] == &result[0] {
+	if begin := len(c.message) - len(result) - 1; err == nil && len(result) > minLent && begin > 0 && &c.message[begin] == &result[0] {
 		writeAnswer(&buf, c.id, []byte(nil), nil)
 		buf.Truncate(buf.Len() - 1)
 		return buf.Bytes(), c.message[begin:]

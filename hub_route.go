@@ -264,7 +264,7 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (result json.Ra
 // giveBack lends the memory of a call's result to the next message. The caller
 // must not use the result any more. It need not be called.
 func (h *hub) giveBack(c *call) {
-	h.buffers.give(c.message)
+	h.buffers.put(c.message)
 	c.message = nil
 }
 

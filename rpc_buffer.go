@@ -30,6 +30,18 @@ func (p *bufferPool) get(size int) []byte {
 	return make([]byte, 0, 1<<class)
 }
 
+// grow returns a larger buffer with the same content, and takes back the old one.
+// The new one is lent up to maxLent, and has room for limit bytes at most above.
+func (p *bufferPool) grow(buf []byte, limit int) []byte {
+	next := max(2*cap(buf), minLent)
+	if next <= maxLent/8 {
+		next *= 2 // the content is copied each time
+	}
+	larger := append(p.get(min(next, limit)), buf...)
+	p.put(buf)
+	return larger
+}
+
 // put takes a buffer back, which nobody may use any more. The buffer may have
 // grown since get, or come from elsewhere.
 func (p *bufferPool) put(buf []byte) {

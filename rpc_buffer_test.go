@@ -28,3 +28,28 @@ func TestBufferPool(t *testing.T) {
 		}
 	}
 }
+
+// TestBufferGrows: a message keeps its content while its buffer grows from the
+// smallest to its limit.
+func TestBufferGrows(t *testing.T) {
+	t.Parallel()
+	var p bufferPool
+	const limit = maxLent + 12345
+	for range 3 { // with the buffers of the round before
+		var message []byte
+		for len(message) < limit {
+			if message = p.grow(message, limit); len(message) > 0 && cap(message) <= len(message) {
+				t.Fatalf("got a buffer of %d bytes for %d, want a larger one", cap(message), len(message))
+			}
+			for len(message) < min(cap(message), limit) {
+				message = append(message, byte(len(message)%251))
+			}
+		}
+		for i, c := range message {
+			if c != byte(i%251) {
+				t.Fatalf("byte %d is %d, want %d as it was received", i, c, i%251)
+			}
+		}
+		p.put(message)
+	}
+}

@@ -20,6 +20,11 @@ import (
 	"time"
 )
 
+// minFreeHeap is how much a hub allocates between two collections at least. Its heap
+// is small, and most of it lives for one call: with the default settings it would
+// be collected dozens of times a second.
+const minFreeHeap = 16 << 20
+
 // Limits of the HTTP server. readBody limits the size of a body.
 const (
 	headerTimeout = 5 * time.Second
@@ -120,6 +125,19 @@ func (s *scheduler) awaitIdle(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// paceCollector makes the garbage collector of a hub run after minFreeHeap at least,
+// and otherwise when the heap has doubled, which is the default. The percentage of
+// the daemon (setMemory) would not do: the heap of a hub grows with its links. The
+// result must be kept alive: it is memory that counts as heap and that is never
+// written, so that the system never provides it. GOGC and GOMEMLIMIT from the
+// operator take precedence.
+func paceCollector(getenv func(string) string) (ballast []byte) {
+	if getenv("GOGC") != "" || getenv("GOMEMLIMIT") != "" {
+		return nil
+	}
+	return make([]byte, minFreeHeap)
 }
 
 // stopLimit bounds the time from the first signal to the end: that of the

@@ -91,8 +91,8 @@ type link struct {
 	known      atomic.Bool   // the handshake was accepted
 	guard      *frameGuard
 	gather     *gatherer
-	buffers    *messagePool // for long messages that arrive; nil for none
-	compresses bool         // the two sides have agreed on compression
+	buffers    *bufferPool // for long messages that arrive; nil for none
+	compresses bool        // the two sides have agreed on compression
 	began      time.Time
 	maxMessage int
 
@@ -232,19 +232,6 @@ func (l *link) read() ([]byte, error) {
 			return nil, l.fail(err)
 		}
 	}
-}
-
-// grow returns a message that is being received, with room for more of it.
-func (l *link) grow(message []byte) []byte {
-	// Double the capacity, but not far beyond the limit of a message.
-	next := min(2*cap(message), l.readLimit()) + 512
-	switch {
-	case !l.trusted() && cap(message) >= earlyBuffer:
-		next = l.readLimit() + 512
-	case l.buffers != nil && next > minPooled:
-		return l.buffers.grow(message, l.readLimit()+512)
-	}
-	return append(make([]byte, 0, next), message...)
 }
 
 // drainUnread reads what the other side still sends after the library has sent

@@ -315,3 +315,16 @@ func frameSize(data []byte) (header int, payload uint64) {
 	}
 	return header, payload
 }
+
+// grow returns a message that is being received, with room for more of it.
+func (l *link) grow(message []byte) []byte {
+	limit := l.readLimit() + 512 // not far beyond the limit of a message
+	next := min(2*cap(message)+512, limit)
+	switch {
+	case !l.trusted() && cap(message) >= earlyBuffer:
+		next = limit
+	case l.buffers != nil && next > minLent:
+		return l.buffers.grow(message, limit)
+	}
+	return append(make([]byte, 0, next), message...)
+}

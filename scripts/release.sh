@@ -36,23 +36,20 @@ git clone --quiet --no-checkout . "$tmp/source"
 git -C "$tmp/source" checkout --quiet --detach "$(git rev-parse HEAD)"
 cd "$tmp/source"
 
-# build OS ARCH NAME TAGS
-#
-# Neither program speaks HTTP/2, which nethttpomithttp2 leaves out. Without inlining
-# crypto is a sixth smaller; what takes its time is written in assembly.
+# build OS ARCH NAME
 build() {
-	local os=$1 arch=$2 name=$3 tags=$4 file
+	local os=$1 arch=$2 name=$3 file
 	file=$tmp/out/${name}_${os}_$arch
 	if [[ $os == windows ]]; then file+=.exe; fi
 	# GOFLAGS of the machine may turn off what a release needs.
-	GOFLAGS='' GOOS=$os GOARCH=$arch GOAMD64=v1 GOARM64=v8.0 GOEXPERIMENT='' CGO_ENABLED=0 \
-		go build -trimpath -buildvcs=true -ldflags '-s -w' -gcflags 'crypto/...=-l' -tags "$tags" -o "$file" .
+	GOFLAGS='' GOOS=$os GOARCH=$arch GOAMD64=v1 GOARM64=v8.0 GOEXPERIMENT='' \
+		scripts/build.sh "$name" "$file" -buildvcs=true
 }
 for target in "${targets[@]}"; do
 	os=${target%/*} arch=${target#*/}
-	build "$os" "$arch" c4a-daemon nethttpomithttp2
+	build "$os" "$arch" c4a-daemon
 	if [[ $os != windows ]]; then
-		build "$os" "$arch" c4a-daemon-scheduler nethttpomithttp2,scheduler
+		build "$os" "$arch" c4a-daemon-scheduler
 	fi
 done
 

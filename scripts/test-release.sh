@@ -9,12 +9,6 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 . scripts/testlib.sh
 need git:git go:golang curl:curl python3:python3
 
-# The commands of README.md and the Dockerfile build what a release does.
-flags="-trimpath -ldflags '-s -w' -gcflags 'crypto/...=-l' -tags nethttpomithttp2"
-for want in "README.md:$flags -o c4a-daemon" "README.md:$flags,scheduler -o" "Dockerfile:$flags,scheduler -o"; do
-	grep -qF -- "${want#*:}" "${want%%:*}" || die "${want%%:*}: want go build with the flags ${want#*:}"
-done
-
 host=linux/$(go env GOARCH)
 # Two clones in different folders, at a tag and beyond it.
 clone() {
