@@ -220,3 +220,29 @@ func mustCall(t *testing.T, m *method, params map[string]any) any {
 	}
 	return result
 }
+
+// A denied path covers what lies below it, and no neighbour whose name begins the
+// same.
+func TestDeniedPathsNeighbours(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"token": "secret", "token2": "x", "keys/a": "secret", "keys.txt": "x", "keysmith/b": "x"})
+	a, err := openAccess([]string{dir}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	a.deny(filepath.Join(dir, "token"))
+	a.deny(filepath.Join(dir, "keys"))
+	for name, denied := range map[string]bool{"token": true, "keys": true, "keys/a": true, "keys/none": true, "token2": false, "keys.txt": false, "keysmith/b": false} {
+		_, err := a.resolvePath(filepath.Join(dir, name))
+		if got := err != nil && asRPCError(err).name() == codeAccessDenied; got != denied || err != nil && !denied {
+			t.Errorf("%s: got %v, want it denied: %v", name, err, denied)
+		}
+	}
+	for path, want := range map[string]bool{"/": true, "/a": true, "/a/b": true, "/ab": true} {
+		if got := isWithin("/", path); got != want {
+			t.Errorf("%s within /: got %v, want %v", path, got, want)
+		}
+	}
+}

@@ -119,3 +119,30 @@ func TestCloneGitDirectoryIsOurs(t *testing.T) {
 		w.must(p, actionUnchanged, remote.head())
 	}
 }
+
+// Files that somebody checked out with other attributes are blobs again after the
+// next clone, although their index says that they are clean.
+func TestCloneForeignAttributes(t *testing.T) {
+	skipShort(t, "it clones twice")
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1\n2\n"})
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	writeFiles(t, r.Path, map[string]string{".git/info/attributes": "* text eol=crlf\n"})
+	if err := os.Remove(filepath.Join(r.Path, "a")); err != nil {
+		t.Fatal(err)
+	}
+	(&testRepo{t: t, dir: r.Path}).git("checkout", "-q", "-f", "HEAD", "--", ".")
+	later := time.Now().Add(time.Minute) // than the file, so that git does not compare it
+	if err := os.Chtimes(filepath.Join(r.Path, ".git/index"), later, later); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.file(r, "a"); got != "1\r\n2\r\n" {
+		t.Fatalf("got the file %q, want line ends as the attributes say", got)
+	}
+	w.must(p, actionUnchanged, remote.head())
+	if got := w.file(r, "a"); got != "1\n2\n" {
+		t.Errorf("got the file %q, want the blob", got)
+	}
+}

@@ -367,3 +367,26 @@ func TestMoveAsideRestoresTheOldState(t *testing.T) {
 		}
 	}
 }
+
+// A request reads a repository also by a path above or below it, in another case,
+// relative to the work dir or through a link.
+func TestOverlaps(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	writeFiles(t, dir, map[string]string{"repos/lib/f": "x"})
+	a, err := openAccess(nil, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	repo := []string{filepath.Join(dir, "repos", "lib")}
+	for text, want := range map[string]bool{
+		"repos/lib": true, "repos/lib/f": true, "repos/lib/sub/g": true, "repos": true, ".": true, dir: true, repo[0]: true,
+		filepath.Dir(dir): true, "repos/LIB/f": true, "repos/./lib/": true, "repos/other/../lib": true,
+		"repos/lib2": false, "repos/li": false, "repos/other": false, "f": false,
+	} {
+		if got := a.overlaps(text, repo); got != want {
+			t.Errorf("%s: got %v, want %v", text, got, want)
+		}
+	}
+}

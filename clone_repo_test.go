@@ -445,23 +445,24 @@ func TestCloneUpdateKilled(t *testing.T) {
 
 // An update discards what is not tracked: ignored files and nested repositories.
 func TestCloneUpdateRemovesWhatIsNotTracked(t *testing.T) {
-	skipShort(t, "it clones three times")
+	skipShort(t, "it clones nine times")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("lib", map[string]string{"a": "1", ".gitignore": "*.log\nbuild/\n"})
 	p := cloneParams{URL: w.server.address("lib")}
 	r := w.must(p, actionCloned, remote.head())
-	litter := func() {
-		writeFiles(t, r.Path, map[string]string{"x.log": "ignored", "build/y": "ignored", "untracked": "u"})
-		newTestRepoAt(t, filepath.Join(r.Path, "nested"), map[string]string{"n": "1"})
-	}
-	for _, action := range []cloneAction{actionUnchanged, actionUpdated} {
-		litter()
-		if action == actionUpdated {
-			remote.commit("more", map[string]string{"a": "2"})
-		}
-		w.must(p, action, remote.head())
-		for _, name := range []string{"x.log", "build", "untracked", "nested"} {
+	for name, litter := range map[string]func(){
+		"x.log":     func() { writeFiles(t, r.Path, map[string]string{"x.log": "ignored"}) },
+		"build":     func() { writeFiles(t, r.Path, map[string]string{"build/y": "ignored"}) },
+		"untracked": func() { writeFiles(t, r.Path, map[string]string{"untracked": "u"}) },
+		"nested":    func() { newTestRepoAt(t, filepath.Join(r.Path, "nested"), map[string]string{"n": "1"}) },
+	} {
+		for _, action := range []cloneAction{actionUnchanged, actionUpdated} {
+			litter()
+			if action == actionUpdated {
+				remote.commit("more", map[string]string{"a": name})
+			}
+			w.must(p, action, remote.head())
 			if _, err := os.Lstat(filepath.Join(r.Path, name)); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("%s: %s: got %v, want it removed", action, name, err)
 			}

@@ -596,3 +596,30 @@ func listTree(t *testing.T, dir string) string {
 	}
 	return names.String()
 }
+
+// A remote that has lost its commits is cloned as an empty one, without files of the
+// old state.
+func TestCloneRemoteBecomesEmpty(t *testing.T) {
+	skipShort(t, "it clones twice")
+	t.Parallel()
+	w := newCloneWorld(t)
+	remote := w.server.repo("lib", map[string]string{"a": "1"})
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	if err := os.RemoveAll(remote.dir); err != nil {
+		t.Fatal(err)
+	}
+	w.server.repo("lib", nil)
+	got, err := w.try(p)
+	if err != nil || !got.IsEmpty || got.Commit != nil || got.Action != actionRecloned {
+		t.Errorf("got %+v, %v, want an empty repository, recloned", got, err)
+	}
+	names, err := os.ReadDir(r.Path)
+	if err != nil || len(names) != 1 {
+		t.Errorf("got the files %v, %v, want none but .git", names, err)
+	}
+	packs, err := os.ReadDir(filepath.Join(r.Path, ".git/objects/pack"))
+	if err != nil || len(packs) != 0 {
+		t.Errorf("got the packs %v, %v, want none", packs, err)
+	}
+}

@@ -202,3 +202,25 @@ func TestPoolRemembersSomeCrashes(t *testing.T) {
 		t.Error("want the newest kept")
 	}
 }
+
+// A status that is older than the last use does not take the use back: else a daemon
+// that was just asked for could be ended as idle.
+func TestEntryKeepsTheLastUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEntry("x", "", entryState{status: statusStarting})
+		e.apply(childStarted{7})
+		e.apply(controlEvent{Event: eventReady})
+		time.Sleep(time.Minute)
+		e.apply(ensured{})
+		used := time.Now()
+		time.Sleep(time.Second)
+		e.apply(controlEvent{Event: eventStatus, IdleMS: 61_000})
+		if got := e.state.lastUsed; !got.Equal(used) {
+			t.Errorf("after a status of before the use: got the last use %v, want %v", got, used)
+		}
+		e.apply(controlEvent{Event: eventStatus, IdleMS: 500})
+		if got, want := e.state.lastUsed, time.Now().Add(-500*time.Millisecond); !got.Equal(want) {
+			t.Errorf("after a request half a second ago: got the last use %v, want %v", got, want)
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -67,7 +68,23 @@ func newDeadMount(t *testing.T, dir string, files map[string]string) *deadMount 
 	}
 }
 
-func (m *deadMount) die() { _ = m.server.Process.Signal(syscall.SIGSTOP) }
+// die returns when every thread of the server is stopped: a call that one of them
+// has taken could not even be ended by a signal.
+func (m *deadMount) die() {
+	_ = m.server.Process.Signal(syscall.SIGSTOP)
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", m.server.Process.Pid)) // the pattern is well-formed
+	for _, task := range tasks {
+		for limit := time.Now().Add(patience); time.Now().Before(limit); time.Sleep(time.Millisecond) {
+			text, err := os.ReadFile(task)
+			if err != nil {
+				break // the thread has ended
+			}
+			if stat, err := parseProcStat(text); err == nil && stat.state == 'T' {
+				break
+			}
+		}
+	}
+}
 
 func (m *deadMount) revive() { _ = m.server.Process.Signal(syscall.SIGCONT) }
 
