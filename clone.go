@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -257,7 +256,7 @@ func explainClone(remote *remote, err error) error {
 	switch {
 	case errors.Is(err, errCloneTooLong):
 		return gitFailure(gitTimeout, "%v", errCloneTooLong)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case isDiskFull(err):
 		return gitFailure(gitDiskFull, "the disk of the work dir has no space or no inodes left: free some")
 	}
 	return err

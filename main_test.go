@@ -113,6 +113,20 @@ func underRace() bool {
 	return known && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
+// eventually is the generous limit of what a test waits for.
+const eventually = 20 * time.Second
+
+// awaitThat polls a condition that depends on other processes: nothing announces
+// their changes.
+func awaitThat(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(eventually); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v, want within that: %s", eventually, what)
+		}
+	}
+}
+
 // leftovers waits for goroutines, processes and descriptors that are about to end
 // and describes those that do not.
 func leftovers(descriptors int) string {

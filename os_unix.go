@@ -30,6 +30,11 @@ func isNoDevice(err error) bool {
 	return errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.EOPNOTSUPP)
 }
 
+// isDiskFull reports whether err is for a disk or a quota that is used up.
+func isDiskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
 // isShared is false: here no program can keep others from opening a file.
 func isShared(error) bool { return false }
 

@@ -22,6 +22,11 @@ func isLinkLoop(err error) bool {
 }
 func isNoDevice(error) bool { return false }
 
+// isDiskFull reports whether err is for a disk or a quota that is used up.
+func isDiskFull(err error) bool {
+	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) || errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
+}
+
 // isShared reports whether another program has the file open, or a part of it
 // locked, in a way that excludes this use.
 func isShared(err error) bool {

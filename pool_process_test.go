@@ -18,9 +18,6 @@ import (
 	"time"
 )
 
-// eventually is the generous limit of what a test waits for.
-const eventually = 20 * time.Second
-
 // Scripts that stand for a daemon. Each begins with the token from its input.
 const (
 	scriptGood = `read -r token
@@ -97,17 +94,6 @@ func alive(t *testing.T, pid int) bool {
 	}
 	out, err := exec.Command("ps", "-o", "stat=", "-p", fmt.Sprint(pid)).Output()
 	return err == nil && !strings.HasPrefix(strings.TrimSpace(string(out)), "Z")
-}
-
-// awaitThat polls a condition that depends on other processes: nothing announces
-// their changes.
-func awaitThat(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(eventually); !condition(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v, want within that: %s", eventually, what)
-		}
-	}
 }
 
 func poolCode(err error) errorCode {

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"runtime/debug"
 	"strings"
-	"syscall"
 )
 
 // Codes of JSON-RPC 2.0, section 5.1.
@@ -137,7 +136,7 @@ func asRPCError(err error) *rpcError {
 		return failure(codeTimeout, "the request took longer than its time limit")
 	case errors.Is(err, context.Canceled):
 		return failure(codeCancelled, "the request was cancelled")
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case isDiskFull(err):
 		// A caller can act on this and on the next internal cause.
 		return &rpcError{Code: codeInternal, Message: "the daemon's disk is full: see its log"}
 	case errors.Is(err, errNoTempDir):

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -478,17 +477,6 @@ func (s *handWritten) answer(id string) (answer rpcAnswer, told []map[string]jso
 			s.t.Fatalf("no answer to %s came within %v, want one", id, patience)
 		}
 	}
-}
-
-// newHTTPServer serves on a free port of this machine until the test ends.
-func newHTTPServer(t *testing.T, h http.Handler) (address string) {
-	t.Helper()
-	server := httptest.NewServer(h)
-	t.Cleanup(func() {
-		server.CloseClientConnections()
-		server.Close()
-	})
-	return server.URL
 }
 
 // TestDaemonAgainstHandWrittenServer: the daemon does the main job for a server

@@ -267,7 +267,7 @@ func TestHeartbeats(t *testing.T) {
 						break
 					}
 					want := heartbeat{MachineID: "m", InstanceID: "i", Seq: seq, UptimeSeconds: int64(time.Since(began).Seconds())}
-					if m.Params.MemoryBytes == 0 {
+					if m.Params.MemoryBytes == 0 && residentBytes() != 0 {
 						t.Errorf("%s, want memory_bytes", data)
 					}
 					m.Params.MemoryBytes = 0 // differs each time

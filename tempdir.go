@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -104,8 +103,7 @@ func (e *tempDirError) Error() string {
 }
 
 func (e *tempDirError) Is(target error) bool {
-	isFull := target == syscall.ENOSPC || target == syscall.EDQUOT
-	return target == errNoTempDir || isFull && errors.Is(errors.Join(e.causes...), target)
+	return target == errNoTempDir || isDiskFull(target) && errors.Is(errors.Join(e.causes...), target)
 }
 
 func (t *tempDirs) use(parent string) {
