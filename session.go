@@ -54,6 +54,7 @@ type connector struct {
 	onAccepted func(handshakeResult)
 	began      time.Time
 	console    *lineQueue // the log; nil counts no dropped lines
+	serverTime time.Time  // at the last dial; zero if the server did not say
 	log        *slog.Logger
 }
 
@@ -196,6 +197,9 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 		options.CompressionMode, options.CompressionThreshold = websocket.CompressionNoContextTakeover, minCompressed
 	}
 	conn, response, err := websocket.Dial(ctx, c.server.String(), options)
+	if response != nil {
+		c.serverTime, _ = http.ParseTime(response.Header.Get("Date")) // zero if it does not say
+	}
 	if err == nil {
 		return newLink(conn, hooks, c.maxMessage, c.times, c.log), nil
 	}
