@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -153,7 +154,11 @@ func (c *connector) session(ctx context.Context) (proven bool, err error) {
 		return false, err
 	}
 	accepted := time.Now()
-	c.log.Info("connected", "server", c.server.Host, "machine_id", c.handshake.MachineID, "lib_id", shownText(answer.LibID))
+	log := c.log
+	if !strings.HasPrefix(c.handshake.MachineID, cloudPrefix) { // the log of such a daemon has it already
+		log = log.With("lib_id", shownText(answer.LibID))
+	}
+	log.Info("connected", "server", c.server.Host, "machine_id", c.handshake.MachineID)
 	c.onState("connected to " + c.server.Host)
 	c.onAccepted(answer)
 
