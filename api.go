@@ -250,10 +250,7 @@ func (a *api) writeError(w http.ResponseWriter, r *http.Request, err error) {
 // GET /daemons
 func (a *api) listDaemons(w http.ResponseWriter, r *http.Request) {
 	caller := callerOf(r)
-	writeJSON(w, http.StatusOK, struct {
-		Daemons []poolEntry `json:"daemons"`
-		Max     int         `json:"max"`
-	}{slices.DeleteFunc(a.pool.list(), func(e poolEntry) bool { return !caller.mayUseLibrary(e.LibID) }), a.pool.maxDaemons})
+	writeJSON(w, http.StatusOK, daemonList{slices.DeleteFunc(a.pool.list(), func(e poolEntry) bool { return !caller.mayUseLibrary(e.LibID) }), a.pool.maxDaemons})
 }
 
 // GET /daemons/{lib_id}

@@ -33,6 +33,7 @@ func (a *api) registerControl() {
 	a.handle("GET /daemons/{lib_id}/log", a.getLog)
 	a.handle("POST /daemons/{lib_id}/stop", a.stopDaemon)
 	a.handle("GET /activity", a.getActivity)
+	a.handle("GET /openapi.json", a.getOpenAPI)
 	a.handle("GET /log-level", a.getLogLevel)
 	a.handle("PUT /log-level", a.putLogLevel)
 	a.handle("POST /drain", a.postDrain)

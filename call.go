@@ -204,6 +204,7 @@ func (p *program) runCall(ctx context.Context, client *apiClient, c *callConfig)
 		return cancelled(c, fmt.Errorf("reading the response: %w", causeOr(ctx, err)))
 	}
 	bar.end()
+	p.console.flush(flushTime) // the bar goes before the result comes on another stream
 	return p.printResponse(ctx, answer, c)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -75,10 +76,7 @@ const (
 // columns. What does not fit is left out: first the bar, then from the end.
 func barLine(p progress, since time.Duration, width int) string {
 	percent := max(0, min(p.Percent, 100))
-	phase := cutColumns(strings.ReplaceAll(cleanText(p.Phase), "\t", " "), 20)
-	if phase == "" {
-		phase = "working"
-	}
+	phase := cutColumns(strings.ReplaceAll(cleanText(cmp.Or(p.Phase, p.Message, "working")), "\t", " "), 20)
 	line := fmt.Sprintf("%3d%% %s", percent, phase)
 	var parts []string
 	switch {

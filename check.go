@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // checklist prints the results of --check, a line for each, and remembers whether
@@ -34,6 +35,24 @@ func (c *checklist) note(err error) {
 	if err != nil {
 		fmt.Fprintf(c.w, "note %v\n", err)
 	}
+}
+
+// maxClockError is how far the clock may be from the server's: with more, fresh
+// certificates and tokens of git hosts are not valid yet.
+const maxClockError = time.Minute
+
+// clock compares the clock with that of the server. A server that does not say its
+// time proves nothing.
+func (c *checklist) clock(server, now time.Time) {
+	if server.IsZero() {
+		return
+	}
+	off := now.Sub(server)
+	var err error
+	if off.Abs() > maxClockError {
+		err = fmt.Errorf("this machine's is %s, the server's %s: set the clock, for example with timedatectl set-ntp true", now.UTC().Format(time.RFC3339), server.UTC().Format(time.RFC3339))
+	}
+	c.report("clock", err, "as the server's")
 }
 
 // outcome returns errPrinted after a failure.
@@ -99,9 +118,9 @@ func checkWritable(dir string) error {
 			return errors.Join(f.Close(), os.Remove(f.Name()))
 		}
 		if info, statErr := os.Stat(dir); statErr == nil && !info.IsDir() {
-			return fmt.Errorf("open %s: not a directory", dir)
+			return fmt.Errorf("open %s: not a directory: choose another directory", dir)
 		} else if statErr == nil || dir == filepath.Dir(dir) {
-			return explainOwner(dir, err)
+			return fmt.Errorf("%w: choose another directory", explainOwner(dir, err))
 		} else if !errors.Is(statErr, os.ErrNotExist) {
 			return explainOwner(dir, statErr)
 		}

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestCheckGit(t *testing.T) {
@@ -58,5 +59,27 @@ func TestCheckWritable(t *testing.T) {
 	}
 	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
 		t.Errorf("checkWritable left %v, %v, want nothing", names, err)
+	}
+}
+
+// TestCheckClock: a clock that differs from the server's is a failure with advice.
+func TestCheckClock(t *testing.T) {
+	now := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	for _, test := range []struct {
+		server time.Time
+		failed bool
+		want   string
+	}{
+		{time.Time{}, false, ""},
+		{now.Add(-30 * time.Second), false, "ok   clock: as the server's\n"},
+		{now.Add(time.Hour), true, "FAIL clock: this machine's is 2026-11-26T12:00:00Z, the server's 2026-11-26T13:00:00Z: set the clock"},
+		{now.Add(-time.Hour), true, "FAIL clock"},
+	} {
+		var text strings.Builder
+		list := &checklist{w: &text}
+		list.clock(test.server, now)
+		if list.failed != test.failed || !strings.HasPrefix(text.String(), test.want) {
+			t.Errorf("server at %v: got %q, failed %v, want %q, %v", test.server, text.String(), list.failed, test.want, test.failed)
+		}
 	}
 }

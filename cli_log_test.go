@@ -78,14 +78,15 @@ func TestWhatHappenedToMyClone(t *testing.T) {
 			t.Errorf("the scheduler's log has %q, want %s in it", line, want)
 		}
 	}
-	_, log := askHTTP(t, "GET", url+"/daemons/demo/log", "")
+	var log string
+	awaitThat(t, "the reason in the daemon's log", func() bool { // lines are written in the background
+		_, log = askHTTP(t, "GET", url+"/daemons/demo/log", "")
+		return strings.Contains(log, "reason=not_found")
+	})
 	for line := range strings.Lines(log) {
-		if !strings.Contains(line, " lib_id=demo") {
-			t.Errorf("the daemon's log has %q, want lib_id=demo in each line", line)
+		if strings.Count(line, " lib_id=demo") != 1 {
+			t.Errorf("the daemon's log has %q, want lib_id=demo once in each line", line)
 		}
-	}
-	if !strings.Contains(log, "reason=not_found") {
-		t.Errorf("the daemon's log is %s, want the reason of the clone", log)
 	}
 	_, page := askHTTP(t, "GET", url+"/metrics", "")
 	metrics := metricsOf(t, page)

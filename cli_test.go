@@ -108,8 +108,8 @@ func TestCompletion(t *testing.T) {
 		{"bash", bash("c4a-daemon-scheduler --log-level de"), "debug"},
 		{"bash", bash("c4a-daemon-scheduler completion z"), "zsh"},
 		{"zsh", `autoload -U compinit && compinit -u -d ` + dir + `/dump; source ` + dir + `/zsh && echo ok`, "ok"},
-		{"fish", `source ` + dir + `/fish; complete -C "c4a-daemon-scheduler sta" | string split \t | head -1`, "status"},
-		{"fish", `source ` + dir + `/fish; complete -C "c4a-daemon-scheduler call demo fs/readFile pat" | string split \t`, "path="},
+		{"fish", `source ` + dir + `/fish; complete -C "c4a-daemon-scheduler sta" | string split \t | head -1; true`, "status"},
+		{"fish", `source ` + dir + `/fish; complete -C "c4a-daemon-scheduler call demo fs/readFile pat" | string split \t; true`, "path="},
 		{"pwsh", `. ` + dir + `/powershell; (TabExpansion2 'c4a-daemon-scheduler sta').CompletionMatches.CompletionText`, "status"},
 	} {
 		path, err := exec.LookPath(test.shell)

@@ -369,6 +369,7 @@ func (d *daemon) check(p *program) error {
 		maxMessage: d.cfg.maxMessage, times: p.times, handshake: d.handshake(), log: d.cfg.log,
 	}
 	report("server", c.try(), d.cfg.server.String())
+	list.clock(c.serverTime, time.Now())
 	return list.outcome()
 }
 

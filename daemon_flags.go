@@ -150,7 +150,7 @@ func (p *program) daemonFlags(f *flagSet) (build func(*flagSet) (*daemonConfig, 
 		if err := c.validate(); err != nil {
 			return nil, err
 		}
-		if libID, ok := strings.CutPrefix(c.machineID, cloudPrefix); ok && c.scheduled {
+		if libID, ok := strings.CutPrefix(c.machineID, cloudPrefix); ok {
 			c.log = c.log.With("lib_id", libID) // its lines may be read beside those of other daemons
 		}
 		return c, nil

@@ -149,10 +149,7 @@ func (h *hubAPI) listMachines(w http.ResponseWriter, r *http.Request) {
 	}
 	caller := callerOf(r)
 	views = slices.DeleteFunc(views, func(v machineView) bool { return !caller.mayUseMachine(v.MachineID) })
-	writeJSON(w, http.StatusOK, struct {
-		Machines   []machineView `json:"machines"`
-		NextCursor *string       `json:"next_cursor"`
-	}{views, nextCursor(last, more)})
+	writeJSON(w, http.StatusOK, machineList{views, nextCursor(last, more)})
 }
 
 // GET /machines/{machine_id}
@@ -232,10 +229,7 @@ func (h *hubAPI) listLibraries(w http.ResponseWriter, r *http.Request) {
 	if more {
 		last = names[begin+limit-1]
 	}
-	writeJSON(w, http.StatusOK, struct {
-		Libraries  []binding `json:"libraries"`
-		NextCursor *string   `json:"next_cursor"`
-	}{page, nextCursor(last, more)})
+	writeJSON(w, http.StatusOK, libraryList{page, nextCursor(last, more)})
 }
 
 // GET /libraries/{lib_id}

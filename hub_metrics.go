@@ -33,10 +33,20 @@ const (
 
 func newCallMetrics(methods map[string]*method) *callMetrics {
 	m := &callMetrics{methods: methods, ended: map[callKey]uint64{}, times: map[string]*histogram{}, failed: map[string]uint64{}}
+	// Prometheus computes no rate for the first event of a series that begins with it.
 	for _, reason := range cloneReasons() {
-		m.failed[reason] = 0 // Prometheus computes no rate for the first event of a series that begins with it
+		m.failed[reason] = 0
+	}
+	for name := range methods {
+		m.ended[callKey{name, "OK"}] = 0
+		m.times[name] = newCallTimes()
 	}
 	return m
+}
+
+func newCallTimes() *histogram {
+	h := newHistogram(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
+	return &h
 }
 
 // cloneReasons returns the reasons by which clones that failed are counted.
@@ -73,8 +83,7 @@ func (m *callMetrics) observe(name, code, reason string, took time.Duration, in,
 	m.ended[callKey{label, code}]++
 	h := m.times[label]
 	if h == nil {
-		made := newHistogram(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
-		h = &made
+		h = newCallTimes()
 		m.times[label] = h
 	}
 	h.observe(took)

@@ -35,7 +35,9 @@ type lineQueue struct {
 	waiting []byte
 	dropped int // lines since the last call of takeDropped
 	ever    int64
-	closed  bool
+	// flushing are closed when nothing is left to be written.
+	flushing []chan struct{}
+	closed   bool
 }
 
 // newLineQueue starts a queue in front of out; close ends it.
@@ -62,11 +64,14 @@ func (q *lineQueue) Write(lines []byte) (int, error) {
 func (q *lineQueue) run() {
 	defer close(q.done)
 	for {
-		lines, closed := q.take()
-		if len(lines) == 0 && closed {
-			return
-		}
+		lines, written, closed := q.take()
 		if len(lines) == 0 {
+			for _, waiter := range written {
+				close(waiter)
+			}
+			if closed {
+				return
+			}
 			<-q.more
 			continue
 		}
@@ -76,11 +81,30 @@ func (q *lineQueue) run() {
 	}
 }
 
-func (q *lineQueue) take() (lines []byte, closed bool) {
+// take returns what is to be written or, if that is nothing, the channels of flush.
+func (q *lineQueue) take() (lines []byte, written []chan struct{}, closed bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	lines, q.waiting = q.waiting, nil
-	return lines, q.closed
+	if lines, q.waiting = q.waiting, nil; len(lines) == 0 {
+		written, q.flushing = q.flushing, nil
+	}
+	return lines, written, q.closed
+}
+
+// flush waits until everything that was queued is written, at most for limit.
+func (q *lineQueue) flush(limit time.Duration) {
+	written := make(chan struct{})
+	q.mu.Lock()
+	q.flushing = append(q.flushing, written)
+	q.mu.Unlock()
+	wake(q.more)
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-written:
+	case <-q.done:
+	case <-timer.C:
+	}
 }
 
 // takeDropped returns the number of lines dropped since its last call.

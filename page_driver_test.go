@@ -111,7 +111,8 @@ func (b *browser) do(method, path string, body, result any) {
 	var answer struct {
 		Value json.RawMessage `json:"value"`
 	}
-	if err := json.Unmarshal([]byte(text), &answer); err == nil {
+	err = json.Unmarshal([]byte(text), &answer)
+	if err == nil {
 		err = json.Unmarshal(answer.Value, result)
 	}
 	if err != nil {

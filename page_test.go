@@ -184,7 +184,7 @@ func testPageLive(t *testing.T, b *browser) {
 	b.typeInto("body", "/")
 	b.await("document.activeElement.id === 'filter'")
 	b.typeInto("#filter", "no such thing")
-	b.await("document.getElementById('libraries').hidden && document.getElementById('failures').hidden")
+	b.await("document.getElementById('libraries').hidden && document.getElementById('failures').hidden && [...document.querySelectorAll('#events li')].every(e => e.hidden)")
 	b.run("const f = document.getElementById('filter'); f.value = ''; f.oninput()")
 
 	// The scheduler goes: the page says so, and comes back with the next one.

@@ -40,6 +40,7 @@ func routeExamples() []routeExample {
 		{pattern: "GET /daemons/{lib_id}/log", what: "the end of the daemon's log as text, at most `bytes` (65536); with `follow=1` what is added follows until the client closes the connection; kept after the daemon's end"},
 		{pattern: "POST /daemons/{lib_id}/stop", what: "stops one daemon and keeps its directory; 404 if it is not running"},
 		{pattern: "GET /activity", what: "the requests that run and what failed in the last hour, at most 1000 each", path: "/activity"},
+		{pattern: "GET /openapi.json", what: "this API as an OpenAPI 3.1 document, made from the code"},
 		{pattern: "GET /log-level", what: "the level of the log"},
 		{pattern: "PUT /log-level", what: "sets the level of the log, here and in the daemons of the pool, until the next start", path: "/log-level", body: `{"level":"info"}`},
 		{pattern: "POST /drain", what: "202: `/readyz` becomes 503, new work and `/ws/daemon` get 503 `DRAINING`, and the scheduler ends when it is idle"},

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // checkScheduler tests what a scheduler with this configuration needs, and prints a line
@@ -43,6 +44,7 @@ func (p *program) checkScheduler(cfg *schedulerConfig) error {
 			handshake: handshakeParams{Version: programVersion()}, log: cfg.log,
 		}
 		list.report("server", c.try(), cfg.server.String())
+		list.clock(c.serverTime, time.Now())
 	}
 	return list.outcome()
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -54,6 +55,7 @@ type connector struct {
 	onAccepted func(handshakeResult)
 	began      time.Time
 	console    *lineQueue // the log; nil counts no dropped lines
+	serverTime time.Time  // at the last dial; zero if the server did not say
 	log        *slog.Logger
 }
 
@@ -152,7 +154,11 @@ func (c *connector) session(ctx context.Context) (proven bool, err error) {
 		return false, err
 	}
 	accepted := time.Now()
-	c.log.Info("connected", "server", c.server.Host, "machine_id", c.handshake.MachineID, "lib_id", shownText(answer.LibID))
+	log := c.log
+	if !strings.HasPrefix(c.handshake.MachineID, cloudPrefix) { // the log of such a daemon has it already
+		log = log.With("lib_id", shownText(answer.LibID))
+	}
+	log.Info("connected", "server", c.server.Host, "machine_id", c.handshake.MachineID)
 	c.onState("connected to " + c.server.Host)
 	c.onAccepted(answer)
 
@@ -196,6 +202,9 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 		options.CompressionMode, options.CompressionThreshold = websocket.CompressionNoContextTakeover, minCompressed
 	}
 	conn, response, err := websocket.Dial(ctx, c.server.String(), options)
+	if response != nil {
+		c.serverTime, _ = http.ParseTime(response.Header.Get("Date")) // zero if it does not say
+	}
 	if err == nil {
 		return newLink(conn, hooks, c.maxMessage, c.times, c.log), nil
 	}

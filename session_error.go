@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"syscall"
 	"time"
 )
 
@@ -34,6 +35,9 @@ func dialCause(err error) error {
 	}
 	if missing, ok := errors.AsType[*net.DNSError](err); ok && missing.IsNotFound {
 		return fmt.Errorf("%w: check the name of the host", libraryCause(err))
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("%w: check the address and the port, and that a server listens there", libraryCause(err))
 	}
 	return libraryCause(err)
 }
