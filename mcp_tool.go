@@ -276,7 +276,10 @@ func (c *mcpCall) hint(name errorCode) string {
 	case codeRepoNotFound:
 		return "Use overview: it lists the repositories."
 	case codeCommitNotFound:
-		return "Use overview with this path: it lists branches and tags."
+		if c.target.readOnly {
+			return "Use overview with this path: it lists branches and tags."
+		}
+		return "Use overview with this path: it lists branches and tags. A clone has one of them: for another use clone_repo with ref and a new name."
 	case codeCommitNotAvailable:
 		if c.target.readOnly {
 			return "The clone is shallow: ask the user to fetch its history."
