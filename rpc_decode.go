@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math/big"
 	"reflect"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // maxExponent bounds the exponent of an integer such as 5e3: no integer of the
@@ -68,7 +70,17 @@ func decodeValue(data []byte, v reflect.Value, path string) error {
 		if kind := v.Type().Elem().Kind(); !null && data[0] == '[' && kind != reflect.String && kind != reflect.Uint8 {
 			return decodeSlice(data, v, path)
 		}
+	case reflect.String:
+		// Most values of a long result: without reflection and another check.
+		if inner := data[1:max(len(data)-1, 1)]; data[0] == '"' && bytes.IndexByte(inner, '\\') < 0 && utf8.Valid(inner) {
+			v.SetString(string(inner))
+			return nil
+		}
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		if n, err := strconv.ParseInt(string(data), 10, 64); err == nil && !v.OverflowInt(n) {
+			v.SetInt(n)
+			return nil
+		}
 		if n, ok := parseInteger(data); ok && n.IsInt64() && !v.OverflowInt(n.Int64()) {
 			v.SetInt(n.Int64())
 			return nil
@@ -107,12 +119,11 @@ func decodeMap(data []byte, v reflect.Value, path string) error {
 func decodeSlice(data []byte, v reflect.Value, path string) error {
 	v.Set(reflect.MakeSlice(v.Type(), 0, 0))
 	return eachElement(data, func(value json.RawMessage) error {
-		item := reflect.New(v.Type().Elem()).Elem()
-		if err := decodeValue(value, item, path); err != nil {
-			return err
-		}
-		v.Set(reflect.Append(v, item))
-		return nil
+		n := v.Len()
+		v.Grow(1)
+		v.SetLen(n + 1)
+		v.Index(n).SetZero() // Grow does not clear it
+		return decodeValue(value, v.Index(n), path)
 	})
 }
 
