@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -411,5 +412,5 @@ func (v *lineView) render(number int, line []byte) string {
 		text = shown
 		v.cut++
 	}
-	return fmt.Sprintf("%d\t%s", number, text)
+	return strconv.Itoa(number) + "\t" + text
 }

@@ -205,7 +205,7 @@ func (c *mcpCall) ask(ctx context.Context, method string, params, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := decodeJSON(result, v); err != nil {
+	if err := decodeValid(result, v); err != nil {
 		return fmt.Errorf("reading the result of %s: %w", method, err)
 	}
 	return nil

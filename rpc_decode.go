@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -27,6 +28,12 @@ func decodeJSON(data []byte, v any) error {
 	if !json.Valid(data) {
 		return json.Unmarshal(data, new(json.RawMessage)) // says where and why
 	}
+	return decodeValid(data, v)
+}
+
+// decodeValid is decodeJSON for data that is known to be valid JSON, such as the
+// result in an answer of a daemon.
+func decodeValid(data []byte, v any) error {
 	return decodeValue(bytes.TrimSpace(data), reflect.ValueOf(v).Elem(), "")
 }
 
@@ -71,9 +78,8 @@ func decodeValue(data []byte, v reflect.Value, path string) error {
 			return decodeSlice(data, v, path)
 		}
 	case reflect.String:
-		// Most values of a long result: without reflection and another check.
-		if inner := data[1:max(len(data)-1, 1)]; data[0] == '"' && bytes.IndexByte(inner, '\\') < 0 && utf8.Valid(inner) {
-			v.SetString(string(inner))
+		if data[0] == '"' {
+			v.SetString(unquoteJSON(data))
 			return nil
 		}
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
@@ -95,6 +101,64 @@ func decodeValue(data []byte, v reflect.Value, path string) error {
 		e.Field = strings.Trim(path+"."+e.Field, ".")
 	}
 	return err
+}
+
+// unquoteJSON returns the value of a JSON string, as encoding/json decodes it: half
+// of a surrogate pair, and bytes that are not UTF-8, become U+FFFD.
+func unquoteJSON(data []byte) string {
+	inner := data[1 : len(data)-1]
+	escape := bytes.IndexByte(inner, '\\')
+	if escape < 0 {
+		return validText(inner)
+	}
+	text := make([]byte, 0, len(inner))
+	for ; escape >= 0; escape = bytes.IndexByte(inner, '\\') {
+		text = append(text, inner[:escape]...)
+		c := inner[escape+1]
+		inner = inner[escape+2:]
+		switch c {
+		case 'b':
+			text = append(text, '\b')
+		case 'f':
+			text = append(text, '\f')
+		case 'n':
+			text = append(text, '\n')
+		case 'r':
+			text = append(text, '\r')
+		case 't':
+			text = append(text, '\t')
+		case 'u':
+			r := hexRune(inner)
+			inner = inner[4:]
+			if utf16.IsSurrogate(r) {
+				second := rune(-1)
+				if len(inner) >= 6 && inner[0] == '\\' && inner[1] == 'u' {
+					second = hexRune(inner[2:])
+				}
+				if r = utf16.DecodeRune(r, second); r != utf8.RuneError {
+					inner = inner[6:]
+				}
+			}
+			text = utf8.AppendRune(text, r)
+		default: // a quote, a slash or a backslash
+			text = append(text, c)
+		}
+	}
+	return validText(append(text, inner...))
+}
+
+// hexRune returns the character of the four digits that the text begins with.
+func hexRune(digits []byte) rune {
+	n, _ := strconv.ParseUint(string(digits[:4]), 16, 16) // valid JSON has four
+	return rune(n)
+}
+
+// validText returns the text with U+FFFD for each byte that is not UTF-8.
+func validText(text []byte) string {
+	if utf8.Valid(text) {
+		return string(text)
+	}
+	return string([]rune(string(text)))
 }
 
 func decodeMap(data []byte, v reflect.Value, path string) error {
