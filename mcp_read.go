@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // This file has read_file: the daemon's method reads bytes, a model wants lines.
@@ -364,8 +366,9 @@ type lineView struct {
 	partial []byte // the start of the line that has not ended, at most readLine+1 bytes
 	begun   bool   // a line has begun and not ended
 	lines   []string
-	cut     int  // lines that were cut
-	full    bool // no line is kept any more
+	cut     int    // lines that were cut
+	full    bool   // no line is kept any more
+	text    []byte // of the line being rendered
 }
 
 // add takes the next part.
@@ -406,10 +409,15 @@ func (v *lineView) endLine() {
 
 // render returns the line with its number.
 func (v *lineView) render(number int, line []byte) string {
-	text := strings.ToValidUTF8(strings.TrimSuffix(string(line), "\r"), "\uFFFD")
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	v.text = append(strconv.AppendInt(v.text[:0], int64(number), 10), '\t')
+	if len(line) <= v.longest && utf8.Valid(line) {
+		return string(append(v.text, line...))
+	}
+	text := strings.ToValidUTF8(string(line), "\uFFFD")
 	if shown := cutText(text, v.longest); shown != text {
 		text = shown
 		v.cut++
 	}
-	return fmt.Sprintf("%d\t%s", number, text)
+	return string(v.text) + text
 }

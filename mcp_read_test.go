@@ -36,6 +36,7 @@ func readMCP(f *mcpFile, budget, start, lines, tail int) (string, error) {
 // bounded number of reads and give a short text.
 func TestMCPReadHuge(t *testing.T) {
 	t.Parallel()
+	skipShort(t, "counts the lines of 200 MB; FuzzMCPLines has the same code")
 	const size = 400 << 20
 	for _, test := range []struct {
 		content            string

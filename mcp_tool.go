@@ -206,7 +206,7 @@ func (c *mcpCall) ask(ctx context.Context, method string, params, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := decodeJSON(result, v); err != nil {
+	if err := decodeValid(result, v); err != nil {
 		return fmt.Errorf("reading the result of %s: %w", method, err)
 	}
 	return nil
@@ -277,7 +277,10 @@ func (c *mcpCall) hint(name errorCode) string {
 	case codeRepoNotFound:
 		return "Use overview: it lists the repositories."
 	case codeCommitNotFound:
-		return "Use overview with this path: it lists branches and tags."
+		if c.target.readOnly {
+			return "Use overview with this path: it lists branches and tags."
+		}
+		return "Use overview with this path: it lists branches and tags. A clone has one of them: for another use clone_repo with ref and a new name."
 	case codeCommitNotAvailable:
 		if c.target.readOnly {
 			return "The clone is shallow: ask the user to fetch its history."

@@ -20,7 +20,7 @@ func newMCPTools() []*mcpTool {
 			reads, []string{"vcs/log"}, runGitLog),
 		newMCPTool("git_diff", "Show what changed between two commits, or between a commit and the files on disk: a line of counts for each file, then the patches. Use stat first when there may be much.",
 			reads, []string{"vcs/diff"}, runGitDiff),
-		newMCPTool("clone_repo", "Clone a git repository, or update one that was cloned before, and return its path. A long clone answers how far it is and continues: call again with the same arguments. Depth 0 fetches all history.",
+		newMCPTool("clone_repo", "Clone a git repository, or update one that was cloned before, and return its path. A clone has one branch or tag: for another give ref and a new name. Depth 0 fetches all history. A long clone answers how far it is: call again with the same arguments.",
 			mcpHints{Idempotent: true, OpenWorld: true}, []string{"vcs/clone"}, runCloneRepo).needs(rightClone),
 		newMCPTool("call_method", "Call any method of the daemon and return its JSON: vcs/blame (path, file, start_line, lines), vcs/refs, fs/stat, or one that the machine's owner added. A wrong call answers with the method's params. Never pass a token: it would stay in this conversation.",
 			mcpHints{Destructive: true, OpenWorld: true}, nil, runCallMethod).needs(rightCall),

@@ -302,3 +302,39 @@ func TestMCPPages(t *testing.T) {
 		t.Errorf("search: got %s, want the quoted name", got)
 	}
 }
+
+// TestMCPLibraries: listing the tools of a library starts nothing, a tool starts its
+// daemon, and no library reads what is of another.
+func TestMCPLibraries(t *testing.T) {
+	t.Parallel()
+	skipShort(t, "real daemons of the pool")
+	s := newExampleScheduler(t)
+	one, other := &mcpBench{t, s.url() + "/libraries/one/mcp"}, &mcpBench{t, s.url() + "/libraries/other/mcp/read"}
+	for _, method := range []string{"initialize", "tools/list", "ping"} {
+		if status, body := askHTTP(t, http.MethodPost, one.url, `{"jsonrpc":"2.0","id":1,"method":"`+method+`"}`); status != 200 || !strings.Contains(body, `"result"`) {
+			t.Errorf("%s: got status %d and %s, want a result", method, status, body)
+		}
+	}
+	if list := s.pool.list(); len(list) != 0 {
+		t.Errorf("got the daemons %+v, want none before a tool is called", list)
+	}
+	text := one.text("overview")
+	if !strings.HasPrefix(text, `[library "one": 0 repositories in 1 allowed directory]`) || !strings.Contains(text, "/one/repos)") {
+		t.Errorf("got %s, want the work dir of the library", text)
+	}
+	secret := filepath.Join(s.pool.workspace, "one", "secret.txt")
+	if err := os.WriteFile(secret, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := one.text("read_file", "path", secret); !strings.Contains(got, "1\tsecret") {
+		t.Errorf("got %s, want the file of the library", got)
+	}
+	for _, tool := range []string{"read_file", "tree", "find_files", "overview", "git_log", "git_diff"} {
+		if got := other.refusal(tool, "path", secret); !strings.HasPrefix(got, "SOURCE_ACCESS_DENIED: ") || strings.Contains(got, "secret\n") {
+			t.Errorf("%s of another library: got %s, want SOURCE_ACCESS_DENIED", tool, got)
+		}
+	}
+	if got := other.refusal("search", "path", filepath.Dir(secret), "pattern", "secret"); !strings.HasPrefix(got, "SOURCE_ACCESS_DENIED: ") {
+		t.Errorf("search in another library: got %s, want SOURCE_ACCESS_DENIED", got)
+	}
+}

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"math/big"
 	"reflect"
+	"strconv"
 	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // maxExponent bounds the exponent of an integer such as 5e3: no integer of the
@@ -25,6 +28,12 @@ func decodeJSON(data []byte, v any) error {
 	if !isValidJSON(data) {
 		return json.Unmarshal(data, new(json.RawMessage)) // says where and why
 	}
+	return decodeValid(data, v)
+}
+
+// decodeValid is decodeJSON for data that is known to be valid JSON, such as the
+// result in an answer of a daemon.
+func decodeValid(data []byte, v any) error {
 	return decodeValue(bytes.TrimSpace(data), reflect.ValueOf(v).Elem(), "")
 }
 
@@ -68,7 +77,16 @@ func decodeValue(data []byte, v reflect.Value, path string) error {
 		if kind := v.Type().Elem().Kind(); !null && data[0] == '[' && kind != reflect.String && kind != reflect.Uint8 {
 			return decodeSlice(data, v, path)
 		}
+	case reflect.String:
+		if data[0] == '"' {
+			v.SetString(unquoteJSON(data))
+			return nil
+		}
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		if n, err := strconv.ParseInt(string(data), 10, 64); err == nil && !v.OverflowInt(n) {
+			v.SetInt(n)
+			return nil
+		}
 		if n, ok := parseInteger(data); ok && n.IsInt64() && !v.OverflowInt(n.Int64()) {
 			v.SetInt(n.Int64())
 			return nil
@@ -83,6 +101,64 @@ func decodeValue(data []byte, v reflect.Value, path string) error {
 		e.Field = strings.Trim(path+"."+e.Field, ".")
 	}
 	return err
+}
+
+// unquoteJSON returns the value of a JSON string, as encoding/json decodes it: half
+// of a surrogate pair, and bytes that are not UTF-8, become U+FFFD.
+func unquoteJSON(data []byte) string {
+	inner := data[1 : len(data)-1]
+	escape := bytes.IndexByte(inner, '\\')
+	if escape < 0 {
+		return validText(inner)
+	}
+	text := make([]byte, 0, len(inner))
+	for ; escape >= 0; escape = bytes.IndexByte(inner, '\\') {
+		text = append(text, inner[:escape]...)
+		c := inner[escape+1]
+		inner = inner[escape+2:]
+		switch c {
+		case 'b':
+			text = append(text, '\b')
+		case 'f':
+			text = append(text, '\f')
+		case 'n':
+			text = append(text, '\n')
+		case 'r':
+			text = append(text, '\r')
+		case 't':
+			text = append(text, '\t')
+		case 'u':
+			r := hexRune(inner)
+			inner = inner[4:]
+			if utf16.IsSurrogate(r) {
+				second := rune(-1)
+				if len(inner) >= 6 && inner[0] == '\\' && inner[1] == 'u' {
+					second = hexRune(inner[2:])
+				}
+				if r = utf16.DecodeRune(r, second); r != utf8.RuneError {
+					inner = inner[6:]
+				}
+			}
+			text = utf8.AppendRune(text, r)
+		default: // a quote, a slash or a backslash
+			text = append(text, c)
+		}
+	}
+	return validText(append(text, inner...))
+}
+
+// hexRune returns the character of the four digits that the text begins with.
+func hexRune(digits []byte) rune {
+	n, _ := strconv.ParseUint(string(digits[:4]), 16, 16) // valid JSON has four
+	return rune(n)
+}
+
+// validText returns the text with U+FFFD for each byte that is not UTF-8.
+func validText(text []byte) string {
+	if utf8.Valid(text) {
+		return string(text)
+	}
+	return string([]rune(string(text)))
 }
 
 func decodeMap(data []byte, v reflect.Value, path string) error {
@@ -107,12 +183,11 @@ func decodeMap(data []byte, v reflect.Value, path string) error {
 func decodeSlice(data []byte, v reflect.Value, path string) error {
 	v.Set(reflect.MakeSlice(v.Type(), 0, 0))
 	return eachElement(data, func(value json.RawMessage) error {
-		item := reflect.New(v.Type().Elem()).Elem()
-		if err := decodeValue(value, item, path); err != nil {
-			return err
-		}
-		v.Set(reflect.Append(v, item))
-		return nil
+		n := v.Len()
+		v.Grow(1)
+		v.SetLen(n + 1)
+		v.Index(n).SetZero() // Grow does not clear it
+		return decodeValue(value, v.Index(n), path)
 	})
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"reflect"
@@ -115,6 +116,23 @@ func FuzzDecodeJSON(f *testing.F) {
 		}
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("%q: got %+v, want %+v", lower, got, want)
+		}
+	})
+}
+
+// FuzzUnquoteJSON compares the decoding of strings with encoding/json.
+func FuzzUnquoteJSON(f *testing.F) {
+	for _, seed := range []string{`""`, `"a"`, `"\"\\\/\b\f\n\r\t"`, `"\u00e9\u20ac"`, `"\ud83d\ude00"`, `"\ud83d"`, `"\ud83d\u0041"`, `"\ude00\ud83d"`, `"\ud83dx\ude00"`, "\"\xff\xe2\x80\"", "\"\\n\xe2\x80\xff\"", "\"\U0001F600\""} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var want string
+		data = bytes.TrimSpace(data)
+		if len(data) == 0 || data[0] != '"' || json.Unmarshal(data, &want) != nil {
+			return
+		}
+		if got := unquoteJSON(data); got != want {
+			t.Fatalf("%q: got %q, want %q", data, got, want)
 		}
 	})
 }

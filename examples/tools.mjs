@@ -29,19 +29,20 @@ async function call(tool, args) {
 }
 
 // A long clone answers how far it is; the same call waits for the rest.
-let cloned;
-do cloned = await call('clone_repo', { url: repository, depth: 0 });
-while (cloned.startsWith('[not finished'));
-const path = cloned.match(/^\[\w+ (\S+)/)[1];
-await call('overview', { path, limit: 10 });
+async function clone(args) {
+  let text;
+  do text = await call('clone_repo', { url: repository, ...args });
+  while (text.startsWith('[not finished'));
+  return text.match(/^\[\w+ (\S+)/)[1];
+}
+const path = await clone({ depth: 0 });
 const found = await call('search', { path, pattern: `func .*${name}\\(`, regexp: true, include: ['**/*.go'], limit: 5 });
 const [, file, line] = found.match(/^(.+?):(\d+): /m);
 await call('read_file', { path: `${path}/${file}`, start_line: Number(line), lines: 12 });
-await call('read_file', { path: `${path}/${file}`, commit: tag, lines: 40 });
+// A clone has one branch or tag. Another one is a clone of another name.
+const old = await clone({ ref: tag, name: `${path.split('/').pop()}-${tag}` });
+await call('read_file', { path: `${old}/${file}`, lines: 40 });
 await call('git_log', { path, file, limit: 3 });
-const { tools } = await client.listTools();
-if (tools.some((tool) => tool.name === 'git_diff')) {
-  await call('call_method', { method: 'vcs/blame', params: { path, file, start_line: Number(line), lines: 6 } });
-}
+await call('call_method', { method: 'vcs/blame', params: { path, file, start_line: Number(line), lines: 3 } });
 console.log(`${calls} calls, ${bytes} bytes of text`);
 await client.close();

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The Model Context Protocol with tooling that others wrote, in pinned versions: the
 # official conformance suites, the Inspector, and the clients of both SDKs. Prints a
-# table of what passed.
+# table of what passed. It also checks the session in docs/tools.md.
 #
-#   scripts/test-mcp.sh
+#   scripts/test-mcp.sh                 everything
+#   scripts/test-mcp.sh --transcript    write the session in docs/tools.md anew
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 . scripts/testlib.sh
@@ -34,6 +35,50 @@ modules=$cache/current/node_modules
 go build -o "$tmp/c4a-daemon" .
 go build -tags scheduler -o "$tmp/c4a-daemon-scheduler" .
 go test -c -o "$tmp/fixtures" .
+
+# transcript prints what examples/tools.mjs does with a small repository that the
+# scheduler of this function clones. Times and names are fixed, so that it is
+# the same each time.
+transcript() {
+	local port remote=$tmp/remote/greeter
+	mkdir -p "$remote/greet" "$tmp/example"
+	git init -q -b main "$remote"
+	commit() { # AUTHOR DAY MESSAGE
+		git -C "$remote" add .
+		GIT_AUTHOR_DATE="$2T12:00:00Z" GIT_COMMITTER_DATE="$2T12:00:00Z" git -C "$remote" -c "user.name=$1" -c user.email=t@example.com commit -q -m "$3"
+	}
+	printf 'package greet\n\nimport "fmt"\n\n// Hello greets somebody by name.\nfunc Hello(name string) string {\n\treturn fmt.Sprintf("Hello, %%s!", name)\n}\n' >"$remote/greet/greet.go"
+	printf '# greeter\n' >"$remote/README.md"
+	commit Ada 2025-03-01 'greet: Hello'
+	git -C "$remote" tag v1.0
+	printf 'package greet\n\nimport (\n\t"cmp"\n\t"fmt"\n)\n\n// Hello greets somebody by name, and the world without one.\nfunc Hello(name string) string {\n\treturn fmt.Sprintf("Hello, %%s!", cmp.Or(name, "world"))\n}\n' >"$remote/greet/greet.go"
+	commit Grace 2025-06-01 'greet: Hello greets the world'
+	port=$(free_port)
+	"$tmp/c4a-daemon-scheduler" --port "$port" --workspace "$tmp/pool" --allow "$tmp/remote" >"$tmp/pool.log" 2>&1 &
+	at_end_kill $!
+	wait_for 'the scheduler of the session' curl -sf "http://127.0.0.1:$port/readyz"
+	cp examples/tools.mjs "$tmp/example/"
+	ln -s "$modules" "$tmp/example/node_modules"
+	C4A_URL=http://127.0.0.1:$port node "$tmp/example/tools.mjs" "file://$remote" Hello v1.0 >"$tmp/transcript" || die "the session: $(cat "$tmp/transcript" "$tmp/pool.log")"
+	sed -i "s|file://$remote|https://git.example.com/greeter.git|g; s|$tmp/pool|/var/lib/c4a|g" "$tmp/transcript"
+}
+transcript
+read -r calls _ bytes _ < <(tail -n 1 "$tmp/transcript")
+((calls <= 8 && bytes <= 20000)) || die "the session has $calls calls and $bytes bytes, want at most 8 and 20000"
+if [[ ${1-} == --transcript ]]; then
+	python3 - "$tmp/transcript" <<-'END'
+		import pathlib, re, sys
+		page = pathlib.Path("docs/tools.md")
+		block = "<!-- transcript -->\n```text\n" + pathlib.Path(sys.argv[1]).read_text() + "```\n<!-- end -->"
+		page.write_text(re.sub(r"<!-- transcript -->.*<!-- end -->", lambda _: block, page.read_text(), flags=re.S))
+	END
+	exit
+fi
+# The length of the temporary directory is in the number of bytes.
+diff <(sed -n '/^<!-- transcript/,/^<!-- end/p' docs/tools.md | sed '/^<!--/d; /^```/d; /bytes of text$/d') <(sed '/bytes of text$/d' "$tmp/transcript") ||
+	die 'the session in docs/tools.md is another: run scripts/test-mcp.sh --transcript'
+printf 'session: %s calls, %s bytes of text\n' "$calls" "$bytes"
+
 repo=$tmp/project
 git init -q -b main "$repo"
 printf 'hello\n' >"$repo/greeting.txt"
