@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 )
 
 const (
@@ -310,7 +311,8 @@ func (r *clonedRepo) linkFiles(ctx context.Context) {
 	from, err1 := openDirBelow(r.store.root, r.name)
 	to, err2 := openDirBelow(r.store.root, r.temp)
 	if err1 == nil && err2 == nil {
-		linkTree(ctx, from, to, maxTreeDepth)
+		l := &treeLinker{ctx: ctx, helpers: make(chan struct{}, linkHelpers)}
+		l.link(from, to, maxTreeDepth)
 	}
 	for _, dir := range []*dirHandle{from, to} {
 		if dir != nil {
@@ -319,15 +321,37 @@ func (r *clonedRepo) linkFiles(ctx context.Context) {
 	}
 }
 
-func linkTree(ctx context.Context, from, to *dirHandle, depth int) {
-	if depth == 0 || ctx.Err() != nil {
+// linkHelpers is how many goroutines link directories at the same time, besides the
+// first: most of the time goes to the file system, which takes two at once.
+const linkHelpers = 3
+
+// treeLinker makes a tree of hard links.
+type treeLinker struct {
+	ctx     context.Context
+	helpers chan struct{} // holds a token for each goroutine besides the first
+}
+
+// link links the files of a directory and of those below it. What cannot be linked
+// is checked out later.
+func (l *treeLinker) link(from, to *dirHandle, depth int) {
+	if depth == 0 || l.ctx.Err() != nil {
 		return
 	}
-	_ = from.read(func(name string, typ fs.FileMode) error { // what cannot be read is checked out
+	var below sync.WaitGroup
+	defer below.Wait() // they use the handles of this directory
+	_ = from.read(func(name string, typ fs.FileMode) error {
 		switch typ = from.typeOf(name, typ); {
 		case name == ".git":
 		case typ.IsDir():
-			linkDir(ctx, from, to, name, depth)
+			select {
+			case l.helpers <- struct{}{}:
+				below.Go(func() {
+					defer func() { <-l.helpers }()
+					l.linkDir(from, to, name, depth)
+				})
+			default:
+				l.linkDir(from, to, name, depth)
+			}
 		case typ.IsRegular(), typ&fs.ModeSymlink != 0:
 			_ = from.link(name, to)
 		}
@@ -335,7 +359,7 @@ func linkTree(ctx context.Context, from, to *dirHandle, depth int) {
 	})
 }
 
-func linkDir(ctx context.Context, from, to *dirHandle, name string, depth int) {
+func (l *treeLinker) linkDir(from, to *dirHandle, name string, depth int) {
 	if to.mkdir(name) != nil {
 		return
 	}
@@ -349,7 +373,7 @@ func linkDir(ctx context.Context, from, to *dirHandle, name string, depth int) {
 		return
 	}
 	defer beside.close()
-	linkTree(ctx, below, beside, depth-1)
+	l.link(below, beside, depth-1)
 }
 
 // linkOrCopy gives a file of the store a second name, or makes a copy where the
