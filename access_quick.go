@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -74,7 +75,7 @@ func (a *access) quickPath(path string) (r *root, rel string, ok bool) {
 			}
 		case isWithin(r.real, path):
 			rel = strings.TrimPrefix(path[len(r.real):], string(filepath.Separator))
-			return r, rel, r.quick.conn != nil && isPlain(rel) && !hasSecretName(rel) && !a.hasDenied(r, path)
+			return r, rel, r.quick.conn != nil && !a.noQuick.Load() && isPlain(rel) && !hasSecretName(rel) && !a.hasDenied(r, path)
 		case r.given != r.real && isWithin(r.given, path):
 			return nil, "", false
 		}
@@ -114,12 +115,19 @@ func (a *access) hasDenied(r *root, path string) bool {
 // system that is slow, and every error.
 func (a *access) quickStat(path string) (info entryInfo, ok bool) {
 	r, rel, ok := a.quickPath(path)
-	if !ok || a.noQuick.Load() || !r.quick.begin(a.began) {
+	if !ok || !r.quick.begin(a.began) {
 		return info, false
 	}
 	began := time.Now()
-	info, links, err := statBeneath(r.quick.conn, rel)
+	info, ok = a.describePlain(r, rel)
 	r.quick.end(a.began, began)
+	return info, ok
+}
+
+// describePlain describes the file at a plain path below r. It returns false for
+// a file that may be a secret, and every error.
+func (a *access) describePlain(r *root, rel string) (info entryInfo, ok bool) {
+	info, links, err := statBeneath(r.quick.conn, rel)
 	if errors.Is(err, errors.ErrUnsupported) {
 		a.noQuick.Store(true)
 	}
@@ -128,6 +136,44 @@ func (a *access) quickStat(path string) (info entryInfo, ok bool) {
 	}
 	// A file with one name is no hard link to a secret, which is denied by name.
 	return info, links == 1 || links > 1 && !slices.Contains(a.secretIDs(), info.id)
+}
+
+// open opens the regular file or directory that a path from the wire names, for
+// reading, and describes it.
+func (a *access) open(p pathParam) (resolvedPath, *os.File, fs.FileInfo, error) {
+	if p.PathBase64 == "" {
+		if at, file, info, ok := a.openPlain(p.Path); ok {
+			return at, file, info, nil
+		}
+	}
+	at, err := a.resolve(p)
+	if err != nil {
+		return at, nil, nil, err
+	}
+	file, info, err := a.openFile(at)
+	return at, file, info, err
+}
+
+// openPlain opens the regular file at a plain path. If it returns false, open
+// must look it up element by element.
+func (a *access) openPlain(path string) (at resolvedPath, file *os.File, info fs.FileInfo, ok bool) {
+	r, rel, ok := a.quickPath(path)
+	if !ok || r.quick.isKernel {
+		return at, nil, nil, false
+	}
+	before, ok := a.describePlain(r, rel) // without opening it, which a device or pipe would notice
+	if !ok || !before.mode.IsRegular() {
+		return at, nil, nil, false
+	}
+	file, id, err := openBeneath(r.quick.conn, rel)
+	if err != nil {
+		return at, nil, nil, false
+	}
+	if info, err = file.Stat(); err != nil || id != before.id { // it was replaced
+		_ = file.Close() // only read
+		return at, nil, nil, false
+	}
+	return resolvedPath{root: r, rel: rel, abs: filepath.Join(r.real, rel)}, file, info, true
 }
 
 // begin starts a quick look-up. It returns false while another one runs, which

@@ -70,11 +70,21 @@ func TestQuickStatEqualsStat(t *testing.T) {
 		if ok != test.quick {
 			t.Errorf("%q: the quick look-up returned %v and %+v, want %v", test.path, ok, info, test.quick)
 		}
+		if _, file, got, ok := a.openPlain(test.path); ok != (test.quick && info.mode.IsRegular()) {
+			t.Errorf("%q: it was opened: %v, want %v", test.path, ok, test.quick)
+		} else if ok {
+			if got.Size() != info.size {
+				t.Errorf("%q: %d bytes are open, want %d", test.path, got.Size(), info.size)
+			}
+			_ = file.Close() // only read
+		}
 		answer, ok := f.quickStat([]byte("before "), params)
 		if !ok {
 			continue
 		}
+		a.noQuick.Store(true)
 		want, err := f.stat(t.Context(), statParams{pathParam: pathParam{Path: test.path}})
+		a.noQuick.Store(false)
 		if err != nil {
 			t.Errorf("%q: the quick version answered %s, the regular one failed with %v", test.path, answer, err)
 			continue

@@ -32,7 +32,11 @@ func exchangeNames(fromDir *os.File, from string, toDir *os.File, to string) err
 	return err
 }
 
-// statBeneath is for Linux, which can look a path up in one step.
+// statBeneath and openBeneath are for Linux, which can look a path up in one step.
 func statBeneath(syscall.RawConn, string) (entryInfo, uint64, error) {
 	return entryInfo{}, 0, errors.ErrUnsupported
+}
+
+func openBeneath(syscall.RawConn, string) (*os.File, fileID, error) {
+	return nil, fileID{}, errors.ErrUnsupported
 }

@@ -98,7 +98,7 @@ func statBeneath(dir syscall.RawConn, rel string) (info entryInfo, links uint64,
 	var st unix.Stat_t
 	rawErr := dir.Control(func(fd uintptr) {
 		var file int
-		if file, err = openBeneath(int(fd), rel, unix.O_PATH); err != nil {
+		if file, err = openat2Beneath(fd, rel, unix.O_PATH); err != nil {
 			return
 		}
 		err = unix.Fstat(file, &st)
@@ -110,8 +110,26 @@ func statBeneath(dir syscall.RawConn, rel string) (info entryInfo, links uint64,
 	return describe(&st), uint64(st.Nlink), errors.Join(err, rawErr)
 }
 
-func openBeneath(dir int, rel string, flags uint64) (int, error) {
-	return unix.Openat2(dir, rel, &unix.OpenHow{
+// openBeneath opens the file called rel below a directory for reading, and returns
+// its identity. It fails like statBeneath.
+func openBeneath(dir syscall.RawConn, rel string) (file *os.File, id fileID, err error) {
+	fd := -1
+	rawErr := dir.Control(func(dir uintptr) {
+		fd, err = openat2Beneath(dir, rel, unix.O_RDONLY|uint64(openNonblock))
+	})
+	if err := errors.Join(err, rawErr); err != nil {
+		return nil, id, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		_ = unix.Close(fd) // only read
+		return nil, id, err
+	}
+	return os.NewFile(uintptr(fd), rel), describe(&st).id, nil
+}
+
+func openat2Beneath(dir uintptr, rel string, flags uint64) (int, error) {
+	return unix.Openat2(int(dir), rel, &unix.OpenHow{
 		Flags:   flags | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	})

@@ -178,6 +178,11 @@ func (f *fsService) statOne(p pathParam, name string) (statEntry, error) {
 	if err != nil {
 		return statEntry{}, err
 	}
+	if r, rel, ok := f.access.quickPath(path); ok {
+		if info, ok := f.access.describePlain(r, rel); ok {
+			return newStatEntry(filepath.Join(r.real, rel), info), nil
+		}
+	}
 	at, err := f.access.resolvePath(path)
 	if isMissing(err) {
 		// A parent in the path is a regular file, so there is nothing to
@@ -198,6 +203,14 @@ func (f *fsService) statOne(p pathParam, name string) (statEntry, error) {
 	entry.Exists, entry.Type, entry.Size = true, fileType(info.Mode()), new(fileSize(info))
 	entry.Mode, entry.Mtime = permMode(info.Mode()), wireTime(info.ModTime())
 	return entry, nil
+}
+
+// newStatEntry describes an existing file.
+func newStatEntry(abs string, info entryInfo) statEntry {
+	return statEntry{
+		Path: showName(abs), PathBase64: nameBase64(abs), Exists: true, Type: fileType(info.mode), Size: new(info.size),
+		Mode: permMode(info.mode), Mtime: wireTime(info.mtime),
+	}
 }
 
 // isDenied reports whether err is the error for a path that is not allowed.

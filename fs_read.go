@@ -94,13 +94,9 @@ func (f *fsService) readFile(ctx context.Context, p readFileParams) (*readFileRe
 	if offset < 0 || offset > maxReadOffset {
 		return nil, invalidParam("offset", "must be 0 to %d, not %d", int64(maxReadOffset), offset)
 	}
-	at, err := f.access.resolve(p.pathParam)
-	if err != nil {
-		return nil, err
-	}
 	// Use one descriptor throughout: replacing the file meanwhile has no
 	// effect.
-	file, info, err := f.access.openFile(at)
+	at, file, info, err := f.access.open(p.pathParam)
 	if err != nil {
 		return nil, err
 	}
