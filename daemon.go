@@ -199,7 +199,7 @@ func (d *daemon) reading() []*method {
 // methods returns the table of methods that the dispatcher calls.
 func (d *daemon) methods() []*method {
 	inWorkDir := slices.Concat(
-		[]*method{newMethod("config/get", "Return the configuration of the daemon, without tokens.", d.configGet)},
+		[]*method{newMethod("config/get", "Return the configuration of the daemon, without tokens.", d.configGet).quickWithoutParams()},
 		d.credentials.methods(),
 		d.cloner.methods(),
 	)

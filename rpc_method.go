@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -95,6 +96,23 @@ func (m *method) walk() *method {
 func (m *method) quickly(call quickMethod) *method {
 	m.quick = call
 	return m
+}
+
+// quickWithoutParams makes the method itself its quick version, for requests
+// without params.
+func (m *method) quickWithoutParams() *method {
+	return m.quickly(func(to []byte, params json.RawMessage) ([]byte, bool) {
+		if len(params) > 0 && string(params) != "{}" {
+			return to, false
+		}
+		result, err := m.call(context.Background(), nil)
+		if err != nil {
+			return to, false
+		}
+		buf := bytes.NewBuffer(to)
+		err = encodeJSON(buf, result)
+		return buf.Bytes(), err == nil
+	})
 }
 
 // paramFields returns all parameters, those of every method last.

@@ -36,6 +36,17 @@ type quickHandler interface {
 // handled as any other.
 type quickMethod func(to []byte, params json.RawMessage) (result []byte, ok bool)
 
+// try calls the method. A panic is as good as an answer that is not of its kind:
+// the regular method reports it.
+func (q quickMethod) try(to []byte, params json.RawMessage) (result []byte, ok bool) {
+	defer func() {
+		if recover() != nil {
+			result, ok = to, false
+		}
+	}()
+	return q(to, params)
+}
+
 // quickResult is the outcome of a quickMethod.
 type quickResult struct {
 	result []byte
@@ -84,7 +95,7 @@ func (p *peer) answerQuick(id json.RawMessage, method string, params json.RawMes
 	if !p.watched.Load() {
 		p.watch()
 	}
-	message, ok := call(message, params)
+	message, ok := call.try(message, params)
 	if !r.state.CompareAndSwap(turn, turn+1) {
 		r.late <- quickResult{message[mark:], ok}
 		p.quick.endQuick(nil)

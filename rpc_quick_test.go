@@ -20,6 +20,8 @@ func quickTest(release <-chan bool) *method {
 			return append(to, `"late"`...), ok
 		case `{}`:
 			return append(to, `"quick"`...), true
+		case `{"panic":1}`:
+			panic("quick")
 		}
 		return append(to, "part of an answer"...), false
 	})
@@ -27,11 +29,15 @@ func quickTest(release <-chan bool) *method {
 
 func TestQuickAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newRPCBench(t, nil, quickTest(nil))
+		plain := newMethod("test/plain", "", func(context.Context, none) (string, error) { return "plain", nil }).quickWithoutParams()
+		b := newRPCBench(t, nil, quickTest(nil), plain)
 		for _, test := range []struct{ message, want string }{
 			{`{"jsonrpc":"2.0","id":1,"method":"test/quick","params":{}}`, `{"jsonrpc":"2.0","id":1,"result":"quick"}`},
 			{`{"jsonrpc":"2.0","id":"a b","method":"test/quick","params":{}}`, `{"jsonrpc":"2.0","id":"a b","result":"quick"}`},
 			{`{"jsonrpc":"2.0","id":2,"method":"test/quick","params":{"x":1}}`, `{"jsonrpc":"2.0","id":2,"result":"regular"}`},
+			{`{"jsonrpc":"2.0","id":4,"method":"test/quick","params":{"panic":1}}`, `{"jsonrpc":"2.0","id":4,"result":"regular"}`},
+			{`{"jsonrpc":"2.0","id":5,"method":"test/plain"}`, `{"jsonrpc":"2.0","id":5,"result":"plain"}`},
+			{`{"jsonrpc":"2.0","id":6,"method":"test/plain","params":{"x":1}}`, `{"jsonrpc":"2.0","id":6,"result":"plain"}`},
 			{`[{"jsonrpc":"2.0","id":3,"method":"test/quick","params":{}}]`, `[{"jsonrpc":"2.0","id":3,"result":"regular"}]`},
 		} {
 			b.put("%s", test.message)
