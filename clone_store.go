@@ -24,6 +24,9 @@ const (
 	// retiredDirName is the directory in the work dir that receives the old state
 	// of a clone after the exchange. Every method denies it.
 	retiredDirName = secretPrefix + "retired"
+	// retireAttempts is how often the directory is made: the removal of another old
+	// state may remove it, as it is empty, before the next one is moved into it.
+	retireAttempts = 10
 	// retiredGrace is the time after which an old state is removed. A git that has
 	// just begun to read it needs some milliseconds.
 	retiredGrace = time.Second
@@ -155,13 +158,18 @@ func (s *repoStore) retire(temp string) error {
 	if !s.mayWait(1) {
 		return s.remove(temp)
 	}
-	err := s.work.Mkdir(retiredDirName, 0o700)
-	if err == nil || errors.Is(err, fs.ErrExist) {
-		err = renameIn(s.work, reposDirName+"/"+temp, at)
+	var err error
+	for range retireAttempts {
+		if err = s.work.Mkdir(retiredDirName, 0o700); err == nil || errors.Is(err, fs.ErrExist) {
+			err = renameIn(s.work, reposDirName+"/"+temp, at)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
 	}
 	if err != nil {
 		s.mayWait(-1)
-		return s.remove(temp) // the directory was just removed, or repos is a file system of its own
+		return s.remove(temp) // repos is a file system of its own
 	}
 	// Ends after the grace, or at the end of base; close waits for it.
 	s.retired.Go(func() {
