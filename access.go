@@ -31,6 +31,7 @@ type access struct {
 	temp    *tempDirs
 	began   time.Time   // the zero of quickRoot.pause
 	noQuick atomic.Bool // the system has no quick look-ups
+	views   keptViews   // of repositories
 
 	replaced replacements // of repositories, by vcs/clone
 
@@ -135,6 +136,7 @@ func (r *root) name() string {
 }
 
 func (a *access) close() {
+	a.views.close()
 	for _, r := range a.roots {
 		if !r.isOpen() {
 			continue

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -156,5 +158,47 @@ func TestInfoSeesAChangeAsOldAsTheIndex(t *testing.T) {
 	got, err := newTestGitReader(t, dir).info(t.Context(), infoParams{at(dir)})
 	if err != nil || got.Dirty.Unstaged != 1 {
 		t.Errorf("got %s, %v, want one changed file", asJSON(t, got), err)
+	}
+}
+
+// A view serves requests until a fact of the repository changes, and is removed then
+// or at the end.
+func TestViewIsKept(t *testing.T) {
+	t.Parallel()
+	repo := newTestRepo(t, map[string]string{"a": "1"})
+	g := newTestGitReader(t, repo.dir)
+	views := &g.access.views
+	log := func() (dir string) {
+		t.Helper()
+		r, err := g.history(t.Context(), logParams{pathParam: at(repo.dir)})
+		if err != nil || r.Commits[0].OID != repo.head() {
+			t.Fatalf("got %v, %v, want the commit %s", r.Commits, err, repo.head())
+		}
+		if len(views.views) != 1 || views.views[0].users != 0 {
+			t.Fatalf("kept are %v, want one view that nobody uses", views.views)
+		}
+		return views.views[0].temp.path
+	}
+	first := log()
+	if again := log(); again != first {
+		t.Errorf("the second request made %s, want the kept %s", again, first)
+	}
+	repo.commit("second", map[string]string{"a": "2"})
+	second := log()
+	if _, err := os.Lstat(first); second == first || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after a commit: %s is used and the first view gave %v, want another one and the first removed", second, err)
+	}
+	if err := os.RemoveAll(second); err != nil {
+		t.Fatal(err)
+	}
+	third := log()
+	inUse := views.take(views.views[0].key, views.views[0].files)
+	views.close()
+	if _, err := os.Lstat(third); err != nil {
+		t.Errorf("a view in use was removed: %v", err)
+	}
+	views.give(inUse)
+	if _, err := os.Lstat(third); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the last view: got %v, want it removed", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -23,8 +24,8 @@ const maxIndexFile = 512 << 20
 // configuration only values that control how files are compared are taken over,
 // each of them checked.
 type gitView struct {
-	temp *tempDir
-	dir  string // temp.path
+	kept *keptView
+	dir  string // kept.temp.path
 	repo *repository
 	view gitViewKind
 }
@@ -42,26 +43,47 @@ const (
 	indexView
 )
 
-// gitView creates a view of the repository; the caller removes it. A view of a
-// repository without a work tree is always an objectsView.
+// gitView returns a view of the repository; the caller gives it back with remove. A
+// view of a repository without a work tree is always an objectsView.
 func (r *repository) gitView(view gitViewKind) (*gitView, error) {
+	if r.work.abs == "" {
+		view = objectsView
+	}
+	v := &gitView{repo: r, view: view}
+	files, err := v.files()
+	if err != nil {
+		return nil, err
+	}
+	key := fingerprint(r.gitDir.abs, r.work.abs, strconv.Itoa(int(view)))
+	if view != indexView {
+		if v.kept = r.access.views.take(key, files); v.kept != nil {
+			v.dir = v.kept.temp.path
+			return v, nil
+		}
+	}
 	temp, err := r.access.temp.make(inspectTemp)
 	if err != nil {
 		return nil, err
 	}
-	if r.work.abs == "" {
-		view = objectsView
-	}
-	v := &gitView{temp: temp, dir: temp.path, repo: r, view: view}
-	if err := v.fill(); err != nil {
-		v.remove()
+	v.kept, v.dir = &keptView{key: key, files: files, temp: temp}, temp.path
+	if err := v.write(files); err != nil {
+		temp.remove()
 		return nil, err
+	}
+	if view != indexView {
+		r.access.views.keep(v.kept)
 	}
 	return v, nil
 }
 
-// remove deletes the view.
-func (v *gitView) remove() { v.temp.remove() }
+// remove ends the use of the view.
+func (v *gitView) remove() {
+	if v.view == indexView {
+		v.kept.temp.remove()
+		return
+	}
+	v.repo.access.views.give(v.kept)
+}
 
 // command returns a git command that runs in the view.
 func (v *gitView) command(args ...string) gitCommand {
@@ -79,7 +101,8 @@ func (v *gitView) command(args ...string) gitCommand {
 	return c
 }
 
-func (v *gitView) fill() error {
+// files returns the files of the view but for the index.
+func (v *gitView) files() (map[string]string, error) {
 	r := v.repo
 	files := map[string]string{
 		"config":      v.config(),
@@ -110,7 +133,7 @@ func (v *gitView) fill() error {
 				continue // not a regular file: git would wait for it
 			}
 			if err != nil {
-				return err
+				return nil, err
 			}
 			if text != nil {
 				files["info/"+name] = string(text)
@@ -121,6 +144,11 @@ func (v *gitView) fill() error {
 			files["info/exclude"] += "\n/" + escapeIgnore(path)
 		}
 	}
+	return files, nil
+}
+
+// write fills the directory of a new view.
+func (v *gitView) write(files map[string]string) error {
 	if v.view == indexView {
 		if err := v.copyIndex(); err != nil {
 			return err

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// maxKeptViews bounds the views that are kept while no request uses them.
+	maxKeptViews = 16
+	// maxKeptView bounds the size of one: a view of more references is made for
+	// each request.
+	maxKeptView = 4 << 20
+	// viewIdle is how long views are kept after the last request: programs that
+	// clean the directory of temporary files wait for longer.
+	viewIdle = 5 * time.Minute
+)
+
+// keptView is a temporary git directory that serves several requests.
+type keptView struct {
+	key   string            // place and kind of the repository
+	files map[string]string // what was written, by name
+	temp  *tempDir
+	users int // guarded by mu of its keptViews
+	stale bool
+}
+
+// isWhole reports whether the directory of a kept view is still there.
+func (v *keptView) isWhole() bool {
+	_, err := os.Lstat(filepath.Join(v.temp.path, "HEAD"))
+	return err == nil
+}
+
+// keptViews keeps the views of repositories, because making one takes as long as a
+// short git command. A view is used again as long as each of its files would be
+// written as it is. It has no index, of which git's copy would have to be compared.
+type keptViews struct {
+	mu     sync.Mutex
+	views  []*keptView // guarded by mu, most recently used last
+	timer  *time.Timer // guarded by mu, empties views
+	closed bool        // guarded by mu
+}
+
+// take returns a view that holds exactly these files, which the caller gives back,
+// or nil.
+func (k *keptViews) take(key string, files map[string]string) *keptView {
+	v := k.find(key, files)
+	if v != nil && !v.isWhole() {
+		k.give(v)
+		return nil
+	}
+	return v
+}
+
+func (k *keptViews) find(key string, files map[string]string) *keptView {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	at := slices.IndexFunc(k.views, func(v *keptView) bool { return v.key == key && maps.Equal(v.files, files) })
+	if at < 0 {
+		return nil
+	}
+	v := k.views[at]
+	k.views = append(slices.Delete(k.views, at, at+1), v)
+	v.users++
+	return v
+}
+
+// keep takes a new view over, in place of an older one of the same repository. The
+// caller gives it back.
+func (k *keptViews) keep(v *keptView) {
+	size := 0
+	for _, text := range v.files {
+		size += len(text)
+	}
+	k.mu.Lock()
+	v.users = 1
+	var unused []*keptView
+	if v.stale = k.closed || size > maxKeptView; !v.stale {
+		unused = k.dropLocked(func(old *keptView) bool { return old.key == v.key })
+		k.views = append(k.views, v)
+		for len(k.views) > maxKeptViews {
+			unused = append(unused, k.dropLocked(func(old *keptView) bool { return old == k.views[0] })...)
+		}
+		if k.timer == nil {
+			k.timer = time.AfterFunc(viewIdle, k.empty)
+		}
+		k.timer.Reset(viewIdle)
+	}
+	k.mu.Unlock()
+	removeViews(unused)
+}
+
+// give ends the use of a view.
+func (k *keptViews) give(v *keptView) {
+	k.mu.Lock()
+	v.users--
+	remove := v.stale && v.users == 0
+	if k.timer != nil {
+		k.timer.Reset(viewIdle)
+	}
+	k.mu.Unlock()
+	if remove {
+		v.temp.remove()
+	}
+}
+
+// dropLocked forgets views, and returns those that nobody uses.
+func (k *keptViews) dropLocked(which func(*keptView) bool) (unused []*keptView) {
+	k.views = slices.DeleteFunc(k.views, func(v *keptView) bool {
+		if !which(v) {
+			return false
+		}
+		if v.stale = true; v.users == 0 {
+			unused = append(unused, v)
+		}
+		return true
+	})
+	return unused
+}
+
+func (k *keptViews) empty() {
+	k.mu.Lock()
+	unused := k.dropLocked(func(*keptView) bool { return true })
+	k.mu.Unlock()
+	removeViews(unused)
+}
+
+// close removes all views. Those that are still in use are removed by their last
+// user.
+func (k *keptViews) close() {
+	k.mu.Lock()
+	k.closed = true
+	if k.timer != nil {
+		k.timer.Stop()
+	}
+	k.mu.Unlock()
+	k.empty()
+}
+
+func removeViews(views []*keptView) {
+	for _, v := range views {
+		v.temp.remove()
+	}
+}
