@@ -162,67 +162,106 @@ func (d *dirHandle) child(name string, parent entryInfo) (*dirHandle, entryInfo,
 	return nil, entryInfo{}, err
 }
 
+// maxStatDirs bounds the directories that a statBelow holds open.
+const maxStatDirs = 64
+
 // statBelow stats files below a directory without following symlinks or
-// entering the kernel's own file systems. It keeps the last directory open, so
-// callers ask in the order of the paths.
+// entering the kernel's own file systems. It keeps the directories of the last
+// path open, so callers ask in the order of the paths.
 type statBelow struct {
 	access *access
 	abs    string // absolute path of start
 	start  *dirHandle
 	self   entryInfo // describes start
-	rel    string    // path of dir, the directory that is open
-	dir    *dirHandle
+	open   []statDir // from start to the directory of the last path
 
 	secrets []fileID // nil until needed
 }
 
-func (s *statBelow) lstat(rel string) (entryInfo, error) {
-	dir, name := path.Split(rel)
-	if s.dir == nil || dir != s.rel {
-		s.close()
-		if err := s.open(dir); err != nil {
-			return entryInfo{}, err
-		}
-	}
-	return s.dir.lstat(name)
+// statDir is an open directory. Its name is that in the directory before it; the
+// last one of maxStatDirs has several elements.
+type statDir struct {
+	name string
+	dir  *dirHandle
+	self entryInfo
 }
 
-func (s *statBelow) open(rel string) error {
+func (s *statBelow) lstat(rel string) (entryInfo, error) {
 	if s.secrets == nil {
 		s.secrets = s.access.secretIDs()
 	}
-	at, self, below := s.start, s.self, ""
-	for name := range strings.SplitSeq(strings.TrimSuffix(rel, "/"), "/") {
-		if name == "" {
-			name = "."
+	dir, name := path.Split(rel)
+	if err := s.enter(strings.TrimSuffix(dir, "/")); err != nil {
+		return entryInfo{}, err
+	}
+	at, _ := s.current()
+	return at.lstat(name)
+}
+
+// current returns the last open directory.
+func (s *statBelow) current() (*dirHandle, entryInfo) {
+	if len(s.open) == 0 {
+		return s.start, s.self
+	}
+	last := s.open[len(s.open)-1]
+	return last.dir, last.self
+}
+
+// enter opens the directories of rel that are not open yet, and closes others.
+func (s *statBelow) enter(rel string) error {
+	var names []string
+	if rel != "" {
+		names = strings.SplitN(rel, "/", maxStatDirs)
+	}
+	same := 0
+	for same < len(s.open) && same < len(names) && s.open[same].name == names[same] {
+		same++
+	}
+	s.closeFrom(same)
+	for n, name := range names[same:] {
+		at, self := s.current()
+		next, err := s.openBelow(at, self, strings.Join(names[:same+n], "/"), name)
+		if err != nil {
+			return err
 		}
-		next, info, err := at.child(name, self)
-		if at != s.start {
+		s.open = append(s.open, next)
+	}
+	return nil
+}
+
+// openBelow opens the directory called name, of one or more elements, in at, whose
+// path is dir.
+func (s *statBelow) openBelow(at *dirHandle, self entryInfo, dir, name string) (statDir, error) {
+	first := at
+	for element := range strings.SplitSeq(name, "/") {
+		next, info, err := at.child(element, self)
+		if at != first {
 			at.close()
 		}
-		below = path.Join(below, name)
+		dir = path.Join(dir, element)
 		switch {
 		case err != nil:
 		case next == nil:
 			err = errors.ErrUnsupported
-		case s.access.hides(filepath.Join(s.abs, below), info.id, s.secrets):
+		case s.access.hides(filepath.Join(s.abs, dir), info.id, s.secrets):
 			next.close()
 			err = denied()
 		}
 		if err != nil {
-			return err
+			return statDir{}, err
 		}
 		at, self = next, info
 	}
-	s.rel, s.dir = rel, at
-	return nil
+	return statDir{name: name, dir: at, self: self}, nil
 }
 
-func (s *statBelow) close() {
-	if s.dir != nil {
-		s.dir.close()
-		s.dir = nil
+func (s *statBelow) close() { s.closeFrom(0) }
+
+func (s *statBelow) closeFrom(n int) {
+	for _, d := range s.open[n:] {
+		d.dir.close()
 	}
+	s.open = s.open[:n]
 }
 
 // safeRel reports whether a relative path printed by git may be looked up: it

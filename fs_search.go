@@ -424,7 +424,8 @@ func (s *search) readLines(hits []grepHit) (map[int]string, error) {
 	if _, err := s.below.lstat(rel); err != nil {
 		return nil, err
 	}
-	file, err := s.below.dir.openFile(path.Base(rel))
+	dir, _ := s.below.current()
+	file, err := dir.openFile(path.Base(rel))
 	if err != nil {
 		return nil, err
 	}
