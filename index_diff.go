@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 )
 
 // diffParams are the params of index/diff.
@@ -57,37 +60,148 @@ func (g *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	defer v.remove()
 	repo := v.repo
 	to := valueOr(p.To, "HEAD")
+	renames := valueOr(p.Renames, true)
+	request := fingerprint("index/diff", repo.top.abs, repo.prefix, p.From, to, strconv.FormatBool(renames))
+	// The next page is usually of the same commits, which can be found without git.
+	if list := g.diffs.find(fingerprint(request, repo.fixed(p.From), repo.fixed(to))); list != nil && p.Cursor != nil {
+		cursor, err := startCursor(p.Cursor, request, list.state)
+		if err != nil {
+			return diffResult{}, err
+		}
+		if list.holds(cursor.At, limit) {
+			return g.diffPage(ctx, v, list, cursor, limit)
+		}
+	}
 	commits, trees, err := g.treesOf(ctx, v, namedRevision{"from", p.From}, namedRevision{"to", to})
 	if err != nil {
 		return diffResult{}, err
 	}
-	renames := valueOr(p.Renames, true)
-	request := fingerprint("index/diff", repo.top.abs, repo.prefix, p.From, to, strconv.FormatBool(renames))
 	cursor, err := startCursor(p.Cursor, request, fingerprint(trees...))
 	if err != nil {
 		return diffResult{}, err
+	}
+	key := fingerprint(request, commits[0], commits[1])
+	if list := g.diffs.find(key); list != nil && list.holds(cursor.At, limit) {
+		return g.diffPage(ctx, v, list, cursor, limit)
 	}
 	find := "--no-renames"
 	if renames {
 		find = "--find-renames"
 	}
-	changes, total, err := g.diffTrees(ctx, v, trees[0], trees[1], find, cursor.At, limit)
+	list := &diffList{key: key, state: cursor.State, from: commits[0], to: commits[1], first: cursor.At}
+	most := max(limit, maxKeptChanges)
+	list.changes, list.total, err = g.diffTrees(ctx, v, trees[0], trees[1], find, cursor.At, most)
 	if e, ok := errors.AsType[*gitError](err); ok && renames && e.reason == gitCorrupt {
 		// Git compares the contents of files for renames, and stops at the first
 		// that is missing. Identical files are found by their ids.
-		changes, total, err = g.diffTrees(ctx, v, trees[0], trees[1], "--find-renames=100%", cursor.At, limit)
+		list.changes, list.total, err = g.diffTrees(ctx, v, trees[0], trees[1], "--find-renames=100%", cursor.At, most)
 	}
 	if err != nil {
 		return diffResult{}, err
 	}
-	if err := g.addSizes(ctx, v, changes); err != nil {
-		return diffResult{}, err
+	return g.diffPage(ctx, v, list, cursor, limit)
+}
+
+// diffPage returns the page at the cursor, and keeps the list while more of its
+// pages follow.
+func (g *gitReader) diffPage(ctx context.Context, v *gitView, list *diffList, cursor pageCursor, limit int) (diffResult, error) {
+	if g.diffs.find(list.key) == list && !list.sized { // a caller who pages gets the sizes of all at once
+		all := *list
+		all.changes, all.sized = slices.Clone(list.changes), true
+		if err := g.addSizes(ctx, v, all.changes); err != nil {
+			return diffResult{}, err
+		}
+		list = &all
 	}
-	result := diffResult{From: optionalString(commits[0]), To: optionalString(commits[1]), Total: total, Changes: changes}
-	if cursor.At+int64(len(changes)) < total {
+	rest := list.changes[min(max(cursor.At-list.first, 0), int64(len(list.changes))):]
+	changes := rest[:min(limit, len(rest))]
+	if !list.sized {
+		changes = slices.Clone(changes)
+		if err := g.addSizes(ctx, v, changes); err != nil {
+			return diffResult{}, err
+		}
+	}
+	if len(rest) > len(changes) {
+		g.diffs.keep(list)
+	} else {
+		g.diffs.drop(list.key)
+	}
+	result := diffResult{From: optionalString(list.from), To: optionalString(list.to), Total: list.total, Changes: changes}
+	if cursor.At+int64(len(changes)) < list.total {
 		result.NextCursor = cursor.next(len(changes))
 	}
 	return result, nil
+}
+
+const (
+	// maxKeptChanges bounds the changes of one kept list: some 10 MB.
+	maxKeptChanges = 20_000
+	// maxKeptDiffs bounds the lists that are kept.
+	maxKeptDiffs = 4
+)
+
+// diffList is a part of the changes between two commits, in order.
+type diffList struct {
+	key, state string
+	from, to   string       // commit ids
+	first      int64        // index of the first change
+	changes    []diffChange // not changed once the list is kept
+	sized      bool         // changes have their sizes
+	total      int64        // number of all changes
+}
+
+// holds reports whether a page is wholly in the list.
+func (l *diffList) holds(at int64, limit int) bool {
+	end := l.first + int64(len(l.changes))
+	return at >= l.first && (at+int64(limit) <= end || at < end && end == l.total)
+}
+
+// keptDiffs keeps the lists that callers are paging through, so that git runs once
+// for all pages. It only saves time: a cursor is valid without it.
+type keptDiffs struct {
+	mu    sync.Mutex
+	lists []*diffList // guarded by mu, most recently used last
+	timer *time.Timer // guarded by mu, empties lists
+}
+
+func (k *keptDiffs) find(key string) *diffList {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	at := slices.IndexFunc(k.lists, func(l *diffList) bool { return l.key == key })
+	if at < 0 {
+		return nil
+	}
+	return k.lists[at]
+}
+
+func (k *keptDiffs) keep(list *diffList) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.dropLocked(list.key)
+	k.lists = append(k.lists, list)
+	if len(k.lists) > maxKeptDiffs {
+		k.lists = slices.Delete(k.lists, 0, 1)
+	}
+	if k.timer == nil {
+		k.timer = time.AfterFunc(listingIdle, k.empty)
+	}
+	k.timer.Reset(listingIdle)
+}
+
+func (k *keptDiffs) drop(key string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.dropLocked(key)
+}
+
+func (k *keptDiffs) dropLocked(key string) {
+	k.lists = slices.DeleteFunc(k.lists, func(l *diffList) bool { return l.key == key })
+}
+
+func (k *keptDiffs) empty() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.lists = nil
 }
 
 // diffTrees returns up to limit changes after the first skip ones, and the number of

@@ -62,11 +62,7 @@ func (g *gitReader) manifest(ctx context.Context, p manifestParams) (manifestRes
 	if p.Cursor != nil {
 		// The next page is usually of the same commit, which can be found
 		// without git.
-		commit := rev
-		if rev == "HEAD" {
-			commit = repo.head
-		}
-		if l := g.listings.of(keyOf(commit)); l != nil {
+		if l := g.listings.of(keyOf(repo.fixed(rev))); l != nil {
 			cursor, err := startCursor(p.Cursor, request, l.tree)
 			if err != nil {
 				return manifestResult{}, err

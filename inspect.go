@@ -21,6 +21,7 @@ type gitReader struct {
 	log     *slog.Logger
 
 	listings listingCache
+	diffs    keptDiffs
 }
 
 func newGitReader(git *gitRunner, access *access, remotes *remotes, log *slog.Logger) *gitReader {

@@ -66,6 +66,18 @@ func (r *repository) read() error {
 	return r.readHeadAndRefs()
 }
 
+// fixed returns the commit that a revision stands for where that is known without
+// git: that of HEAD, or a full id itself. It is "" for any other one.
+func (r *repository) fixed(rev string) string {
+	switch {
+	case rev == "HEAD":
+		return r.head
+	case isObjectID(rev):
+		return rev
+	}
+	return ""
+}
+
 // maxHeadReads bounds the readings of a HEAD that changes all the time.
 const maxHeadReads = 5
 

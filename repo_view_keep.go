@@ -43,6 +43,7 @@ type keptViews struct {
 	views  []*keptView // guarded by mu, most recently used last
 	timer  *time.Timer // guarded by mu, empties views
 	closed bool        // guarded by mu
+	logs   logStreams  // use views
 }
 
 // take returns a view that holds exactly these files, which the caller gives back,
@@ -129,9 +130,10 @@ func (k *keptViews) empty() {
 	removeViews(unused)
 }
 
-// close removes all views. Those that are still in use are removed by their last
-// user.
+// close ends what uses views between requests, and removes all views. Those that are
+// still in use are removed by their last user.
 func (k *keptViews) close() {
+	k.logs.close()
 	k.mu.Lock()
 	k.closed = true
 	if k.timer != nil {

@@ -59,8 +59,13 @@ func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 	if err != nil {
 		return logResult{}, err
 	}
-	defer v.remove()
 	repo := v.repo
+	used := true // the view is given back here
+	defer func() {
+		if used {
+			v.remove()
+		}
+	}()
 	rev := valueOr(p.Ref, "HEAD")
 	commit, err := g.commitOf(ctx, v, "ref", rev)
 	if err != nil {
@@ -76,47 +81,46 @@ func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 	if commit == "" {
 		return result, nil
 	}
+	key := fingerprint(request, cursor.State)
+	if s := g.access.views.logs.take(key, cursor.At); s != nil {
+		if page, err := s.page(ctx, limit); err == nil || ctx.Err() != nil {
+			return g.logPage(s, cursor, page, err)
+		}
+	}
 	skip := cursor.At // commits of the pages before
 	if times == (timeRange{}) {
-		filters = append(filters, fmt.Sprintf("--skip=%d", skip), fmt.Sprintf("--max-count=%d", limit+1))
+		filters = append(filters, fmt.Sprintf("--skip=%d", skip))
 		skip = 0
+		if p.Cursor == nil { // most callers need one page, and git none of the rest
+			filters = append(filters, fmt.Sprintf("--max-count=%d", limit+1))
+		}
 	}
 	filters = append(filters, "--end-of-options", commit, "--")
 	if file != "" {
 		filters = append(filters, path.Join(repo.prefix, file))
 	}
-	boundary := repo.boundary()
-	more, size := false, 0
-	err = g.git.stream(ctx, v.command(logArgs(filters...)...), func(r *bufio.Reader) error {
-		for {
-			c, err := readCommit(r)
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			if !times.contains(c.committed) {
-				continue
-			}
-			if skip > 0 {
-				skip--
-				continue
-			}
-			if len(result.Commits) == limit || size > maxLogBytes {
-				more = true
-				return nil
-			}
-			c.IsBoundary = boundary[c.OID]
-			result.Commits = append(result.Commits, c)
-			size += c.size()
-		}
-	})
+	s := g.openLog(v, key, cursor.At, logArgs(filters...), times, skip)
+	used = false
+	page, err := s.page(ctx, limit)
+	if err == nil && p.Cursor == nil {
+		s.end()
+		s = nil
+	}
+	return g.logPage(s, cursor, page, err)
+}
+
+// logPage returns the result for a page, and keeps its stream, if it has one, while
+// more follow.
+func (g *gitReader) logPage(s *logStream, cursor pageCursor, page logPage, err error) (logResult, error) {
 	if err != nil {
 		return logResult{}, err
 	}
-	if more {
-		result.NextCursor = cursor.next(len(result.Commits))
+	result := logResult{Commits: page.commits}
+	if page.more {
+		result.NextCursor = cursor.next(len(page.commits))
+		if s != nil {
+			g.access.views.logs.keep(s)
+		}
 	}
 	return result, nil
 }
