@@ -587,7 +587,8 @@ func TestPoisonedEnvironment(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// The temporary git directory is removed in every case.
+// Temporary git directories are removed in every case, at the latest with the
+// daemon.
 func TestNothingTemporaryStays(t *testing.T) {
 	h := newHostileRepo(t)
 	temp := filepath.Join(h.allowed, "..", "temp")
@@ -623,6 +624,10 @@ func TestNothingTemporaryStays(t *testing.T) {
 	}
 	_, err := g.info(t.Context(), infoParams{at(h.dir)})
 	wantFailure(t, err, codeAccessDenied)
+	if left, err := os.ReadDir(temp); err != nil || len(left) > maxKeptViews {
+		t.Errorf("there are %v, %v, want at most the %d views that are kept", left, err, maxKeptViews)
+	}
+	g.access.views.close() // as at the end of the daemon
 	if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v, want nothing", left, err)
 	}
