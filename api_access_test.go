@@ -138,6 +138,7 @@ func TestTokenMayUseEvents(t *testing.T) {
 // The programs with a tokens file: a daemon takes no other machine's id, and a
 // token that is taken out of the file is refused from then on.
 func TestTokensFileOfAScheduler(t *testing.T) {
+	skipShort(t, "waits 4 s until the file is read again; TestTokensFileIsReadAgain does that by a fake clock")
 	t.Parallel()
 	made := start(t, schedulerName, nil, "token", "ci", "read")
 	if got := made.exit(); got != exitStopped || !strings.Contains(made.stdout.String(), "ci sha256:") {

@@ -127,6 +127,7 @@ func TestCompletion(t *testing.T) {
 
 // TestBarLine: the line fits any width and leaves out the least important first.
 func TestBarLine(t *testing.T) {
+	t.Parallel()
 	p := progress{Phase: "receiving", Percent: 40, Bytes: 5 << 20, BytesPerSecond: 1 << 20}
 	for width, want := range map[int]string{
 		79: "[############..................]  40% receiving  5.0 MiB  1.0 MiB/s  9s left",
@@ -175,6 +176,7 @@ func TestProgressBarResize(t *testing.T) {
 
 // TestTextTable: hostile cells neither break the columns nor the terminal.
 func TestTextTable(t *testing.T) {
+	t.Parallel()
 	table := &textTable{head: []string{"NAME", "STATE", "ERROR"}}
 	table.add("a", "ready", "")
 	table.add("\x1b]0;x\x07\u202eevil", "長い名前", strings.Repeat("y", 10<<20))

@@ -48,6 +48,7 @@ func FuzzTreeGuard(f *testing.F) {
 
 // A few hundred bytes that stand for ten million files.
 func TestCloneGitBomb(t *testing.T) {
+	skipShort(t, "makes a tree of millions of files; TestTreeGuardCounts has the same subject")
 	t.Parallel()
 	w := newCloneWorld(t)
 	remote := w.server.repo("bomb", map[string]string{"a": "1"})

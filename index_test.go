@@ -249,6 +249,7 @@ func TestManifestCursorOfAChangedRepository(t *testing.T) {
 }
 
 func TestReadBlobsEqualsCatFile(t *testing.T) {
+	skipShort(t, "reads thousands of blobs; TestReadBlobsByNamesInBase64 has the same subject")
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, first, _ := newOddRepo(t, dir, initArgs...)
@@ -351,6 +352,7 @@ func TestReadBlobsTellsOfEachThatCannotBeRead(t *testing.T) {
 }
 
 func TestDiffEqualsDiffTreeOverAllPages(t *testing.T) {
+	skipShort(t, "reads thousands of pages; TestDiffOfADirectory has the same subject")
 	t.Parallel()
 	everyFormat(t, func(t *testing.T, dir string, initArgs ...string) {
 		r, first, second := newOddRepo(t, dir, initArgs...)

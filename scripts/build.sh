@@ -7,7 +7,7 @@
 #
 # `go build .` and `go build -tags scheduler .` make programs that do the same and
 # are larger. Neither program speaks HTTP/2, which nethttpomithttp2 leaves out.
-# Functions begin at 16 bytes and not 32, and packages that take no time of a
+# Functions begin at 16 bytes and not 32, and packages that take little time of a
 # request are compiled without inlining: what takes the time in crypto is assembly,
 # a TLS handshake costs a tenth more.
 set -eu
@@ -23,7 +23,8 @@ c4a-daemon-scheduler) tags=$tags,scheduler ;;
 	exit 2
 	;;
 esac
-for cold in crypto/... compress/... encoding/asn1 flag fmt log/... math/big mime/... net os/... time vendor/...; do
+for cold in compress/... crypto/... encoding/... flag fmt iter log/... math/big mime/... net net/netip net/textproto net/url os/... \
+	reflect sort strings time unicode/... vendor/...; do
 	set -- "$@" -gcflags "$cold=-l"
 done
 CGO_ENABLED=0 exec go build -trimpath -ldflags '-s -w -funcalign=16' -tags "$tags" "$@" -o "$file" .
