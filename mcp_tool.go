@@ -189,7 +189,6 @@ func (c *mcpCall) newRPC(method string, params any) (*call, error) {
 		return nil, err
 	}
 	call.libID, call.machineID = c.target.libID, c.target.machineID
-	call.libID, call.machineID = c.target.libID, c.target.machineID
 	return call, nil
 }
 
