@@ -79,7 +79,7 @@ func callerOf(r *http.Request) *apiToken {
 	if t, ok := r.Context().Value(callerKey{}).(*apiToken); ok {
 		return t
 	}
-	return unrestricted("") // a route that needs no token
+	return unrestricted("") // of a token without limits, or a route that needs none
 }
 
 func withCaller(r *http.Request, t *apiToken) *http.Request {

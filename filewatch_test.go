@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,15 +24,15 @@ func TestWatchFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		changes := 0
-		go watchFiles(ctx, []string{first, second}, func() { changes++ })
+		var changes atomic.Int64
+		go watchFiles(ctx, []string{first, second}, func() { changes.Add(1) })
 		synctest.Wait()
-		after := func(looks int, want int, what string) {
+		after := func(looks int, want int64, what string) {
 			t.Helper()
 			time.Sleep(time.Duration(looks) * fileWatchInterval)
 			synctest.Wait()
-			if changes != want {
-				t.Errorf("%s: got %d changes, want %d", what, changes, want)
+			if got := changes.Load(); got != want {
+				t.Errorf("%s: got %d changes, want %d", what, got, want)
 			}
 		}
 		after(5, 0, "nothing happened")
