@@ -109,6 +109,18 @@ func checkAuthorities() error {
 	return nil
 }
 
+// checkReadable returns an error unless the directory can be listed.
+func checkReadable(dir string) error {
+	_, err := statInTime(dir)
+	if err == nil {
+		_, err = os.ReadDir(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: let the user that runs this program read it, or leave it out of --allow", err)
+	}
+	return nil
+}
+
 // checkWritable returns an error unless a file can be created in dir or, if dir
 // is missing, in the nearest directory above it, in which dir would be created.
 func checkWritable(dir string) error {

@@ -356,8 +356,7 @@ func (d *daemon) check(p *program) error {
 		if slices.ContainsFunc(stuck, func(dir stuckDir) bool { return dir.Path == showName(path) }) {
 			continue
 		}
-		_, err := os.ReadDir(path)
-		report("path", err, path)
+		report("path", checkReadable(path), path)
 	}
 	report("git", cmp.Or(d.git.versionError(), checkGit(d.git.version())), d.git.version())
 	// A daemon can do without these, so they are no failure.

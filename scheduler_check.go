@@ -16,7 +16,7 @@ import (
 )
 
 // checkScheduler tests what a scheduler with this configuration needs, and prints a line
-// for each: its address, workspace, git, the program that it runs as the daemon
+// for each: its address, workspace, allowed paths, temporary files, git, the program that it runs as the daemon
 // and, with --server, that server. It changes nothing.
 func (p *program) checkScheduler(cfg *schedulerConfig) error {
 	list := &checklist{w: p.stdout}
@@ -28,6 +28,15 @@ func (p *program) checkScheduler(cfg *schedulerConfig) error {
 	}
 	list.report("workspace", err, workspace)
 	list.note(checkFreeDisk(cfg))
+	for _, dir := range cfg.allow {
+		list.report("path", checkReadable(dir), dir)
+	}
+	temp := &tempDirs{}
+	if err := temp.probe(); err != nil {
+		list.note(fmt.Errorf("temporary files: %w: the daemons put them into their work dirs", err))
+	} else {
+		list.report("temporary files", nil, temp.dir())
+	}
 	git := newGitRunner(p.getenv, "")
 	list.report("git", checkGit(git.version()), git.version())
 	list.note(checkSSH())

@@ -18,9 +18,9 @@ func TestCheckScheduler(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
 	workspace := filepath.Join(dir, "new", "workspace")
-	p := start(t, schedulerName, nil, "--check", "--port", "0", "--workspace", workspace)
-	if code := p.exit(); code != 0 || strings.Count(p.stdout.String(), "ok ") != 4 {
-		t.Errorf("exit %d: %s%s, want 0 and four results", code, p.stdout, p.stderr)
+	p := start(t, schedulerName, nil, "--check", "--port", "0", "--workspace", workspace, "--allow", dir)
+	if code := p.exit(); code != 0 || strings.Count(p.stdout.String(), "ok ") != 6 {
+		t.Errorf("exit %d: %s%s, want 0 and six results", code, p.stdout, p.stderr)
 	}
 	if _, err := os.Stat(filepath.Dir(workspace)); err == nil {
 		t.Error("--check created the workspace, want that it changes nothing")
@@ -47,6 +47,10 @@ func TestCheckScheduler(t *testing.T) {
 	}
 	p = start(t, schedulerName, []string{"PATH=" + dir}, "--check", "--port", port, "--workspace", file, "--daemon-bin", file, "--server", "ws://127.0.0.1:"+port)
 	code := p.exit()
+	gone := start(t, schedulerName, []string{"TMPDIR=" + filepath.Join(dir, "gone")}, "--check", "--port", "0", "--workspace", workspace)
+	if code := gone.exit(); code != 0 || !strings.Contains(gone.stdout.String(), "note temporary files: ") {
+		t.Errorf("TMPDIR is missing: got exit %d and %s, want 0 and a note: the daemons use their work dirs", code, gone.stdout)
+	}
 	for _, want := range []string{
 		"FAIL address: ", "choose another --port", "FAIL workspace: ", "not a directory", "FAIL git: git was not found", "note ssh was not found",
 		"FAIL daemon program: ", "check --daemon-bin", "FAIL server: ",

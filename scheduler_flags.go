@@ -169,7 +169,7 @@ func (p *program) schedulerFlagSet() (*flagSet, *schedulerRun) {
 	f.intro += "\nCommands:\n" + commandList(schedulerCommands())
 	f.outro = schedulerOutro
 	run := &schedulerRun{build: p.schedulerFlags(f)}
-	f.BoolVar(&run.check, "check", false, "check the address, workspace, git, daemon program and --server, print the results, and exit 0 or 1")
+	f.BoolVar(&run.check, "check", false, "check the address, workspace, allowed paths, git, daemon program and --server, print the results, and exit 0 or 1")
 	f.BoolVar(&run.healthcheck, "healthcheck", false, "query /health of a running scheduler and exit 0 or 1")
 	f.BoolVar(&run.version, "version", false, "print the version and exit")
 	f.group("Instead of running")
