@@ -49,6 +49,7 @@ func TestPageInBrowser(t *testing.T) {
 	skipShort(t, "starts a browser; TestPageHeaders has the policy")
 	b := newBrowser(t)
 	t.Run("live", func(t *testing.T) { testPageLive(t, b) })
+	t.Run("reconnects", func(t *testing.T) { testPageReconnects(t, b) })
 	t.Run("hostile", func(t *testing.T) { testPageHostile(t, b) })
 	t.Run("pictures", func(t *testing.T) { testPagePictures(t, b) })
 }
@@ -187,11 +188,33 @@ func testPageLive(t *testing.T, b *browser) {
 	b.await("document.getElementById('libraries').hidden && document.getElementById('failures').hidden && [...document.querySelectorAll('#events li')].every(e => e.hidden)")
 	b.run("const f = document.getElementById('filter'); f.value = ''; f.oninput()")
 
-	// The scheduler goes: the page says so, and comes back with the next one.
+	// The scheduler goes: the page says so.
 	s.events.close()
 	b.await("!document.getElementById('stale').hidden && document.getElementById('state').textContent === 'disconnected'")
 	if text := b.text("#stale"); !strings.Contains(text, "Not up to date since") {
 		t.Errorf("the banner says %q, want since when it is stale", text)
+	}
+	b.consoleErrors() // of the lost connection
+}
+
+// testPageReconnects kills a scheduler: the page shows the next one by itself.
+func testPageReconnects(t *testing.T, b *browser) {
+	workspace := realTempDir(t)
+	first := start(t, schedulerName, nil, "--port", "0", "--workspace", workspace, "--min-free-disk", "0")
+	address := first.url()
+	b.open(address + "/")
+	b.await("document.getElementById('state').textContent === 'live'")
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	b.await("!document.getElementById('stale').hidden")
+	_, port, _ := strings.Cut(strings.TrimPrefix(address, "http://"), ":")
+	next := start(t, schedulerName, nil, "--port", port, "--workspace", workspace, "--min-free-disk", "0")
+	next.url()
+	askHTTP(t, "PUT", address+"/daemons/after", "")
+	b.await("document.getElementById('stale').hidden && document.getElementById('state').textContent === 'live' && document.querySelector('#daemons td.ready')")
+	if text := b.text("#daemons"); !strings.Contains(text, "cloud_after") {
+		t.Errorf("the table of daemons is %q, want that of the next scheduler", text)
 	}
 	b.consoleErrors() // of the lost connection
 }
