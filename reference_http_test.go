@@ -235,7 +235,11 @@ API token is set, except through a Unix socket.
 	r.tokens()
 	r.say("\nA daemon of the pool is returned as this object:\n\n")
 	r.fields("key", jsonFields(reflect.TypeFor[poolEntry]()), false)
-	r.say("Errors are `application/problem+json` (RFC 9457):\n\n")
+	r.say("### Errors\n\nA request has one of two shapes of error. What a daemon answered to a JSON-RPC request is a JSON-RPC response with status 200, an\n" +
+		"error of the method included. A JSON-RPC request that could not be delivered, or whose body is too large, has a JSON-RPC error as well,\n" +
+		"under the id of the request, with status 404 (no such machine), 413, 503 (offline, at capacity, not started) or 504 (no answer in time).\n" +
+		"Every other error, such as a missing token, a body that is not a JSON-RPC request, and all errors of the other routes, is\n" +
+		"`application/problem+json` (RFC 9457):\n\n")
 	r.fields("key", jsonFields(reflect.TypeFor[problem]()), false)
 	r.problems(t)
 	for _, e := range examples {

@@ -286,7 +286,8 @@ func (r *reference) programs(t *testing.T) {
 	r.flags(daemonName, func(p *program) *flagSet { f, _ := p.daemonFlagSet(); return f })
 	r.say(`A handler is a program that implements a method of your own, such as ` + "`--handler lint/run='my-lint --json'`" + `. The command
 is split at spaces; quotes work, but no shell is run. The program is looked up once, when the daemon starts. It reads the
-params as one line of JSON from its standard input and writes the result as one JSON value to its standard output. Lines
+params as one line of JSON from its standard input, with the task_id of the request among them if it has one, and writes the
+result as one JSON value to its standard output. Lines
 such as ` + "`{\"percent\":40,\"message\":\"half-way\"}`" + ` on file descriptor 3 are sent as progress (not on Windows). If the program
 exits with a status other than 0, the request fails with -32603 and the last line of its standard error. ` + "`C4A_`" + ` variables
 are not passed to it. It is ended with SIGTERM, then SIGKILL. The variable has one handler per line.
