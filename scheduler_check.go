@@ -71,13 +71,10 @@ func (p *program) checkListen(cfg *schedulerConfig) (string, error) {
 	if err == nil {
 		return address, l.Close()
 	}
-	if !errors.Is(err, syscall.EADDRINUSE) {
-		return "", err
-	}
-	if p.healthcheck(cfg) == nil {
+	if errors.Is(err, syscall.EADDRINUSE) && p.healthcheck(cfg) == nil {
 		return address + " (a scheduler is running there)", nil
 	}
-	return "", fmt.Errorf("%w: another program listens there: stop it or choose another --port", err)
+	return "", listenError(err)
 }
 
 // checkFreeDisk returns an error if so little of the workspace's disk is free

@@ -47,6 +47,10 @@ func TestCheckScheduler(t *testing.T) {
 	}
 	p = start(t, schedulerName, []string{"PATH=" + dir}, "--check", "--port", port, "--workspace", file, "--daemon-bin", file, "--server", "ws://127.0.0.1:"+port)
 	code := p.exit()
+	elsewhere := start(t, schedulerName, []string{"C4A_API_TOKEN=x"}, "--check", "--host", "192.0.2.1", "--workspace", workspace)
+	if code := elsewhere.exit(); code != 1 || !strings.Contains(elsewhere.stdout.String(), "must be an address of this machine") {
+		t.Errorf("an address of no machine: got exit %d and %s, want 1 and what to do", code, elsewhere.stdout)
+	}
 	gone := start(t, schedulerName, []string{"TMPDIR=" + filepath.Join(dir, "gone")}, "--check", "--port", "0", "--workspace", workspace)
 	if code := gone.exit(); code != 0 || !strings.Contains(gone.stdout.String(), "note temporary files: ") {
 		t.Errorf("TMPDIR is missing: got exit %d and %s, want 0 and a note: the daemons use their work dirs", code, gone.stdout)
