@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -224,12 +223,7 @@ func openTokensFile(path string) (*tokensFile, error) {
 func (f *tokensFile) find(text string) *apiToken { return f.set.Load().find(text) }
 
 func (f *tokensFile) read() (tokenSet, error) {
-	file, err := os.OpenFile(f.path, os.O_RDONLY|openNonblock, 0)
-	var data []byte
-	if err == nil {
-		data, err = readRegular(file, maxTokensFile)
-		_ = file.Close() // only read
-	}
+	data, err := readRegularAt(f.path, maxTokensFile)
 	var set tokenSet
 	if err == nil {
 		set, err = parseTokens(data)

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"maps"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -41,14 +40,9 @@ func openLibraries(workspace string) (*libraries, error) {
 	if err := removeTemporaries(l.path); err != nil {
 		return nil, fmt.Errorf("reading the libraries: %w", err)
 	}
-	f, err := os.OpenFile(l.path, os.O_RDONLY|openNonblock, 0)
+	data, err := readRegularAt(l.path, maxLibrariesFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, nil
-	}
-	var data []byte
-	if err == nil {
-		data, err = readRegular(f, maxLibrariesFile)
-		_ = f.Close() // only read
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the libraries: %s: %w", l.path, err)
