@@ -330,23 +330,28 @@ func decodeEnvelope(data []byte) (m envelope, err error) {
 		return m, decodeJSON(data, &m) // returns the error
 	}
 	err = eachMember(bytes.TrimSpace(data), func(name string, value json.RawMessage) error {
-		switch name {
-		case "jsonrpc":
-			m.Version = value
-		case "id":
-			m.ID = value
-		case "method":
-			m.Method = value
-		case "params":
-			m.Params = value
-		case "result":
-			m.Result = value
-		case "error":
-			m.Error = value
-		}
+		m.set([]byte(name), value)
 		return nil
 	})
 	return m.normal(), err
+}
+
+// set sets the member that a message has under a name, and ignores other names.
+func (m *envelope) set(name []byte, value json.RawMessage) {
+	switch string(name) {
+	case "jsonrpc":
+		m.Version = value
+	case "id":
+		m.ID = value
+	case "method":
+		m.Method = value
+	case "params":
+		m.Params = value
+	case "result":
+		m.Result = value
+	case "error":
+		m.Error = value
+	}
 }
 
 // normal returns the message without the members that say null for absent, as

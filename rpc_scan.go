@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -23,22 +22,7 @@ func scanEnvelope(data []byte) (m envelope, ok bool) {
 	if s.byteAt(at) != '{' {
 		return m, false
 	}
-	end := s.object(at, 0, func(name, value []byte) {
-		switch string(name) {
-		case "jsonrpc":
-			m.Version = value
-		case "id":
-			m.ID = value
-		case "method":
-			m.Method = value
-		case "params":
-			m.Params = value
-		case "result":
-			m.Result = value
-		case "error":
-			m.Error = value
-		}
-	})
+	end := s.object(at, 0, func(name, value []byte) { m.set(name, value) })
 	if end < 0 || s.space(end) != len(data) {
 		return envelope{}, false
 	}
@@ -289,8 +273,8 @@ func (m envelope) request() (method string, err error) {
 	case m.ID != nil && !validID(m.ID):
 		return "", errors.New(`"id" must be a string, a number or null`)
 	}
-	if bytes.IndexByte(m.Method, '\\') < 0 {
-		return string(m.Method[1 : len(m.Method)-1]), nil
+	if text, ok := plainString(m.Method); ok {
+		return text, nil
 	}
 	if decodeJSON(m.Method, &method) != nil {
 		return "", errors.New(`"method" must be a string`)
