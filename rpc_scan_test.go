@@ -127,3 +127,24 @@ func BenchmarkScanEnvelope(b *testing.B) {
 		})
 	}
 }
+
+// Each member of a message goes to its own field, by the scanner and by the decoder.
+func TestEnvelopeMembers(t *testing.T) {
+	t.Parallel()
+	const text = `{"jsonrpc":"2.0","id":1,"method":"a/b","params":{"c":2},"result":3,"error":{"d":4},"other":5}`
+	scanned, ok := scanEnvelope([]byte(text))
+	decoded, err := decodeEnvelope([]byte(text))
+	if !ok || err != nil {
+		t.Fatalf("got %v and %v, want the message", ok, err)
+	}
+	for how, m := range map[string]envelope{"scanned": scanned, "decoded": decoded} {
+		for _, test := range []struct{ name, got, want string }{
+			{"jsonrpc", string(m.Version), `"2.0"`}, {"id", string(m.ID), "1"}, {"method", string(m.Method), `"a/b"`},
+			{"params", string(m.Params), `{"c":2}`}, {"result", string(m.Result), "3"}, {"error", string(m.Error), `{"d":4}`},
+		} {
+			if test.got != test.want {
+				t.Errorf("%s: %s is %q, want %q", how, test.name, test.got, test.want)
+			}
+		}
+	}
+}
