@@ -63,10 +63,10 @@ func main() {
 	var agents []*agent
 	var rows []row
 	var measure func(*agent, row, time.Duration) figure
+	runtime.GOMAXPROCS(1) // one thread disturbs the programs least
 	if *hubs {
 		agents, measure = hubAgents(flag.Args()), measureHub
 	} else {
-		runtime.GOMAXPROCS(1) // one thread with blocking reads disturbs the agents least
 		agents, measure = startAgents(flag.Args()), measureAgent
 		defer stopAgents(agents)
 	}
