@@ -40,7 +40,9 @@ type taskBench struct {
 
 // measureTasks prints a table of the daemon's methods beside bare commands.
 func measureTasks(dir, daemon string, rounds int, only string) {
-	dir, err := filepath.EvalSymlinks(dir)
+	dir, err := filepath.Abs(dir)
+	check(err)
+	dir, err = filepath.EvalSymlinks(dir)
 	check(err)
 	for name, value := range map[string]string{"GIT_CONFIG_GLOBAL": os.DevNull, "GIT_CONFIG_NOSYSTEM": "1"} {
 		check(os.Setenv(name, value))
