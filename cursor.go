@@ -6,6 +6,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
+	"sync"
+	"time"
 )
 
 const (
@@ -103,4 +106,64 @@ func fingerprintList(list []string) string {
 		return ""
 	}
 	return fingerprint(list...)
+}
+
+// maxKeptLists bounds the lists of one method that are kept.
+const maxKeptLists = 4
+
+// keptLists keeps the lists that callers are paging through, so that git runs once
+// for all pages. It only saves time: a cursor is valid without it.
+type keptLists struct {
+	mu    sync.Mutex
+	lists []keptList  // guarded by mu, most recently kept last
+	timer *time.Timer // guarded by mu, empties lists
+}
+
+type keptList struct {
+	key  string
+	list any // not changed once it is kept
+}
+
+// find returns the list for key, or nil.
+func (k *keptLists) find(key string) any {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, l := range k.lists {
+		if l.key == key {
+			return l.list
+		}
+	}
+	return nil
+}
+
+// keep keeps a list in place of the previous one for its key.
+func (k *keptLists) keep(key string, list any) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.dropLocked(key)
+	k.lists = append(k.lists, keptList{key, list})
+	if len(k.lists) > maxKeptLists {
+		k.lists = slices.Delete(k.lists, 0, 1)
+	}
+	if k.timer == nil {
+		k.timer = time.AfterFunc(listingIdle, k.empty)
+	}
+	k.timer.Reset(listingIdle)
+}
+
+// drop forgets a list after its last page.
+func (k *keptLists) drop(key string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.dropLocked(key)
+}
+
+func (k *keptLists) dropLocked(key string) {
+	k.lists = slices.DeleteFunc(k.lists, func(l keptList) bool { return l.key == key })
+}
+
+func (k *keptLists) empty() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.lists = nil
 }

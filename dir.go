@@ -26,6 +26,8 @@ type entryInfo struct {
 	size  int64
 	mtime time.Time
 	id    fileID
+
+	changed time.Time // of its content or of what is known of it; mtime on Windows
 }
 
 // fileID identifies a file on this machine. It is zero where the system has no
@@ -175,7 +177,8 @@ type statBelow struct {
 	self   entryInfo // describes start
 	open   []statDir // from start to the directory of the last path
 
-	secrets []fileID // nil until needed
+	secrets []fileID  // nil until needed
+	changed time.Time // last change of a directory that was entered
 }
 
 // statDir is an open directory. Its name is that in the directory before it; the
@@ -251,6 +254,9 @@ func (s *statBelow) openBelow(at *dirHandle, self entryInfo, dir, name string) (
 			return statDir{}, err
 		}
 		at, self = next, info
+		if info.changed.After(s.changed) {
+			s.changed = info.changed
+		}
 	}
 	return statDir{name: name, dir: at, self: self}, nil
 }

@@ -170,10 +170,11 @@ func onVolume(target, _ string) string { return target }
 
 func describe(st *unix.Stat_t) entryInfo {
 	return entryInfo{
-		mode:  goMode(uint32(st.Mode)),
-		size:  st.Size,
-		mtime: time.Unix(st.Mtim.Unix()),
-		id:    fileID{dev: uint64(st.Dev), ino: st.Ino},
+		mode:    goMode(uint32(st.Mode)),
+		size:    st.Size,
+		mtime:   time.Unix(st.Mtim.Unix()),
+		id:      fileID{dev: uint64(st.Dev), ino: st.Ino},
+		changed: time.Unix(st.Ctim.Unix()),
 	}
 }
 

@@ -75,7 +75,7 @@ func (d *dirHandle) lstat(name string) (entryInfo, error) {
 	if err != nil {
 		return entryInfo{}, err
 	}
-	return entryInfo{mode: linkMode(d.root, name, info.Mode()), size: fileSize(info), mtime: info.ModTime()}, nil
+	return entryInfo{mode: linkMode(d.root, name, info.Mode()), size: fileSize(info), mtime: info.ModTime(), changed: info.ModTime()}, nil
 }
 
 // lstatIn is root.Lstat, which opens the file. Where another program or the

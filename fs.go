@@ -35,6 +35,7 @@ type fsService struct {
 	git     *gitRunner
 	log     *slog.Logger
 	buffers bufferPool // of files that are read
+	names   keptLists  // of fs/glob
 }
 
 func newFSService(access *access, git *gitRunner, log *slog.Logger) *fsService {

@@ -1,15 +1,8 @@
 package main
 
 import (
-	"bufio"
-	"context"
-	"errors"
-	"hash/fnv"
-	"io/fs"
-	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -128,105 +121,6 @@ func (f *fsService) workTreeView(r *repository) (*gitView, error) {
 		r.objects = resolvedPath{}
 	}
 	return r.gitView(indexView)
-}
-
-// list asks git which files of a repository are tracked or not ignored. Git
-// lists all of them again for every page, so the cursor holds a checksum of
-// their names to detect changes between pages.
-func (g *globPage) list(f *fsService, r *repository) error {
-	v, err := f.workTreeView(r)
-	if err != nil {
-		return err
-	}
-	defer v.remove()
-	page := &topK{after: string(g.cursor.After), limit: g.limit}
-	sum := uint64(0)
-	command := v.command("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
-	command.dir = g.abs
-	command.line = func(line string) {
-		if isUnreadable(line) {
-			g.skipped++
-		}
-	}
-	command.check = func(ctx context.Context) error { return f.access.checkRules(ctx, r.work, g.at) }
-	err = f.git.stream(g.ctx, command, func(out *bufio.Reader) error {
-		return readRecords(out, func(record []byte) error {
-			if err := g.tick(); err != nil {
-				return err
-			}
-			rel := string(record)
-			if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) || g.access.covers(filepath.Join(g.abs, rel)) {
-				return nil // a nested repository, or filtered out
-			}
-			hash := fnv.New64a()
-			_, _ = hash.Write(record) // a hash never fails
-			sum += hash.Sum64()       // independent of the order: git prints untracked files first
-			page.add(dirEntryName{key: rel, name: rel})
-			return nil
-		})
-	})
-	if _, special := errors.AsType[*specialRules](err); special {
-		f.log.Warn("listing ignored files with git failed", "error", err)
-		return g.listWithoutRules(f, r, v)
-	}
-	if err != nil {
-		return err
-	}
-	state := strconv.FormatUint(sum, 36)
-	if len(g.cursor.After) > 0 && g.cursor.State != state {
-		return staleCursor()
-	}
-	g.cursor.State = state
-	below := &statBelow{access: g.access, abs: g.abs, start: g.start, self: g.self}
-	defer below.close()
-	paths := page.sorted()
-	for _, e := range paths {
-		if err := g.tick(); err != nil {
-			return err
-		}
-		info, err := below.lstat(e.name)
-		if err != nil {
-			if _, hidden := errors.AsType[*rpcError](err); !hidden && !errors.Is(err, fs.ErrNotExist) {
-				g.skipped++ // no right to read it, or behind a symlink
-			}
-			continue
-		}
-		if err := g.add(e.name, info); errors.Is(err, errEnough) {
-			return nil
-		}
-	}
-	if g.more = page.more; g.more {
-		g.cursor.After = []byte(paths[len(paths)-1].name)
-	}
-	return nil
-}
-
-// listWithoutRules is list for a work tree in which git would wait for a pipe
-// named .gitignore: git lists the tracked files alone, for which it reads no
-// rules, and a walk finds those that no rule ignores.
-func (g *globPage) listWithoutRules(f *fsService, r *repository, v *gitView) error {
-	g.tracked = map[string]bool{}
-	command := v.command("ls-files", "-z", "--cached", "--deduplicate")
-	command.dir = g.abs
-	err := f.git.stream(g.ctx, command, func(out *bufio.Reader) error {
-		return readRecords(out, func(record []byte) error {
-			if err := g.tick(); err != nil {
-				return err
-			}
-			// With the directories above it, which the walk must enter.
-			for rel := string(record); rel != "." && !g.tracked[rel]; rel = path.Dir(rel) {
-				g.tracked[rel] = true
-			}
-			return nil
-		})
-	})
-	if err != nil {
-		return err
-	}
-	if text, err := r.optional(r.common, filepath.Join("info", "exclude"), maxConfigFile); err == nil && r.work.abs == g.abs {
-		g.rules = &ignoreRules{rules: parseIgnore(string(text))}
-	}
-	return g.walk(true)
 }
 
 // isUnreadable reports whether a line of git's standard error is about a file

@@ -36,6 +36,32 @@ type globFile struct {
 	Mtime      string `json:"mtime" doc:"modification time, RFC 3339 in UTC"`
 }
 
+func (r *globResult) jsonSize() int {
+	const fileSize = 160 // bytes of a file with a long path
+	return len(r.Files)*fileSize + fileSize
+}
+
+func (r *globResult) appendJSON(to []byte) []byte {
+	to = append(to, `{"files":[`...)
+	for n := range r.Files {
+		f := &r.Files[n]
+		if n > 0 {
+			to = append(to, ',')
+		}
+		to = appendJSONString(append(to, `{"path":`...), f.Path)
+		if f.PathBase64 != "" {
+			to = appendJSONString(append(to, `,"path_base64":`...), f.PathBase64)
+		}
+		to = strconv.AppendInt(append(to, `,"size":`...), f.Size, 10)
+		to = append(appendJSONString(append(to, `,"mtime":`...), f.Mtime), '}')
+	}
+	to = appendOptionalString(append(to, `],"next_cursor":`...), r.NextCursor)
+	if r.Head != nil {
+		to = appendJSONString(append(to, `,"head":`...), *r.Head)
+	}
+	return append(strconv.AppendInt(append(to, `,"skipped":`...), int64(r.Skipped), 10), '}')
+}
+
 // glob implements fs/glob.
 func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error) {
 	limit, err := limitParam("limit", p.Limit, maxPageEntries, maxGlobEntries)

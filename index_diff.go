@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 )
 
 // diffParams are the params of index/diff.
@@ -63,7 +61,7 @@ func (g *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) 
 	renames := valueOr(p.Renames, true)
 	request := fingerprint("index/diff", repo.top.abs, repo.prefix, p.From, to, strconv.FormatBool(renames))
 	// The next page is usually of the same commits, which can be found without git.
-	if list := g.diffs.find(fingerprint(request, repo.fixed(p.From), repo.fixed(to))); list != nil && p.Cursor != nil {
+	if list, _ := g.diffs.find(fingerprint(request, repo.fixed(p.From), repo.fixed(to))).(*diffList); list != nil && p.Cursor != nil {
 		cursor, err := startCursor(p.Cursor, request, list.state)
 		if err != nil {
 			return diffResult{}, err
@@ -81,7 +79,7 @@ func (g *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) 
 		return diffResult{}, err
 	}
 	key := fingerprint(request, commits[0], commits[1])
-	if list := g.diffs.find(key); list != nil && list.holds(cursor.At, limit) {
+	if list, _ := g.diffs.find(key).(*diffList); list != nil && list.holds(cursor.At, limit) {
 		return g.diffPage(ctx, v, list, cursor, limit)
 	}
 	find := "--no-renames"
@@ -122,7 +120,7 @@ func (g *gitReader) diffPage(ctx context.Context, v *gitView, list *diffList, cu
 		}
 	}
 	if len(rest) > len(changes) {
-		g.diffs.keep(list)
+		g.diffs.keep(list.key, list)
 	} else {
 		g.diffs.drop(list.key)
 	}
@@ -133,12 +131,8 @@ func (g *gitReader) diffPage(ctx context.Context, v *gitView, list *diffList, cu
 	return result, nil
 }
 
-const (
-	// maxKeptChanges bounds the changes of one kept list: some 10 MB.
-	maxKeptChanges = 20_000
-	// maxKeptDiffs bounds the lists that are kept.
-	maxKeptDiffs = 4
-)
+// maxKeptChanges bounds the changes of one kept list: some 10 MB.
+const maxKeptChanges = 20_000
 
 // diffList is a part of the changes between two commits, in order.
 type diffList struct {
@@ -154,54 +148,6 @@ type diffList struct {
 func (l *diffList) holds(at int64, limit int) bool {
 	end := l.first + int64(len(l.changes))
 	return at >= l.first && (at+int64(limit) <= end || at < end && end == l.total)
-}
-
-// keptDiffs keeps the lists that callers are paging through, so that git runs once
-// for all pages. It only saves time: a cursor is valid without it.
-type keptDiffs struct {
-	mu    sync.Mutex
-	lists []*diffList // guarded by mu, most recently used last
-	timer *time.Timer // guarded by mu, empties lists
-}
-
-func (k *keptDiffs) find(key string) *diffList {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	at := slices.IndexFunc(k.lists, func(l *diffList) bool { return l.key == key })
-	if at < 0 {
-		return nil
-	}
-	return k.lists[at]
-}
-
-func (k *keptDiffs) keep(list *diffList) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.dropLocked(list.key)
-	k.lists = append(k.lists, list)
-	if len(k.lists) > maxKeptDiffs {
-		k.lists = slices.Delete(k.lists, 0, 1)
-	}
-	if k.timer == nil {
-		k.timer = time.AfterFunc(listingIdle, k.empty)
-	}
-	k.timer.Reset(listingIdle)
-}
-
-func (k *keptDiffs) drop(key string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.dropLocked(key)
-}
-
-func (k *keptDiffs) dropLocked(key string) {
-	k.lists = slices.DeleteFunc(k.lists, func(l *diffList) bool { return l.key == key })
-}
-
-func (k *keptDiffs) empty() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.lists = nil
 }
 
 // diffTrees returns up to limit changes after the first skip ones, and the number of

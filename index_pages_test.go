@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 )
 
 // All pages of a listing together cost one run of git, or two, whatever their number,
@@ -36,7 +37,8 @@ func TestPagesShareARun(t *testing.T) {
 			t.Errorf("%s: git %s was started %d times, want at most %d", what, subcommand, started, most)
 		}
 	}
-	var logs, diffs [2][]string
+	files := newFSService(g.access, g.git, g.log)
+	var logs, diffs, names [2][]string
 	for i, limit := range limits {
 		wrapper.starts()
 		p := logParams{pathParam: at(repo.dir), Limit: limit}
@@ -63,12 +65,33 @@ func TestPagesShareARun(t *testing.T) {
 			d.Cursor = r.NextCursor
 		}
 		starts("index/diff", "diff-tree", 1)
+		glob := globParams{pathParam: at(repo.dir), Limit: limit}
+		for more := true; more; more = glob.Cursor != nil {
+			r, err := files.glob(t.Context(), glob)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range r.Files {
+				names[i] = append(names[i], f.Path)
+			}
+			if glob.Cursor = r.NextCursor; glob.Cursor != nil {
+				// As if nothing had changed for a while before the list was made.
+				files.names.lists[0].list.(*nameList).began = time.Now().Add(clockDifference)
+			}
+		}
+		starts("fs/glob", "ls-files", 2) // for tracked files, and for others
 	}
 	if len(logs[0]) != 13 || !slices.Equal(logs[0], logs[1]) {
 		t.Errorf("vcs/log in pages gave\n%v\nwant\n%v", logs[1], logs[0])
 	}
 	if len(diffs[0]) != 12 || !slices.Equal(diffs[0], diffs[1]) {
 		t.Errorf("index/diff in pages gave\n%v\nwant\n%v", diffs[1], diffs[0])
+	}
+	if len(names[0]) != 13 || !slices.Equal(names[0], names[1]) {
+		t.Errorf("fs/glob in pages gave\n%v\nwant\n%v", names[1], names[0])
+	}
+	if n := len(files.names.lists); n != 0 {
+		t.Errorf("%d lists of files are kept after the last page, want none", n)
 	}
 	if n := len(g.access.views.logs.kept); n != 0 {
 		t.Errorf("%d streams are kept after the last page, want none", n)

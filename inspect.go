@@ -21,7 +21,7 @@ type gitReader struct {
 	log     *slog.Logger
 
 	listings listingCache
-	diffs    keptDiffs
+	diffs    keptLists // of index/diff
 }
 
 func newGitReader(git *gitRunner, access *access, remotes *remotes, log *slog.Logger) *gitReader {

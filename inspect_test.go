@@ -192,7 +192,7 @@ func TestViewIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	third := log()
-	inUse := views.take(views.views[0].key, views.views[0].files)
+	inUse := views.take(views.views[0].key, views.views[0].files, fileFacts{})
 	views.close()
 	if _, err := os.Lstat(third); err != nil {
 		t.Errorf("a view in use was removed: %v", err)

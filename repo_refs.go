@@ -26,7 +26,12 @@ const (
 )
 
 // gitRef is a reference that names an object.
-type gitRef struct{ name, oid string }
+type gitRef struct {
+	name, oid string
+
+	peeled    string // what an annotated tag leads to
+	isChecked bool   // by git pack-refs: without peeled it is no tag
+}
 
 // readRefs reads the files below refs, and then packed-refs, which they
 // override. In this order, as in git's own files backend, a reference that git
@@ -60,7 +65,7 @@ func (r *repository) readRefs() error {
 		return over || symbolic
 	})
 	for name, oid := range loose {
-		r.refs = append(r.refs, gitRef{name, oid})
+		r.refs = append(r.refs, gitRef{name: name, oid: oid})
 	}
 	byName := func(a, b gitRef) int { return strings.Compare(a.name, b.name) }
 	if !slices.IsSortedFunc(r.refs, byName) {
@@ -242,13 +247,25 @@ func parseRefFile(text string) (oid, target string) {
 	return "", ""
 }
 
-// parsePackedRefs parses packed-refs (git-pack-refs(1)).
+// parsePackedRefs parses packed-refs (git-pack-refs(1)). Below a header that says
+// "fully-peeled", a line "^…" follows each annotated tag, and no other reference
+// (refs/packed-backend.c in git).
 func parsePackedRefs(text string) []gitRef {
 	refs := make([]gitRef, 0, strings.Count(text, "\n"))
+	header, _, _ := strings.Cut(text, "\n")
+	checked := strings.HasPrefix(header, "# pack-refs with:") && strings.Contains(header+" ", " fully-peeled ")
+	last := false // the line before was a reference
 	for line := range strings.SplitSeq(text, "\n") {
 		if ref, ok := parsePackedRef(line); ok {
+			ref.isChecked = checked
 			refs = append(refs, ref)
+			last = true
+			continue
 		}
+		if peeled, ok := strings.CutPrefix(strings.TrimSuffix(line, "\r"), "^"); ok && last && isObjectID(peeled) {
+			refs[len(refs)-1].peeled = peeled
+		}
+		last = false
 	}
 	return refs
 }
@@ -257,7 +274,7 @@ func parsePackedRefs(text string) []gitRef {
 // comment and for a peeled id ("^…").
 func parsePackedRef(line string) (gitRef, bool) {
 	oid, name, ok := strings.Cut(strings.TrimSuffix(line, "\r"), " ")
-	return gitRef{name, oid}, ok && isObjectID(oid) && isRefName(name)
+	return gitRef{name: name, oid: oid}, ok && isObjectID(oid) && isRefName(name)
 }
 
 // readRef resolves one reference to an object id without reading the others. It

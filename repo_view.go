@@ -55,35 +55,29 @@ func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 		return nil, err
 	}
 	key := fingerprint(r.gitDir.abs, r.work.abs, strconv.Itoa(int(view)))
-	if view != indexView {
-		if v.kept = r.access.views.take(key, files); v.kept != nil {
-			v.dir = v.kept.temp.path
-			return v, nil
-		}
+	var index fileFacts
+	if view == indexView {
+		index = r.indexFacts()
+	}
+	if v.kept = r.access.views.take(key, files, index); v.kept != nil {
+		v.dir = v.kept.temp.path
+		return v, nil
 	}
 	temp, err := r.access.temp.make(inspectTemp)
 	if err != nil {
 		return nil, err
 	}
-	v.kept, v.dir = &keptView{key: key, files: files, temp: temp}, temp.path
+	v.kept, v.dir = &keptView{key: key, files: files, index: index, temp: temp}, temp.path
 	if err := v.write(files); err != nil {
 		temp.remove()
 		return nil, err
 	}
-	if view != indexView {
-		r.access.views.keep(v.kept)
-	}
+	r.access.views.keep(v.kept)
 	return v, nil
 }
 
 // remove ends the use of the view.
-func (v *gitView) remove() {
-	if v.view == indexView {
-		v.kept.temp.remove()
-		return
-	}
-	v.repo.access.views.give(v.kept)
-}
+func (v *gitView) remove() { v.repo.access.views.give(v.kept) }
 
 // command returns a git command that runs in the view.
 func (v *gitView) command(args ...string) gitCommand {
@@ -238,6 +232,19 @@ func packedRefs(refs []gitRef) string {
 		b.WriteByte('\n')
 	}
 	return b.String()
+}
+
+// indexFacts describes the index as a file, which git replaces with every change.
+func (r *repository) indexFacts() fileFacts {
+	p, err := r.access.within(filepath.Join(r.gitDir.abs, "index"))
+	if err != nil {
+		return fileFacts{}
+	}
+	info, err := lstatIn(p.root.dir, p.rel)
+	if err != nil {
+		return fileFacts{}
+	}
+	return fileFacts{size: info.Size(), mtime: info.ModTime(), info: info}
 }
 
 // copyIndex copies the index and, for a split index, the shared index files.

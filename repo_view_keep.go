@@ -12,18 +12,23 @@ import (
 const (
 	// maxKeptViews bounds the views that are kept while no request uses them.
 	maxKeptViews = 16
-	// maxKeptView bounds the size of one: a view of more references is made for
-	// each request.
-	maxKeptView = 4 << 20
+	// maxKeptView bounds the size of one, and maxKeptIndex that of its index, which is
+	// not in memory: larger views are made for each request.
+	maxKeptView  = 4 << 20
+	maxKeptIndex = 16 << 20
 	// viewIdle is how long views are kept after the last request: programs that
 	// clean the directory of temporary files wait for longer.
 	viewIdle = 5 * time.Minute
+	// clockDifference is by how much the time of a change may differ from that of our
+	// clock: FAT has times of two seconds.
+	clockDifference = 2 * time.Second
 )
 
 // keptView is a temporary git directory that serves several requests.
 type keptView struct {
 	key   string            // place and kind of the repository
 	files map[string]string // what was written, by name
+	index fileFacts         // of the index that was copied
 	temp  *tempDir
 	users int // guarded by mu of its keptViews
 	stale bool
@@ -37,7 +42,7 @@ func (v *keptView) isWhole() bool {
 
 // keptViews keeps the views of repositories, because making one takes as long as a
 // short git command. A view is used again as long as each of its files would be
-// written as it is. It has no index, of which git's copy would have to be compared.
+// written as it is, and the index is the file that was copied.
 type keptViews struct {
 	mu     sync.Mutex
 	views  []*keptView // guarded by mu, most recently used last
@@ -46,10 +51,10 @@ type keptViews struct {
 	logs   logStreams  // use views
 }
 
-// take returns a view that holds exactly these files, which the caller gives back,
-// or nil.
-func (k *keptViews) take(key string, files map[string]string) *keptView {
-	v := k.find(key, files)
+// take returns a view that holds exactly these files and this index, which the caller
+// gives back, or nil.
+func (k *keptViews) take(key string, files map[string]string, index fileFacts) *keptView {
+	v := k.find(key, files, index)
 	if v != nil && !v.isWhole() {
 		k.give(v)
 		return nil
@@ -57,10 +62,10 @@ func (k *keptViews) take(key string, files map[string]string) *keptView {
 	return v
 }
 
-func (k *keptViews) find(key string, files map[string]string) *keptView {
+func (k *keptViews) find(key string, files map[string]string, index fileFacts) *keptView {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	at := slices.IndexFunc(k.views, func(v *keptView) bool { return v.key == key && maps.Equal(v.files, files) })
+	at := slices.IndexFunc(k.views, func(v *keptView) bool { return v.key == key && v.index.equal(index) && maps.Equal(v.files, files) })
 	if at < 0 {
 		return nil
 	}
@@ -77,10 +82,12 @@ func (k *keptViews) keep(v *keptView) {
 	for _, text := range v.files {
 		size += len(text)
 	}
+	// An index that was written just now may be written again without another time.
+	young := v.index.info != nil && time.Since(v.index.mtime) < clockDifference
 	k.mu.Lock()
 	v.users = 1
 	var unused []*keptView
-	if v.stale = k.closed || size > maxKeptView; !v.stale {
+	if v.stale = k.closed || young || size > maxKeptView || v.index.size > maxKeptIndex; !v.stale {
 		unused = k.dropLocked(func(old *keptView) bool { return old.key == v.key })
 		k.views = append(k.views, v)
 		for len(k.views) > maxKeptViews {

@@ -53,7 +53,16 @@ func FuzzAppendJSON(f *testing.F) {
 		if size%2 == 0 {
 			read.Head = &text
 		}
-		for _, v := range []any{r, blobs, read} {
+		glob, log := &globResult{Files: []globFile{}, Skipped: int(size)}, logResult{Commits: []commitEntry{}}
+		for n := range max(size%4, 0) {
+			glob.Files = append(glob.Files, globFile{Path: text, PathBase64: nameBase64(text), Size: size, Mtime: mode})
+			person := commitPerson{Name: text, Email: mode, At: mode}
+			log.Commits = append(log.Commits, commitEntry{
+				OID: mode, Parents: append([]string{}, []string{text, mode}[:n%3]...), IsBoundary: n == 1, Author: person, Committer: person, Subject: text, Body: mode,
+			})
+			glob.NextCursor, glob.Head, log.NextCursor = &mode, &text, &mode
+		}
+		for _, v := range []any{r, blobs, read, glob, log} {
 			var buf bytes.Buffer
 			if err := encodeJSON(&buf, v); err != nil {
 				t.Fatal(err)

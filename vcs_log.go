@@ -41,6 +41,48 @@ type logResult struct {
 	NextCursor *string       `json:"next_cursor" doc:"pass it as cursor to get the next page; null on the last page"`
 }
 
+func (r logResult) jsonSize() int {
+	const rest = 400 // bytes of a commit without its texts
+	size := rest
+	for n := range r.Commits {
+		size += rest + len(r.Commits[n].Subject) + len(r.Commits[n].Body)
+	}
+	return size
+}
+
+func (r logResult) appendJSON(to []byte) []byte {
+	to = append(to, `{"commits":[`...)
+	for n := range r.Commits {
+		if n > 0 {
+			to = append(to, ',')
+		}
+		to = r.Commits[n].appendJSON(to)
+	}
+	return append(appendOptionalString(append(to, `],"next_cursor":`...), r.NextCursor), '}')
+}
+
+func (c *commitEntry) appendJSON(to []byte) []byte {
+	to = appendJSONString(append(to, `{"oid":`...), c.OID)
+	to = append(to, `,"parents":[`...)
+	for n, id := range c.Parents {
+		if n > 0 {
+			to = append(to, ',')
+		}
+		to = appendJSONString(to, id)
+	}
+	to = strconv.AppendBool(append(to, `],"is_boundary":`...), c.IsBoundary)
+	to = c.Author.appendJSON(append(to, `,"author":`...))
+	to = c.Committer.appendJSON(append(to, `,"committer":`...))
+	to = appendJSONString(append(to, `,"subject":`...), c.Subject)
+	return append(appendJSONString(append(to, `,"body":`...), c.Body), '}')
+}
+
+func (p *commitPerson) appendJSON(to []byte) []byte {
+	to = appendJSONString(append(to, `{"name":`...), p.Name)
+	to = appendJSONString(append(to, `,"email":`...), p.Email)
+	return append(appendJSONString(append(to, `,"at":`...), p.At), '}')
+}
+
 // history implements vcs/log.
 func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error) {
 	limit, err := limitParam("limit", p.Limit, logLimit, maxLogLimit)
@@ -67,9 +109,12 @@ func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 		}
 	}()
 	rev := valueOr(p.Ref, "HEAD")
-	commit, err := g.commitOf(ctx, v, "ref", rev)
-	if err != nil {
-		return logResult{}, err
+	commit := repo.fixed(rev)
+	asked := commit == "" // git was asked for the commit
+	if asked {
+		if commit, err = g.commitOf(ctx, v, "ref", rev); err != nil {
+			return logResult{}, err
+		}
 	}
 	file := valueOr(p.File, "")
 	request := fingerprint("vcs/log", repo.top.abs, repo.prefix, rev, file, fingerprintList(filters), valueOr(p.Since, ""), valueOr(p.Until, ""))
@@ -102,11 +147,27 @@ func (g *gitReader) history(ctx context.Context, p logParams) (logResult, error)
 	s := g.openLog(v, key, cursor.At, logArgs(filters...), times, skip)
 	used = false
 	page, err := s.page(ctx, limit)
+	if _, failed := errors.AsType[*gitError](err); failed && !asked {
+		if notCommit := g.checkCommit(ctx, p.pathParam, rev); notCommit != nil {
+			return logResult{}, notCommit
+		}
+	}
 	if err == nil && p.Cursor == nil {
 		s.end()
 		s = nil
 	}
 	return g.logPage(s, cursor, page, err)
+}
+
+// checkCommit returns an error unless a revision is a commit.
+func (g *gitReader) checkCommit(ctx context.Context, p pathParam, rev string) error {
+	v, err := g.open(p, objectsView)
+	if err != nil {
+		return err
+	}
+	defer v.remove()
+	_, err = g.commitOf(ctx, v, "ref", rev)
+	return err
 }
 
 // logPage returns the result for a page, and keeps its stream, if it has one, while

@@ -40,6 +40,8 @@ type refEntry struct {
 	OID        string  `json:"oid" doc:"object id"`
 	PeeledOID  *string `json:"peeled_oid,omitempty" doc:"id of the object that an annotated tag points to"`
 	Type       string  `json:"type" enum:"branch,remote,tag,other"`
+
+	isChecked bool // PeeledOID is known
 }
 
 // listRefs implements vcs/refs.
@@ -90,7 +92,7 @@ func (g *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (ref
 	refs := make([]refEntry, 0, len(repo.refs)+len(repo.symrefs))
 	state := []string{repo.headRef, repo.head}
 	for _, ref := range repo.refs {
-		refs = append(refs, refEntry{Name: ref.name, OID: ref.oid})
+		refs = append(refs, refEntry{Name: ref.name, OID: ref.oid, PeeledOID: optionalString(ref.peeled), isChecked: ref.isChecked})
 	}
 	for name := range repo.symrefs {
 		if oid := repo.refID(name); oid != "" { // a dangling reference is not listed
@@ -142,10 +144,16 @@ func refType(name string) string {
 	return "other"
 }
 
-// peel sets the peeled ids of the annotated tags among refs, with one git
-// process.
+// peel sets the peeled ids of the annotated tags among refs that are not known, with
+// one git process.
 func (g *gitReader) peel(ctx context.Context, repo *repository, refs []refEntry) error {
-	if len(refs) == 0 {
+	var names []string
+	for _, ref := range refs {
+		if !ref.isChecked {
+			names = append(names, ref.OID, ref.OID+"^{}")
+		}
+	}
+	if len(names) == 0 {
 		return nil
 	}
 	v, err := repo.gitView(objectsView)
@@ -153,18 +161,18 @@ func (g *gitReader) peel(ctx context.Context, repo *repository, refs []refEntry)
 		return err
 	}
 	defer v.remove()
-	var names []string
-	for _, ref := range refs {
-		names = append(names, ref.OID, ref.OID+"^{}")
-	}
 	objects, err := g.lookUp(ctx, v, names)
 	if err != nil {
 		return err
 	}
 	for n := range refs {
-		if objects[2*n].kind == "tag" {
-			refs[n].PeeledOID = optionalString(objects[2*n+1].oid)
+		if refs[n].isChecked {
+			continue
 		}
+		if refs[n].PeeledOID = nil; objects[0].kind == "tag" {
+			refs[n].PeeledOID = optionalString(objects[1].oid)
+		}
+		objects = objects[2:]
 	}
 	return nil
 }

@@ -1,16 +1,27 @@
 #!/bin/sh
 # Measures the daemon and the hub beside a node agent, a small node hub, Bun where
-# it is installed, and a bare echo on the same WebSocket library:
+# it is installed, a bare echo on the same WebSocket library, and bare git and find:
 #
-#	scripts/bench.sh [ROUNDS [TIME]]
+#	scripts/bench.sh [ROUNDS [TIME [REPOS]]]
 #
-# It needs Go, node and npm, and takes some minutes. All programs run at the same
-# time and are measured in turns, so that a noisy machine disturbs all of them;
-# the table shows medians. CPU µs is the user and system time of the agent (of
-# hub and agent together) for each request; it is the steadiest figure.
+# It needs Go, git, node and npm, and takes some minutes. All programs run at the
+# same time and are measured in turns, so that a noisy machine disturbs all of them;
+# the tables show medians. CPU is the user and system time for each request of the
+# agent, of hub and agent, or of the daemon and its git; it is the steadiest figure.
+# The repositories that git is measured on are made in the directory REPOS, and
+# used again by the next run with it; the largest has 13,000 files. To measure git
+# and find alone:
+#
+#	scripts/bench.sh git [ROUNDS [REPOS]]
 set -eu
+only=
+if [ "${1:-}" = git ]; then
+	only=git
+	set -- "${2:-9}" '' "${3:-}"
+fi
 rounds=${1:-5}
 time=${2:-1s}
+repos=${3:-}
 cd "$(dirname "$0")/.."
 dir=$(mktemp -d)
 pids=
@@ -24,9 +35,16 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 1' INT TERM
 
-CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$dir/c4a-daemon" .
-CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -tags scheduler -o "$dir/c4a-daemon-scheduler" .
+scripts/build.sh c4a-daemon "$dir/c4a-daemon"
 (cd testdata/bench && go build -o "$dir/bench" .)
+machine="$(nproc) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(uname -sr), $(go version | cut -d ' ' -f 3)"
+if [ "$only" = git ]; then
+	printf '%s, %s\n\n' "$machine" "$(git --version)"
+	mkdir -p "${repos:=$dir/repos}"
+	"$dir/bench" -repos "$repos" -rounds "$rounds" "$dir/c4a-daemon"
+	exit
+fi
+scripts/build.sh c4a-daemon-scheduler "$dir/c4a-daemon-scheduler"
 cp testdata/bench/agent.js testdata/bench/hub.js "$dir"
 (cd "$dir" && npm install --silent --no-audit --no-fund ws@8.23.0 >/dev/null)
 
@@ -37,7 +55,7 @@ head -c 65536 "$dir/text" >"$dir/files/64k.txt"
 head -c 1048576 "$dir/text" >"$dir/files/1m.txt"
 cp "$dir/files/64k.txt" "$dir/files/1/2/3/4/64k.txt"
 
-echo "$(nproc) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(uname -sr), $(go version | cut -d ' ' -f 3), node $(node --version)"
+echo "$machine, $(git --version), node $(node --version)"
 echo
 echo "An agent that dials in ($rounds rounds of $time):"
 echo
@@ -65,3 +83,9 @@ echo
 "$dir/bench" -hubs -rounds "$rounds" -time "$time" -files "$dir/files" \
 	"node hub=http://127.0.0.1:$theirs/=$their_hub,$their_agent" \
 	"c4a hub=http://127.0.0.1:$ours/machines/bench/rpc=$our_hub,$our_agent"
+
+echo
+echo "Git and files, against the bare commands:"
+echo
+mkdir -p "${repos:=$dir/repos}"
+"$dir/bench" -repos "$repos" -rounds "$rounds" "$dir/c4a-daemon"

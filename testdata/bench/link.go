@@ -149,6 +149,28 @@ func (c *conn) message() (start []byte, id int, call bool) {
 	return start, id, false
 }
 
+// whole reads one message and appends it to data.
+func (c *conn) whole(data []byte) []byte {
+	for {
+		final, opcode, payload, mask := c.header()
+		begin := len(data)
+		data = slices.Grow(data, payload)[:begin+payload]
+		if _, err := io.ReadFull(c.r, data[begin:]); err != nil {
+			log.Fatal("reading from an agent: ", err)
+		}
+		unmask(data[begin:], mask)
+		if opcode == 9 { // ping
+			c.out = append(append(c.out, 0x8a, byte(payload)), data[begin:]...)
+			c.flush()
+		}
+		if opcode >= 8 {
+			data = data[:begin]
+		} else if final {
+			return data
+		}
+	}
+}
+
 func (c *conn) header() (final bool, opcode byte, payload int, mask [4]byte) {
 	var head [14]byte
 	read := func(p []byte) {
@@ -173,6 +195,10 @@ func (c *conn) header() (final bool, opcode byte, payload int, mask [4]byte) {
 }
 
 func unmask(data []byte, mask [4]byte) {
+	word := uint64(binary.LittleEndian.Uint32(mask[:])) * (1<<32 + 1)
+	for ; len(data) >= 8; data = data[8:] {
+		binary.LittleEndian.PutUint64(data, binary.LittleEndian.Uint64(data)^word)
+	}
 	for i := range data {
 		data[i] ^= mask[i%4]
 	}

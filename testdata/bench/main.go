@@ -59,7 +59,12 @@ func main() {
 	only := flag.String("only", "", "run the rows whose name contains this `text`")
 	files := flag.String("files", "", "directory of the `files` to read")
 	hubs := flag.Bool("hubs", false, "measure hubs over HTTP: each argument is NAME=URL=PID,PID")
+	repos := flag.String("repos", "", "measure the daemon at the path given as argument against git and find, on repositories in this `directory`, which are made if need be")
 	flag.Parse()
+	if *repos != "" {
+		measureTasks(*repos, flag.Arg(0), *rounds, *only)
+		return
+	}
 	var agents []*agent
 	var rows []row
 	var measure func(*agent, row, time.Duration) figure
