@@ -30,7 +30,7 @@ type gitRef struct {
 	name, oid string
 
 	peeled    string // what an annotated tag leads to
-	isChecked bool   // by git pack-refs: without peeled it is no tag
+	isChecked bool   // git pack-refs looked for what it leads to: an annotated tag has peeled
 }
 
 // readRefs reads the files below refs, and then packed-refs, which they
