@@ -233,7 +233,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			return nil, err
 		}
 		s.hub = newHub(hubConfig{
-			maxMessage: defaultMaxMessage, offlineThreshold: cfg.offlineThreshold,
+			maxMessage: int(cfg.maxMessage), offlineThreshold: cfg.offlineThreshold,
 			heartbeatInterval: min(defaultHeartbeatInterval, cfg.offlineThreshold/2),
 			times:             p.times, libraryOf: libs.of, methods: methodsByName(builtinMethods()), publish: s.events.publish, requests: s.requests, log: cfg.log,
 		})

@@ -65,11 +65,12 @@ type schedulerConfig struct {
 	caFile           string // absolute path
 	certificate      *tls.Certificate
 	minFreeDisk      float64 // percent
-	logs             logFlags
-	log              *slog.Logger
-	check            bool
-	healthcheck      bool
-	version          bool
+	limitFlags
+	logs        logFlags
+	log         *slog.Logger
+	check       bool
+	healthcheck bool
+	version     bool
 }
 
 // schedulerFlags registers the flags. After they are parsed, the returned
@@ -101,6 +102,7 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	f.group("Access")
 	f.DurationVar(&c.offlineThreshold, "offline-threshold", defaultOfflineThreshold, "`TIME` without a heartbeat after which a daemon counts as offline")
 	f.group("Connections")
+	c.limitFlags.register(f)
 	c.logs.register(f)
 	return func(f *flagSet) (*schedulerConfig, error) {
 		f.Visit(func(fl *flag.Flag) { c.workspaceGiven = c.workspaceGiven || fl.Name == "workspace" })
@@ -224,6 +226,9 @@ func (c *schedulerConfig) validate() error {
 			return usage("invalid value %v for --%s: must be 10ms to a year", d.value, d.name)
 		}
 	}
+	if err := c.limitFlags.validate(); err != nil {
+		return err
+	}
 	if err := checkPercent("min-free-disk", c.minFreeDisk); err != nil {
 		return err
 	}
@@ -300,10 +305,9 @@ func (c *schedulerConfig) dialHost() string {
 
 // childArgs returns the flags that every child gets in addition to its own.
 func (c *schedulerConfig) childArgs() []string {
-	args := []string{
+	args := append(c.limitFlags.args(),
 		"--log-level", c.logs.level, "--log-format", c.logs.format,
-		"--min-free-disk", strconv.FormatFloat(c.minFreeDisk, 'f', -1, 64),
-	}
+		"--min-free-disk", strconv.FormatFloat(c.minFreeDisk, 'f', -1, 64))
 	if c.caFile != "" {
 		args = append(args, "--ca-file", c.caFile)
 	}
