@@ -96,7 +96,10 @@ func (p *program) daemon() error {
 	wg.Go(func() { d.access.temp.sweep(work, cfg.log) }) // ends with d.close
 	if parent != nil {
 		parent.activity = d.service.activity
-		d.cloner.ended = parent.sendClone
+		parent.clones, d.cloner.ended = d.cloner.places, parent.sendClone
+		if p.getenv(clonesVariable) != "" {
+			d.cloner.places.changed = func() { parent.sendStatus(0) }
+		}
 		// Nobody waits for this goroutine: it is blocked in a read of standard
 		// input, which only the end of this process or of the scheduler
 		// interrupts.

@@ -190,7 +190,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		return nil, err
 	}
 	s.pool, err = newPool(poolConfig{
-		workspace: cfg.workspace, daemonBin: cfg.daemonBin, start: s.startDaemon, maxDaemons: cfg.maxDaemons,
+		workspace: cfg.workspace, daemonBin: cfg.daemonBin, start: s.startDaemon, maxDaemons: cfg.maxDaemons, maxClones: cfg.maxClones,
 		idleTimeout: cfg.idleTimeout, spawnTimeout: cfg.spawnTimeout, stopTimeout: cfg.stopTimeout,
 		childArgs: cfg.childArgs(), denied: cfg.deny, token: s.childToken, environ: p.environ(), log: cfg.log, started: p.started,
 		onEvent: func(e poolEntry) {

@@ -50,6 +50,7 @@ type schedulerConfig struct {
 	workspace        string
 	workspaceGiven   bool
 	maxDaemons       int
+	maxClones        int // of the pool; 0 is no limit
 	idleTimeout      time.Duration
 	spawnTimeout     time.Duration
 	stopTimeout      time.Duration
@@ -84,6 +85,8 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	f.StringVar(&server, "server", "", "`ADDRESS` of the server that the daemons dial (default: this scheduler)")
 	f.group("Basics")
 	f.IntVar(&c.maxDaemons, "max-daemons", defaultMaxDaemons, "maximum number `N` of daemons that run at the same time")
+	f.IntVar(&c.maxClones, "max-clones", defaultPoolClones(), "maximum number `N` of clones that run at the same time in the pool; others wait; 0 is no limit")
+	f.Lookup("max-clones").DefValue = "twice the CPUs, at least " + strconv.Itoa(minPoolClones)
 	f.DurationVar(&c.idleTimeout, "idle-timeout", defaultIdleTimeout, "`TIME` after which an idle daemon is stopped")
 	f.DurationVar(&c.spawnTimeout, "spawn-timeout", defaultSpawnTimeout, "`TIME` within which a new daemon must be ready")
 	f.DurationVar(&c.stopTimeout, "stop-timeout", defaultStopTimeout, "`TIME` that a daemon has to exit before it is killed")
@@ -214,6 +217,9 @@ func (c *schedulerConfig) validate() error {
 	}
 	if c.maxDaemons < 1 || c.maxDaemons > 100_000 {
 		return usage("invalid value %d for --max-daemons: must be 1 to 100000", c.maxDaemons)
+	}
+	if c.maxClones < 0 {
+		return usage("invalid value %d for --max-clones: must be at least 0", c.maxClones)
 	}
 	for _, d := range []struct {
 		name  string
