@@ -76,7 +76,7 @@ const (
 // columns. What does not fit is left out: first the bar, then from the end.
 func barLine(p progress, since time.Duration, width int) string {
 	percent := max(0, min(p.Percent, 100))
-	phase := cutColumns(strings.ReplaceAll(cleanText(cmp.Or(p.Phase, p.Message, "working")), "\t", " "), 20)
+	phase := cutColumns(strings.ReplaceAll(cleanText(cmp.Or(p.Message, p.Phase, "working")), "\t", " "), 32)
 	line := fmt.Sprintf("%3d%% %s", percent, phase)
 	var parts []string
 	switch {

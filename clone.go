@@ -26,10 +26,6 @@ var (
 	errCloneTooLarge = errors.New("the remote sent too much")
 )
 
-// maxClones bounds the clones that run at once: each runs a git that needs a core
-// to unpack and check out.
-const maxClones = 4
-
 // clonerConfig configures a cloner.
 type clonerConfig struct {
 	git         *gitRunner
@@ -53,7 +49,7 @@ type cloner struct {
 	store   *repoStore // nil without a work dir
 	err     error      // why there is no store although there is a work dir
 	group   *flightGroup
-	slots   chan struct{} // holds a token for each clone that runs
+	places  *clonePlaces
 	owner   string
 	ended   func(took time.Duration, err error) // called at the end of each run, unless nil
 }
@@ -65,7 +61,7 @@ func newCloner(cfg clonerConfig) *cloner {
 		cfg:     cfg,
 		remotes: newRemotes(cfg.git, cfg.access, cfg.credentials, cfg.allowHosts),
 		group:   newFlightGroup(cfg.base, 0, 0),
-		slots:   make(chan struct{}, maxClones),
+		places:  &clonePlaces{},
 	}
 	workDir := cfg.access.workDir
 	if workDir == "" {
@@ -229,12 +225,12 @@ func (c *cloner) run(ctx context.Context, job cloneJob) (cloneResult, error) {
 		return cloneResult{}, err
 	}
 	defer unlock()
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	case <-ctx.Done():
-		return cloneResult{}, context.Cause(ctx)
+	release, err := c.places.acquire(ctx, r.progress.wait)
+	if err != nil {
+		return cloneResult{}, err
 	}
+	defer release()
+	r.progress.waited()
 	if err := c.checkDisk(); err != nil {
 		return cloneResult{}, err
 	}

@@ -10,6 +10,7 @@ import (
 // Phases of a clone (REFERENCE.md).
 const (
 	phaseConnecting  = "connecting"
+	phaseWaiting     = "waiting"
 	phaseCounting    = "counting"
 	phaseCompressing = "compressing"
 	phaseReceiving   = "receiving"
@@ -113,6 +114,14 @@ func startProgress(ctx context.Context) *cloneProgress {
 	reportProgress(ctx, p.last)
 	return p
 }
+
+// wait reports that the clone waits for others, and its place in their queue.
+func (p *cloneProgress) wait(place string) {
+	p.report(progress{Phase: phaseWaiting, Message: phaseWaiting + ": " + place})
+}
+
+// waited reports that the clone begins, if it had to wait.
+func (p *cloneProgress) waited() { p.report(progress{Phase: phaseConnecting}) }
 
 // phaseSpan is the part of a clone that a phase takes, in percent. Receiving
 // and checkout are what takes time.

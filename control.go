@@ -26,6 +26,9 @@ const (
 	// maxTook bounds the duration that a daemon may report for a clone. It only
 	// keeps an absurd number out of the metrics.
 	maxTook = 365 * 24 * time.Hour
+	// maxPlacedClones bounds the clones of one daemon that a line names: more than
+	// maxClones, for those of later versions.
+	maxPlacedClones = 64
 )
 
 // controlVariable, set to controlStdio, puts a daemon's standard input and output
@@ -36,6 +39,9 @@ const (
 	// deniedVariable holds the absolute paths, in base64 in a JSON array, that
 	// the daemon must not read although they may lie below an allowed directory.
 	deniedVariable = "C4A_CONTROL_DENIED"
+	// clonesVariable, set to anything, makes a clone of the daemon wait for a place
+	// in the pool.
+	clonesVariable = "C4A_CONTROL_CLONES"
 )
 
 // parseDenied reads the value of deniedVariable.
@@ -70,6 +76,9 @@ const (
 	opStatus  = "status"  // answered by a status event
 	// opLogLevel sets the level of the daemon's log; answered by a status event.
 	opLogLevel = "log_level"
+	// opClones has the places of the daemon's clones in the pool. It follows each
+	// status with clones, and each change.
+	opClones = "clones"
 )
 
 // Events, from the daemon up.
@@ -82,18 +91,28 @@ const (
 // controlOp is one line from the scheduler. IdleMS belongs to quiesce: the daemon
 // agrees only when no request is running and its last one ended at least so many
 // milliseconds ago. Ask is the number of the op, which its answer repeats. Level
-// belongs to log_level.
+// belongs to log_level, Places to clones.
 type controlOp struct {
-	Op     string `json:"op"`
-	IdleMS int64  `json:"idle_ms,omitempty"`
-	Ask    int64  `json:"ask,omitempty"`
-	Level  string `json:"level,omitempty"`
+	Op     string       `json:"op"`
+	IdleMS int64        `json:"idle_ms,omitempty"`
+	Ask    int64        `json:"ask,omitempty"`
+	Level  string       `json:"level,omitempty"`
+	Places []clonePlace `json:"places,omitempty"`
+}
+
+// clonePlace is the place of a clone in the pool: it may run at Position 0, and
+// otherwise waits as the Position-th of Of.
+type clonePlace struct {
+	ID       int64 `json:"id"` // given by the daemon
+	Position int   `json:"position,omitempty"`
+	Of       int   `json:"of,omitempty"`
 }
 
 // controlEvent is one line from the daemon. PID and InstanceID belong to ready.
-// Active, IdleMS, Quiesced and Ask belong to status: the running requests, the
-// milliseconds since the last one ended, whether the daemon refuses requests, and
-// the number of the op that it answers, 0 for none. OK and TookMS belong to clone.
+// Active, IdleMS, Quiesced, Ask and Clones belong to status: the running requests,
+// the milliseconds since the last one ended, whether the daemon refuses requests,
+// the number of the op that it answers, 0 for none, and the ids of the clones that
+// have a place in the pool or wait for one. OK and TookMS belong to clone.
 type controlEvent struct {
 	Event      string
 	PID        int
@@ -102,6 +121,7 @@ type controlEvent struct {
 	IdleMS     int64
 	Quiesced   bool
 	Ask        int64
+	Clones     []int64
 	OK         bool
 	TookMS     int64
 }
@@ -114,11 +134,12 @@ type readyLine struct {
 }
 
 type statusLine struct {
-	Event    string `json:"event"`
-	Active   int    `json:"active"`
-	IdleMS   int64  `json:"idle_ms"`
-	Quiesced bool   `json:"quiesced"`
-	Ask      int64  `json:"ask,omitempty"`
+	Event    string  `json:"event"`
+	Active   int     `json:"active"`
+	IdleMS   int64   `json:"idle_ms"`
+	Quiesced bool    `json:"quiesced"`
+	Ask      int64   `json:"ask,omitempty"`
+	Clones   []int64 `json:"clones,omitempty"`
 }
 
 type cloneLine struct {
@@ -135,22 +156,23 @@ func (e controlEvent) MarshalJSON() ([]byte, error) {
 	case eventClone:
 		return json.Marshal(cloneLine{e.Event, e.OK, e.TookMS})
 	}
-	return json.Marshal(statusLine{e.Event, e.Active, e.IdleMS, e.Quiesced, e.Ask})
+	return json.Marshal(statusLine{e.Event, e.Active, e.IdleMS, e.Quiesced, e.Ask, e.Clones})
 }
 
 // UnmarshalJSON reads an event of any kind and refuses numbers that no daemon
 // sends.
 func (e *controlEvent) UnmarshalJSON(data []byte) error {
 	var line struct {
-		Event      string `json:"event"`
-		PID        int    `json:"pid"`
-		InstanceID string `json:"instance_id"`
-		Active     int    `json:"active"`
-		IdleMS     int64  `json:"idle_ms"`
-		Quiesced   bool   `json:"quiesced"`
-		Ask        int64  `json:"ask"`
-		OK         bool   `json:"ok"`
-		TookMS     int64  `json:"took_ms"`
+		Event      string  `json:"event"`
+		PID        int     `json:"pid"`
+		InstanceID string  `json:"instance_id"`
+		Active     int     `json:"active"`
+		IdleMS     int64   `json:"idle_ms"`
+		Quiesced   bool    `json:"quiesced"`
+		Ask        int64   `json:"ask"`
+		Clones     []int64 `json:"clones"`
+		OK         bool    `json:"ok"`
+		TookMS     int64   `json:"took_ms"`
 	}
 	if err := decodeJSON(data, &line); err != nil {
 		return err
@@ -158,7 +180,7 @@ func (e *controlEvent) UnmarshalJSON(data []byte) error {
 	if line.Event == "" {
 		return errors.New("no event")
 	}
-	if line.Active < 0 || line.IdleMS < 0 || line.TookMS < 0 || line.TookMS > maxTook.Milliseconds() {
+	if line.Active < 0 || line.IdleMS < 0 || line.TookMS < 0 || line.TookMS > maxTook.Milliseconds() || len(line.Clones) > maxPlacedClones {
 		return errors.New("a number is out of range")
 	}
 	*e = controlEvent(line)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -17,8 +18,11 @@ type controlClient struct {
 	reader   *controlReader
 	out      io.Writer // must not block
 	activity *activity
+	clones   *clonePlaces
 	level    *slog.LevelVar
 	log      *slog.Logger
+
+	sending sync.Mutex // keeps status events in the order of what they report
 }
 
 // token returns the daemon's token, the first line from the scheduler. If ctx ends
@@ -45,8 +49,10 @@ func (c *controlClient) token(ctx context.Context) (secret, error) {
 // send writes one event to the scheduler. An event that a scheduler does not read
 // is dropped and only logged: the end of standard input tells the daemon that its
 // scheduler has exited.
-func (c *controlClient) send(e controlEvent) {
-	if err := writeControl(c.out, e); err != nil {
+func (c *controlClient) send(e controlEvent) { c.logLost(writeControl(c.out, e)) }
+
+func (c *controlClient) logLost(err error) {
+	if err != nil {
 		c.log.Debug("sending an event to the scheduler failed", "error", err)
 	}
 }
@@ -57,9 +63,17 @@ func (c *controlClient) sendReady(instanceID string) {
 
 // sendStatus sends the current activity. ask is the number of the op that this
 // event answers, or 0.
-func (c *controlClient) sendStatus(ask int64) {
+func (c *controlClient) sendStatus(ask int64) { c.logLost(c.writeStatus(ask)) }
+
+func (c *controlClient) writeStatus(ask int64) error {
+	c.sending.Lock()
+	defer c.sending.Unlock()
 	active, idle, quiesced := c.activity.state()
-	c.send(controlEvent{Event: eventStatus, Active: active, IdleMS: idle.Milliseconds(), Quiesced: quiesced, Ask: ask})
+	e := controlEvent{Event: eventStatus, Active: active, IdleMS: idle.Milliseconds(), Quiesced: quiesced, Ask: ask}
+	if c.clones.changed != nil {
+		e.Clones = c.clones.wanted()
+	}
+	return writeControl(c.out, e)
 }
 
 // sendClone sends the duration and the outcome of a vcs/clone that has ended.
@@ -80,6 +94,9 @@ func (c *controlClient) handleOps(gone func()) {
 			if level, err := parseLevel(op.Level); err == nil {
 				c.level.Set(level)
 			}
+		case opClones:
+			c.clones.update(op.Places)
+			return
 		case opStatus:
 		default:
 			c.log.Warn("unknown op from the scheduler", "op", cleanText(op.Op))

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"slices"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -23,6 +23,8 @@ func TestControlLines(t *testing.T) {
 			[]controlEvent{{Event: "status", Active: 2, IdleMS: 5, Quiesced: true}}, 0},
 		{"last line without an end", `{"event":"status"}`, []controlEvent{{Event: "status"}}, 0},
 		{"carriage return and empty lines", "\n\r\n{\"event\":\"status\"}\r\n", []controlEvent{{Event: "status"}}, 0},
+		{"status with clones", `{"event":"status","clones":[3,4]}`, []controlEvent{{Event: "status", Clones: []int64{3, 4}}}, 0},
+		{"too many clones", `{"event":"status","clones":[` + strings.Repeat("1,", maxPlacedClones) + `1]}`, nil, 1},
 		{"text is rubbish", "hello\n{\"event\":\"status\"}\n", []controlEvent{{Event: "status"}}, 1},
 		{"an array is rubbish", "[1]\n", nil, 1},
 		{"no event", "{}\n", nil, 1},
@@ -37,7 +39,7 @@ func TestControlLines(t *testing.T) {
 			if err := r.events(func(e controlEvent) { got = append(got, e) }); err != nil {
 				t.Fatal(err)
 			}
-			if !slices.Equal(got, test.want) || r.unreadable != test.unreadable {
+			if !reflect.DeepEqual(got, test.want) || r.unreadable != test.unreadable {
 				t.Errorf("got %v and %d unreadable lines, want %v and %d", got, r.unreadable, test.want, test.unreadable)
 			}
 		})
@@ -54,7 +56,7 @@ func TestControlTokenThenOps(t *testing.T) {
 	if err := r.ops(func(op controlOp) { got = append(got, op) }); err != nil {
 		t.Fatal(err)
 	}
-	if want := []controlOp{{Op: opQuiesce, IdleMS: 10, Ask: 3}, {Op: opResume}}; !slices.Equal(got, want) {
+	if want := []controlOp{{Op: opQuiesce, IdleMS: 10, Ask: 3}, {Op: opResume}}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	if _, err := newControlReader(strings.NewReader(""), slog.New(slog.DiscardHandler)).token(); !errors.Is(err, io.EOF) {
@@ -64,9 +66,10 @@ func TestControlTokenThenOps(t *testing.T) {
 
 func TestControlEventHasTheKeysOfItsKind(t *testing.T) {
 	for want, event := range map[string]controlEvent{
-		`{"event":"ready","pid":4711,"instance_id":"x"}` + "\n":                     {Event: eventReady, PID: 4711, InstanceID: "x"},
-		`{"event":"status","active":0,"idle_ms":0,"quiesced":false}` + "\n":         {Event: eventStatus},
-		`{"event":"status","active":1,"idle_ms":0,"quiesced":false,"ask":2}` + "\n": {Event: eventStatus, Active: 1, Ask: 2},
+		`{"event":"ready","pid":4711,"instance_id":"x"}` + "\n":                            {Event: eventReady, PID: 4711, InstanceID: "x"},
+		`{"event":"status","active":0,"idle_ms":0,"quiesced":false}` + "\n":                {Event: eventStatus},
+		`{"event":"status","active":1,"idle_ms":0,"quiesced":false,"ask":2}` + "\n":        {Event: eventStatus, Active: 1, Ask: 2},
+		`{"event":"status","active":2,"idle_ms":0,"quiesced":false,"clones":[1,2]}` + "\n": {Event: eventStatus, Active: 2, Clones: []int64{1, 2}},
 	} {
 		var out bytes.Buffer
 		if err := writeControl(&out, event); err != nil || out.String() != want {

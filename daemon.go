@@ -96,7 +96,10 @@ func (p *program) daemon() error {
 	wg.Go(func() { d.access.temp.sweep(work, cfg.log) }) // ends with d.close
 	if parent != nil {
 		parent.activity = d.service.activity
-		d.cloner.ended = parent.sendClone
+		parent.clones, d.cloner.ended = d.cloner.places, parent.sendClone
+		if p.getenv(clonesVariable) != "" {
+			d.cloner.places.changed = func() { parent.sendStatus(0) }
+		}
 		// Nobody waits for this goroutine: it is blocked in a read of standard
 		// input, which only the end of this process or of the scheduler
 		// interrupts.
@@ -152,12 +155,12 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 	}
 	d.instanceID = randomHex(16)
 
-	tasks := newFlightGroup(base, taskKeep, taskKept(cfg.maxMessage))
+	tasks := newFlightGroup(base, taskKeep, taskKept(int(cfg.maxMessage)))
 	d.cloner = newCloner(clonerConfig{
 		git: d.git, access: d.access, credentials: d.credentials, log: cfg.log, base: base,
-		maxFiles: cfg.maxCloneFiles, maxBytes: cfg.maxCloneBytes, allowHosts: cfg.allowGitHosts, minFreeDisk: cfg.minFreeDisk, predecessorDied: died,
+		maxFiles: cfg.maxCloneFiles, maxBytes: int64(cfg.maxCloneBytes), allowHosts: cfg.allowGitHosts, minFreeDisk: cfg.minFreeDisk, predecessorDied: died,
 	})
-	d.handlers = newCommandMethods(cfg.handlers, p.environ(), cfg.maxMessage, cfg.log, p.started)
+	d.handlers = newCommandMethods(cfg.handlers, p.environ(), int(cfg.maxMessage), cfg.log, p.started)
 	d.service = &service{
 		methods:       map[string]*method{},
 		tasks:         tasks,
@@ -220,7 +223,7 @@ func (d *daemon) serve(stopping, force context.Context, parent *controlClient, p
 	isReady := false
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
-		maxMessage: d.cfg.maxMessage, attempts: d.cfg.maxAttempts, heartbeat: d.cfg.heartbeat,
+		maxMessage: int(d.cfg.maxMessage), attempts: d.cfg.maxAttempts, heartbeat: d.cfg.heartbeat,
 		times: p.times, handshake: d.handshake(), service: d.service, began: d.began, console: p.console, log: d.cfg.log,
 		onState: func(state string) { system.tell("STATUS=" + state) },
 		onAccepted: func(handshakeResult) {
@@ -365,7 +368,7 @@ func (d *daemon) check(p *program) error {
 	report("temporary files", d.noTemp, d.access.temp.dir())
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
-		maxMessage: d.cfg.maxMessage, times: p.times, handshake: d.handshake(), log: d.cfg.log,
+		maxMessage: int(d.cfg.maxMessage), times: p.times, handshake: d.handshake(), log: d.cfg.log,
 	}
 	report("server", c.try(), d.cfg.server.String())
 	list.clock(c.serverTime, time.Now())
@@ -436,8 +439,8 @@ func (d *daemon) configGet(context.Context, none) (configResult, error) {
 		GitVersion:   d.git.version(),
 		Stuck:        d.access.stuck(),
 		Limits: daemonLimits{
-			MaxMessage: d.cfg.maxMessage, MaxConcurrent: d.cfg.maxConcurrent, MaxQueue: maxQueue,
-			MaxClones: maxClones, MaxCloneFiles: d.cfg.maxCloneFiles, MaxCloneBytes: d.cfg.maxCloneBytes,
+			MaxMessage: int(d.cfg.maxMessage), MaxConcurrent: d.cfg.maxConcurrent, MaxQueue: maxQueue,
+			MaxClones: maxClones, MaxCloneFiles: d.cfg.maxCloneFiles, MaxCloneBytes: int64(d.cfg.maxCloneBytes),
 		},
 	}, err
 }

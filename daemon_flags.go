@@ -29,20 +29,16 @@ same machine id.
 
 // daemonConfig is the validated configuration of a daemon.
 type daemonConfig struct {
-	server         *url.URL
-	allow          []string
-	deny           []string // not even below an allowed directory
-	machineID      string
-	workDir        string // absolute path; "" for none
-	token          secret
-	caFile         string
-	client         *http.Client // dials the server
-	compress       bool
-	maxConcurrent  int
-	maxMessage     int
-	maxCloneFiles  int
-	maxCloneBytes  int64
-	allowGitHosts  []string
+	server    *url.URL
+	allow     []string
+	deny      []string // not even below an allowed directory
+	machineID string
+	workDir   string // absolute path; "" for none
+	token     secret
+	caFile    string
+	client    *http.Client // dials the server
+	compress  bool
+	limitFlags
 	minFreeDisk    float64 // percent
 	handlers       []handlerSpec
 	heartbeat      time.Duration
@@ -53,16 +49,7 @@ type daemonConfig struct {
 	level          *slog.LevelVar // of log
 }
 
-const (
-	defaultMaxConcurrent = 64
-	maxMaxConcurrent     = 10_000
-	minMaxMessage        = 64 << 10 // large enough for a handshake and for any error
-	maxMaxMessage        = 1 << 30
-	defaultMaxAttempts   = 64
-	// A tree larger than this is a mistake or an attack, not source code.
-	defaultMaxCloneFiles = 200_000
-	defaultMaxCloneBytes = 10 << 30
-)
+const defaultMaxAttempts = 64
 
 // daemonConfig parses and validates the command line and the environment.
 func (p *program) daemonConfig() (*daemonConfig, error) {
@@ -84,10 +71,8 @@ func (p *program) daemonFlagSet() (*flagSet, func(*flagSet) (*daemonConfig, erro
 // builds a validated configuration from them.
 func (p *program) daemonFlags(f *flagSet) (build func(*flagSet) (*daemonConfig, error)) {
 	c := &daemonConfig{scheduled: p.getenv(controlVariable) == controlStdio}
-	maxMessage, maxCloneBytes := size(defaultMaxMessage), size(defaultMaxCloneBytes)
 	var server, tokenFile string
 	var allow dirList
-	var gitHosts list
 	var handlers handlerFlag
 	var logs logFlags
 	f.StringVar(&server, "server", "", "`ADDRESS` of the server: host:port, ws://… or wss://…")
@@ -98,18 +83,13 @@ func (p *program) daemonFlags(f *flagSet) (build func(*flagSet) (*daemonConfig, 
 	f.StringVar(&tokenFile, "token-file", "", "`FILE` whose first line is the token for the server (or set C4A_TOKEN)")
 	f.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` with additional certificate authorities, for the server and for git")
 	f.BoolVar(&c.compress, "compress", false, "compress messages; saves bandwidth, costs CPU")
-	f.Var(&maxMessage, "max-message", "maximum `BYTES` of a message in either direction; the server must allow the same size")
 	f.DurationVar(&c.heartbeat, "heartbeat-interval", defaultHeartbeatInterval, "`TIME` between heartbeats, unless the server sets another")
 	f.IntVar(&c.maxAttempts, "max-reconnect-attempts", defaultMaxAttempts, "give up after `N` failed connection attempts in a row; 0 means never")
 	f.group("Connection")
-	f.IntVar(&c.maxCloneFiles, "max-clone-files", defaultMaxCloneFiles, "maximum number `N` of files in a cloned tree")
-	f.Var(&maxCloneBytes, "max-clone-bytes", "maximum `BYTES` in a cloned tree")
 	f.Float64Var(&c.minFreeDisk, "min-free-disk", 0, "`PERCENT` of the work dir's disk that must be free before a clone starts")
-	f.Var(&gitHosts, "allow-git-host", "`HOSTS` from which repositories may be cloned, such as github.com or *.example.org; repeatable (default: any host)")
-	f.group("Clones")
-	f.IntVar(&c.maxConcurrent, "max-concurrent", defaultMaxConcurrent, "maximum number `N` of requests that run at the same time; others wait")
+	c.limitFlags.register(f)
 	f.Var(&handlers, "handler", "add a method: `ns/method=COMMAND`, a command that reads the params from standard input and writes the result to standard output; repeatable, one per line in the variable")
-	f.group("Requests")
+	f.group("Methods")
 	logs.register(f)
 	f.BoolVar(&c.check, "check", false, "check the server, token, git and paths, print the results, and exit 0 or 1")
 	f.BoolVar(&c.version, "version", false, "print the version and exit")
@@ -121,8 +101,7 @@ func (p *program) daemonFlags(f *flagSet) (build func(*flagSet) (*daemonConfig, 
 		if len(f.words) > 0 {
 			return nil, usage("unexpected argument %q: only flags are accepted", shownText(f.words[0]))
 		}
-		c.allow, c.allowGitHosts, c.handlers = allow, gitHosts, handlers
-		c.maxMessage, c.maxCloneBytes = int(maxMessage), int64(maxCloneBytes)
+		c.allow, c.handlers = allow, handlers
 		var err error
 		if c.log, err = logs.logger(p); err != nil {
 			return nil, err
@@ -159,24 +138,14 @@ func (p *program) daemonFlags(f *flagSet) (build func(*flagSet) (*daemonConfig, 
 
 // validate checks the ranges of the values and fills in defaults.
 func (c *daemonConfig) validate() error {
-	for _, n := range []struct {
-		name             string
-		value, low, most int
-	}{
-		{"max-concurrent", c.maxConcurrent, 1, maxMaxConcurrent},
-		{"max-message", c.maxMessage, minMaxMessage, maxMaxMessage},
-		{"max-clone-files", c.maxCloneFiles, 1, 1 << 30},
-		{"max-reconnect-attempts", c.maxAttempts, 0, 1 << 30},
-	} {
-		if n.value < n.low || n.value > n.most {
-			return usage("invalid value %d for --%s: must be %d to %d", n.value, n.name, n.low, n.most)
-		}
+	if err := c.limitFlags.validate(); err != nil {
+		return err
+	}
+	if c.maxAttempts < 0 || c.maxAttempts > 1<<30 {
+		return usage("invalid value %d for --max-reconnect-attempts: must be 0 to %d", c.maxAttempts, 1<<30)
 	}
 	if err := checkPercent("min-free-disk", c.minFreeDisk); err != nil {
 		return err
-	}
-	if c.maxCloneBytes < 1 {
-		return usage("invalid value %d for --max-clone-bytes: must be at least 1", c.maxCloneBytes)
 	}
 	if c.heartbeat < minHeartbeat || c.heartbeat > maxHeartbeat {
 		return usage("invalid value %v for --heartbeat-interval: must be %v to %v", c.heartbeat, minHeartbeat, maxHeartbeat)

@@ -61,7 +61,7 @@ func isPortVariable(name string) bool {
 // reads.
 func (p *program) knownVariables() []string {
 	names := []string{
-		controlVariable, deniedVariable, "C4A_TOKEN", "C4A_API_TOKEN", "C4A_DAEMON_TOKEN", "C4A_URL",
+		controlVariable, deniedVariable, clonesVariable, "C4A_TOKEN", "C4A_API_TOKEN", "C4A_DAEMON_TOKEN", "C4A_URL",
 		"C4A_BASE_URL", "C4A_VERSION", "C4A_BIN_DIR", // install.sh
 	}
 	daemon, scheduler := p.newFlagSet("", ""), p.newFlagSet("", "")

@@ -200,8 +200,8 @@ func runCloneRepo(ctx context.Context, c *mcpCall, args cloneRepoArgs) (*mcpAnsw
 	}
 }
 
-// phaseText names the phase of a clone.
-func phaseText(p progress) string { return cmp.Or(p.Phase, "starting") }
+// phaseText names the phase of a clone, or says where it waits.
+func phaseText(p progress) string { return cmp.Or(p.Message, p.Phase, "starting") }
 
 // text says where the clone is.
 func (o cloneOutcome) text(depth int) string {

@@ -24,6 +24,7 @@ type poolConfig struct {
 	daemonBin    string
 	server       string // the URL that children dial; may come later, by setServer
 	maxDaemons   int
+	maxClones    int           // of all daemons at once; 0: no limit
 	idleTimeout  time.Duration // 0: never
 	spawnTimeout time.Duration
 	stopTimeout  time.Duration
@@ -65,6 +66,8 @@ type poolState struct {
 	logLevel   string // of the children; "" for that of childArgs
 	entries    map[string]*entry
 	tombstones map[string]*tombstone
+	maxClones  int           // as in poolConfig
+	clones     []poolClone   // that run or wait, in order of arrival (pool_clones.go)
 	waiting    int           // ensures that wait for a slot that is about to be free
 	freed      chan struct{} // closed, and made anew, when a slot becomes free
 	closed     bool          // by shutdown
@@ -112,6 +115,7 @@ func newPool(cfg poolConfig) (_ *pool, err error) {
 		searching:  make(chan struct{}, 1),
 		state: poolState{
 			server:     cfg.server,
+			maxClones:  cfg.maxClones,
 			entries:    map[string]*entry{},
 			tombstones: map[string]*tombstone{},
 			freed:      make(chan struct{}),
@@ -208,6 +212,9 @@ func (s *poolState) apply(e *entry, event entryEvent) effects {
 		delete(s.tombstones, e.libID)
 	}
 	s.pending = append(s.pending, c)
+	if fx.clones && s.maxClones > 0 {
+		s.placeClones(e)
+	}
 	return fx
 }
 
@@ -281,11 +288,15 @@ func (p *pool) spec(libID string) childSpec {
 	if level != "" {
 		args = append(args, "--log-level", level) // the last one counts
 	}
+	env := childEnv(p.environ, append([]string{p.workspace}, p.denied...))
+	if p.maxClones > 0 {
+		env = append(env, clonesVariable+"=1")
+	}
 	return childSpec{
 		libID:   libID,
 		bin:     p.daemonBin,
 		args:    args,
-		env:     childEnv(p.environ, append([]string{p.workspace}, p.denied...)),
+		env:     env,
 		dir:     p.workDir(libID),
 		token:   token,
 		log:     p.log,

@@ -91,6 +91,10 @@ type entryState struct {
 	silence      time.Duration   // since the child sent something
 	statusAsked  bool            // in this silence
 	logLevel     string          // to be sent to the child; "" when it was
+
+	clones   []int64      // of the child that have a place in the pool or wait for one
+	places   []clonePlace // of these
+	unplaced bool         // places are to be sent to the child
 }
 
 // quiesceRequest is one question to a child whether it can go.
@@ -131,6 +135,7 @@ type (
 	ensured          struct{}                          // an ensure found the child ready: a use
 	quiesceRequested struct{ request *quiesceRequest } // see pool.requestQuiesce
 	logLevelSet      struct{ level string }            // the child is to log at this level
+	clonesPlaced     struct{ places []clonePlace }     // see poolState.placeClones
 	// stopRequested ends the child. why is the error of ensures that wait for it to
 	// be ready; nil means an eviction.
 	stopRequested struct {
@@ -150,6 +155,7 @@ type effects struct {
 	answered *quiesceRequest // close its done
 	wake     bool            // wake the owner
 	freed    bool            // a slot is free
+	clones   bool            // the clones of the child are to be placed
 	crashed  bool            // remember the crash
 	forget   bool            // the crashes before: the child ended in order
 
@@ -218,6 +224,10 @@ func (e *entry) apply(event entryEvent) (fx effects) {
 			fx.send = append(fx.send, controlOp{Op: opLogLevel, Level: s.logLevel})
 			s.logLevel = ""
 		}
+		if s.unplaced && s.status == statusReady {
+			fx.send = append(fx.send, controlOp{Op: opClones, Places: s.places})
+			s.unplaced = false
+		}
 
 	case childStarted:
 		s.pid, s.started = event.pid, now
@@ -278,6 +288,9 @@ func (e *entry) apply(event entryEvent) (fx effects) {
 	case logLevelSet:
 		s.logLevel, fx.wake = event.level, true
 
+	case clonesPlaced:
+		s.places, s.unplaced, fx.wake = event.places, true, true
+
 	case stopRequested:
 		if s.status != statusExited {
 			s.remove = s.remove || event.remove
@@ -329,6 +342,8 @@ func (e *entry) applyStatus(event controlEvent, now time.Time, fx *effects) {
 	if used.After(s.lastUsed) {
 		s.lastUsed = used
 	}
+	fx.clones = len(event.Clones)+len(s.clones) > 0
+	s.clones = event.Clones
 	if s.status != statusReady {
 		return
 	}
@@ -391,7 +406,7 @@ func (e *entry) end(event childEnded, now time.Time, fx *effects) {
 	if hadChild {
 		fx.count = e.countEnd()
 	}
-	fx.freed = s.slot
+	fx.freed, fx.clones, s.clones = s.slot, len(s.clones) > 0, nil
 	s.slot, s.pid, s.active, s.status = false, 0, 0, statusStopping
 	e.answerQuiesce(false, fx)
 	e.resolve(fx)

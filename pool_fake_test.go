@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -25,6 +26,8 @@ type fakeDaemon struct {
 	quiesced bool
 	dead     bool
 	ops      []string // that it was sent, read or not
+	clones   []int64  // that have a place in the pool or wait for one
+	places   string   // of these, as it was sent
 }
 
 // fakeWorld starts fake daemons and watches what is done to them.
@@ -76,7 +79,7 @@ func (d *fakeDaemon) tell(e controlEvent) {
 }
 
 func (d *fakeDaemon) status() controlEvent {
-	return controlEvent{Event: eventStatus, Active: d.active, IdleMS: time.Since(d.lastEnd).Milliseconds(), Quiesced: d.quiesced}
+	return controlEvent{Event: eventStatus, Active: d.active, IdleMS: time.Since(d.lastEnd).Milliseconds(), Quiesced: d.quiesced, Clones: d.clones}
 }
 
 // request begins a request; false is DRAINING, or no such process any more.
@@ -122,6 +125,9 @@ func (d *fakeDaemon) send(op controlOp) error {
 		}
 	case opResume:
 		d.quiesced = false
+	case opClones:
+		d.places = fmt.Sprint(op.Places)
+		return nil
 	}
 	if d.world.stale {
 		d.tell(controlEvent{Event: eventStatus, Active: 1})
@@ -208,6 +214,21 @@ func inBubble(t *testing.T, w *fakeWorld, change func(*poolConfig), test func(t 
 			t.Errorf("ensure after shutdown: got %v, want %s", err, codeAutoStartFailed)
 		}
 	})
+}
+
+// clone says which clones want a place.
+func (d *fakeDaemon) clone(ids ...int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.clones, d.active, d.lastEnd = ids, len(ids), time.Now()
+	d.tell(d.status())
+}
+
+// placed returns the places that the daemon was sent.
+func (d *fakeDaemon) placed() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.places
 }
 
 // idle reports whether no request runs.

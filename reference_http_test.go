@@ -86,7 +86,7 @@ func newExampleScheduler(t testing.TB, change ...func(*schedulerConfig)) *exampl
 	cfg := &schedulerConfig{
 		host: "127.0.0.1", workspace: filepath.Join(root, "c4a"), maxDaemons: defaultMaxDaemons, idleTimeout: defaultIdleTimeout,
 		spawnTimeout: patience, stopTimeout: defaultStopTimeout, offlineThreshold: defaultOfflineThreshold,
-		logs: logFlags{level: "info", format: "text"}, log: log,
+		limitFlags: defaultLimits(), logs: logFlags{level: "info", format: "text"}, log: log,
 	}
 	for _, f := range change {
 		f(cfg)

@@ -33,15 +33,16 @@ func newDaemonBench(t testing.TB, cfg *daemonConfig) *daemonBench {
 	t.Helper()
 	cfg.log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	cfg.machineID = "laptop"
-	cfg.maxConcurrent, cfg.maxMessage = defaultMaxConcurrent, max(cfg.maxMessage, defaultMaxMessage)
-	cfg.maxCloneFiles, cfg.maxCloneBytes = defaultMaxCloneFiles, defaultMaxCloneBytes
+	maxMessage := max(cfg.maxMessage, defaultMaxMessage)
+	cfg.limitFlags = defaultLimits()
+	cfg.maxMessage = maxMessage
 	base, end := context.WithCancel(context.Background())
 	d, err := newDaemon(base, cfg, &program{getenv: os.Getenv, environ: os.Environ, times: defaultLinkTimes()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &daemonBench{wire: newWire(), t: t, daemon: d}
-	b.peer = newPeer(b.wire, d.service.newDispatcher(), cfg.maxMessage, cfg.log)
+	b.peer = newPeer(b.wire, d.service.newDispatcher(), int(cfg.maxMessage), cfg.log)
 	ended := make(chan struct{})
 	go func() { // ends with the wire
 		defer close(ended)

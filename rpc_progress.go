@@ -19,7 +19,7 @@ const (
 
 // progress is a progress report of a running request; zero fields are omitted.
 type progress struct {
-	Phase          string `json:"phase,omitempty" doc:"phase of a clone: connecting, counting, compressing, receiving, resolving, checkout or done"`
+	Phase          string `json:"phase,omitempty" doc:"phase of a clone: waiting (for other clones), connecting, counting, compressing, receiving, resolving, checkout or done"`
 	Percent        int    `json:"percent" doc:"0 to 100, never decreases"`
 	Message        string `json:"message,omitempty" doc:"text for people"`
 	Done           int64  `json:"done,omitempty" doc:"number of items done in this phase"`

@@ -395,7 +395,7 @@ func TestTasks(t *testing.T) {
 func TestLargestTaskIsRemembered(t *testing.T) {
 	t.Parallel()
 	const size = maxTaskKept + 1
-	b := newDaemonBench(t, &daemonConfig{allow: []string{t.TempDir()}, maxMessage: 2 * size})
+	b := newDaemonBench(t, &daemonConfig{allow: []string{t.TempDir()}, limitFlags: limitFlags{maxMessage: 2 * size}})
 	var runs atomic.Int64
 	b.daemon.service.methods["test/big"] = newMethod("test/big", "", func(context.Context, none) (string, error) {
 		runs.Add(1)

@@ -190,7 +190,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		return nil, err
 	}
 	s.pool, err = newPool(poolConfig{
-		workspace: cfg.workspace, daemonBin: cfg.daemonBin, start: s.startDaemon, maxDaemons: cfg.maxDaemons,
+		workspace: cfg.workspace, daemonBin: cfg.daemonBin, start: s.startDaemon, maxDaemons: cfg.maxDaemons, maxClones: cfg.maxClones,
 		idleTimeout: cfg.idleTimeout, spawnTimeout: cfg.spawnTimeout, stopTimeout: cfg.stopTimeout,
 		childArgs: cfg.childArgs(), denied: cfg.deny, token: s.childToken, environ: p.environ(), log: cfg.log, started: p.started,
 		onEvent: func(e poolEntry) {
@@ -233,7 +233,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			return nil, err
 		}
 		s.hub = newHub(hubConfig{
-			maxMessage: defaultMaxMessage, offlineThreshold: cfg.offlineThreshold,
+			maxMessage: int(cfg.maxMessage), offlineThreshold: cfg.offlineThreshold,
 			heartbeatInterval: min(defaultHeartbeatInterval, cfg.offlineThreshold/2),
 			times:             p.times, libraryOf: libs.of, methods: methodsByName(builtinMethods()), publish: s.events.publish, requests: s.requests, log: cfg.log,
 		})

@@ -49,7 +49,7 @@ func (p *program) checkScheduler(cfg *schedulerConfig) error {
 			return err
 		}
 		c := &connector{
-			server: cfg.server, client: client, token: cfg.serverToken, maxMessage: defaultMaxMessage, times: p.times,
+			server: cfg.server, client: client, token: cfg.serverToken, maxMessage: int(cfg.maxMessage), times: p.times,
 			handshake: handshakeParams{Version: programVersion()}, log: cfg.log,
 		}
 		list.report("server", c.try(), cfg.server.String())

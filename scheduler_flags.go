@@ -50,6 +50,7 @@ type schedulerConfig struct {
 	workspace        string
 	workspaceGiven   bool
 	maxDaemons       int
+	maxClones        int // of the pool; 0 is no limit
 	idleTimeout      time.Duration
 	spawnTimeout     time.Duration
 	stopTimeout      time.Duration
@@ -65,11 +66,12 @@ type schedulerConfig struct {
 	caFile           string // absolute path
 	certificate      *tls.Certificate
 	minFreeDisk      float64 // percent
-	logs             logFlags
-	log              *slog.Logger
-	check            bool
-	healthcheck      bool
-	version          bool
+	limitFlags
+	logs        logFlags
+	log         *slog.Logger
+	check       bool
+	healthcheck bool
+	version     bool
 }
 
 // schedulerFlags registers the flags. After they are parsed, the returned
@@ -83,6 +85,8 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	f.StringVar(&server, "server", "", "`ADDRESS` of the server that the daemons dial (default: this scheduler)")
 	f.group("Basics")
 	f.IntVar(&c.maxDaemons, "max-daemons", defaultMaxDaemons, "maximum number `N` of daemons that run at the same time")
+	f.IntVar(&c.maxClones, "max-clones", defaultPoolClones(), "maximum number `N` of clones that run at the same time in the pool; others wait; 0 is no limit")
+	f.Lookup("max-clones").DefValue = "twice the CPUs, at least " + strconv.Itoa(minPoolClones)
 	f.DurationVar(&c.idleTimeout, "idle-timeout", defaultIdleTimeout, "`TIME` after which an idle daemon is stopped")
 	f.DurationVar(&c.spawnTimeout, "spawn-timeout", defaultSpawnTimeout, "`TIME` within which a new daemon must be ready")
 	f.DurationVar(&c.stopTimeout, "stop-timeout", defaultStopTimeout, "`TIME` that a daemon has to exit before it is killed")
@@ -101,6 +105,7 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	f.group("Access")
 	f.DurationVar(&c.offlineThreshold, "offline-threshold", defaultOfflineThreshold, "`TIME` without a heartbeat after which a daemon counts as offline")
 	f.group("Connections")
+	c.limitFlags.register(f)
 	c.logs.register(f)
 	return func(f *flagSet) (*schedulerConfig, error) {
 		f.Visit(func(fl *flag.Flag) { c.workspaceGiven = c.workspaceGiven || fl.Name == "workspace" })
@@ -213,6 +218,9 @@ func (c *schedulerConfig) validate() error {
 	if c.maxDaemons < 1 || c.maxDaemons > 100_000 {
 		return usage("invalid value %d for --max-daemons: must be 1 to 100000", c.maxDaemons)
 	}
+	if c.maxClones < 0 {
+		return usage("invalid value %d for --max-clones: must be at least 0", c.maxClones)
+	}
 	for _, d := range []struct {
 		name  string
 		value time.Duration
@@ -223,6 +231,9 @@ func (c *schedulerConfig) validate() error {
 		if d.value < 10*time.Millisecond || d.value > 365*24*time.Hour {
 			return usage("invalid value %v for --%s: must be 10ms to a year", d.value, d.name)
 		}
+	}
+	if err := c.limitFlags.validate(); err != nil {
+		return err
 	}
 	if err := checkPercent("min-free-disk", c.minFreeDisk); err != nil {
 		return err
@@ -300,10 +311,9 @@ func (c *schedulerConfig) dialHost() string {
 
 // childArgs returns the flags that every child gets in addition to its own.
 func (c *schedulerConfig) childArgs() []string {
-	args := []string{
+	args := append(c.limitFlags.args(),
 		"--log-level", c.logs.level, "--log-format", c.logs.format,
-		"--min-free-disk", strconv.FormatFloat(c.minFreeDisk, 'f', -1, 64),
-	}
+		"--min-free-disk", strconv.FormatFloat(c.minFreeDisk, 'f', -1, 64))
 	if c.caFile != "" {
 		args = append(args, "--ca-file", c.caFile)
 	}

@@ -69,6 +69,16 @@ server server.py python3 examples/server.py
 if has node; then
 	if has npm && (cd "$tmp/examples" && npm install --no-save --no-audit --no-fund "$ws") >"$tmp/npm.log" 2>&1; then
 		server server.mjs node "$tmp/examples/server.mjs"
+		port=$(free_port)
+		c4a-daemon-scheduler --port "$port" --workspace "$tmp/nodes" >"$tmp/nodes.log" 2>&1 &
+		at_end_kill $!
+		wait_for 'the scheduler' curl -sf "http://127.0.0.1:$port/readyz"
+		node "$tmp/examples/daemon.mjs" "ws://127.0.0.1:$port/ws/daemon" toolbox >"$tmp/daemon.mjs.out" 2>&1 &
+		at_end_kill $!
+		wait_for 'the machine in node' curl -sf "http://127.0.0.1:$port/machines/toolbox"
+		run curl -sf "http://127.0.0.1:$port/machines/toolbox/rpc" -d '{"jsonrpc":"2.0","id":1,"method":"demo/echo","params":{"a":1}}'
+		says '"result":{"a":1}' daemon.mjs
+		ran+=(daemon.mjs)
 	else
 		printf 'passed over: server.mjs: npm cannot install %s\n' "$ws"
 	fi
