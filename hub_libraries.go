@@ -3,86 +3,31 @@ package main
 import (
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"maps"
-	"net/http"
-	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 )
 
-const (
-	// maxLibraries bounds the bindings: the file is written whole each time.
-	maxLibraries = 100_000
-	// maxLibrariesFile bounds the file. maxLibraries bindings with names of a usual
-	// length take a tenth of it.
-	maxLibrariesFile = 64 << 20
-)
+// maxLibraries bounds the bindings: each costs some 200 bytes of memory.
+const maxLibraries = 200_000
 
 // libraries binds libraries to the machines of users. A library without a
-// binding is served by the pool.
+// binding is served by the pool. Every operation takes the same time whatever the
+// number of bindings, except list.
 type libraries struct {
-	path    string
-	writing chan struct{} // holds a token while a binding is written to the file
+	file bindingsFile
 
-	mu      sync.Mutex        // guards the fields below
-	machine map[string]string // by library; replaced, never changed
-	library map[string]string // by machine, the first by name; replaced, never changed
-}
-
-// openLibraries reads the bindings of a workspace. A file that cannot be read is
-// an error: the next write would overwrite it.
-func openLibraries(workspace string) (*libraries, error) {
-	l := &libraries{path: filepath.Join(workspace, librariesFile), writing: make(chan struct{}, 1)}
-	if err := removeTemporaries(l.path); err != nil {
-		return nil, fmt.Errorf("reading the libraries: %w", err)
-	}
-	data, err := readRegularAt(l.path, maxLibrariesFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return l, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the libraries: %s: %w", l.path, err)
-	}
-	var bindings map[string]string
-	if err := decodeJSON(data, &bindings); err != nil {
-		return nil, fmt.Errorf("reading the libraries: %s: %w: repair or remove it", l.path, err)
-	}
-	l.replace(bindings)
-	return l, nil
-}
-
-func (l *libraries) bindings() map[string]string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.machine
-}
-
-func (l *libraries) replace(next map[string]string) {
-	library := map[string]string{}
-	for lib, machine := range next {
-		if first, ok := library[machine]; !ok || lib < first {
-			library[machine] = lib
-		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.machine, l.library = next, library
-}
-
-// machines returns the machines that a library is bound to, with the library.
-func (l *libraries) machines() map[string]string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.library
+	mu      sync.Mutex          // guards the fields below
+	machine map[string]string   // by library
+	bound   map[string][]string // the libraries by machine, sorted
 }
 
 // get returns the machine that a library is bound to.
 func (l *libraries) get(libID string) (machineID string, ok bool) {
-	machineID, ok = l.bindings()[libID]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	machineID, ok = l.machine[libID]
 	return machineID, ok
 }
 
@@ -92,37 +37,115 @@ func (l *libraries) of(machineID string) string {
 	if libID, ok := strings.CutPrefix(machineID, cloudPrefix); ok {
 		return libID
 	}
-	return l.machines()[machineID]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if bound := l.bound[machineID]; len(bound) > 0 {
+		return bound[0]
+	}
+	return ""
 }
 
-// set binds a library, or frees it when machineID is "". The file is written
-// first, so that a binding that was answered for survives a crash. The error is
-// an *apiError.
-func (l *libraries) set(libID, machineID string) error {
-	l.writing <- struct{}{} // a write ends with the disk's answer
-	defer func() { <-l.writing }()
-	next := map[string]string{}
-	maps.Copy(next, l.bindings())
-	if machineID == "" {
-		delete(next, libID)
-	} else {
-		next[libID] = machineID
+// anyOf reports whether match accepts a library that is bound to the machine.
+func (l *libraries) anyOf(machineID string, match func(libID string) bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.bound[machineID], match)
+}
+
+// watchMachines has changed called with the machines that have a library, now, and
+// with those whose libraries may have changed, later. One call ends before the next.
+func (l *libraries) watchMachines(changed func(machineID string)) {
+	l.file.changed = changed
+	l.mu.Lock()
+	machines := slices.Collect(maps.Keys(l.bound))
+	l.mu.Unlock()
+	for _, machineID := range machines {
+		changed(machineID)
 	}
-	if len(next) > maxLibraries {
-		return badRequest(fmt.Sprintf("more than %d libraries are bound: free one first", maxLibraries))
+}
+
+// list returns bindings sorted by library, those after the library of another, and
+// reports whether there are more than limit.
+func (l *libraries) list(after string, limit int) (list []binding, more bool) {
+	all := l.snapshot()
+	var names []string
+	for libID := range all {
+		if libID > after {
+			names = append(names, libID)
+		}
 	}
-	data, err := json.MarshalIndent(next, "", "  ")
-	if len(data) >= maxLibrariesFile {
-		return badRequest("the file of bindings would become too large: free a library first")
+	slices.Sort(names)
+	list = []binding{}
+	for _, libID := range names[:min(limit, len(names))] {
+		list = append(list, binding{libID, all[libID]})
 	}
-	if err == nil {
-		err = writeFileAtomic(l.path, append(data, '\n'), 0o600)
+	return list, len(names) > limit
+}
+
+// snapshot returns a copy of all bindings.
+func (l *libraries) snapshot() map[string]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.machine)
+}
+
+// count returns the number of bindings.
+func (l *libraries) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.machine)
+}
+
+// apply makes changes in their order, of which one without a machine frees its
+// library. whole says that they are all bindings. It returns the machines whose
+// libraries may be others now.
+func (l *libraries) apply(changes []binding, whole bool) (affected []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if whole {
+		return l.replaceLocked(changes)
 	}
-	if err != nil { // the caller has to know of a full disk
-		return &apiError{code: codeInternalError, status: http.StatusInternalServerError, message: "keeping the binding: " + err.Error()}
+	for _, c := range changes {
+		before := l.machine[c.LibID]
+		if before == c.MachineID {
+			continue
+		}
+		if before != "" {
+			delete(l.machine, c.LibID)
+			if rest := l.bound[before]; len(rest) == 1 {
+				delete(l.bound, before)
+			} else if i, ok := slices.BinarySearch(rest, c.LibID); ok {
+				l.bound[before] = slices.Delete(rest, i, i+1)
+			}
+			affected = append(affected, before)
+		}
+		if c.MachineID != "" {
+			l.machine[c.LibID] = c.MachineID
+			bound := l.bound[c.MachineID]
+			i, _ := slices.BinarySearch(bound, c.LibID)
+			l.bound[c.MachineID] = slices.Insert(bound, i, c.LibID)
+			affected = append(affected, c.MachineID)
+		}
 	}
-	l.replace(next)
-	return nil
+	return affected
+}
+
+func (l *libraries) replaceLocked(changes []binding) (affected []string) {
+	affected = slices.Collect(maps.Keys(l.bound))
+	l.machine, l.bound = map[string]string{}, map[string][]string{}
+	for _, c := range changes {
+		if l.machine[c.LibID] = c.MachineID; c.MachineID == "" {
+			delete(l.machine, c.LibID)
+		}
+	}
+	for libID, machineID := range l.machine {
+		l.bound[machineID] = append(l.bound[machineID], libID)
+	}
+	for machineID, bound := range l.bound {
+		slices.Sort(bound)
+		affected = append(affected, machineID)
+	}
+	return affected
 }
 
 // childTokens holds the tokens of the pool's daemons, as hashes.
