@@ -210,14 +210,8 @@ func (h *hubAPI) listLibraries(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	page, more := h.libraries.list(after, limit)
-	last := ""
-	if more {
-		last = page[len(page)-1].LibID
-	}
-	caller := callerOf(r)
-	page = slices.DeleteFunc(page, func(b binding) bool { return !caller.mayUseLibrary(b.LibID) })
-	writeJSON(w, http.StatusOK, libraryList{page, nextCursor(last, more)})
+	page, next := h.libraries.list(after, limit, callerOf(r).mayUseLibrary)
+	writeJSON(w, http.StatusOK, libraryList{page, nextCursor(next, next != "")})
 }
 
 // GET /libraries/{lib_id}

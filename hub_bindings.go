@@ -272,7 +272,9 @@ func (l *libraries) write(c binding, gone bool) error {
 	if before == c.MachineID && !gone {
 		return nil
 	}
-	count := l.count()
+	l.mu.Lock()
+	count := len(l.machine)
+	l.mu.Unlock()
 	if !bound && count >= maxLibraries {
 		return badRequest(fmt.Sprintf("more than %d libraries are bound: free one first", maxLibraries))
 	}
@@ -284,9 +286,6 @@ func (l *libraries) write(c binding, gone bool) error {
 	line := fmt.Appendf(nil, "\n{%q:%s}\n", c.LibID, machine)
 	if gone || b.at == 0 || b.objects > 2*count+minBindingsLog || b.at+int64(len(line)) > maxBindingsFile {
 		next := l.snapshot()
-		if next == nil {
-			next = map[string]string{}
-		}
 		if next[c.LibID] = c.MachineID; c.MachineID == "" {
 			delete(next, c.LibID)
 		}

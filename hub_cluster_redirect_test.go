@@ -3,11 +3,13 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -114,5 +116,53 @@ func TestCallFollowsTheRedirect(t *testing.T) {
 	elsewhere = proxy + "/libraries/demo/rpc?" // back to where it came from
 	if p := call(); p.exit() != 1 || !strings.Contains(p.stderr.String(), "redirects") {
 		t.Errorf("a redirect in a circle: got %s and %s, want an error", p.stdout, p.stderr)
+	}
+}
+
+// Two schedulers change the bindings while one of them is killed: the other one has
+// every binding that was answered, and goes on.
+func TestBindingsSurviveAKill(t *testing.T) {
+	skipShort(t, "it starts two schedulers; TestBindingsSurviveACutAtEveryByte is quick")
+	t.Parallel()
+	bindings := filepath.Join(realTempDir(t), "shared.json")
+	killed, there := startSchedulerProcess(t, nil, "--bindings", bindings)
+	_, here := startSchedulerProcess(t, nil, "--bindings", bindings)
+	var wg sync.WaitGroup
+	var answered [2]int
+	for i, address := range []string{there, here} {
+		wg.Go(func() {
+			for n := range 60 {
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, fmt.Sprintf("%s/libraries/lib%d-%d", address, i, n), strings.NewReader(`{"machine_id":"m"}`))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				response, err := http.DefaultClient.Do(r)
+				if err != nil && i == 0 {
+					return // killed
+				}
+				if err != nil || response.StatusCode != http.StatusOK {
+					t.Errorf("scheduler %d: got %v, %v, want 200", i, response, err)
+					return
+				}
+				_ = response.Body.Close()
+				answered[i]++
+				if i == 1 && n == 10 {
+					_ = killed.cmd.Process.Kill()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	got := openBindings(t, bindings, true)
+	for i, n := range answered {
+		for k := range n {
+			if machineID, _ := got.get(fmt.Sprintf("lib%d-%d", i, k)); machineID != "m" {
+				t.Errorf("scheduler %d answered %d bindings, number %d is lost", i, n, k)
+			}
+		}
+	}
+	if answered[1] != 60 || len(got.snapshot()) > answered[0]+1+answered[1] {
+		t.Errorf("got %d bindings after %v answers, want all of these and at most one more", len(got.snapshot()), answered)
 	}
 }

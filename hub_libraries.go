@@ -13,14 +13,14 @@ import (
 const maxLibraries = 200_000
 
 // libraries binds libraries to the machines of users. A library without a
-// binding is served by the pool. Every operation takes the same time whatever the
-// number of bindings, except list.
+// binding is served by the pool. The time of a lookup and of a change does not
+// depend on the number of bindings.
 type libraries struct {
 	file bindingsFile
 
 	mu      sync.Mutex          // guards the fields below
 	machine map[string]string   // by library
-	bound   map[string][]string // the libraries by machine, sorted
+	bound   map[string][]string // the libraries by machine; most have one
 }
 
 // get returns the machine that a library is bound to.
@@ -33,16 +33,18 @@ func (l *libraries) get(libID string) (machineID string, ok bool) {
 
 // of returns the library of a machine: that of a pool's daemon, else one that is
 // bound to the machine, the first by name; "" when there is none.
-func (l *libraries) of(machineID string) string {
+func (l *libraries) of(machineID string) (first string) {
 	if libID, ok := strings.CutPrefix(machineID, cloudPrefix); ok {
 		return libID
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if bound := l.bound[machineID]; len(bound) > 0 {
-		return bound[0]
+	for _, libID := range l.bound[machineID] {
+		if first == "" || libID < first {
+			first = libID
+		}
 	}
-	return ""
+	return first
 }
 
 // anyOf reports whether match accepts a library that is bound to the machine.
@@ -52,21 +54,10 @@ func (l *libraries) anyOf(machineID string, match func(libID string) bool) bool 
 	return slices.ContainsFunc(l.bound[machineID], match)
 }
 
-// watchMachines has changed called with the machines that have a library, now, and
-// with those whose libraries may have changed, later. One call ends before the next.
-func (l *libraries) watchMachines(changed func(machineID string)) {
-	l.file.changed = changed
-	l.mu.Lock()
-	machines := slices.Collect(maps.Keys(l.bound))
-	l.mu.Unlock()
-	for _, machineID := range machines {
-		changed(machineID)
-	}
-}
-
-// list returns bindings sorted by library, those after the library of another, and
-// reports whether there are more than limit.
-func (l *libraries) list(after string, limit int) (list []binding, more bool) {
+// list returns the bindings that match accepts, sorted by library: of those after
+// the library of another, the first limit ones. next is the last of them, "" if
+// there are no more.
+func (l *libraries) list(after string, limit int, match func(libID string) bool) (list []binding, next string) {
 	all := l.snapshot()
 	var names []string
 	for libID := range all {
@@ -75,11 +66,17 @@ func (l *libraries) list(after string, limit int) (list []binding, more bool) {
 		}
 	}
 	slices.Sort(names)
-	list = []binding{}
-	for _, libID := range names[:min(limit, len(names))] {
-		list = append(list, binding{libID, all[libID]})
+	if len(names) > limit {
+		names = names[:limit]
+		next = names[limit-1]
 	}
-	return list, len(names) > limit
+	list = []binding{}
+	for _, libID := range names {
+		if match(libID) {
+			list = append(list, binding{libID, all[libID]})
+		}
+	}
+	return list, next
 }
 
 // snapshot returns a copy of all bindings.
@@ -89,11 +86,13 @@ func (l *libraries) snapshot() map[string]string {
 	return maps.Clone(l.machine)
 }
 
-// count returns the number of bindings.
-func (l *libraries) count() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.machine)
+// watchMachines has changed called with the machines that have a library, now, and
+// with those whose libraries may have changed, later. One call ends before the next.
+func (l *libraries) watchMachines(changed func(machineID string)) {
+	l.file.changed = changed
+	for _, machineID := range l.snapshot() {
+		changed(machineID)
+	}
 }
 
 // apply makes changes in their order, of which one without a machine frees its
@@ -103,7 +102,10 @@ func (l *libraries) apply(changes []binding, whole bool) (affected []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if whole {
-		return l.replaceLocked(changes)
+		for machineID := range l.bound {
+			affected = append(affected, machineID)
+		}
+		l.machine, l.bound = map[string]string{}, map[string][]string{}
 	}
 	for _, c := range changes {
 		before := l.machine[c.LibID]
@@ -111,39 +113,21 @@ func (l *libraries) apply(changes []binding, whole bool) (affected []string) {
 			continue
 		}
 		if before != "" {
-			delete(l.machine, c.LibID)
-			if rest := l.bound[before]; len(rest) == 1 {
+			rest := l.bound[before]
+			last := len(rest) - 1
+			rest[slices.Index(rest, c.LibID)] = rest[last]
+			l.bound[before] = rest[:last]
+			if last == 0 {
 				delete(l.bound, before)
-			} else if i, ok := slices.BinarySearch(rest, c.LibID); ok {
-				l.bound[before] = slices.Delete(rest, i, i+1)
 			}
+			delete(l.machine, c.LibID)
 			affected = append(affected, before)
 		}
 		if c.MachineID != "" {
 			l.machine[c.LibID] = c.MachineID
-			bound := l.bound[c.MachineID]
-			i, _ := slices.BinarySearch(bound, c.LibID)
-			l.bound[c.MachineID] = slices.Insert(bound, i, c.LibID)
+			l.bound[c.MachineID] = append(l.bound[c.MachineID], c.LibID)
 			affected = append(affected, c.MachineID)
 		}
-	}
-	return affected
-}
-
-func (l *libraries) replaceLocked(changes []binding) (affected []string) {
-	affected = slices.Collect(maps.Keys(l.bound))
-	l.machine, l.bound = map[string]string{}, map[string][]string{}
-	for _, c := range changes {
-		if l.machine[c.LibID] = c.MachineID; c.MachineID == "" {
-			delete(l.machine, c.LibID)
-		}
-	}
-	for libID, machineID := range l.machine {
-		l.bound[machineID] = append(l.bound[machineID], libID)
-	}
-	for machineID, bound := range l.bound {
-		slices.Sort(bound)
-		affected = append(affected, machineID)
 	}
 	return affected
 }
