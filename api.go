@@ -20,15 +20,17 @@ type apiConfig struct {
 	tokens      *tokensFile // nil without one
 	hosts       []string    // names that are accepted in Host, besides IP literals and localhost
 	version     string
-	program     *executable        // nil in tests
-	minFreeDisk float64            // percent of the workspace's disk; with less free the health is degraded
-	usage       *diskSize          // of the workspace
-	hub         bool               // this scheduler is the server of its daemons
-	requests    *requestLog        // nil makes one
-	level       *slog.LevelVar     // of log; nil makes one
-	console     *lineQueue         // the log; nil counts no dropped lines
-	moreMetrics func(*metricsPage) // of the hub; nil adds none
-	onDrain     func()             // called once, by POST /drain
+	program     *executable                                                // nil in tests
+	minFreeDisk float64                                                    // percent of the workspace's disk; with less free the health is degraded
+	usage       *diskSize                                                  // of the workspace
+	hub         bool                                                       // this scheduler is the server of its daemons
+	requests    *requestLog                                                // nil makes one
+	level       *slog.LevelVar                                             // of log; nil makes one
+	console     *lineQueue                                                 // the log; nil counts no dropped lines
+	moreMetrics func(*metricsPage)                                         // of the hub; nil adds none
+	degraded    func() bool                                                // reports whether the bindings cannot be read; nil means they can
+	viaLibrary  func(machineID string, match func(libID string) bool) bool // see scoped; nil without --cluster
+	onDrain     func()                                                     // called once, by POST /drain
 	log         *slog.Logger
 }
 
@@ -71,7 +73,7 @@ func newAPI(cfg apiConfig) *api {
 // must be added before the first request.
 func (a *api) handle(pattern string, h http.HandlerFunc) {
 	a.patterns = append(a.patterns, pattern)
-	a.mux.HandleFunc(pattern, scoped(pattern, h))
+	a.mux.HandleFunc(pattern, a.scoped(pattern, h))
 }
 
 // handleOpen adds a route that needs no API token, because it is open or checks a
@@ -310,7 +312,7 @@ func (a *api) getHealth(w http.ResponseWriter, _ *http.Request) {
 	switch {
 	case a.pool.stopping(), a.draining.Load():
 		answer.Status, status = "stopping", http.StatusServiceUnavailable
-	case err != nil, disk.freePercent() < a.minFreeDisk:
+	case err != nil, disk.freePercent() < a.minFreeDisk, a.degraded != nil && a.degraded():
 		if err != nil {
 			a.log.Warn("the workspace cannot be used", "error", err)
 		}

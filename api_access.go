@@ -127,8 +127,9 @@ func requireAll(r *http.Request) error {
 
 // scoped is a handler for callers whose token is for the machine or library in the
 // path. A route without one that changes something concerns all, except
-// POST /daemons, whose library is in the body.
-func scoped(pattern string, h http.HandlerFunc) http.HandlerFunc {
+// POST /daemons, whose library is in the body. In a cluster, a call of a library is
+// redirected to its machine, so that a token for the library is enough there.
+func (a *api) scoped(pattern string, h http.HandlerFunc) http.HandlerFunc {
 	concernsAll := !strings.HasPrefix(pattern, "GET ") && pattern != "POST /daemons"
 	return func(w http.ResponseWriter, r *http.Request) {
 		var err error
@@ -138,6 +139,9 @@ func scoped(pattern string, h http.HandlerFunc) http.HandlerFunc {
 			err = requireLibrary(r, libID)
 		case machineID != "":
 			err = requireMachine(r, machineID)
+			if err != nil && a.viaLibrary != nil && strings.HasPrefix(pattern, "POST ") && a.viaLibrary(machineID, callerOf(r).mayUseLibrary) {
+				err = nil
+			}
 		case concernsAll:
 			err = requireAll(r)
 		}

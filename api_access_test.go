@@ -17,12 +17,13 @@ import (
 func accessAPI(t *testing.T, tokens *tokensFile) *api {
 	t.Helper()
 	a := testAPI(t, func(c *apiConfig, _ *poolConfig) { c.tokens, c.token, c.onDrain = tokens, "single", func() {} })
-	libs, err := openLibraries(t.TempDir())
+	libs, err := openLibraries(filepath.Join(t.TempDir(), librariesFile), false, a.log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := newHub(hubConfig{log: a.log, methods: methodsByName(builtinMethods()), libraryOf: libs.of})
 	t.Cleanup(h.close)
+	libs.watchMachines(func(machineID string) { h.bound(machineID, libs.of(machineID)) })
 	(&hubAPI{callRouter: callRouter{hub: h, pool: a.pool, libraries: libs}, tokens: &childTokens{}, tokensFile: tokens, log: a.log}).register(a)
 	return a
 }

@@ -24,6 +24,9 @@ const (
 	// maxAnswer bounds an answer that is read whole: a page of machines is at most a
 	// megabyte and one handshake more.
 	maxAnswer = 16 << 20
+	// maxRedirects bounds the redirects of a request: one leads from a library to its
+	// machine, another may come from a proxy.
+	maxRedirects = 3
 )
 
 // apiClient is a client of a scheduler's HTTP API.
@@ -39,6 +42,7 @@ type apiClient struct {
 func newAPIClient(cfg *schedulerConfig, url string) (*apiClient, error) {
 	if url == "" {
 		c := &apiClient{base: cfg.baseURL(), token: cfg.apiToken, http: cfg.localClient()}
+		c.http.CheckRedirect = checkRedirect
 		c.shown = c.base
 		if strings.HasPrefix(cfg.host, unixPrefix) {
 			c.shown = cfg.host
@@ -58,7 +62,20 @@ func newAPIClient(cfg *schedulerConfig, url string) (*apiClient, error) {
 	if roots != nil {
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	}
-	return &apiClient{base: base, shown: base, token: cfg.apiToken, http: &http.Client{Transport: transport}}, nil
+	return &apiClient{base: base, shown: base, token: cfg.apiToken, http: &http.Client{Transport: transport, CheckRedirect: checkRedirect}}, nil
+}
+
+// checkRedirect refuses to send a request, which has a token, to another server. The
+// client sends the body again where a status such as 307 asks for it.
+func checkRedirect(next *http.Request, via []*http.Request) error {
+	first := via[0].URL
+	switch {
+	case len(via) > maxRedirects:
+		return fmt.Errorf("more than %d redirects", maxRedirects)
+	case next.URL.Scheme != first.Scheme || next.URL.Host != first.Host:
+		return fmt.Errorf("it redirects to another server, %s: set --url to that", next.URL.Redacted())
+	}
+	return nil
 }
 
 func (c *apiClient) close() { c.http.CloseIdleConnections() }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -26,6 +25,7 @@ type hubAPI struct {
 	tokens      *childTokens
 	daemonToken secret
 	tokensFile  *tokensFile // nil without one
+	cluster     bool        // other schedulers have machines too
 	unsent      unsentAnswers
 	log         *slog.Logger
 }
@@ -195,14 +195,11 @@ func (h *hubAPI) bindLibrary(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	before, _ := h.libraries.get(libID)
 	if err := h.libraries.set(libID, body.MachineID); err != nil {
 		h.log.Error("binding a library failed", "lib_id", libID, "error", err)
 		writeError(w, err)
 		return
 	}
-	h.hub.bound(before, h.libraries.of(before))
-	h.hub.bound(body.MachineID, h.libraries.of(body.MachineID))
 	writeJSON(w, http.StatusOK, binding{libID, body.MachineID})
 }
 
@@ -213,23 +210,8 @@ func (h *hubAPI) listLibraries(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	bindings := h.libraries.bindings()
-	names := slices.Sorted(maps.Keys(bindings))
-	begin, found := slices.BinarySearch(names, after)
-	if found {
-		begin++
-	}
-	page := []binding{}
-	for _, libID := range names[begin:min(begin+limit, len(names))] {
-		if callerOf(r).mayUseLibrary(libID) {
-			page = append(page, binding{libID, bindings[libID]})
-		}
-	}
-	last, more := "", begin+limit < len(names)
-	if more {
-		last = names[begin+limit-1]
-	}
-	writeJSON(w, http.StatusOK, libraryList{page, nextCursor(last, more)})
+	page, next := h.libraries.list(after, limit, callerOf(r).mayUseLibrary)
+	writeJSON(w, http.StatusOK, libraryList{page, nextCursor(next, next != "")})
 }
 
 // GET /libraries/{lib_id}
@@ -246,8 +228,7 @@ func (h *hubAPI) getLibrary(w http.ResponseWriter, r *http.Request) {
 // DELETE /libraries/{lib_id}
 func (h *hubAPI) freeLibrary(w http.ResponseWriter, r *http.Request) {
 	libID := r.PathValue("lib_id")
-	machineID, ok := h.libraries.get(libID)
-	if !ok {
+	if _, ok := h.libraries.get(libID); !ok {
 		writeProblem(w, http.StatusNotFound, codeNotFound, "the library is bound to no machine")
 		return
 	}
@@ -256,7 +237,6 @@ func (h *hubAPI) freeLibrary(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	h.hub.bound(machineID, h.libraries.of(machineID))
 	w.WriteHeader(http.StatusNoContent)
 }
 
@@ -290,6 +270,9 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 	}
 	if err := requireRight(r, methodRight(c.method)); err != nil {
 		writeError(w, err)
+		return
+	}
+	if h.redirect(w, r) {
 		return
 	}
 	c.libID, c.machineID = r.PathValue("lib_id"), r.PathValue("machine_id")

@@ -3,126 +3,133 @@ package main
 import (
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"maps"
-	"net/http"
-	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 )
 
-const (
-	// maxLibraries bounds the bindings: the file is written whole each time.
-	maxLibraries = 100_000
-	// maxLibrariesFile bounds the file. maxLibraries bindings with names of a usual
-	// length take a tenth of it.
-	maxLibrariesFile = 64 << 20
-)
+// maxLibraries bounds the bindings: each costs some 200 bytes of memory.
+const maxLibraries = 200_000
 
 // libraries binds libraries to the machines of users. A library without a
-// binding is served by the pool.
+// binding is served by the pool. The time of a lookup and of a change does not
+// depend on the number of bindings.
 type libraries struct {
-	path    string
-	writing chan struct{} // holds a token while a binding is written to the file
+	file bindingsFile
 
-	mu      sync.Mutex        // guards the fields below
-	machine map[string]string // by library; replaced, never changed
-	library map[string]string // by machine, the first by name; replaced, never changed
-}
-
-// openLibraries reads the bindings of a workspace. A file that cannot be read is
-// an error: the next write would overwrite it.
-func openLibraries(workspace string) (*libraries, error) {
-	l := &libraries{path: filepath.Join(workspace, librariesFile), writing: make(chan struct{}, 1)}
-	if err := removeTemporaries(l.path); err != nil {
-		return nil, fmt.Errorf("reading the libraries: %w", err)
-	}
-	data, err := readRegularAt(l.path, maxLibrariesFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return l, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the libraries: %s: %w", l.path, err)
-	}
-	var bindings map[string]string
-	if err := decodeJSON(data, &bindings); err != nil {
-		return nil, fmt.Errorf("reading the libraries: %s: %w: repair or remove it", l.path, err)
-	}
-	l.replace(bindings)
-	return l, nil
-}
-
-func (l *libraries) bindings() map[string]string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.machine
-}
-
-func (l *libraries) replace(next map[string]string) {
-	library := map[string]string{}
-	for lib, machine := range next {
-		if first, ok := library[machine]; !ok || lib < first {
-			library[machine] = lib
-		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.machine, l.library = next, library
-}
-
-// machines returns the machines that a library is bound to, with the library.
-func (l *libraries) machines() map[string]string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.library
+	mu      sync.Mutex          // guards the fields below
+	machine map[string]string   // by library
+	bound   map[string][]string // the libraries by machine; most have one
 }
 
 // get returns the machine that a library is bound to.
 func (l *libraries) get(libID string) (machineID string, ok bool) {
-	machineID, ok = l.bindings()[libID]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	machineID, ok = l.machine[libID]
 	return machineID, ok
 }
 
 // of returns the library of a machine: that of a pool's daemon, else one that is
 // bound to the machine, the first by name; "" when there is none.
-func (l *libraries) of(machineID string) string {
+func (l *libraries) of(machineID string) (first string) {
 	if libID, ok := strings.CutPrefix(machineID, cloudPrefix); ok {
 		return libID
 	}
-	return l.machines()[machineID]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, libID := range l.bound[machineID] {
+		if first == "" || libID < first {
+			first = libID
+		}
+	}
+	return first
 }
 
-// set binds a library, or frees it when machineID is "". The file is written
-// first, so that a binding that was answered for survives a crash. The error is
-// an *apiError.
-func (l *libraries) set(libID, machineID string) error {
-	l.writing <- struct{}{} // a write ends with the disk's answer
-	defer func() { <-l.writing }()
-	next := map[string]string{}
-	maps.Copy(next, l.bindings())
-	if machineID == "" {
-		delete(next, libID)
-	} else {
-		next[libID] = machineID
+// anyOf reports whether match accepts a library that is bound to the machine.
+func (l *libraries) anyOf(machineID string, match func(libID string) bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.bound[machineID], match)
+}
+
+// list returns the bindings that match accepts, sorted by library: of those after
+// the library of another, the first limit ones. next is the last of them, "" if
+// there are no more.
+func (l *libraries) list(after string, limit int, match func(libID string) bool) (list []binding, next string) {
+	all := l.snapshot()
+	var names []string
+	for libID := range all {
+		if libID > after {
+			names = append(names, libID)
+		}
 	}
-	if len(next) > maxLibraries {
-		return badRequest(fmt.Sprintf("more than %d libraries are bound: free one first", maxLibraries))
+	slices.Sort(names)
+	if len(names) > limit {
+		names = names[:limit]
+		next = names[limit-1]
 	}
-	data, err := json.MarshalIndent(next, "", "  ")
-	if len(data) >= maxLibrariesFile {
-		return badRequest("the file of bindings would become too large: free a library first")
+	list = []binding{}
+	for _, libID := range names {
+		if match(libID) {
+			list = append(list, binding{libID, all[libID]})
+		}
 	}
-	if err == nil {
-		err = writeFileAtomic(l.path, append(data, '\n'), 0o600)
+	return list, next
+}
+
+// snapshot returns a copy of all bindings.
+func (l *libraries) snapshot() map[string]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.machine)
+}
+
+// watchMachines has changed called with the machines that have a library, now, and
+// with those whose libraries may have changed, later. One call ends before the next.
+func (l *libraries) watchMachines(changed func(machineID string)) {
+	l.file.changed = changed
+	for _, machineID := range l.snapshot() {
+		changed(machineID)
 	}
-	if err != nil { // the caller has to know of a full disk
-		return &apiError{code: codeInternalError, status: http.StatusInternalServerError, message: "keeping the binding: " + err.Error()}
+}
+
+// apply makes changes in their order, of which one without a machine frees its
+// library. whole says that they are all bindings. It returns the machines whose
+// libraries may be others now.
+func (l *libraries) apply(changes []binding, whole bool) (affected []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if whole {
+		for machineID := range l.bound {
+			affected = append(affected, machineID)
+		}
+		l.machine, l.bound = map[string]string{}, map[string][]string{}
 	}
-	l.replace(next)
-	return nil
+	for _, c := range changes {
+		before := l.machine[c.LibID]
+		if before == c.MachineID {
+			continue
+		}
+		if before != "" {
+			rest := l.bound[before]
+			last := len(rest) - 1
+			rest[slices.Index(rest, c.LibID)] = rest[last]
+			l.bound[before] = rest[:last]
+			if last == 0 {
+				delete(l.bound, before)
+			}
+			delete(l.machine, c.LibID)
+			affected = append(affected, before)
+		}
+		if c.MachineID != "" {
+			l.machine[c.LibID] = c.MachineID
+			l.bound[c.MachineID] = append(l.bound[c.MachineID], c.LibID)
+			affected = append(affected, c.MachineID)
+		}
+	}
+	return affected
 }
 
 // childTokens holds the tokens of the pool's daemons, as hashes.

@@ -1,23 +1,25 @@
 package main
 
 import (
+	"log/slog"
+	"path/filepath"
 	"testing"
 )
 
 // Bindings can be read while one is written: the disk may be slow.
 func TestLibrariesAreReadDuringAWrite(t *testing.T) {
 	t.Parallel()
-	l, err := openLibraries(t.TempDir())
+	l, err := openLibraries(filepath.Join(t.TempDir(), librariesFile), false, slog.Default())
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.writing <- struct{}{} // a write is under way
+	l.file.busy <- struct{}{} // a write is under way
 	written := make(chan error)
 	go func() { written <- l.set("x", "m") }() // ends when it has its turn
 	if id, ok := l.get("x"); ok {
 		t.Errorf("got the binding %q, want none before it is written", id)
 	}
-	<-l.writing
+	<-l.file.busy
 	if err := <-written; err != nil {
 		t.Fatal(err)
 	}
@@ -53,8 +55,8 @@ func TestChildTokens(t *testing.T) {
 // order they were bound, and a binding outlives the process.
 func TestLibraryOfAMachine(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	l, err := openLibraries(dir)
+	path := filepath.Join(t.TempDir(), librariesFile)
+	l, err := openLibraries(path, false, slog.Default())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +68,7 @@ func TestLibraryOfAMachine(t *testing.T) {
 	if err := l.set("other", "n"); err != nil {
 		t.Fatal(err)
 	}
-	again, err := openLibraries(dir)
+	again, err := openLibraries(path, false, slog.Default())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -113,6 +113,9 @@ func (m *mcpAPI) serve(w http.ResponseWriter, r *http.Request, t *mcpTarget) {
 		m.send(w, newMCPFault(http.StatusBadRequest, nil, codeParseError, "Parse error: %v", err))
 		return
 	}
+	if m.redirect(w, r) {
+		return
+	}
 	messages, batch, fault := mcpMessages(r.Header, body)
 	switch {
 	case fault != nil:

@@ -22,7 +22,7 @@ func newMCPHub(t *testing.T) (*hubBench, *mcpAPI, *api) {
 	b := newHubBench(t)
 	b.hub.methods = methodsByName(builtinMethods())
 	libs := &libraries{}
-	libs.replace(map[string]string{"lib": "m", "other": "m2"})
+	libs.apply([]binding{{"lib", "m"}, {"other", "m2"}}, true)
 	m := newMCPAPI(&hubAPI{callRouter: callRouter{hub: b.hub, libraries: libs}, log: b.log}, newMCPTools())
 	t.Cleanup(m.close)
 	a := newAPI(apiConfig{events: newEvents(b.log), log: b.log})

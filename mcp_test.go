@@ -81,7 +81,7 @@ func newMCPHandler(t testing.TB, tools []*mcpTool, configure ...func(*apiConfig)
 	h := newHub(hubConfig{log: log, methods: methodsByName(builtinMethods())})
 	h.bound("laptop", "lib")
 	libs := &libraries{}
-	libs.replace(map[string]string{"lib": "laptop"})
+	libs.apply([]binding{{"lib", "laptop"}}, true)
 	m := newMCPAPI(&hubAPI{callRouter: callRouter{hub: h, libraries: libs}, log: log}, tools)
 	t.Cleanup(m.close)
 	cfg := apiConfig{events: newEvents(log), log: log}

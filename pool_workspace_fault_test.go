@@ -57,7 +57,7 @@ func TestFaultLibrariesAreNoFile(t *testing.T) {
 		func(path string) error { return syscall.Mkfifo(path, 0o600) },
 		func(path string) error { return os.Mkdir(path, 0o700) },
 		func(path string) error { return os.Symlink("/dev/zero", path) },
-		func(path string) error { return os.Truncate(path, maxLibrariesFile+1) },
+		func(path string) error { return os.Truncate(path, maxBindingsFile+1) },
 		func(path string) error { return os.WriteFile(path, []byte(`{"a":1}`), 0o600) },
 	} {
 		dir := realTempDir(t)

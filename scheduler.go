@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -44,6 +45,7 @@ type scheduler struct {
 	idle     chan struct{} // closed when a drained scheduler has nothing left to do
 	api      *api
 	usage    *diskSize
+	libs     *libraries // nil with --server
 	program  *executable
 	http     *http.Server
 	main     net.Listener
@@ -228,21 +230,31 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	(&installAPI{program: s.program}).register(s.api)
 	newStatusPage().register(s.api)
 	if cfg.server == nil {
-		libs, err := openLibraries(s.pool.workspace)
+		path := filepath.Join(s.pool.workspace, librariesFile)
+		libs, err := openLibraries(cmp.Or(cfg.bindings, path), cfg.bindings != "", cfg.log)
 		if err != nil {
 			return nil, err
 		}
+		s.libs = libs
 		s.hub = newHub(hubConfig{
 			maxMessage: int(cfg.maxMessage), offlineThreshold: cfg.offlineThreshold,
 			heartbeatInterval: min(defaultHeartbeatInterval, cfg.offlineThreshold/2),
 			times:             p.times, libraryOf: libs.of, methods: methodsByName(builtinMethods()), publish: s.events.publish, requests: s.requests, log: cfg.log,
 		})
 		s.api.moreMetrics = s.hub.writeMetrics
-		for machineID, libID := range libs.machines() {
-			s.hub.bound(machineID, libID)
+		libs.watchMachines(func(machineID string) { s.hub.bound(machineID, libs.of(machineID)) })
+		if cfg.bindings != "" {
+			if _, err := os.Lstat(path); err == nil {
+				cfg.log.Warn("the workspace has bindings that are not used, because --bindings names another file", "path", path)
+			}
+			s.api.degraded = libs.file.broken.Load
+			s.wg.Go(func() { libs.watch(work) })
+		}
+		if cfg.cluster {
+			s.api.viaLibrary = libs.anyOf
 		}
 		s.wg.Go(func() { s.hub.sweep(work) })
-		hub := &hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, log: cfg.log}
+		hub := &hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, cluster: cfg.cluster, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, log: cfg.log}
 		hub.register(s.api)
 		s.mcp = newMCPAPI(hub, newMCPTools())
 		s.mcp.register(s.api)
@@ -410,6 +422,9 @@ func (s *scheduler) stop(force context.Context) {
 		}
 	}
 	s.wg.Wait()
+	if s.libs != nil {
+		s.libs.close()
+	}
 	if s.usage != nil {
 		s.usage.close()
 	}

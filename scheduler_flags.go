@@ -63,6 +63,8 @@ type schedulerConfig struct {
 	tokens           *tokensFile // nil without one
 	serverToken      secret
 	allowHosts       list
+	bindings         string // absolute path; "" means a file in the workspace
+	cluster          bool
 	caFile           string // absolute path
 	certificate      *tls.Certificate
 	minFreeDisk      float64 // percent
@@ -106,6 +108,9 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	f.DurationVar(&c.offlineThreshold, "offline-threshold", defaultOfflineThreshold, "`TIME` without a heartbeat after which a daemon counts as offline")
 	f.group("Connections")
 	c.limitFlags.register(f)
+	f.StringVar(&c.bindings, "bindings", "", "`FILE` with the bindings of libraries, shared by several schedulers (default: libraries.json in --workspace)")
+	f.BoolVar(&c.cluster, "cluster", false, "redirect calls of a library whose machine is not connected here to the machine, for a proxy to route")
+	f.group("Several schedulers")
 	c.logs.register(f)
 	return func(f *flagSet) (*schedulerConfig, error) {
 		f.Visit(func(fl *flag.Flag) { c.workspaceGiven = c.workspaceGiven || fl.Name == "workspace" })
@@ -141,6 +146,14 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 		if server != "" {
 			if c.server, err = parseServer(server); err != nil {
 				return nil, usage("invalid value for --server: %v", err)
+			}
+		}
+		if c.server != nil && (c.bindings != "" || c.cluster) {
+			return nil, usage("--bindings and --cluster are for a scheduler without --server")
+		}
+		if c.bindings != "" {
+			if c.bindings, err = filepath.Abs(c.bindings); err != nil {
+				return nil, usage("invalid value for --bindings: %v", err)
 			}
 		}
 		if c.caFile != "" {

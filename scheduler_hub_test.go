@@ -595,7 +595,7 @@ func TestSlowBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := newPipeNet()
 		a := testAPI(t, nil)
-		libs, err := openLibraries(t.TempDir())
+		libs, err := openLibraries(filepath.Join(t.TempDir(), librariesFile), false, a.log)
 		if err != nil {
 			t.Fatal(err)
 		}
