@@ -46,7 +46,7 @@ const (
 	bindingsLockRetry = 5 * time.Millisecond
 )
 
-// bindingsFile is what libraries knows of its file. One goroutine at a time reads
+// bindingsFile reads and changes the file of the bindings. One goroutine at a time reads
 // or writes the file: the one that has put a token into busy.
 type bindingsFile struct {
 	path    string

@@ -65,7 +65,7 @@ func TestBindingsFiles(t *testing.T) {
 		{"a list", `["a"]`, "error"},
 		{"a machine that is a number", `{"a":5}`, "error"},
 		{"a change to a number", "{\"a\":\"m\"}\n{\"a\":5}", "error"},
-		{"a name that is no library", `{"../a":"m"}`, "error"},
+		{"a name that a library may not have", `{"../a":"m"}`, "error"},
 		{"a machine with a slash", `{"a":"m/n"}`, "error"},
 		{"a daemon of the pool", `{"a":"cloud_b"}`, "error"},
 	} {
