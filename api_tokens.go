@@ -205,12 +205,13 @@ func checkTokenName(name string) error {
 
 // tokensFile is a tokens file that is read again when it changes.
 type tokensFile struct {
-	path string
-	set  atomic.Pointer[tokenSet]
+	path    string
+	watched *fileWatch
+	set     atomic.Pointer[tokenSet]
 }
 
 func openTokensFile(path string) (*tokensFile, error) {
-	f := &tokensFile{path: path}
+	f := &tokensFile{path: path, watched: newFileWatch(path)}
 	set, err := f.read()
 	if err != nil {
 		return nil, err
@@ -237,7 +238,7 @@ func (f *tokensFile) read() (tokenSet, error) {
 // watch reads the file again when it changes, until ctx ends. A file that cannot
 // be read or parsed leaves the tokens as they are.
 func (f *tokensFile) watch(ctx context.Context, log *slog.Logger) {
-	watchFiles(ctx, []string{f.path}, func() {
+	f.watched.run(ctx, func() {
 		set, err := f.read()
 		if err != nil {
 			log.Error("the tokens file was not used, the tokens are those of before", "error", err)

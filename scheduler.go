@@ -174,7 +174,7 @@ func (c *schedulerConfig) localClient() *http.Client {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		}
 	}
-	if c.certificate != nil {
+	if c.tls != nil {
 		// Not verified: the certificate is for the scheduler's public name, and
 		// this client dials loopback.
 		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
@@ -217,6 +217,9 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	s.wg.Go(func() { (&tempDirs{}).sweep(work, cfg.log) })
 	if cfg.tokens != nil {
 		s.wg.Go(func() { cfg.tokens.watch(work, cfg.log) })
+	}
+	if cfg.tls != nil {
+		s.wg.Go(func() { cfg.tls.watch(work, cfg.log) })
 	}
 	s.usage = newDiskSize(work, s.pool.workspace, cfg.log)
 	s.api = newAPI(apiConfig{
@@ -269,7 +272,7 @@ func (s *scheduler) listen() (err error) {
 	server := s.cfg.server
 	if server == nil {
 		dial := s.main
-		if network == "unix" || s.cfg.certificate != nil {
+		if network == "unix" || s.cfg.tls != nil {
 			// Children dial plain TCP on loopback. This port serves only their
 			// links.
 			if s.inner, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
@@ -281,8 +284,8 @@ func (s *scheduler) listen() (err error) {
 	}
 	s.pool.setServer(server.String())
 	main := s.main
-	if s.cfg.certificate != nil {
-		main = tls.NewListener(main, &tls.Config{Certificates: []tls.Certificate{*s.cfg.certificate}})
+	if s.cfg.tls != nil {
+		main = s.cfg.tls.listen(main)
 	}
 	s.wg.Go(func() { s.serve(s.http, main) })
 	if s.inner != nil {
@@ -373,7 +376,7 @@ func (s *scheduler) url() string {
 		return s.cfg.host
 	}
 	scheme := "http"
-	if s.cfg.certificate != nil {
+	if s.cfg.tls != nil {
 		scheme = "https"
 	}
 	return (&url.URL{Scheme: scheme, Host: s.hostPort(s.main)}).String() // escapes a zone

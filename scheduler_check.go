@@ -41,6 +41,9 @@ func (p *program) checkScheduler(cfg *schedulerConfig) error {
 	list.report("git", checkGit(git.version()), git.version())
 	list.note(checkSSH())
 	list.note(checkAuthorities())
+	if cfg.tls != nil {
+		list.certificate("certificate of --tls-cert", cfg.tls.pair)
+	}
 	version, err := checkDaemonBin(cfg, p.environ())
 	list.report("daemon program", err, version)
 	if cfg.server != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"flag"
 	"log/slog"
 	"net"
@@ -63,9 +62,9 @@ type schedulerConfig struct {
 	tokens           *tokensFile // nil without one
 	serverToken      secret
 	allowHosts       list
-	caFile           string // absolute path
-	certificate      *tls.Certificate
-	minFreeDisk      float64 // percent
+	caFile           string     // absolute path
+	tls              *serverTLS // nil without --tls-cert
+	minFreeDisk      float64    // percent
 	limitFlags
 	logs        logFlags
 	log         *slog.Logger
@@ -78,7 +77,8 @@ type schedulerConfig struct {
 // function builds a validated configuration from them.
 func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerConfig, error)) {
 	c := &schedulerConfig{}
-	var server, apiTokenFile, daemonTokenFile, tokenFile, tokensFile, cert, key string
+	var server, apiTokenFile, daemonTokenFile, tokenFile, tokensFile string
+	var pair keyPair
 	f.StringVar(&c.host, "host", "127.0.0.1", "`ADDRESS` to listen on, or unix:/path; anything but loopback needs an API token")
 	f.IntVar(&c.port, "port", defaultSchedulerPort, "`PORT` to listen on; 0 picks a free port")
 	f.StringVar(&c.workspace, "workspace", defaultWorkspace, "`DIR` that holds the work dirs of the daemons")
@@ -100,8 +100,8 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	f.StringVar(&tokenFile, "token-file", "", "`FILE` with the token to send to --server (or set C4A_TOKEN)")
 	f.Var(&c.allowHosts, "allow-host", "comma-separated `NAMES` to accept in the Host header of a request, besides this host's own")
 	f.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` with additional certificate authorities, for --server, for the daemons and their git, and for --url")
-	f.StringVar(&cert, "tls-cert", "", "PEM `FILE` with the certificate for HTTPS")
-	f.StringVar(&key, "tls-key", "", "PEM `FILE` with the private key of --tls-cert")
+	f.StringVar(&pair.certFile, "tls-cert", "", "PEM `FILE` with the certificate for HTTPS; read again when it changes")
+	f.StringVar(&pair.keyFile, "tls-key", "", "PEM `FILE` with the private key of --tls-cert")
 	f.group("Access")
 	f.DurationVar(&c.offlineThreshold, "offline-threshold", defaultOfflineThreshold, "`TIME` without a heartbeat after which a daemon counts as offline")
 	f.group("Connections")
@@ -151,16 +151,13 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 				return nil, usage("invalid value for --ca-file: %v", err)
 			}
 		}
-		if (cert == "") != (key == "") {
-			return nil, usage("--tls-cert and --tls-key must be given together")
-		}
-		if cert != "" {
-			pair, err := tls.LoadX509KeyPair(cert, key)
-			if err != nil {
-				return nil, usage("reading --tls-cert and --tls-key: %v", err)
+		if given, err := isGiven("tls", pair); err != nil {
+			return nil, err
+		} else if given {
+			if c.tls, err = openServerTLS(pair, ""); err != nil {
+				return nil, usage("invalid value for --tls-cert or --tls-key: %v", err)
 			}
-			c.certificate = &pair
-			if err := c.denyFile(key); err != nil {
+			if err := c.denyFile(pair.keyFile); err != nil {
 				return nil, err
 			}
 		}
@@ -287,12 +284,12 @@ func (c *schedulerConfig) isLocal() bool {
 // baseURL returns the URL at which a client on this machine reaches the
 // listener.
 func (c *schedulerConfig) baseURL() string {
-	if strings.HasPrefix(c.host, unixPrefix) {
-		return "http://localhost" // localClient dials the socket whatever the host is
-	}
 	scheme := "http"
-	if c.certificate != nil {
+	if c.tls != nil {
 		scheme = "https"
+	}
+	if strings.HasPrefix(c.host, unixPrefix) {
+		return scheme + "://localhost" // localClient dials the socket whatever the host is
 	}
 	return (&url.URL{Scheme: scheme, Host: net.JoinHostPort(c.dialHost(), strconv.Itoa(c.port))}).String() // escapes a zone
 }
