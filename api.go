@@ -28,12 +28,13 @@ type apiConfig struct {
 	level       *slog.LevelVar     // of log; nil makes one
 	console     *lineQueue         // the log; nil counts no dropped lines
 	moreMetrics func(*metricsPage) // of the hub; nil adds none
-	onDrain     func()             // called once, by POST /drain
+	clients     clientCertificates
+	onDrain     func() // called once, by POST /drain
 	log         *slog.Logger
 }
 
 // api is the scheduler's HTTP API. Every request passes, in this order: Host
-// and Origin, the token, the route.
+// and Origin, the client certificate, the token, the route.
 type api struct {
 	apiConfig
 	access   apiAccess
@@ -74,7 +75,7 @@ func (a *api) handle(pattern string, h http.HandlerFunc) {
 	a.mux.HandleFunc(pattern, scoped(pattern, h))
 }
 
-// handleOpen adds a route that needs no API token, because it is open or checks a
+// handleOpen adds a route that needs no API token and no client certificate, because it is open or checks a
 // token of its own.
 func (a *api) handleOpen(pattern string, h http.HandlerFunc) {
 	a.open[pattern] = true
@@ -105,6 +106,10 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// count as open and then be served by a route that is not.
 	h, pattern := a.mux.Handler(r)
 	if !a.open[pattern] {
+		if err := a.clients.check(r); err != nil {
+			writeError(w, err)
+			return
+		}
 		caller := a.access.identify(r)
 		if caller == nil {
 			w.Header().Set("WWW-Authenticate", "Bearer")

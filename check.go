@@ -73,7 +73,7 @@ func (c *checklist) certificate(what string, pair keyPair) {
 		c.report(what, err, "")
 		return
 	}
-	c.report(what, checkValidity(cert.Leaf), fmt.Sprintf("%s, valid until %s", pair.certFile, cert.Leaf.NotAfter.UTC().Format(time.RFC3339)))
+	c.report(what, checkValidity(cert.Leaf, thisMachine), fmt.Sprintf("%s, valid until %s", pair.certFile, cert.Leaf.NotAfter.UTC().Format(time.RFC3339)))
 }
 
 // minGitMajor and minGitMinor are the oldest git that is supported (docs/install.md).

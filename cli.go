@@ -239,6 +239,18 @@ func isGiven(name string, pair keyPair) (bool, error) {
 	return pair.certFile != "", nil
 }
 
+// checkClientPair returns an error unless --client-cert and --client-key are both
+// given and can be used, or neither is given.
+func checkClientPair(pair keyPair) error {
+	given, err := isGiven("client", pair)
+	if given {
+		if _, err := pair.load(); err != nil {
+			return usage("invalid value for --client-cert or --client-key: %v", err)
+		}
+	}
+	return err
+}
+
 // checkSecret returns an error if the token cannot be sent in an HTTP header.
 // The error does not contain the token.
 func checkSecret(source, token string) (secret, error) {

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -50,14 +49,11 @@ func newAPIClient(cfg *schedulerConfig, url string) (*apiClient, error) {
 		return nil, usage("invalid value for --url: must be http://host:port or https://host:port")
 	}
 	base := strings.TrimSuffix(u.String(), "/")
-	roots, err := authorities(cfg.caFile)
+	config, err := clientTLS(cfg.caFile, cfg.clientPair)
 	if err != nil {
 		return nil, usage("invalid value for --ca-file: %v", err)
 	}
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: handshakeTimeout}
-	if roots != nil {
-		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
-	}
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: handshakeTimeout, TLSClientConfig: config}
 	return &apiClient{base: base, shown: base, token: cfg.apiToken, http: &http.Client{Transport: transport}}, nil
 }
 
@@ -259,10 +255,15 @@ func askScheduler(register func(f *flagSet) func(*clientRun) error) func(*progra
 		f.IntVar(&cfg.port, "port", defaultSchedulerPort, "`PORT` on which the scheduler listens")
 		f.StringVar(&tokenFile, "api-token-file", "", "`FILE` with the token of the HTTP API (or set C4A_API_TOKEN)")
 		f.StringVar(&cfg.caFile, "ca-file", "", "PEM `FILE` with additional certificate authorities")
+		f.StringVar(&cfg.clientPair.certFile, "client-cert", "", "PEM `FILE` with the certificate to show to the scheduler")
+		f.StringVar(&cfg.clientPair.keyFile, "client-key", "", "PEM `FILE` with the private key of --client-cert")
 		f.group("Scheduler")
 		return func() error {
 			var err error
 			if cfg.apiToken, err = p.readSecret("api-token-file", tokenFile, "C4A_API_TOKEN"); err != nil {
+				return err
+			}
+			if err := checkClientPair(cfg.clientPair); err != nil {
 				return err
 			}
 			client, err := newAPIClient(cfg, url)

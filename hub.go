@@ -92,9 +92,10 @@ func newHub(c hubConfig) *hub {
 
 // linkAdmission holds what the upgrade request of a link says about its machine.
 type linkAdmission struct {
-	child   string    // the machine id that its token is for; "" for a user's daemon
-	token   *apiToken // of a user's daemon, from the tokens file; nil without one
-	claimed string    // the machine id of the header; "" without one
+	child     string    // the machine id that its token is for; "" for a user's daemon
+	token     *apiToken // of a user's daemon, from the tokens file; nil without one
+	claimed   string    // the machine id of the header; "" without one
+	certified string    // the machine id of its client certificate; "" without one
 }
 
 // hubConn is one daemon's link. It is the handler of its peer.
@@ -252,6 +253,8 @@ func (c *hubConn) objection(params handshakeParams) string {
 		return params.check().Error()
 	case c.claimed != "" && c.claimed != params.MachineID:
 		return "machine_id differs from the header " + machineIDHeader
+	case c.certified != "" && c.certified != params.MachineID:
+		return otherMachine(c.certified)
 	case c.child != "" && c.child != params.MachineID:
 		return "the token is for another machine_id"
 	case c.token != nil && !c.token.mayUseMachine(params.MachineID):
@@ -260,6 +263,11 @@ func (c *hubConn) objection(params handshakeParams) string {
 		return "machine ids that begin with " + cloudPrefix + " belong to the pool of this server"
 	}
 	return ""
+}
+
+// otherMachine is why a daemon is refused whose certificate is for another machine.
+func otherMachine(certified string) string {
+	return fmt.Sprintf("the client certificate is for the machine id %q: set --machine-id to it", shownText(certified))
 }
 
 // register makes c the link of its machine, before the answer tells the daemon

@@ -175,9 +175,13 @@ func (c *schedulerConfig) localClient() *http.Client {
 		}
 	}
 	if c.tls != nil {
+		transport.TLSClientConfig, _ = clientTLS("", c.clientPair) // fails for a file of authorities only
+		if transport.TLSClientConfig == nil {
+			transport.TLSClientConfig = &tls.Config{}
+		}
 		// Not verified: the certificate is for the scheduler's public name, and
 		// this client dials loopback.
-		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+		transport.TLSClientConfig.InsecureSkipVerify = true
 	}
 	return &http.Client{Transport: transport}
 }
@@ -228,6 +232,9 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		hub: cfg.server == nil, requests: s.requests, level: cfg.logs.current, console: p.console,
 		onDrain: func() { s.wg.Go(func() { s.awaitIdle(work) }) },
 	})
+	if cfg.tls != nil && cfg.tls.clientCA != "" {
+		s.api.clients.authorities = cfg.tls.authorities
+	}
 	(&installAPI{program: s.program}).register(s.api)
 	newStatusPage().register(s.api)
 	if cfg.server == nil {
@@ -245,7 +252,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			s.hub.bound(machineID, libID)
 		}
 		s.wg.Go(func() { s.hub.sweep(work) })
-		hub := &hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, log: cfg.log}
+		hub := &hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, clients: s.api.clients, log: cfg.log}
 		hub.register(s.api)
 		s.mcp = newMCPAPI(hub, newMCPTools())
 		s.mcp.register(s.api)
@@ -269,6 +276,9 @@ func (s *scheduler) listen() (err error) {
 		return listenError(err)
 	}
 	s.http = s.newServer(s.api)
+	if s.api.clients.authorities != nil {
+		s.http.ConnContext = withVerdict
+	}
 	server := s.cfg.server
 	if server == nil {
 		dial := s.main

@@ -64,6 +64,7 @@ type schedulerConfig struct {
 	allowHosts       list
 	caFile           string     // absolute path
 	tls              *serverTLS // nil without --tls-cert
+	clientPair       keyPair    // absolute paths
 	minFreeDisk      float64    // percent
 	limitFlags
 	logs        logFlags
@@ -79,6 +80,7 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	c := &schedulerConfig{}
 	var server, apiTokenFile, daemonTokenFile, tokenFile, tokensFile string
 	var pair keyPair
+	var clientCA string
 	f.StringVar(&c.host, "host", "127.0.0.1", "`ADDRESS` to listen on, or unix:/path; anything but loopback needs an API token")
 	f.IntVar(&c.port, "port", defaultSchedulerPort, "`PORT` to listen on; 0 picks a free port")
 	f.StringVar(&c.workspace, "workspace", defaultWorkspace, "`DIR` that holds the work dirs of the daemons")
@@ -102,6 +104,9 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	f.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` with additional certificate authorities, for --server, for the daemons and their git, and for --url")
 	f.StringVar(&pair.certFile, "tls-cert", "", "PEM `FILE` with the certificate for HTTPS; read again when it changes")
 	f.StringVar(&pair.keyFile, "tls-key", "", "PEM `FILE` with the private key of --tls-cert")
+	f.StringVar(&clientCA, "client-ca", "", "PEM `FILE` with the authorities of client certificates, which users' daemons and API clients then need; read again when it changes")
+	f.StringVar(&c.clientPair.certFile, "client-cert", "", "PEM `FILE` with the certificate to show to --server, by the daemons too, and to --url")
+	f.StringVar(&c.clientPair.keyFile, "client-key", "", "PEM `FILE` with the private key of --client-cert")
 	f.group("Access")
 	f.DurationVar(&c.offlineThreshold, "offline-threshold", defaultOfflineThreshold, "`TIME` without a heartbeat after which a daemon counts as offline")
 	f.group("Connections")
@@ -154,11 +159,26 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 		if given, err := isGiven("tls", pair); err != nil {
 			return nil, err
 		} else if given {
-			if c.tls, err = openServerTLS(pair, ""); err != nil {
-				return nil, usage("invalid value for --tls-cert or --tls-key: %v", err)
+			if c.tls, err = openServerTLS(pair, clientCA); err != nil {
+				return nil, usage("invalid value for --tls-cert, --tls-key or --client-ca: %v", err)
 			}
 			if err := c.denyFile(pair.keyFile); err != nil {
 				return nil, err
+			}
+		} else if clientCA != "" {
+			return nil, usage("--client-ca needs --tls-cert and --tls-key: without TLS no client shows a certificate")
+		}
+		if err := checkClientPair(c.clientPair); err != nil {
+			return nil, err
+		}
+		if c.clientPair != (keyPair{}) {
+			if err := c.denyFile(c.clientPair.keyFile); err != nil {
+				return nil, err
+			}
+			for _, path := range []*string{&c.clientPair.certFile, &c.clientPair.keyFile} {
+				if *path, err = filepath.Abs(*path); err != nil { // a child runs in another directory
+					return nil, usage("invalid value for --client-cert or --client-key: %v", err)
+				}
 			}
 		}
 		return c, c.validate()
@@ -313,6 +333,9 @@ func (c *schedulerConfig) childArgs() []string {
 		"--min-free-disk", strconv.FormatFloat(c.minFreeDisk, 'f', -1, 64))
 	if c.caFile != "" {
 		args = append(args, "--ca-file", c.caFile)
+	}
+	if c.server != nil && c.clientPair != (keyPair{}) {
+		args = append(args, "--client-cert", c.clientPair.certFile, "--client-key", c.clientPair.keyFile)
 	}
 	for _, dir := range c.allow {
 		args = append(args, "--allow", dir)

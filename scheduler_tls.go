@@ -83,7 +83,7 @@ func (s *serverTLS) watch(ctx context.Context, log *slog.Logger) {
 
 // warn logs that clients will refuse the certificate, if it is not valid now.
 func (s *serverTLS) warn(log *slog.Logger) {
-	if err := checkValidity(s.leaf()); err != nil {
+	if err := checkValidity(s.leaf(), thisMachine); err != nil {
 		log.Warn("clients refuse the certificate of --tls-cert", "path", s.pair.certFile, "error", err)
 	}
 }

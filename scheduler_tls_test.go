@@ -26,6 +26,7 @@ func serveTLS(t *testing.T, s *serverTLS, handler http.Handler) string {
 		t.Fatal(err)
 	}
 	server := (&scheduler{cfg: &schedulerConfig{log: slog.New(slog.DiscardHandler), tls: s}}).newServer(handler)
+	server.ConnContext = withVerdict
 	server.ReadHeaderTimeout = 3 * eventually // connections stay open while a test goes on
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(s.listen(l)) }()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -22,7 +23,15 @@ func dialCause(err error) error {
 	}
 	invalid, ok := errors.AsType[x509.CertificateInvalidError](err)
 	if ok && invalid.Reason == x509.Expired {
-		return fmt.Errorf("the server's certificate is %w", validityError(invalid.Cert, time.Now()))
+		return fmt.Errorf("the server's certificate is %w", validityError(invalid.Cert, thisMachine, time.Now()))
+	}
+	if errors.Is(err, errClientCertificate) {
+		return err
+	}
+	// The other side sent an alert (RFC 8446, section 6.2). Those of its own
+	// certificate would come from this side.
+	if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" && strings.Contains(err.Error(), "certificate") {
+		return fmt.Errorf("the server refused the connection (%w): check --client-cert and --client-key", alert.Err)
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
 		return errors.New("the server does not speak TLS on this port: check the port, or use ws:// if it has no TLS")

@@ -70,21 +70,23 @@ func readPEM(path string) ([]byte, error) {
 	return data, nil
 }
 
-// checkValidity returns an error if a certificate is not valid at this time.
-func checkValidity(cert *x509.Certificate) error {
+// checkValidity returns an error if a certificate is not valid at this time. The
+// error tells its reader whose clock was asked: that of "this machine" or "the
+// server".
+func checkValidity(cert *x509.Certificate, whose string) error {
 	if now := time.Now(); now.Before(cert.NotBefore) || now.After(cert.NotAfter) {
-		return validityError(cert, now)
+		return validityError(cert, whose, now)
 	}
 	return nil
 }
 
-// validityError returns the error for a certificate that is not valid at now, the
-// time of this machine. Machines without a battery for their clock start in the past,
+// validityError returns the error for a certificate that is not valid at now, by the
+// clock of whose machine. Machines without a battery for their clock start in the past,
 // so the clock is the first suspect.
-func validityError(cert *x509.Certificate, now time.Time) error {
+func validityError(cert *x509.Certificate, whose string, now time.Time) error {
 	const layout = time.RFC3339
-	return fmt.Errorf("valid from %s to %s, but the clock of this machine shows %s: set the clock if it is wrong, otherwise renew the certificate",
-		cert.NotBefore.UTC().Format(layout), cert.NotAfter.UTC().Format(layout), now.UTC().Format(layout))
+	return fmt.Errorf("valid from %s to %s, but the clock of %s shows %s: set the clock if it is wrong, otherwise renew the certificate",
+		cert.NotBefore.UTC().Format(layout), cert.NotAfter.UTC().Format(layout), whose, now.UTC().Format(layout))
 }
 
 // clientTLS returns the configuration of a client that trusts the authorities in
@@ -102,7 +104,7 @@ func clientTLS(caFile string, pair keyPair) (*tls.Config, error) {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			cert, err := pair.load()
 			if err == nil {
-				err = checkValidity(cert.Leaf)
+				err = checkValidity(cert.Leaf, thisMachine)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("%w: %w", errClientCertificate, err)
@@ -114,6 +116,9 @@ func clientTLS(caFile string, pair keyPair) (*tls.Config, error) {
 	}
 	return config, nil
 }
+
+// thisMachine names the clock of this machine in an error.
+const thisMachine = "this machine"
 
 // errClientCertificate reports that this program's own certificate cannot be used.
 var errClientCertificate = errors.New("the certificate of --client-cert cannot be used")

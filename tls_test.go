@@ -161,15 +161,24 @@ func TestKeyPairLoad(t *testing.T) {
 func TestCheckValidity(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)
-	if err := checkValidity(ca.issue("now", nil).leaf); err != nil {
+	if err := checkValidity(ca.issue("now", nil).leaf, thisMachine); err != nil {
 		t.Errorf("a valid certificate: got %v, want no error", err)
 	}
 	later := ca.issue("later", func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)
 	})
 	for _, cert := range []*testCert{ca.issue("past", expired), later} {
-		if err := checkValidity(cert.leaf); err == nil || !strings.Contains(err.Error(), "renew the certificate") {
+		if err := checkValidity(cert.leaf, thisMachine); err == nil || !strings.Contains(err.Error(), "renew the certificate") {
 			t.Errorf("valid from %v to %v: got %v, want an error that says what to do", cert.leaf.NotBefore, cert.leaf.NotAfter, err)
 		}
 	}
+}
+
+func readTestFile(t testing.TB, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
