@@ -116,7 +116,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "this needs an API token: Authorization: Bearer TOKEN")
 			return
 		}
-		if caller.restricted() || !caller.allows(allRights) {
+		if caller.name != "" {
 			r = withCaller(r, caller) // copies the request, which the usual caller is spared
 		}
 		if err := requireRight(r, routeRight(pattern)); err != nil && pattern != "" {
@@ -130,6 +130,9 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if pattern != "" {
 		a.mux.ServeHTTP(w, r)
+		if routeRight(pattern) == rightManage && !a.open[pattern] {
+			a.logChange(r)
+		}
 		return
 	}
 	// No route. The handler of ServeMux knows whether another method has one.
@@ -142,6 +145,18 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeProblem(w, http.StatusNotFound, codeNotFound, "there is nothing at this path")
+}
+
+// logChange writes the line of a request that may have changed something: at debug
+// for one that asks for a daemon, which comes with each use of a library.
+func (a *api) logChange(r *http.Request) {
+	level := slog.LevelInfo
+	if startsWork(r.Pattern) {
+		level = slog.LevelDebug
+	}
+	if a.log.Enabled(r.Context(), level) {
+		a.log.Log(r.Context(), level, "a change was requested", withToken([]any{"route", r.Pattern, "lib_id", shownText(r.PathValue("lib_id"))}, callerOf(r).name)...)
+	}
 }
 
 // statusOnly is a ResponseWriter that drops the body.

@@ -71,6 +71,14 @@ type apiToken struct {
 // unrestricted returns a token without patterns that has all rights.
 func unrestricted(name string) *apiToken { return &apiToken{name: name, rights: allRights} }
 
+// label returns the name of the token, "" for nil and for the single API token.
+func (t *apiToken) label() string {
+	if t == nil {
+		return ""
+	}
+	return t.name
+}
+
 // allows reports whether the token has a right.
 func (t *apiToken) allows(r rights) bool { return t.rights&r == r }
 

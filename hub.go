@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -221,7 +222,7 @@ func (c *hubConn) answerHandshake(r *incoming, params handshakeParams) {
 		reason = c.hub.register(c, params)
 	}
 	if reason != "" {
-		c.hub.log.Warn("a daemon was refused", "machine_id", shownText(params.MachineID), "reason", reason)
+		c.hub.log.Warn("a daemon was refused", withToken([]any{"machine_id", shownText(params.MachineID), "reason", reason}, c.token.label())...)
 		r.answer(handshakeResult{Reason: reason}, nil, func() {
 			// Not here, in the link's writer. Ends within closeTimeout.
 			c.hub.wg.Go(func() { c.link.sendClose(websocket.StatusPolicyViolation, closeReason(reason)) })
@@ -346,20 +347,21 @@ func (h *hub) dropConn(c *hubConn, err error) (announce func()) {
 // change, to be called without the lock. Announcements of one machine wait for
 // each other, so that subscribers see its changes in order.
 func (h *hub) setConnLocked(m *machine, c *hubConn, reason string) (announce func()) {
+	token := cmp.Or(c, m.conn).token.label() // one of them is not nil
 	m.conn = c
 	close(m.changed)
 	m.changed = make(chan struct{})
 	before, announced := m.announced, make(chan struct{})
 	m.announced = announced
 	status := machineStatus{
-		MachineID: m.view.MachineID, LibID: m.view.LibID, Status: m.view.Status, Reason: reason, At: time.Now().UTC(),
+		MachineID: m.view.MachineID, LibID: m.view.LibID, Status: m.view.Status, Reason: reason, Token: token, At: time.Now().UTC(),
 	}
 	return func() {
 		defer close(announced)
 		if before != nil {
 			<-before
 		}
-		h.log.Info("machine "+status.Status, "machine_id", status.MachineID, "reason", reason)
+		h.log.Info("machine "+status.Status, withToken([]any{"machine_id", status.MachineID, "reason", reason}, token)...)
 		h.publish(statusMethod, status)
 	}
 }

@@ -309,7 +309,7 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 		writeError(w, err)
 		return
 	}
-	c.libID, c.machineID = r.PathValue("lib_id"), r.PathValue("machine_id")
+	c.libID, c.machineID, c.token = r.PathValue("lib_id"), r.PathValue("machine_id"), callerOf(r).name
 	if strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
 		h.stream(w, r, c, find)
 		return

@@ -197,6 +197,8 @@ HEX is the SHA-256 hash of the token. %[1]sc4a-daemon-scheduler token NAME RIGHT
 A token with patterns is for the machines and libraries that they match (* is any text, ? one character), and lists show only those. With
 patterns of one kind alone it is for nothing of the other kind. It may bind a library only to a machine that it is for as well, and cannot
 use routes that concern all daemons. The machine id of a pool's daemon is cloud_ and the lib_id. A request that a token may not make gets 403.
+Lines of the log about calls, changes and links, the event %[1]sdaemon/status%[1]s and the entries of %[1]sGET /activity%[1]s have %[1]stoken%[1]s, the
+name of the token of this file that was used. The token itself is in none of them.
 
 ### Client certificates
 
@@ -210,7 +212,7 @@ The first DNS name of a user's daemon's certificate is its machine id, in the sa
 a certificate without a DNS name or with a wildcard opens no link. If a daemon token or a tokens file is set the daemon needs its token
 as well, otherwise the certificate is enough. The daemons of the pool need no certificate. A daemon reads --client-cert and --client-key
 again for each connection. With --server the scheduler's daemons show its --client-cert, all the same one.
-`)
+`, "`")
 }
 
 // http writes the section on the HTTP API, with an example for each route.
