@@ -30,12 +30,13 @@ type apiConfig struct {
 	moreMetrics func(*metricsPage)                                         // of the hub; nil adds none
 	degraded    func() bool                                                // reports whether the bindings cannot be read; nil means they can
 	viaLibrary  func(machineID string, match func(libID string) bool) bool // see scoped; nil without --cluster
-	onDrain     func()                                                     // called once, by POST /drain
+	clients     clientCertificates
+	onDrain     func() // called once, by POST /drain
 	log         *slog.Logger
 }
 
 // api is the scheduler's HTTP API. Every request passes, in this order: Host
-// and Origin, the token, the route.
+// and Origin, the client certificate, the token, the route.
 type api struct {
 	apiConfig
 	access   apiAccess
@@ -76,7 +77,7 @@ func (a *api) handle(pattern string, h http.HandlerFunc) {
 	a.mux.HandleFunc(pattern, a.scoped(pattern, h))
 }
 
-// handleOpen adds a route that needs no API token, because it is open or checks a
+// handleOpen adds a route that needs no API token and no client certificate, because it is open or checks a
 // token of its own.
 func (a *api) handleOpen(pattern string, h http.HandlerFunc) {
 	a.open[pattern] = true
@@ -107,13 +108,17 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// count as open and then be served by a route that is not.
 	h, pattern := a.mux.Handler(r)
 	if !a.open[pattern] {
+		if err := a.clients.check(r); err != nil {
+			writeError(w, err)
+			return
+		}
 		caller := a.access.identify(r)
 		if caller == nil {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "this needs an API token: Authorization: Bearer TOKEN")
 			return
 		}
-		if caller.restricted() || !caller.allows(allRights) {
+		if caller.name != "" {
 			r = withCaller(r, caller) // copies the request, which the usual caller is spared
 		}
 		if err := requireRight(r, routeRight(pattern)); err != nil && pattern != "" {
@@ -127,6 +132,9 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if pattern != "" {
 		a.mux.ServeHTTP(w, r)
+		if routeRight(pattern) == rightManage && !a.open[pattern] {
+			a.logChange(r)
+		}
 		return
 	}
 	// No route. The handler of ServeMux knows whether another method has one.
@@ -139,6 +147,18 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeProblem(w, http.StatusNotFound, codeNotFound, "there is nothing at this path")
+}
+
+// logChange writes the line of a request that may have changed something: at debug
+// for one that asks for a daemon, which comes with each use of a library.
+func (a *api) logChange(r *http.Request) {
+	level := slog.LevelInfo
+	if startsWork(r.Pattern) {
+		level = slog.LevelDebug
+	}
+	if a.log.Enabled(r.Context(), level) {
+		a.log.Log(r.Context(), level, "a change was requested", withToken([]any{"route", r.Pattern, "lib_id", shownText(r.PathValue("lib_id"))}, callerOf(r).name)...)
+	}
 }
 
 // statusOnly is a ResponseWriter that drops the body.

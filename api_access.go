@@ -25,11 +25,20 @@ func (a *apiAccess) identify(r *http.Request) *apiToken {
 	case a.open():
 		return unrestricted("")
 	case a.single != "" && equalSecrets(given, a.single):
-		return unrestricted("api")
+		return unrestricted("")
 	case a.file != nil:
 		return a.file.find(given)
 	}
 	return nil
+}
+
+// withToken adds the name of a token to the attributes of a log line. The single API
+// token and a request without one have none.
+func withToken(args []any, name string) []any {
+	if name == "" {
+		return args
+	}
+	return append(args, "token", name)
 }
 
 // equalSecrets compares a token with a valid one in constant time.
@@ -79,7 +88,7 @@ func callerOf(r *http.Request) *apiToken {
 	if t, ok := r.Context().Value(callerKey{}).(*apiToken); ok {
 		return t
 	}
-	return unrestricted("") // of a token without limits, or a route that needs none
+	return unrestricted("") // of the single token, or a route that needs none
 }
 
 func withCaller(r *http.Request, t *apiToken) *http.Request {

@@ -3,11 +3,16 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -225,5 +230,93 @@ func TestTokensFileIsReadAgain(t *testing.T) {
 	})
 	if _, err := openTokensFile(path + "-absent"); err == nil {
 		t.Error("a file that does not exist: got no error")
+	}
+}
+
+// The log, the events and the activity name the token of a tokens file, and hold no
+// token.
+func TestTokensAreNamed(t *testing.T) {
+	t.Parallel()
+	var text bytes.Buffer
+	var mu sync.Mutex
+	log := slog.New(slog.NewTextHandler(lockedWriter{&mu, &text}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	tokens := testTokens(t, "ci read,call,clone,manage,mcp,daemon", "laptops daemon", "calls call")
+	a := testAPI(t, func(c *apiConfig, _ *poolConfig) { c.tokens, c.token, c.log = tokens, "single", log })
+	libs, err := openLibraries(filepath.Join(t.TempDir(), librariesFile), false, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHub(hubConfig{
+		log: log, methods: methodsByName(builtinMethods()), libraryOf: libs.of, publish: a.events.publish, requests: a.requests,
+		maxMessage: defaultMaxMessage, times: defaultLinkTimes(),
+	})
+	t.Cleanup(h.close)
+	hub := &hubAPI{callRouter: callRouter{hub: h, pool: a.pool, libraries: libs}, tokens: &childTokens{}, tokensFile: tokens, log: log}
+	hub.register(a)
+	mcp := newMCPAPI(hub, newMCPTools())
+	mcp.register(a)
+	t.Cleanup(mcp.close)
+	server := httptest.NewServer(a)
+	t.Cleanup(server.Close)
+
+	link := dialRaw(t, strings.TrimPrefix(server.URL, "http://"), "Authorization: Bearer LAPTOPS")
+	link.put(whole(frameFin|frameText, userHandshake))
+	link.says(`{"jsonrpc":"2.0","id":1,"result":{"accepted":true`)
+	call := `{"jsonrpc":"2.0","id":1,"method":"fs/stat","params":{}}`
+	tool := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"call_method","arguments":{"method":"fs/listDir","params":{"path":"/a"}}}}`
+	for _, test := range []struct{ token, method, path, body string }{
+		{"CI", "PUT", "/libraries/bound", `{"machine_id":"offline"}`},
+		{"CI", "POST", "/libraries/bound/rpc", call},
+		{"CALLS", "POST", "/libraries/bound/rpc", call},
+		{"CI", "POST", "/libraries/bound/mcp", tool},
+		{"CI", "DELETE", "/libraries/bound", ""},
+		{"single", "PUT", "/libraries/other", `{"machine_id":"offline"}`},
+		{"single", "POST", "/libraries/other/rpc", call},
+	} {
+		ask(a, test.method, test.path, test.body, "Authorization", "Bearer "+test.token, "Content-Type", "application/json", "Accept", "application/json, text/event-stream")
+	}
+	view := a.requests.view(time.Now())
+	_ = link.Close()
+	awaitThat(t, "the machine is offline", func() bool {
+		m, _ := h.view("m")
+		return m.Status == "offline"
+	})
+	h.close() // waits for the link, whose last lines are then written
+	mu.Lock()
+	defer mu.Unlock()
+	lines := strings.Split(text.String(), "\n")
+	for _, want := range [][]string{
+		{"machine online", "machine_id=m", "token=laptops"}, {"machine offline", "machine_id=m", "token=laptops"},
+		{"PUT /libraries/{lib_id}", "lib_id=bound", "token=ci"}, {"DELETE /libraries/{lib_id}", "lib_id=bound", "token=ci"},
+		{"a request ended", "method=fs/stat", "token=ci"}, {"a request ended", "token=calls"}, {"a request ended", "method=fs/listDir", "token=ci"},
+	} {
+		if !slices.ContainsFunc(lines, func(line string) bool {
+			return !slices.ContainsFunc(want, func(part string) bool { return !strings.Contains(line, part) })
+		}) {
+			t.Errorf("the log has no line with %q: %s", want, text.String())
+		}
+	}
+	for _, line := range lines {
+		if strings.Contains(line, "=other") && strings.Contains(line, "token=") {
+			t.Errorf("the single token has a name: %s", line)
+		}
+	}
+	failures, err := json.Marshal(view)
+	if err != nil || strings.Count(string(failures), `"token":"ci"`) < 2 || !strings.Contains(string(failures), `"token":"calls"`) {
+		t.Errorf("the activity is %s, %v, want the names of the tokens", failures, err)
+	}
+	events := ""
+	a.events.mu.Lock()
+	defer a.events.mu.Unlock()
+	for _, e := range a.events.ring[:] {
+		events += string(e.data)
+	}
+	if strings.Count(events, `"token":"laptops"`) != 2 {
+		t.Errorf("the events are %s, want the token's name when the machine came and went", events)
+	}
+	for _, token := range []string{"CI", "LAPTOPS", "CALLS", tokenHash("CI")[7:], "single"} {
+		if strings.Contains(text.String()+string(failures)+events, token) {
+			t.Errorf("the token %s is in the log, the activity or the events", token)
+		}
 	}
 }

@@ -30,6 +30,7 @@ type runningRequest struct {
 	LibID     string    `json:"lib_id,omitempty"`
 	MachineID string    `json:"machine_id,omitempty" doc:"absent until a machine has it"`
 	TaskID    string    `json:"task_id,omitempty"`
+	Token     string    `json:"token,omitempty" doc:"name of the caller's token, if it is one of the tokens file"`
 	StartedAt time.Time `json:"started_at"`
 	Progress  *progress `json:"progress,omitempty" doc:"the last one"`
 }
@@ -41,6 +42,7 @@ type failedRequest struct {
 	LibID      string    `json:"lib_id,omitempty"`
 	MachineID  string    `json:"machine_id,omitempty"`
 	TaskID     string    `json:"task_id,omitempty"`
+	Token      string    `json:"token,omitempty"`
 	At         time.Time `json:"at"`
 	DurationMS int64     `json:"duration_ms"`
 	Code       string    `json:"code" doc:"name of the error, or its number"`
@@ -133,7 +135,7 @@ func (l *requestLog) view(now time.Time) activityView {
 	}
 	for c := range l.running {
 		v.Requests = append(v.Requests, runningRequest{
-			Method: shownText(c.method), LibID: c.libID, MachineID: c.machine(), TaskID: shownText(c.taskID), StartedAt: c.began.UTC(), Progress: c.progress.Load(),
+			Method: shownText(c.method), LibID: c.libID, MachineID: c.machine(), TaskID: shownText(c.taskID), Token: c.token, StartedAt: c.began.UTC(), Progress: c.progress.Load(),
 		})
 	}
 	sortBy(v.Requests, func(a, b runningRequest) int {

@@ -71,6 +71,14 @@ type apiToken struct {
 // unrestricted returns a token without patterns that has all rights.
 func unrestricted(name string) *apiToken { return &apiToken{name: name, rights: allRights} }
 
+// label returns the name of the token, "" for nil and for the single API token.
+func (t *apiToken) label() string {
+	if t == nil {
+		return ""
+	}
+	return t.name
+}
+
 // allows reports whether the token has a right.
 func (t *apiToken) allows(r rights) bool { return t.rights&r == r }
 
@@ -205,12 +213,13 @@ func checkTokenName(name string) error {
 
 // tokensFile is a tokens file that is read again when it changes.
 type tokensFile struct {
-	path string
-	set  atomic.Pointer[tokenSet]
+	path    string
+	watched *fileWatch
+	set     atomic.Pointer[tokenSet]
 }
 
 func openTokensFile(path string) (*tokensFile, error) {
-	f := &tokensFile{path: path}
+	f := &tokensFile{path: path, watched: newFileWatch(path)}
 	set, err := f.read()
 	if err != nil {
 		return nil, err
@@ -237,7 +246,7 @@ func (f *tokensFile) read() (tokenSet, error) {
 // watch reads the file again when it changes, until ctx ends. A file that cannot
 // be read or parsed leaves the tokens as they are.
 func (f *tokensFile) watch(ctx context.Context, log *slog.Logger) {
-	watchFiles(ctx, []string{f.path}, func() {
+	f.watched.run(ctx, func() {
 		set, err := f.read()
 		if err != nil {
 			log.Error("the tokens file was not used, the tokens are those of before", "error", err)

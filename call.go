@@ -145,7 +145,7 @@ func (p *program) callConfig(c *callConfig, f *flagSet, build func(*flagSet) (*s
 		switch fl.Name {
 		case "url", "host", "port":
 			c.named = true
-		case "timeout", "raw", "api-token-file", "ca-file", "log-level", "log-format": // apply to a running scheduler too
+		case "timeout", "raw", "api-token-file", "ca-file", "client-cert", "client-key", "log-level", "log-format": // apply to a running scheduler too
 		default:
 			c.local = append(c.local, fl.Name)
 		}

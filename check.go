@@ -63,6 +63,19 @@ func (c *checklist) outcome() error {
 	return nil
 }
 
+// certificate tests the certificate and the key of flags, if they are given.
+func (c *checklist) certificate(what string, pair keyPair) {
+	if pair == (keyPair{}) {
+		return
+	}
+	cert, err := pair.load()
+	if err != nil {
+		c.report(what, err, "")
+		return
+	}
+	c.report(what, checkValidity(cert.Leaf, thisMachine), fmt.Sprintf("%s, valid until %s", pair.certFile, cert.Leaf.NotAfter.UTC().Format(time.RFC3339)))
+}
+
 // minGitMajor and minGitMinor are the oldest git that is supported (docs/install.md).
 const minGitMajor, minGitMinor = 2, 31
 

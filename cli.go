@@ -230,6 +230,27 @@ func (p *program) readSecret(flagName, file, variable string) (secret, error) {
 	return checkSecret(source, line)
 }
 
+// isGiven reports whether the flags of a certificate and its key are given: those
+// that end with -cert and -key after the name.
+func isGiven(name string, pair keyPair) (bool, error) {
+	if (pair.certFile == "") != (pair.keyFile == "") {
+		return false, usage("--%s-cert and --%[1]s-key must be given together", name)
+	}
+	return pair.certFile != "", nil
+}
+
+// checkClientPair returns an error unless --client-cert and --client-key are both
+// given and can be used, or neither is given.
+func checkClientPair(pair keyPair) error {
+	given, err := isGiven("client", pair)
+	if given {
+		if _, err := pair.load(); err != nil {
+			return usage("invalid value for --client-cert or --client-key: %v", err)
+		}
+	}
+	return err
+}
+
 // checkSecret returns an error if the token cannot be sent in an HTTP header.
 // The error does not contain the token.
 func checkSecret(source, token string) (secret, error) {

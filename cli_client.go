@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -54,14 +53,11 @@ func newAPIClient(cfg *schedulerConfig, url string) (*apiClient, error) {
 		return nil, usage("invalid value for --url: must be http://host:port or https://host:port")
 	}
 	base := strings.TrimSuffix(u.String(), "/")
-	roots, err := authorities(cfg.caFile)
+	config, err := clientTLS(cfg.caFile, cfg.clientPair)
 	if err != nil {
 		return nil, usage("invalid value for --ca-file: %v", err)
 	}
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: handshakeTimeout}
-	if roots != nil {
-		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
-	}
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: handshakeTimeout, TLSClientConfig: config}
 	return &apiClient{base: base, shown: base, token: cfg.apiToken, http: &http.Client{Transport: transport, CheckRedirect: checkRedirect}}, nil
 }
 
@@ -266,35 +262,44 @@ func (r *clientRun) width() int {
 // askScheduler defines a command that asks a running scheduler. register adds its
 // own flags and returns what it does.
 func askScheduler(register func(f *flagSet) func(*clientRun) error) func(*program, *flagSet) func() error {
-	return func(p *program, f *flagSet) func() error {
-		do := register(f)
-		f.group("Output")
-		url, cfg := "", &schedulerConfig{}
-		var tokenFile string
-		f.StringVar(&url, "url", "", "`URL` of the scheduler (default: the address that --host and --port give, http://127.0.0.1:5110)")
-		f.StringVar(&cfg.host, "host", "127.0.0.1", "`ADDRESS` on which the scheduler listens, or unix:/path")
-		f.IntVar(&cfg.port, "port", defaultSchedulerPort, "`PORT` on which the scheduler listens")
-		f.StringVar(&tokenFile, "api-token-file", "", "`FILE` with the token of the HTTP API (or set C4A_API_TOKEN)")
-		f.StringVar(&cfg.caFile, "ca-file", "", "PEM `FILE` with additional certificate authorities")
-		f.group("Scheduler")
-		return func() error {
-			var err error
-			if cfg.apiToken, err = p.readSecret("api-token-file", tokenFile, "C4A_API_TOKEN"); err != nil {
-				return err
-			}
-			client, err := newAPIClient(cfg, url)
-			if err != nil {
-				return err
-			}
-			defer client.close()
-			p.surviveBrokenPipe()
-			signals := p.watchSignals(signalPlan{name: f.Name(), limit: probeTimeout, kill: p.started.kill, isCall: true})
-			defer signals.close()
-			err = do(&clientRun{apiClient: client, p: p, ctx: signals.stopping, words: f.words})
-			if errors.Is(err, syscall.EPIPE) {
-				return nil // the reader has enough, as head(1) does
-			}
+	return func(p *program, f *flagSet) func() error { return p.askScheduler(f, register) }
+}
+
+// askScheduler is a method of its own because the compiler copies what is inside the
+// function above into each command.
+func (p *program) askScheduler(f *flagSet, register func(f *flagSet) func(*clientRun) error) func() error {
+	do := register(f)
+	f.group("Output")
+	url, cfg := "", &schedulerConfig{}
+	var tokenFile string
+	f.StringVar(&url, "url", "", "`URL` of the scheduler (default: the address that --host and --port give, http://127.0.0.1:5110)")
+	f.StringVar(&cfg.host, "host", "127.0.0.1", "`ADDRESS` on which the scheduler listens, or unix:/path")
+	f.IntVar(&cfg.port, "port", defaultSchedulerPort, "`PORT` on which the scheduler listens")
+	f.StringVar(&tokenFile, "api-token-file", "", "`FILE` with the token of the HTTP API (or set C4A_API_TOKEN)")
+	f.StringVar(&cfg.caFile, "ca-file", "", "PEM `FILE` with additional certificate authorities")
+	f.StringVar(&cfg.clientPair.certFile, "client-cert", "", "PEM `FILE` with the certificate to show to the scheduler")
+	f.StringVar(&cfg.clientPair.keyFile, "client-key", "", "PEM `FILE` with the private key of --client-cert")
+	f.group("Scheduler")
+	return func() error {
+		var err error
+		if cfg.apiToken, err = p.readSecret("api-token-file", tokenFile, "C4A_API_TOKEN"); err != nil {
 			return err
 		}
+		if err := checkClientPair(cfg.clientPair); err != nil {
+			return err
+		}
+		client, err := newAPIClient(cfg, url)
+		if err != nil {
+			return err
+		}
+		defer client.close()
+		p.surviveBrokenPipe()
+		signals := p.watchSignals(signalPlan{name: f.Name(), limit: probeTimeout, kill: p.started.kill, isCall: true})
+		defer signals.close()
+		err = do(&clientRun{apiClient: client, p: p, ctx: signals.stopping, words: f.words})
+		if errors.Is(err, syscall.EPIPE) {
+			return nil // the reader has enough, as head(1) does
+		}
+		return err
 	}
 }

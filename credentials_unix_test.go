@@ -93,7 +93,7 @@ func TestTokenFileIsBounded(t *testing.T) {
 	if _, err := p.readSecret("token-file", "/dev/zero", "C4A_TOKEN"); err == nil || !strings.Contains(err.Error(), "is larger than") {
 		t.Errorf("from an endless file: got %v, want an error that says so", err)
 	}
-	if _, err := newLinkClient("/dev/zero"); err == nil || !strings.Contains(err.Error(), "is larger than") {
+	if _, err := newLinkClient("/dev/zero", keyPair{}); err == nil || !strings.Contains(err.Error(), "is larger than") {
 		t.Errorf("certificates from an endless file: got %v, want an error that says so", err)
 	}
 }

@@ -365,6 +365,7 @@ func (d *daemon) check(p *program) error {
 	// A daemon can do without these, so they are no failure.
 	list.note(checkSSH())
 	list.note(checkAuthorities())
+	list.certificate("certificate of --client-cert", d.cfg.clientPair)
 	report("temporary files", d.noTemp, d.access.temp.dir())
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,

@@ -29,15 +29,16 @@ same machine id.
 
 // daemonConfig is the validated configuration of a daemon.
 type daemonConfig struct {
-	server    *url.URL
-	allow     []string
-	deny      []string // not even below an allowed directory
-	machineID string
-	workDir   string // absolute path; "" for none
-	token     secret
-	caFile    string
-	client    *http.Client // dials the server
-	compress  bool
+	server     *url.URL
+	allow      []string
+	deny       []string // not even below an allowed directory
+	machineID  string
+	workDir    string // absolute path; "" for none
+	token      secret
+	caFile     string
+	clientPair keyPair
+	client     *http.Client // dials the server
+	compress   bool
 	limitFlags
 	minFreeDisk    float64 // percent
 	handlers       []handlerSpec
@@ -82,6 +83,8 @@ func (p *program) daemonFlags(f *flagSet) (build func(*flagSet) (*daemonConfig, 
 	f.group("Basics")
 	f.StringVar(&tokenFile, "token-file", "", "`FILE` whose first line is the token for the server (or set C4A_TOKEN)")
 	f.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` with additional certificate authorities, for the server and for git")
+	f.StringVar(&c.clientPair.certFile, "client-cert", "", "PEM `FILE` with the certificate to show to a server that asks for one; read at each connection")
+	f.StringVar(&c.clientPair.keyFile, "client-key", "", "PEM `FILE` with the private key of --client-cert")
 	f.BoolVar(&c.compress, "compress", false, "compress messages; saves bandwidth, costs CPU")
 	f.DurationVar(&c.heartbeat, "heartbeat-interval", defaultHeartbeatInterval, "`TIME` between heartbeats, unless the server sets another")
 	f.IntVar(&c.maxAttempts, "max-reconnect-attempts", defaultMaxAttempts, "give up after `N` failed connection attempts in a row; 0 means never")
@@ -111,8 +114,10 @@ func (p *program) daemonFlags(f *flagSet) (build func(*flagSet) (*daemonConfig, 
 		if c.server, err = parseServer(server); err != nil {
 			return nil, usage("invalid value for --server: %v", err)
 		}
-		if tokenFile != "" {
-			c.deny = append(c.deny, tokenFile)
+		for _, path := range []string{tokenFile, c.clientPair.keyFile} {
+			if path != "" {
+				c.deny = append(c.deny, path)
+			}
 		}
 		if c.scheduled {
 			if c.deny, err = parseDenied(p.getenv(deniedVariable)); err != nil {
@@ -123,7 +128,10 @@ func (p *program) daemonFlags(f *flagSet) (build func(*flagSet) (*daemonConfig, 
 				return nil, err
 			}
 		}
-		if c.client, err = newLinkClient(c.caFile); err != nil {
+		if err := checkClientPair(c.clientPair); err != nil {
+			return nil, err
+		}
+		if c.client, err = newLinkClient(c.caFile, c.clientPair); err != nil {
 			return nil, usage("invalid value for --ca-file: %v", err)
 		}
 		if err := c.validate(); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -30,29 +31,36 @@ func factsOf(path string) fileFacts {
 	return fileFacts{size: info.Size(), mtime: info.ModTime(), info: info}
 }
 
-// watchFiles calls changed each time one of the files was written or replaced, until
-// ctx ends. A file that is still being written, or one of several that belong
-// together, is waited for: between two looks nothing must have changed. It polls,
-// because no way of the system to be told of changes works on every file system.
-func watchFiles(ctx context.Context, paths []string, changed func()) {
-	look := func() []fileFacts {
-		facts := make([]fileFacts, len(paths))
-		for i, path := range paths {
-			facts[i] = factsOf(path)
-		}
-		return facts
+// fileWatch watches files that belong together. It polls, because no way of the
+// system to be told of changes works on every file system.
+type fileWatch struct {
+	paths    []string
+	used     []fileFacts // of the files as they were read last
+	interval time.Duration
+}
+
+// newFileWatch returns a watch. Make it before the files are read for the first
+// time, so that it misses no change.
+func newFileWatch(paths ...string) *fileWatch {
+	w := &fileWatch{paths: paths, interval: fileWatchInterval}
+	w.used = w.look()
+	return w
+}
+
+func (w *fileWatch) look() []fileFacts {
+	facts := make([]fileFacts, len(w.paths))
+	for i, path := range w.paths {
+		facts[i] = factsOf(path)
 	}
-	equal := func(a, b []fileFacts) bool {
-		for i := range a {
-			if !a[i].equal(b[i]) {
-				return false
-			}
-		}
-		return true
-	}
-	used := look()
-	last := used
-	ticker := time.NewTicker(fileWatchInterval)
+	return facts
+}
+
+// run calls changed each time one of the files was written or replaced, until ctx
+// ends. A file that is still being written, or one of several that belong together,
+// is waited for: between two looks nothing must have changed.
+func (w *fileWatch) run(ctx context.Context, changed func()) {
+	last := w.used
+	ticker := time.NewTicker(w.interval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -60,9 +68,9 @@ func watchFiles(ctx context.Context, paths []string, changed func()) {
 			return
 		case <-ticker.C:
 		}
-		now := look()
-		if equal(now, last) && !equal(now, used) {
-			used = now
+		now := w.look()
+		if slices.EqualFunc(now, last, fileFacts.equal) && !slices.EqualFunc(now, w.used, fileFacts.equal) {
+			w.used = now
 			changed()
 		}
 		last = now

@@ -25,7 +25,9 @@ func TestWatchFiles(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		var changes atomic.Int64
-		go watchFiles(ctx, []string{first, second}, func() { changes.Add(1) })
+		watch := newFileWatch(first, second)
+		write(second, "ab")
+		go watch.run(ctx, func() { changes.Add(1) })
 		synctest.Wait()
 		after := func(looks int, want int64, what string) {
 			t.Helper()
@@ -35,24 +37,25 @@ func TestWatchFiles(t *testing.T) {
 				t.Errorf("%s: got %d changes, want %d", what, got, want)
 			}
 		}
-		after(5, 0, "nothing happened")
+		after(1, 0, "one was written before the first look")
+		after(4, 1, "it was written")
 		write(first, "bb")
-		after(1, 0, "one of two files was written a moment ago")
+		after(1, 1, "one of two files was written a moment ago")
 		write(second, "bb")
-		after(1, 0, "the second was written a moment ago")
-		after(1, 1, "both are complete")
-		after(5, 1, "nothing more happened")
+		after(1, 1, "the second was written a moment ago")
+		after(1, 2, "both are complete")
+		after(5, 2, "nothing more happened")
 		replacement := first + ".new"
 		write(replacement, "cc")
 		if err := os.Rename(replacement, first); err != nil {
 			t.Fatal(err)
 		}
-		after(2, 2, "a file was replaced")
+		after(2, 3, "a file was replaced")
 		if err := os.Remove(second); err != nil {
 			t.Fatal(err)
 		}
-		after(2, 3, "a file was removed")
+		after(2, 4, "a file was removed")
 		write(second, "dd")
-		after(2, 4, "it is back")
+		after(2, 5, "it is back")
 	})
 }

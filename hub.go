@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -92,9 +93,10 @@ func newHub(c hubConfig) *hub {
 
 // linkAdmission holds what the upgrade request of a link says about its machine.
 type linkAdmission struct {
-	child   string    // the machine id that its token is for; "" for a user's daemon
-	token   *apiToken // of a user's daemon, from the tokens file; nil without one
-	claimed string    // the machine id of the header; "" without one
+	child     string    // the machine id that its token is for; "" for a user's daemon
+	token     *apiToken // of a user's daemon, from the tokens file; nil without one
+	claimed   string    // the machine id of the header; "" without one
+	certified string    // the machine id of its client certificate; "" without one
 }
 
 // hubConn is one daemon's link. It is the handler of its peer.
@@ -220,7 +222,7 @@ func (c *hubConn) answerHandshake(r *incoming, params handshakeParams) {
 		reason = c.hub.register(c, params)
 	}
 	if reason != "" {
-		c.hub.log.Warn("a daemon was refused", "machine_id", shownText(params.MachineID), "reason", reason)
+		c.hub.log.Warn("a daemon was refused", withToken([]any{"machine_id", shownText(params.MachineID), "reason", reason}, c.token.label())...)
 		r.answer(handshakeResult{Reason: reason}, nil, func() {
 			// Not here, in the link's writer. Ends within closeTimeout.
 			c.hub.wg.Go(func() { c.link.sendClose(websocket.StatusPolicyViolation, closeReason(reason)) })
@@ -252,6 +254,8 @@ func (c *hubConn) objection(params handshakeParams) string {
 		return params.check().Error()
 	case c.claimed != "" && c.claimed != params.MachineID:
 		return "machine_id differs from the header " + machineIDHeader
+	case c.certified != "" && c.certified != params.MachineID:
+		return otherMachine(c.certified)
 	case c.child != "" && c.child != params.MachineID:
 		return "the token is for another machine_id"
 	case c.token != nil && !c.token.mayUseMachine(params.MachineID):
@@ -260,6 +264,11 @@ func (c *hubConn) objection(params handshakeParams) string {
 		return "machine ids that begin with " + cloudPrefix + " belong to the pool of this server"
 	}
 	return ""
+}
+
+// otherMachine is why a daemon is refused whose certificate is for another machine.
+func otherMachine(certified string) string {
+	return fmt.Sprintf("the client certificate is for the machine id %q: set --machine-id to it", shownText(certified))
 }
 
 // register makes c the link of its machine, before the answer tells the daemon
@@ -338,20 +347,21 @@ func (h *hub) dropConn(c *hubConn, err error) (announce func()) {
 // change, to be called without the lock. Announcements of one machine wait for
 // each other, so that subscribers see its changes in order.
 func (h *hub) setConnLocked(m *machine, c *hubConn, reason string) (announce func()) {
+	token := cmp.Or(c, m.conn).token.label() // one of them is not nil
 	m.conn = c
 	close(m.changed)
 	m.changed = make(chan struct{})
 	before, announced := m.announced, make(chan struct{})
 	m.announced = announced
 	status := machineStatus{
-		MachineID: m.view.MachineID, LibID: m.view.LibID, Status: m.view.Status, Reason: reason, At: time.Now().UTC(),
+		MachineID: m.view.MachineID, LibID: m.view.LibID, Status: m.view.Status, Reason: reason, Token: token, At: time.Now().UTC(),
 	}
 	return func() {
 		defer close(announced)
 		if before != nil {
 			<-before
 		}
-		h.log.Info("machine "+status.Status, "machine_id", status.MachineID, "reason", reason)
+		h.log.Info("machine "+status.Status, withToken([]any{"machine_id", status.MachineID, "reason", reason}, token)...)
 		h.publish(statusMethod, status)
 	}
 }

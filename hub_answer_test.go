@@ -24,7 +24,7 @@ func TestAnswersInLentBuffers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := newLinkClient("")
+	client, err := newLinkClient("", keyPair{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,7 @@ type hubAPI struct {
 	daemonToken secret
 	tokensFile  *tokensFile // nil without one
 	cluster     bool        // other schedulers have machines too
+	clients     clientCertificates
 	unsent      unsentAnswers
 	log         *slog.Logger
 }
@@ -45,16 +46,23 @@ func (h *hubAPI) register(a *api) {
 
 // GET /ws/daemon
 func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
-	admitted, ok := h.admit(r)
-	if !ok {
+	admitted, err := h.admit(r)
+	if errors.Is(err, errNoDaemonToken) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "the daemon's token is missing or wrong")
+		writeProblem(w, http.StatusUnauthorized, codeUnauthorized, err.Error())
 		return
 	}
-	var err error
+	if err != nil {
+		writeError(w, err)
+		return
+	}
 	admitted.claimed, err = url.PathUnescape(r.Header.Get(machineIDHeader))
 	if err != nil {
 		writeError(w, badRequest("the header "+machineIDHeader+" is not percent-encoded"))
+		return
+	}
+	if admitted.claimed != "" && admitted.certified != "" && admitted.claimed != admitted.certified {
+		writeError(w, refusedCertificate(otherMachine(admitted.certified)))
 		return
 	}
 	hooks := &linkHooks{}
@@ -73,36 +81,45 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 	h.hub.serve(conn, hooks, admitted)
 }
 
-// admit reports whether the request may open a link, and as which machine. Without
-// a daemon token and a tokens file users' daemons are admitted from this machine
-// only.
-func (h *hubAPI) admit(r *http.Request) (_ linkAdmission, ok bool) {
+var errNoDaemonToken = errors.New("the daemon's token is missing or wrong")
+
+// admit returns as which machine the request may open a link. The pool's daemons
+// need no certificate: their tokens name the machine. Without a daemon token and a
+// tokens file users' daemons are admitted with a certificate, or where none is
+// required from this machine only.
+func (h *hubAPI) admit(r *http.Request) (linkAdmission, error) {
 	given := bearerOf(r)
 	if given != "" {
 		if child := h.tokens.machineFor(given); child != "" {
-			return linkAdmission{child: child}, true
+			return linkAdmission{child: child}, nil
 		}
 	}
-	if h.daemonToken != "" && equalSecrets(given, h.daemonToken) {
-		return linkAdmission{}, true
-	}
-	if h.tokensFile != nil {
+	certified, err := h.clients.machine(r)
+	a := linkAdmission{certified: certified}
+	switch {
+	case err != nil:
+		return a, err
+	case h.daemonToken != "" && equalSecrets(given, h.daemonToken):
+		return a, nil
+	case h.tokensFile != nil:
 		if t := h.tokensFile.find(given); t != nil && t.allows(rightDaemon) {
-			return linkAdmission{token: t}, true
+			a.token = t
+			return a, nil
 		}
-	}
-	if h.daemonToken != "" || h.tokensFile != nil {
-		return linkAdmission{}, false
-	}
-	if forwarded(r) {
-		return linkAdmission{}, false // a proxy on this machine forwards for another machine
+		return a, errNoDaemonToken
+	case h.daemonToken != "", forwarded(r): // a proxy on this machine forwards for another machine
+		return a, errNoDaemonToken
+	case certified != "":
+		return a, nil
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
-		return linkAdmission{}, true // a Unix socket: the permissions of the file decide
+		return a, nil // a Unix socket: the permissions of the file decide
 	}
-	ip, err := netip.ParseAddr(host)
-	return linkAdmission{}, err == nil && ip.Unmap().IsLoopback()
+	if ip, err := netip.ParseAddr(host); err != nil || !ip.Unmap().IsLoopback() {
+		return a, errNoDaemonToken
+	}
+	return a, nil
 }
 
 // maxPage bounds the limit of a list.
@@ -275,7 +292,7 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 	if h.redirect(w, r) {
 		return
 	}
-	c.libID, c.machineID = r.PathValue("lib_id"), r.PathValue("machine_id")
+	c.libID, c.machineID, c.token = r.PathValue("lib_id"), r.PathValue("machine_id"), callerOf(r).name
 	if strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
 		h.stream(w, r, c, find)
 		return

@@ -22,7 +22,7 @@ func (h *hub) begin(c *call) (end func(json.RawMessage, error)) {
 		if err != nil && code != string(codeCancelled) {
 			h.requests.failed(failedRequest{
 				Method: shownText(c.method), LibID: c.libID, MachineID: c.machine(), TaskID: shownText(c.taskID),
-				At: time.Now().UTC(), DurationMS: took.Milliseconds(), Code: code, Reason: reason, Message: err.Error(),
+				Token: c.token, At: time.Now().UTC(), DurationMS: took.Milliseconds(), Code: code, Reason: reason, Message: err.Error(),
 			})
 		}
 		h.calls.observe(c.method, code, reason, took, len(c.params), len(result))
@@ -71,10 +71,10 @@ func (h *hub) logCall(c *call, bytes int, code, reason string, took time.Duratio
 	if !h.log.Enabled(context.Background(), level) {
 		return
 	}
-	args := []any{
+	args := withToken([]any{
 		"method", shownText(c.method), "machine_id", c.machine(), "lib_id", c.libID, "task_id", shownText(c.taskID),
 		"duration_ms", took.Milliseconds(), "bytes", bytes, "code", code,
-	}
+	}, c.token)
 	if reason != "" {
 		args = append(args, "reason", reason)
 	}

@@ -89,7 +89,7 @@ func TestHubRestartsUnderThousandDaemons(t *testing.T) {
 	old.log = slog.New(slog.DiscardHandler)
 	var wg sync.WaitGroup
 	connected := make(chan struct{}, 2*all)
-	client, err := newLinkClient("")
+	client, err := newLinkClient("", keyPair{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +209,7 @@ func TestCompression(t *testing.T) {
 	// The daemon's own side writes and reads compressed messages, long and short.
 	b := newSocketBench(t, func(c *hubConfig) { c.times = defaultLinkTimes() })
 	echo := newMethod("test/echo", "", func(_ context.Context, p echoParams) (echoParams, error) { return p, nil })
-	client, err := newLinkClient("")
+	client, err := newLinkClient("", keyPair{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -186,7 +186,7 @@ func TestDaemonTakesLittleBeforeItIsAccepted(t *testing.T) {
 				t.Fatal(err)
 			}
 			u.Scheme = "ws"
-			client, err := newLinkClient("")
+			client, err := newLinkClient("", keyPair{})
 			if err != nil {
 				t.Fatal(err)
 			}

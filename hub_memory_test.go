@@ -29,7 +29,7 @@ func TestDaemonDoesNotGrow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := newLinkClient("")
+	client, err := newLinkClient("", keyPair{})
 	if err != nil {
 		t.Fatal(err)
 	}

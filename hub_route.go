@@ -39,6 +39,7 @@ type call struct {
 
 	// What GET /activity and the log show; set before perform.
 	libID, machineID string // of the route
+	token            string // the name of the caller's token; "" without one
 	began            time.Time
 	progress         atomic.Pointer[progress] // the last one
 }

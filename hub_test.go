@@ -72,7 +72,11 @@ func newHubBenchOn(t *testing.T, listener net.Listener, configure func(*hubConfi
 			child = ""
 		}
 		claimed, _ := url.PathUnescape(r.Header.Get(machineIDHeader))
-		b.hub.serve(conn, hooks, linkAdmission{child: child, claimed: claimed})
+		certified, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer certificate:")
+		if !ok {
+			certified = ""
+		}
+		b.hub.serve(conn, hooks, linkAdmission{child: child, claimed: claimed, certified: certified})
 	})}
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(listener) }()
@@ -214,6 +218,8 @@ func TestHandshakeRefusals(t *testing.T) {
 		{"long path", "", "m", `{"machine_id":"m","instance_id":"i","protocol_version":1,"allowed_paths":["` + strings.Repeat("x", maxHandshakePath+1) + `"]}`, "at most"},
 		{"long host name", "", "m", `{"machine_id":"m","instance_id":"i","protocol_version":1,"hostname":"` + strings.Repeat("x", maxHandshakeText+1) + `"}`, "hostname: must have at most"},
 		{"names in capitals", "", "m", `{"MACHINE_ID":"m","instance_id":"i","protocol_version":1}`, "machine_id"},
+		{"a certificate of another id", "certificate:x", "", `{"machine_id":"m","instance_id":"i","protocol_version":1}`, `certificate is for the machine id "x"`},
+		{"a certificate in other letters", "certificate:M", "", `{"machine_id":"m","instance_id":"i","protocol_version":1}`, `certificate is for the machine id "M"`},
 		{"a child of another id", "child:cloud_x", "", `{"machine_id":"cloud_y","instance_id":"i","protocol_version":1}`, "token is for another"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -511,8 +517,8 @@ func TestAdmitWithoutAToken(t *testing.T) {
 		if test.header != "" {
 			r.Header.Set(test.header, "10.0.0.1")
 		}
-		if got, ok := h.admit(r); ok != test.ok || got.child != "" {
-			t.Errorf("%s with %q: got %q, %v, want %v", test.from, test.header, got.child, ok, test.ok)
+		if got, err := h.admit(r); (err == nil) != test.ok || got.child != "" {
+			t.Errorf("%s with %q: got %q, %v, want admission %v", test.from, test.header, got.child, err, test.ok)
 		}
 	}
 }

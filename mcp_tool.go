@@ -188,7 +188,7 @@ func (c *mcpCall) newRPC(method string, params any) (*call, error) {
 	if err != nil {
 		return nil, err
 	}
-	call.libID, call.machineID = c.target.libID, c.target.machineID
+	call.libID, call.machineID, call.token = c.target.libID, c.target.machineID, c.target.caller.label()
 	return call, nil
 }
 

@@ -141,6 +141,7 @@ type machineStatus struct {
 	LibID     string    `json:"lib_id"`
 	Status    string    `json:"status" enum:"online,offline"`
 	Reason    string    `json:"reason"`
+	Token     string    `json:"token,omitempty" doc:"name of the daemon's token, if it is one of the tokens file"`
 	At        time.Time `json:"at"`
 }
 

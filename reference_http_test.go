@@ -197,7 +197,22 @@ HEX is the SHA-256 hash of the token. %[1]sc4a-daemon-scheduler token NAME RIGHT
 A token with patterns is for the machines and libraries that they match (* is any text, ? one character), and lists show only those. With
 patterns of one kind alone it is for nothing of the other kind. It may bind a library only to a machine that it is for as well, and cannot
 use routes that concern all daemons. The machine id of a pool's daemon is cloud_ and the lib_id. A request that a token may not make gets 403.
-`)
+Lines of the log about calls, changes and links, the event %[1]sdaemon/status%[1]s and the entries of %[1]sGET /activity%[1]s have %[1]stoken%[1]s, the
+name of the token of this file that was used. The token itself is in none of them.
+
+### Client certificates
+
+With --client-ca each request needs a client certificate of one of its authorities, on every address, except on the routes marked open.
+Without one, or with one that is not valid, the answer is 403 with the reason. The certificate may have the extended key usage clientAuth
+or none, and may be followed by those of authorities between it and the root. It does not take the place of the API token. The files of
+--tls-cert, --tls-key and --client-ca are read again when they change; files that cannot be used leave those of before in force. Open
+links stay, and the next request of an open connection is checked by the new authorities.
+
+The first DNS name of a user's daemon's certificate is its machine id, in the same letters; a daemon that claims another is refused, and
+a certificate without a DNS name or with a wildcard opens no link. If a daemon token or a tokens file is set the daemon needs its token
+as well, otherwise the certificate is enough. The daemons of the pool need no certificate. A daemon reads --client-cert and --client-key
+again for each connection. With --server the scheduler's daemons show its --client-cert, all the same one.
+`, "`")
 }
 
 // http writes the section on the HTTP API, with an example for each route.
@@ -261,7 +276,7 @@ func (r *reference) problems(t *testing.T) {
 		{codeBadRequest, 400, "the body or a header is invalid; 426 for a request to `/ws/daemon` that is not an upgrade to WebSocket"},
 		{codeInvalidLibID, 400, "a lib_id is 1 to 128 characters of A-Z a-z 0-9 . _ -, and does not begin with . or -"},
 		{codeUnauthorized, 401, "the token is missing or invalid"},
-		{codeForbidden, 403, "the Host or Origin header does not belong to this server, a proxy forwarded the request and no API token is set, or the token lacks a right"},
+		{codeForbidden, 403, "the Host or Origin header does not belong to this server, a proxy forwarded the request and no API token is set, the client certificate is missing or refused, or the token lacks a right"},
 		{codeNotFound, 404, "the resource does not exist"},
 		{codeMethodNotAllowed, 405, "the path does not support this method: see the Allow header"},
 		{codeDeleted, 409, "the daemon was deleted in the meantime"},

@@ -176,10 +176,14 @@ func (c *schedulerConfig) localClient() *http.Client {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		}
 	}
-	if c.certificate != nil {
+	if c.tls != nil {
+		transport.TLSClientConfig, _ = clientTLS("", c.clientPair) // fails for a file of authorities only
+		if transport.TLSClientConfig == nil {
+			transport.TLSClientConfig = &tls.Config{}
+		}
 		// Not verified: the certificate is for the scheduler's public name, and
 		// this client dials loopback.
-		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+		transport.TLSClientConfig.InsecureSkipVerify = true
 	}
 	return &http.Client{Transport: transport}
 }
@@ -220,6 +224,9 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	if cfg.tokens != nil {
 		s.wg.Go(func() { cfg.tokens.watch(work, cfg.log) })
 	}
+	if cfg.tls != nil {
+		s.wg.Go(func() { cfg.tls.watch(work, cfg.log) })
+	}
 	s.usage = newDiskSize(work, s.pool.workspace, cfg.log)
 	s.api = newAPI(apiConfig{
 		pool: s.pool, events: s.events, token: cfg.apiToken, tokens: cfg.tokens, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
@@ -227,6 +234,9 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		hub: cfg.server == nil, requests: s.requests, level: cfg.logs.current, console: p.console,
 		onDrain: func() { s.wg.Go(func() { s.awaitIdle(work) }) },
 	})
+	if cfg.tls != nil && cfg.tls.clientCA != "" {
+		s.api.clients.authorities = cfg.tls.authorities
+	}
 	(&installAPI{program: s.program}).register(s.api)
 	newStatusPage().register(s.api)
 	if cfg.server == nil {
@@ -254,7 +264,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			s.api.viaLibrary = libs.anyOf
 		}
 		s.wg.Go(func() { s.hub.sweep(work) })
-		hub := &hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, cluster: cfg.cluster, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, log: cfg.log}
+		hub := &hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, cluster: cfg.cluster, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, clients: s.api.clients, log: cfg.log}
 		hub.register(s.api)
 		s.mcp = newMCPAPI(hub, newMCPTools())
 		s.mcp.register(s.api)
@@ -278,10 +288,13 @@ func (s *scheduler) listen() (err error) {
 		return listenError(err)
 	}
 	s.http = s.newServer(s.api)
+	if s.api.clients.authorities != nil {
+		s.http.ConnContext = withVerdict
+	}
 	server := s.cfg.server
 	if server == nil {
 		dial := s.main
-		if network == "unix" || s.cfg.certificate != nil {
+		if network == "unix" || s.cfg.tls != nil {
 			// Children dial plain TCP on loopback. This port serves only their
 			// links.
 			if s.inner, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
@@ -293,8 +306,8 @@ func (s *scheduler) listen() (err error) {
 	}
 	s.pool.setServer(server.String())
 	main := s.main
-	if s.cfg.certificate != nil {
-		main = tls.NewListener(main, &tls.Config{Certificates: []tls.Certificate{*s.cfg.certificate}})
+	if s.cfg.tls != nil {
+		main = s.cfg.tls.listen(main)
 	}
 	s.wg.Go(func() { s.serve(s.http, main) })
 	if s.inner != nil {
@@ -385,7 +398,7 @@ func (s *scheduler) url() string {
 		return s.cfg.host
 	}
 	scheme := "http"
-	if s.cfg.certificate != nil {
+	if s.cfg.tls != nil {
 		scheme = "https"
 	}
 	return (&url.URL{Scheme: scheme, Host: s.hostPort(s.main)}).String() // escapes a zone

@@ -41,10 +41,14 @@ func (p *program) checkScheduler(cfg *schedulerConfig) error {
 	list.report("git", checkGit(git.version()), git.version())
 	list.note(checkSSH())
 	list.note(checkAuthorities())
+	list.certificate("certificate of --client-cert", cfg.clientPair)
+	if cfg.tls != nil {
+		list.certificate("certificate of --tls-cert", cfg.tls.pair)
+	}
 	version, err := checkDaemonBin(cfg, p.environ())
 	list.report("daemon program", err, version)
 	if cfg.server != nil {
-		client, err := newLinkClient(cfg.caFile)
+		client, err := newLinkClient(cfg.caFile, cfg.clientPair)
 		if err != nil {
 			return err
 		}

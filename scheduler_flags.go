@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"flag"
 	"log/slog"
 	"net"
@@ -65,9 +64,10 @@ type schedulerConfig struct {
 	allowHosts       list
 	bindings         string // absolute path; "" means a file in the workspace
 	cluster          bool
-	caFile           string // absolute path
-	certificate      *tls.Certificate
-	minFreeDisk      float64 // percent
+	caFile           string     // absolute path
+	tls              *serverTLS // nil without --tls-cert
+	clientPair       keyPair    // absolute paths
+	minFreeDisk      float64    // percent
 	limitFlags
 	logs        logFlags
 	log         *slog.Logger
@@ -80,7 +80,9 @@ type schedulerConfig struct {
 // function builds a validated configuration from them.
 func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerConfig, error)) {
 	c := &schedulerConfig{}
-	var server, apiTokenFile, daemonTokenFile, tokenFile, tokensFile, cert, key string
+	var server, apiTokenFile, daemonTokenFile, tokenFile, tokensFile string
+	var pair keyPair
+	var clientCA string
 	f.StringVar(&c.host, "host", "127.0.0.1", "`ADDRESS` to listen on, or unix:/path; anything but loopback needs an API token")
 	f.IntVar(&c.port, "port", defaultSchedulerPort, "`PORT` to listen on; 0 picks a free port")
 	f.StringVar(&c.workspace, "workspace", defaultWorkspace, "`DIR` that holds the work dirs of the daemons")
@@ -102,8 +104,11 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	f.StringVar(&tokenFile, "token-file", "", "`FILE` with the token to send to --server (or set C4A_TOKEN)")
 	f.Var(&c.allowHosts, "allow-host", "comma-separated `NAMES` to accept in the Host header of a request, besides this host's own")
 	f.StringVar(&c.caFile, "ca-file", "", "PEM `FILE` with additional certificate authorities, for --server, for the daemons and their git, and for --url")
-	f.StringVar(&cert, "tls-cert", "", "PEM `FILE` with the certificate for HTTPS")
-	f.StringVar(&key, "tls-key", "", "PEM `FILE` with the private key of --tls-cert")
+	f.StringVar(&pair.certFile, "tls-cert", "", "PEM `FILE` with the certificate for HTTPS; read again when it changes")
+	f.StringVar(&pair.keyFile, "tls-key", "", "PEM `FILE` with the private key of --tls-cert")
+	f.StringVar(&clientCA, "client-ca", "", "PEM `FILE` with the authorities of client certificates, which users' daemons and API clients then need; read again when it changes")
+	f.StringVar(&c.clientPair.certFile, "client-cert", "", "PEM `FILE` with the certificate to show to --server, by the daemons too, and to --url")
+	f.StringVar(&c.clientPair.keyFile, "client-key", "", "PEM `FILE` with the private key of --client-cert")
 	f.group("Access")
 	f.DurationVar(&c.offlineThreshold, "offline-threshold", defaultOfflineThreshold, "`TIME` without a heartbeat after which a daemon counts as offline")
 	f.group("Connections")
@@ -164,17 +169,29 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 				return nil, usage("invalid value for --ca-file: %v", err)
 			}
 		}
-		if (cert == "") != (key == "") {
-			return nil, usage("--tls-cert and --tls-key must be given together")
-		}
-		if cert != "" {
-			pair, err := tls.LoadX509KeyPair(cert, key)
-			if err != nil {
-				return nil, usage("reading --tls-cert and --tls-key: %v", err)
+		if given, err := isGiven("tls", pair); err != nil {
+			return nil, err
+		} else if given {
+			if c.tls, err = openServerTLS(pair, clientCA); err != nil {
+				return nil, usage("invalid value for --tls-cert, --tls-key or --client-ca: %v", err)
 			}
-			c.certificate = &pair
-			if err := c.denyFile(key); err != nil {
+			if err := c.denyFile(pair.keyFile); err != nil {
 				return nil, err
+			}
+		} else if clientCA != "" {
+			return nil, usage("--client-ca needs --tls-cert and --tls-key: without TLS no client shows a certificate")
+		}
+		if err := checkClientPair(c.clientPair); err != nil {
+			return nil, err
+		}
+		if c.clientPair != (keyPair{}) {
+			if err := c.denyFile(c.clientPair.keyFile); err != nil {
+				return nil, err
+			}
+			for _, path := range []*string{&c.clientPair.certFile, &c.clientPair.keyFile} {
+				if *path, err = filepath.Abs(*path); err != nil { // a child runs in another directory
+					return nil, usage("invalid value for --client-cert or --client-key: %v", err)
+				}
 			}
 		}
 		return c, c.validate()
@@ -300,12 +317,12 @@ func (c *schedulerConfig) isLocal() bool {
 // baseURL returns the URL at which a client on this machine reaches the
 // listener.
 func (c *schedulerConfig) baseURL() string {
-	if strings.HasPrefix(c.host, unixPrefix) {
-		return "http://localhost" // localClient dials the socket whatever the host is
-	}
 	scheme := "http"
-	if c.certificate != nil {
+	if c.tls != nil {
 		scheme = "https"
+	}
+	if strings.HasPrefix(c.host, unixPrefix) {
+		return scheme + "://localhost" // localClient dials the socket whatever the host is
 	}
 	return (&url.URL{Scheme: scheme, Host: net.JoinHostPort(c.dialHost(), strconv.Itoa(c.port))}).String() // escapes a zone
 }
@@ -329,6 +346,9 @@ func (c *schedulerConfig) childArgs() []string {
 		"--min-free-disk", strconv.FormatFloat(c.minFreeDisk, 'f', -1, 64))
 	if c.caFile != "" {
 		args = append(args, "--ca-file", c.caFile)
+	}
+	if c.server != nil && c.clientPair != (keyPair{}) {
+		args = append(args, "--client-cert", c.clientPair.certFile, "--client-key", c.clientPair.keyFile)
 	}
 	for _, dir := range c.allow {
 		args = append(args, "--allow", dir)

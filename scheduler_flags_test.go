@@ -6,6 +6,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"slices"
 	"testing"
 )
 
@@ -14,9 +15,10 @@ import (
 func TestFlagsReachThePool(t *testing.T) {
 	t.Parallel()
 	dir := realTempDir(t)
-	caFile, _ := authority(t)
+	ca := newTestCA(t)
+	pair := ca.issue("m", nil).write(t.TempDir())
 	handed := map[string]string{
-		"allow": dir, "allow-git-host": "github.com,*.example.org", "ca-file": caFile, "log-format": "json", "log-level": "warn",
+		"allow": dir, "allow-git-host": "github.com,*.example.org", "ca-file": ca.file, "client-cert": pair.certFile, "client-key": pair.keyFile, "log-format": "json", "log-level": "warn",
 		"max-clone-bytes": "1MiB", "max-clone-files": "17", "max-concurrent": "3", "max-message": "128KiB", "min-free-disk": "0.5",
 	}
 	apart := map[string]string{
@@ -42,7 +44,7 @@ func TestFlagsReachThePool(t *testing.T) {
 		t.Errorf("the test names %d flags, want the %d of the daemon", n, len(daemon.rows()))
 	}
 	for _, form := range []string{"flags", "variables"} {
-		args, env := []string{schedulerName}, map[string]string{}
+		args, env := []string{schedulerName, "--server", "h"}, map[string]string{}
 		for name, value := range handed {
 			if form == "flags" {
 				args = append(args, "--"+name, value)
@@ -72,6 +74,10 @@ func TestFlagsReachThePool(t *testing.T) {
 			if got := child.Lookup(name).Value.String(); got != want {
 				t.Errorf("%s, --%s: the daemon got %q, want %q", form, name, got, want)
 			}
+		}
+		scheduler.server = nil // its daemons dial a port of this machine, without TLS
+		if slices.Contains(scheduler.childArgs(), "--client-cert") {
+			t.Errorf("%s: the daemons of a hub get a client certificate, want none", form)
 		}
 		if int(scheduler.maxMessage) != 128<<10 {
 			t.Errorf("%s, --max-message of the hub: got %d, want %d", form, scheduler.maxMessage, 128<<10)

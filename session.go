@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,20 +59,16 @@ type connector struct {
 }
 
 // newLinkClient returns the HTTP client that dials the server. It uses the
-// proxies of the environment and trusts caFile in addition to the system's
-// certificate authorities.
-func newLinkClient(caFile string) (*http.Client, error) {
+// proxies of the environment, trusts caFile in addition to the system's
+// certificate authorities, and shows the certificate of pair.
+func newLinkClient(caFile string, pair keyPair) (*http.Client, error) {
 	dialer := &net.Dialer{Timeout: handshakeTimeout, Control: func(_, _ string, c syscall.RawConn) error {
 		limitUnsent(c)
 		return nil
 	}}
-	roots, err := authorities(caFile)
+	config, err := clientTLS(caFile, pair)
 	if err != nil {
 		return nil, err
-	}
-	var config *tls.Config
-	if roots != nil {
-		config = &tls.Config{RootCAs: roots}
 	}
 	return &http.Client{
 		Transport: newProxyTransport(dialer, config),
@@ -228,6 +223,9 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 	}
 	if response.StatusCode == http.StatusBadRequest && bytes.Contains(body, []byte("HTTP request to an HTTPS server")) {
 		return nil, fmt.Errorf("dialling %s: the server speaks TLS: use wss:// in --server", c.server.Host)
+	}
+	if bytes.Contains(body, []byte("SSL certificate")) { // nginx: "No required SSL certificate was sent"
+		return nil, fmt.Errorf("dialling %s: the server wants another client certificate, or any (%s): set --client-cert and --client-key", c.server.Host, detail)
 	}
 	if isForeignPage(response) {
 		return nil, fmt.Errorf("dialling %s: %s", c.server.Host, foreignPage(response))

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -22,7 +23,15 @@ func dialCause(err error) error {
 	}
 	invalid, ok := errors.AsType[x509.CertificateInvalidError](err)
 	if ok && invalid.Reason == x509.Expired {
-		return clockError(invalid.Cert, time.Now())
+		return fmt.Errorf("the server's certificate is %w", validityError(invalid.Cert, thisMachine, time.Now()))
+	}
+	if errors.Is(err, errClientCertificate) {
+		return err
+	}
+	// The other side sent an alert (RFC 8446, section 6.2). Those of its own
+	// certificate would come from this side.
+	if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" && strings.Contains(err.Error(), "certificate") {
+		return fmt.Errorf("the server refused the connection (%w): check --client-cert and --client-key", alert.Err)
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
 		return errors.New("the server does not speak TLS on this port: check the port, or use ws:// if it has no TLS")
@@ -40,16 +49,6 @@ func dialCause(err error) error {
 		return fmt.Errorf("%w: check the address and the port, and that a server listens there", libraryCause(err))
 	}
 	return libraryCause(err)
-}
-
-// clockError returns the error for a certificate that is not valid at now, the
-// time of this machine. Machines without a battery for their clock start in the
-// past, so the clock is the first suspect.
-func clockError(cert *x509.Certificate, now time.Time) error {
-	const layout = time.RFC3339
-	from, until := cert.NotBefore.UTC().Format(layout), cert.NotAfter.UTC().Format(layout)
-	return fmt.Errorf("the server's certificate is valid from %s to %s, but the clock of this machine shows %s: set the clock if it is wrong, otherwise the server needs a new certificate",
-		from, until, now.UTC().Format(layout))
 }
 
 // isForeignPage reports whether a response is a web page of a server that is not

@@ -42,7 +42,7 @@ func TestDialWithAWrongClock(t *testing.T) {
 	server.StartTLS()
 	defer server.Close()
 	for _, off := range []time.Duration{-48 * time.Hour, 48 * time.Hour} {
-		client, err := newLinkClient(caFile)
+		client, err := newLinkClient(caFile, keyPair{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +79,7 @@ func TestDialSomethingElse(t *testing.T) {
 			t.Errorf("%d %s: got %q, want %q in it", test.status, test.kind, got, test.want)
 		}
 		if test.status == 200 && test.kind == "text/plain" {
-			client, err := newLinkClient("")
+			client, err := newLinkClient("", keyPair{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -55,7 +55,7 @@ func (b *hubBench) socketDaemon(address, machineID string, methods ...*method) (
 // several processes claim.
 func (b *hubBench) socketInstance(address, machineID, instanceID string, methods ...*method) (d *benchDaemon, states chan string) {
 	b.t.Helper()
-	client, err := newLinkClient("")
+	client, err := newLinkClient("", keyPair{})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -5,16 +5,9 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -402,43 +395,6 @@ func TestOversizedMessageMemory(t *testing.T) {
 	}
 }
 
-// authority makes a private certificate authority and a server certificate that
-// it signed.
-func authority(t *testing.T) (caFile string, server tls.Certificate) {
-	t.Helper()
-	issue := func(template, parent *x509.Certificate, signer *ecdsa.PrivateKey) ([]byte, *ecdsa.PrivateKey) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if signer == nil {
-			signer = key
-		}
-		der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return der, key
-	}
-	now := time.Now()
-	root := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "a private authority"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	rootDER, rootKey := issue(root, root, nil)
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "server"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
-		DNSNames: []string{"c4a.test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	leafDER, leafKey := issue(leaf, root, rootKey)
-	caFile = filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: rootDER}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return caFile, tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: leafKey}
-}
-
 // connectProxy serves an HTTP proxy that only supports CONNECT and connects every
 // host to 127.0.0.1. asked returns the hosts with the credentials for the proxy.
 func connectProxy(t *testing.T) (address string, asked func() []string) {
@@ -597,18 +553,8 @@ func TestTLSThroughProxy(t *testing.T) {
 // those of TLS.
 func TestCallCommandWithTLS(t *testing.T) {
 	t.Parallel()
-	_, server := authority(t)
-	key, err := x509.MarshalPKCS8PrivateKey(server.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	for name, block := range map[string]*pem.Block{"cert": {Type: "CERTIFICATE", Bytes: server.Certificate[0]}, "key": {Type: "PRIVATE KEY", Bytes: key}} {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p := start(t, schedulerName, nil, "call", "--tls-cert", filepath.Join(dir, "cert"), "--tls-key", filepath.Join(dir, "key"), "demo", "config/get")
+	pair := newTestCA(t).issue("localhost", nil).write(t.TempDir())
+	p := start(t, schedulerName, nil, "call", "--tls-cert", pair.certFile, "--tls-key", pair.keyFile, "demo", "config/get")
 	if code := p.exit(); code != 0 {
 		if strings.Contains(p.stderr.String(), "querying the scheduler at") || strings.Contains(p.stderr.String(), "a scheduler already listens at") {
 			t.Skip("something listens on the scheduler's default port of this machine: " + p.stderr.String())

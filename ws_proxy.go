@@ -94,7 +94,7 @@ func dialProxy(ctx context.Context, dialer *net.Dialer, config *tls.Config, prox
 		if config != nil {
 			own = config.Clone()
 		}
-		own.ServerName = proxy.Hostname()
+		own.ServerName, own.GetClientCertificate = proxy.Hostname(), nil // that is for the server
 		tunnel = tls.Client(conn, own)
 	}
 	request := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: address}, Host: address, Header: http.Header{}}

@@ -44,7 +44,7 @@ func (p *pipeNet) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 
 
 // client dials the listener whatever the address.
 func (p *pipeNet) client() *http.Client {
-	client, err := newLinkClient("")
+	client, err := newLinkClient("", keyPair{})
 	if err != nil {
 		panic(err) // only a CA file can be wrong
 	}
@@ -456,7 +456,7 @@ func TestLibraryCause(t *testing.T) {
 	if err := sessionError(fmt.Errorf("failed to write: %w", errPingTimeout)); !errors.Is(err, errPingTimeout) {
 		t.Errorf("got %v, want an error that wraps %v", err, errPingTimeout)
 	}
-	client, err := newLinkClient("")
+	client, err := newLinkClient("", keyPair{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,7 @@ SSL_CERT_FILE=$tmp/recipes/ca.pem c4a-daemon-scheduler --workspace "$tmp/workspa
 at_end_kill $!
 wait_for 'the scheduler' curl -sf http://127.0.0.1:5110/readyz
 GIT_HOST=localhost:$(cat "$tmp/git.port") REPOSITORY=$tmp/project page recipes.md "$tmp/recipes"
-for want in '"stored":true' '"stored":false' '"cloned"' '"machine_id": *"laptop"' '"result":{"words":2}' '^event: progress' '^event: result' 'proxy'; do
+for want in '"stored":true' '"stored":false' '"cloned"' '"machine_id": *"laptop"' '"result":{"words":2}' '"machine_id": *"desk"' 'requires a client certificate' '^event: progress' '^event: result' 'proxy'; do
 	shows "$tmp/recipes" "$want"
 done
 if grep -rq git-token "$tmp/recipes.out" "$tmp/scheduler.log" "$tmp/workspace"; then die 'the token of a recipe is in an answer, a log or a file'; fi

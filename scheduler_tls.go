@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+)
+
+// serverTLS holds the certificate of the scheduler's port, and the authorities of
+// its clients' certificates. It reads them again when their files change;
+// connections that are open stay as they are.
+type serverTLS struct {
+	pair     keyPair
+	clientCA string // a file; "" if clients need no certificate
+	watched  *fileWatch
+	current  atomic.Pointer[tls.Config]
+}
+
+// openServerTLS reads the files. clientCA may be "".
+func openServerTLS(pair keyPair, clientCA string) (*serverTLS, error) {
+	s := &serverTLS{pair: pair, clientCA: clientCA}
+	paths := []string{pair.certFile, pair.keyFile}
+	if clientCA != "" {
+		paths = append(paths, clientCA)
+	}
+	s.watched = newFileWatch(paths...)
+	return s, s.read()
+}
+
+// read takes what the files hold now. After an error everything is as before.
+func (s *serverTLS) read() error {
+	pair, err := s.pair.load()
+	if err != nil {
+		return err
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{*pair}}
+	if s.clientCA != "" {
+		data, err := readPEM(s.clientCA)
+		if err != nil {
+			return err
+		}
+		config.ClientCAs = x509.NewCertPool()
+		if !config.ClientCAs.AppendCertsFromPEM(data) {
+			return fmt.Errorf("reading %s: it holds no certificate", s.clientCA)
+		}
+		// The certificate is not required here, and verified by clientCertificates: a
+		// health check needs none, and a client whose certificate is refused gets a
+		// sentence in place of an alert.
+		config.ClientAuth = tls.RequestClientCert
+	}
+	s.current.Store(config)
+	return nil
+}
+
+// leaf returns the certificate of the port.
+func (s *serverTLS) leaf() *x509.Certificate { return s.current.Load().Certificates[0].Leaf }
+
+// authorities returns those that may sign the certificates of clients.
+func (s *serverTLS) authorities() *x509.CertPool { return s.current.Load().ClientCAs }
+
+// listen returns a listener for TLS connections, each with the newest certificate.
+func (s *serverTLS) listen(l net.Listener) net.Listener {
+	return tls.NewListener(l, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.current.Load(), nil }})
+}
+
+// watch reads the files again when they change, until ctx ends. Files that cannot
+// be used, or do not belong together, leave everything as it is.
+func (s *serverTLS) watch(ctx context.Context, log *slog.Logger) {
+	s.warn(log)
+	s.watched.run(ctx, func() {
+		if err := s.read(); err != nil {
+			log.Error("the new certificates were not used, those of before stay in force: correct the files, which are read again then", "error", err)
+			return
+		}
+		log.Info("read the certificates", "path", s.pair.certFile, "valid_until", s.leaf().NotAfter)
+		s.warn(log)
+	})
+}
+
+// warn logs that clients will refuse the certificate, if it is not valid now.
+func (s *serverTLS) warn(log *slog.Logger) {
+	if err := checkValidity(s.leaf(), thisMachine); err != nil {
+		log.Warn("clients refuse the certificate of --tls-cert", "path", s.pair.certFile, "error", err)
+	}
+}
