@@ -15,8 +15,8 @@ type clientCertificates struct {
 	authorities func() *x509.CertPool // the newest ones; nil if no certificate is required
 }
 
-// verdict is what the authorities said of a connection's certificate. The requests
-// of a connection come one after the other, so it needs no lock.
+// verdict keeps the result of checking a certificate for the next requests of its
+// connection. They come one after the other, so it needs no lock.
 type verdict struct {
 	by  *x509.CertPool
 	err error
