@@ -143,7 +143,7 @@ func (k *keptLists) keep(key string, list any) {
 	k.dropLocked(key)
 	k.lists = append(k.lists, keptList{key, list})
 	if len(k.lists) > maxKeptLists {
-		k.lists = slices.Delete(k.lists, 0, 1)
+		k.dropLocked(k.lists[0].key)
 	}
 	if k.timer == nil {
 		k.timer = time.AfterFunc(listingIdle, k.empty)
@@ -159,7 +159,12 @@ func (k *keptLists) drop(key string) {
 }
 
 func (k *keptLists) dropLocked(key string) {
-	k.lists = slices.DeleteFunc(k.lists, func(l keptList) bool { return l.key == key })
+	for n, l := range k.lists {
+		if l.key == key {
+			k.lists = slices.Delete(k.lists, n, n+1)
+			return
+		}
+	}
 }
 
 func (k *keptLists) empty() {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 )
@@ -58,6 +58,13 @@ type dirEntryName struct {
 	typ       fs.FileMode
 }
 
+// byKey sorts entries, in less code than slices.SortFunc.
+type byKey []dirEntryName
+
+func (l byKey) Len() int           { return len(l) }
+func (l byKey) Less(i, j int) bool { return l[i].key < l[j].key }
+func (l byKey) Swap(i, j int)      { l[i], l[j] = l[j], l[i] }
+
 // topK keeps the limit entries with the smallest keys after `after`. However
 // many are added, it holds at most twice as many.
 type topK struct {
@@ -86,7 +93,7 @@ func (k *topK) add(e dirEntryName) {
 
 // sorted returns the entries in the bytewise order of their keys.
 func (k *topK) sorted() []dirEntryName {
-	slices.SortFunc(k.kept, func(x, y dirEntryName) int { return cmp.Compare(x.key, y.key) })
+	sort.Sort(byKey(k.kept))
 	if len(k.kept) > k.limit {
 		clear(k.kept[k.limit:]) // free the strings
 		k.kept, k.more = k.kept[:k.limit], true

@@ -25,13 +25,11 @@ const (
 	maxRelists = 3
 )
 
-// gitRef is a reference that names an object.
-type gitRef struct {
-	name, oid string
+// gitRef is a reference that names an object. peeled is the object that an annotated
+// tag leads to, notTag for another reference, or "" when it is not known.
+type gitRef struct{ name, oid, peeled string }
 
-	peeled    string // what an annotated tag leads to
-	isChecked bool   // git pack-refs looked for what it leads to: an annotated tag has peeled
-}
+const notTag = "-"
 
 // readRefs reads the files below refs, and then packed-refs, which they
 // override. In this order, as in git's own files backend, a reference that git
@@ -58,12 +56,14 @@ func (r *repository) readRefs() error {
 	if err != nil {
 		return err
 	}
-	r.refs = parsePackedRefs(string(packed))
-	r.refs = slices.DeleteFunc(r.refs, func(ref gitRef) bool {
+	refs := parsePackedRefs(string(packed))
+	r.refs = refs[:0]
+	for _, ref := range refs {
 		_, over := loose[ref.name]
-		_, symbolic := r.symrefs[ref.name]
-		return over || symbolic
-	})
+		if _, symbolic := r.symrefs[ref.name]; !over && !symbolic {
+			r.refs = append(r.refs, ref)
+		}
+	}
 	for name, oid := range loose {
 		r.refs = append(r.refs, gitRef{name: name, oid: oid})
 	}
@@ -257,7 +257,9 @@ func parsePackedRefs(text string) []gitRef {
 	last := false // the line before was a reference
 	for line := range strings.SplitSeq(text, "\n") {
 		if ref, ok := parsePackedRef(line); ok {
-			ref.isChecked = checked
+			if checked {
+				ref.peeled = notTag
+			}
 			refs = append(refs, ref)
 			last = true
 			continue

@@ -40,8 +40,6 @@ type refEntry struct {
 	OID        string  `json:"oid" doc:"object id"`
 	PeeledOID  *string `json:"peeled_oid,omitempty" doc:"id of the object that an annotated tag points to"`
 	Type       string  `json:"type" enum:"branch,remote,tag,other"`
-
-	isChecked bool // PeeledOID is known
 }
 
 // listRefs implements vcs/refs.
@@ -92,7 +90,7 @@ func (g *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (ref
 	refs := make([]refEntry, 0, len(repo.refs)+len(repo.symrefs))
 	state := []string{repo.headRef, repo.head}
 	for _, ref := range repo.refs {
-		refs = append(refs, refEntry{Name: ref.name, OID: ref.oid, PeeledOID: optionalString(ref.peeled), isChecked: ref.isChecked})
+		refs = append(refs, refEntry{Name: ref.name, OID: ref.oid, PeeledOID: optionalString(ref.peeled)})
 	}
 	for name := range repo.symrefs {
 		if oid := repo.refID(name); oid != "" { // a dangling reference is not listed
@@ -145,12 +143,16 @@ func refType(name string) string {
 }
 
 // peel sets the peeled ids of the annotated tags among refs that are not known, with
-// one git process.
+// one git process, and removes those that are notTag.
 func (g *gitReader) peel(ctx context.Context, repo *repository, refs []refEntry) error {
 	var names []string
-	for _, ref := range refs {
-		if !ref.isChecked {
-			names = append(names, ref.OID, ref.OID+"^{}")
+	var unknown []int
+	for n, ref := range refs {
+		switch {
+		case ref.PeeledOID == nil:
+			names, unknown = append(names, ref.OID, ref.OID+"^{}"), append(unknown, n)
+		case *ref.PeeledOID == notTag:
+			refs[n].PeeledOID = nil
 		}
 	}
 	if len(names) == 0 {
@@ -165,14 +167,10 @@ func (g *gitReader) peel(ctx context.Context, repo *repository, refs []refEntry)
 	if err != nil {
 		return err
 	}
-	for n := range refs {
-		if refs[n].isChecked {
-			continue
+	for i, n := range unknown {
+		if objects[2*i].kind == "tag" {
+			refs[n].PeeledOID = optionalString(objects[2*i+1].oid)
 		}
-		if refs[n].PeeledOID = nil; objects[0].kind == "tag" {
-			refs[n].PeeledOID = optionalString(objects[1].oid)
-		}
-		objects = objects[2:]
 	}
 	return nil
 }
