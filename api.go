@@ -31,12 +31,13 @@ type apiConfig struct {
 	degraded    func() bool                                                // reports whether the bindings cannot be read; nil means they can
 	viaLibrary  func(machineID string, match func(libID string) bool) bool // see scoped; nil without --cluster
 	clients     clientCertificates
-	onDrain     func() // called once, by POST /drain
+	limits      *apiLimits // nil bounds nothing
+	onDrain     func()     // called once, by POST /drain
 	log         *slog.Logger
 }
 
 // api is the scheduler's HTTP API. Every request passes, in this order: Host
-// and Origin, the client certificate, the token, the route.
+// and Origin, the client certificate, the token, the limits of its caller, the route.
 type api struct {
 	apiConfig
 	access   apiAccess
@@ -53,6 +54,9 @@ func newAPI(cfg apiConfig) *api {
 	}
 	if cfg.level == nil {
 		cfg.level = &slog.LevelVar{}
+	}
+	if cfg.limits == nil {
+		cfg.limits = newAPILimits(0, 0, 0, 0)
 	}
 	a := &api{apiConfig: cfg, access: apiAccess{cfg.token, cfg.tokens}, mux: http.NewServeMux(), open: map[string]bool{}, started: time.Now()}
 	a.handle("POST /daemons", a.postDaemons)
@@ -107,12 +111,13 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Ask the mux for the route and not the path: a path in another spelling must not
 	// count as open and then be served by a route that is not.
 	h, pattern := a.mux.Handler(r)
+	var caller *apiToken
 	if !a.open[pattern] {
 		if err := a.clients.check(r); err != nil {
 			writeError(w, err)
 			return
 		}
-		caller := a.access.identify(r)
+		caller = a.access.identify(r)
 		if caller == nil {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "this needs an API token: Authorization: Bearer TOKEN")
@@ -131,6 +136,15 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if pattern != "" {
+		if !unlimited(pattern) {
+			q, err := a.limits.begin(w, r, callerOfRequest(r, caller), pattern)
+			if err != nil {
+				refuseBusy(w, r, pattern, err)
+				return
+			}
+			defer q.end()
+			w = q
+		}
 		a.mux.ServeHTTP(w, r)
 		if routeRight(pattern) == rightManage && !a.open[pattern] {
 			a.logChange(r)

@@ -121,6 +121,12 @@ func (a *api) getLog(w http.ResponseWriter, r *http.Request) {
 		writeError(w, badRequest("follow must be 1 or 0"))
 		return
 	}
+	if follow {
+		if err := callerRequestOf(w).add(-1, 1, 0); err != nil {
+			writeError(w, err)
+			return
+		}
+	}
 	f, err := a.pool.openLog(libID)
 	if err != nil {
 		a.writeError(w, r, err)

@@ -20,8 +20,9 @@ const (
 	// maxEvent bounds one event's params; they usually have a few hundred bytes.
 	maxEvent = 64 << 10
 	// maxSubscribers bounds the open streams; each costs a connection. The oldest
-	// one ends for another: its client comes back and misses nothing, while a limit
-	// that refuses would let 256 forgotten streams lock out everybody.
+	// one of the caller with the most ends for another: its client comes back and
+	// misses nothing, while a limit that refuses would let 256 forgotten streams
+	// lock out everybody.
 	maxSubscribers = 256
 	// streamBeat is how often a stream without events gets a comment: proxies keep
 	// it open, and a client that is gone is noticed.
@@ -54,6 +55,7 @@ type subscriber struct {
 	next    uint64        // the id of its next event; guarded by the lock of events
 	missed  bool          // events between the id that it gave and next are lost
 	started time.Time     // when it subscribed
+	caller  string        // as callerOfRequest names it
 	wake    chan struct{} // 1-buffered; closed when events are, or when it makes room
 }
 
@@ -101,17 +103,15 @@ func (s *events) close() {
 // subscribe begins after the event lastID, or with the next event if lastID is
 // nil. If the event after lastID is no longer kept, or lastID is of another run of
 // the scheduler, it begins with the oldest, and missed is set. It returns false
-// when the scheduler stops.
-func (s *events) subscribe(lastID *uint64) (*subscriber, bool) {
+// when the scheduler stops. most bounds the streams of the caller; 0 is no limit.
+func (s *events) subscribe(lastID *uint64, caller string, most int) (*subscriber, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, false
 	}
-	if len(s.subscribers) >= maxSubscribers {
-		s.endOldestLocked()
-	}
-	sub := &subscriber{next: s.next, started: time.Now(), wake: make(chan struct{}, 1)}
+	s.makeRoomLocked(caller, most)
+	sub := &subscriber{next: s.next, started: time.Now(), caller: caller, wake: make(chan struct{}, 1)}
 	if lastID != nil {
 		oldest := s.next - s.kept
 		sub.next = *lastID + 1
@@ -124,16 +124,37 @@ func (s *events) subscribe(lastID *uint64) (*subscriber, bool) {
 	return sub, true
 }
 
-// endOldestLocked ends the stream that is open for the longest time.
-func (s *events) endOldestLocked() {
+// makeRoomLocked ends the oldest stream of a caller that has the most it may have,
+// and of the caller with the most streams where there are maxSubscribers.
+func (s *events) makeRoomLocked(caller string, most int) {
+	if count := s.countLocked(caller); most == 0 || count < most {
+		if len(s.subscribers) < maxSubscribers {
+			return
+		}
+		for sub := range s.subscribers {
+			if n := s.countLocked(sub.caller); n > count {
+				caller, count = sub.caller, n
+			}
+		}
+	}
 	var oldest *subscriber
 	for sub := range s.subscribers {
-		if oldest == nil || sub.started.Before(oldest.started) {
+		if sub.caller == caller && (oldest == nil || sub.started.Before(oldest.started)) {
 			oldest = sub
 		}
 	}
 	delete(s.subscribers, oldest)
 	close(oldest.wake)
+}
+
+// countLocked returns the number of a caller's streams.
+func (s *events) countLocked(caller string) (n int) {
+	for sub := range s.subscribers {
+		if sub.caller == caller {
+			n++
+		}
+	}
+	return n
 }
 
 // begin returns the id before the subscriber's first event: its client resumes
@@ -175,14 +196,18 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		lastID = &id
 	}
-	sub, ok := s.subscribe(lastID)
+	caller, most := "", 0
+	if q := callerRequestOf(w); q != nil {
+		caller, most = q.id, q.limits.streams
+	}
+	sub, ok := s.subscribe(lastID, caller, most)
 	if !ok {
 		w.Header().Set("Retry-After", "10")
 		writeProblem(w, http.StatusServiceUnavailable, codeCapacity, "the scheduler is stopping")
 		return
 	}
 	defer s.unsubscribe(sub)
-	caller := callerOf(r)
+	token := callerOf(r)
 	stream := newEventStream(w)
 	defer stream.beat.Stop()
 	stream.welcome(s.begin(sub), sub.missed)
@@ -203,7 +228,7 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 				s.log.Warn("a subscriber of events was too slow and is dropped", "events_behind", eventRing)
 				return
 			}
-			for _, e := range slices.DeleteFunc(news, func(e event) bool { return !caller.mayUse(e) }) {
+			for _, e := range slices.DeleteFunc(news, func(e event) bool { return !token.mayUse(e) }) {
 				stream.add(e.id, e.name, e.data)
 			}
 			if stream.flush() != nil || !open {

@@ -139,6 +139,7 @@ func (a *api) getMetrics(w http.ResponseWriter, _ *http.Request) {
 	page.family("c4a_daemons_max", "gauge", "How many daemons there may be (--max-daemons).")
 	page.sample("c4a_daemons_max", float64(n.Max))
 	a.pool.metrics.write(&page)
+	a.limits.writeMetrics(&page)
 	if a.moreMetrics != nil {
 		a.moreMetrics(&page)
 	}

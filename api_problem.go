@@ -46,6 +46,7 @@ const (
 	codeDeleted          errorCode = "DELETED"
 	codeBodyTooLarge     errorCode = "BODY_TOO_LARGE"
 	codeSpawnTimeout     errorCode = "SPAWN_TIMEOUT"
+	codeTooManyRequests  errorCode = "TOO_MANY_REQUESTS"
 	codeInternalError    errorCode = "INTERNAL" // 500: the cause is in the log
 )
 
@@ -74,6 +75,12 @@ func writeBody(w http.ResponseWriter, status int, contentType string, v any) {
 	if err != nil { // only for a value that JSON cannot hold
 		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 		return
+	}
+	if len(body) > heldBack && status < http.StatusBadRequest {
+		if err := callerRequestOf(w).addBytes(len(body)); err != nil {
+			writeError(w, err)
+			return
+		}
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", "no-store")
@@ -162,6 +169,9 @@ func (e *apiError) Error() string { return e.message }
 // rpc is the error as a JSON-RPC answer carries it. A code that only the HTTP
 // API has gets the number of a daemon that cannot be reached.
 func (e *apiError) rpc() *rpcError {
+	if e.code == codeTooManyRequests {
+		return failure(codeServerBusy, "%s", e.message).with("retry_after_ms", e.retryAfter.Milliseconds())
+	}
 	rpc := failure(e.code, "%s", e.message)
 	if rpc.Code == codeInternal {
 		rpc.Code = codeDaemonOffline.number()
@@ -211,6 +221,9 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 		return body, nil
 	}
 	w.Header().Set("Connection", "close") // the rest of the body may still arrive
+	if isAPIError(err) {                  // of countedBody
+		return body, err
+	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return body, &apiError{code: codeBodyTooLarge, status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("the body is over %d MiB", limit>>20)}
 	}

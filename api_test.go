@@ -509,8 +509,8 @@ func TestEventsEndWithTheScheduler(t *testing.T) {
 func TestEventsSlowSubscriberIsDropped(t *testing.T) {
 	t.Parallel()
 	s := newEvents(slog.New(slog.DiscardHandler))
-	slow, _ := s.subscribe(nil)
-	quick, _ := s.subscribe(nil)
+	slow, _ := s.subscribe(nil, "", 0)
+	quick, _ := s.subscribe(nil, "", 0)
 	for i := range eventRing + 1 {
 		s.publish("x", i)
 		if news, ok := s.after(quick); !ok || len(news) != 1 || string(news[0].data) != fmt.Sprint(i) {
@@ -521,7 +521,7 @@ func TestEventsSlowSubscriberIsDropped(t *testing.T) {
 		t.Error("a subscriber that is too slow goes on, want it dropped")
 	}
 	id := uint64(1)
-	late, _ := s.subscribe(&id)
+	late, _ := s.subscribe(&id, "", 0)
 	if news, ok := s.after(late); !ok || len(news) != eventRing {
 		t.Errorf("%d events kept, %v, want %d", len(news), ok, eventRing)
 	}
@@ -530,11 +530,11 @@ func TestEventsSlowSubscriberIsDropped(t *testing.T) {
 func TestEventsTooManySubscribers(t *testing.T) {
 	t.Parallel()
 	s := newEvents(slog.New(slog.DiscardHandler))
-	first, _ := s.subscribe(nil)
+	first, _ := s.subscribe(nil, "", 0)
 	first.started = first.started.Add(-time.Second) // clocks may not tell the others apart
 	<-first.wake
 	for range maxSubscribers {
-		if _, ok := s.subscribe(nil); !ok {
+		if _, ok := s.subscribe(nil, "", 0); !ok {
 			t.Fatal("got a refusal, want a subscriber")
 		}
 	}

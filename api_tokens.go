@@ -63,6 +63,7 @@ func parseRights(text string) (rights, error) {
 // apiToken is a line of a tokens file.
 type apiToken struct {
 	name      string
+	caller    string // its name for apiLimits; "" for the API token, and where none is needed
 	rights    rights
 	machines  []string // patterns of path.Match
 	libraries []string
@@ -166,7 +167,7 @@ func parseToken(fields []string) (*apiToken, [sha256.Size]byte, error) {
 		return nil, hash, errors.New("the second field must be sha256: and 64 hexadecimal digits: c4a-daemon-scheduler token prints such a line")
 	}
 	hash = [sha256.Size]byte(sum)
-	t := &apiToken{name: fields[0]}
+	t := &apiToken{name: fields[0], caller: "token " + fields[0]}
 	if t.rights, err = parseRights(fields[2]); err != nil {
 		return nil, hash, err
 	}

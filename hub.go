@@ -107,6 +107,8 @@ type hubConn struct {
 	peer  *peer
 	ready chan struct{} // closed when the handshake was accepted and answered
 	done  chan struct{} // closed when the link has ended
+	load  machineLoad
+	pace  *rateLimit // of the messages that answer nothing
 
 	mu     sync.Mutex       // guards the field below
 	params *handshakeParams // nil before the handshake
@@ -119,6 +121,9 @@ func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, admitted linkAdmissi
 	l.buffers = &h.buffers
 	c.peer = newPeer(l, c, h.maxMessage, h.log)
 	c.peer.lastID = firstRequestID()
+	c.pace = newRateLimit(unaskedRate, unaskedBurst)
+	c.pace.left = unaskedBegin
+	c.peer.unasked = c.unasked
 	oldest, ok := h.add(c)
 	if !ok {
 		l.close(websocket.StatusGoingAway, "the server stops")
@@ -366,8 +371,12 @@ func (h *hub) setConnLocked(m *machine, c *hubConn, reason string) (announce fun
 	}
 }
 
-// notify takes the daemon's heartbeats and progress.
+// notify takes the daemon's heartbeats and progress. It ignores one that could not
+// be published.
 func (c *hubConn) notify(method string, params json.RawMessage) {
+	if len(params) > maxEvent {
+		return
+	}
 	switch method {
 	case heartbeatMethod:
 		var beat heartbeat

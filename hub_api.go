@@ -27,6 +27,7 @@ type hubAPI struct {
 	tokensFile  *tokensFile // nil without one
 	cluster     bool        // other schedulers have machines too
 	clients     clientCertificates
+	limits      *apiLimits // nil bounds no handshakes
 	unsent      unsentAnswers
 	log         *slog.Logger
 }
@@ -55,6 +56,12 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		writeError(w, err)
 		return
+	}
+	if admitted.child == "" {
+		if err := h.limits.beginHandshake(); err != nil {
+			writeError(w, err)
+			return
+		}
 	}
 	admitted.claimed, err = url.PathUnescape(r.Header.Get(machineIDHeader))
 	if err != nil {
@@ -298,6 +305,9 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 		return
 	}
 	result, err := h.hub.perform(r.Context(), c, find)
+	if err == nil {
+		err = callerRequestOf(w).addBytes(len(result))
+	}
 	status := http.StatusOK
 	if refusal, ok := errors.AsType[*apiError](err); ok {
 		status = refusal.status
@@ -321,11 +331,16 @@ func (h *hubAPI) refuseBody(w http.ResponseWriter, body []byte, err error) {
 		writeError(w, err)
 		return
 	}
-	answer, _ := callAnswer(&call{id: id}, nil, &rpcError{Code: codeInvalidRequest, Message: "invalid request: " + refusal.message})
+	writeCallError(w, refusal.status, id, &rpcError{Code: codeInvalidRequest, Message: "invalid request: " + refusal.message})
+}
+
+// writeCallError answers a call with an error under the caller's id.
+func writeCallError(w http.ResponseWriter, status int, id json.RawMessage, err error) {
+	answer, _ := callAnswer(&call{id: id}, nil, err)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
-	w.WriteHeader(refusal.status)
-	h.logWriteError(send(w, answer))
+	w.WriteHeader(status)
+	_ = send(w, answer) // the client may be gone
 }
 
 // callAnswer returns the JSON-RPC answer with the caller's id, in two parts: a long
@@ -348,12 +363,19 @@ func callAnswer(c *call, result json.RawMessage, err error) (head, rest []byte) 
 
 // stream answers with Server-Sent Events: progress, then the result.
 func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find target) {
+	if err := callerRequestOf(w).add(0, 1, 0); err != nil {
+		refuseCall(w, c.id, err)
+		return
+	}
 	watch, stop := h.hub.watch(c)
 	defer stop()
 	ctx, cancel := context.WithCancel(r.Context())
 	done := make(chan [2][]byte, 1)
 	go func() { // waited for below
 		result, err := h.hub.perform(ctx, c, find)
+		if err == nil {
+			err = callerRequestOf(w).addBytes(len(result))
+		}
 		head, rest := callAnswer(c, result, err)
 		done <- [2][]byte{head, rest}
 	}()

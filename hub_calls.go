@@ -50,7 +50,7 @@ func callCode(err error) (code, reason string) {
 	case err == nil:
 		return "OK", ""
 	case isRefusal:
-		return string(refusal.code), ""
+		return string(refusal.rpc().name()), ""
 	case isRPC && rpc.name() != "":
 		text, _ := rpc.Data["reason"].(string)
 		return string(rpc.name()), shownText(text)

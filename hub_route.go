@@ -232,8 +232,12 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (result json.Ra
 		if err != nil {
 			return nil, deliveryError(err)
 		}
+		if err := conn.load.begin(len(c.params)); err != nil {
+			return nil, err
+		}
 		c.via.Store(conn)
 		r := conn.peer.exchange(ctx, c.method, c.params, c.sending(h, conn))
+		conn.load.end(len(c.params))
 		result, err := r.result, r.err
 		c.message = r.message
 		e, isAnswer := errors.AsType[*rpcError](err)

@@ -139,6 +139,10 @@ func (m *mcpAPI) serve(w http.ResponseWriter, r *http.Request, t *mcpTarget) {
 
 // serveBatch answers the requests of a batch, in order.
 func (m *mcpAPI) serveBatch(w http.ResponseWriter, r *http.Request, t *mcpTarget, messages []json.RawMessage) {
+	if err := callerRequestOf(w).add(len(messages)-1, 0, 0); err != nil {
+		writeError(w, err)
+		return
+	}
 	answers := make([][]byte, len(messages))
 	var wg sync.WaitGroup
 	for i, message := range messages {
@@ -264,6 +268,10 @@ func (m *mcpAPI) send(w http.ResponseWriter, reply mcpReply) {
 }
 
 func (m *mcpAPI) sendBody(w http.ResponseWriter, status int, body []byte) {
+	if err := callerRequestOf(w).addBytes(len(body)); err != nil {
+		writeError(w, err)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))

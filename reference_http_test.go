@@ -31,7 +31,7 @@ func routeExamples() []routeExample {
 		{pattern: "GET /{$}", what: "the status page; it asks for the API token itself"},
 		{pattern: "GET /livez", what: "200 while the process runs", path: "/livez"},
 		{pattern: "GET /readyz", what: "200 if the scheduler accepts work; 503 if it is stopping or cannot write to its workspace", path: "/readyz"},
-		{pattern: "GET /events", what: "Server-Sent Events `daemon/status`, `task/progress` (with `machine_id` and `lib_id`) and `pool/entry`; `Last-Event-ID` resumes the stream, with the event `reset` first if events were missed; of more than 256 streams the oldest ends", path: "/events",
+		{pattern: "GET /events", what: "Server-Sent Events `daemon/status`, `task/progress` (with `machine_id` and `lib_id`) and `pool/entry`; `Last-Event-ID` resumes the stream, with the event `reset` first if events were missed; of more than 256 streams, and of more than `--max-caller-streams` of one caller, the oldest ends", path: "/events",
 			first: func(s *exampleScheduler) { s.ask("PUT", "/daemons/other", "") }, enough: "pool/entry"},
 		{pattern: "POST /daemons", what: "starts the daemon of a library if it is not running and responds when it is ready: 201 to the request that started it, 200 to others", path: "/daemons", body: `{"lib_id":"demo"}`},
 		{pattern: "PUT /daemons/{lib_id}", what: "the same, with the library in the path"},
@@ -252,11 +252,18 @@ API token is set, except through a Unix socket.
 	r.fields("key", jsonFields(reflect.TypeFor[poolEntry]()), false)
 	r.say("### Errors\n\nA request has one of two shapes of error. What a daemon answered to a JSON-RPC request is a JSON-RPC response with status 200, an\n" +
 		"error of the method included. A JSON-RPC request that could not be delivered, or whose body is too large, has a JSON-RPC error as well,\n" +
-		"under the id of the request, with status 404 (no such machine), 413, 503 (offline, at capacity, not started) or 504 (no answer in time).\n" +
+		"under the id of the request, with status 404 (no such machine), 413, 429 (too much in flight: `SERVER_BUSY`), 503 (offline, at capacity, not\n" +
+		"started) or 504 (no answer in time).\n" +
 		"Every other error, such as a missing token, a body that is not a JSON-RPC request, and all errors of the other routes, is\n" +
 		"`application/problem+json` (RFC 9457):\n\n")
 	r.fields("key", jsonFields(reflect.TypeFor[problem]()), false)
 	r.problems(t)
+	r.say("### Limits\n\nThe limits of a caller are checked before a request does anything. A caller is a token of `--tokens-file`; of all other requests it is the\n" +
+		"client's address (of IPv6 its first 64 bits), which behind a proxy is the proxy's. Clients of a Unix socket are one caller. Requests, the calls of\n" +
+		"an MCP batch one by one, count until they are answered; bytes are those of bodies, and of answers until the client has taken them; streams are\n" +
+		"those of `/events`, of a log with `follow=1` and of calls with `Accept: text/event-stream`. An answer that does not fit any more is refused, too:\n" +
+		"ask again when others were taken. `/livez`, `/readyz` and `/health` are never refused. For one machine at most 2,000 calls wait, with 64 MiB\n" +
+		"of params. After 10,000 handshakes at once, users' daemons are accepted at the rate of `--max-handshakes`.\n\n")
 	for _, e := range examples {
 		if e.path == "" {
 			continue
@@ -281,6 +288,7 @@ func (r *reference) problems(t *testing.T) {
 		{codeMethodNotAllowed, 405, "the path does not support this method: see the Allow header"},
 		{codeDeleted, 409, "the daemon was deleted in the meantime"},
 		{codeBodyTooLarge, 413, "the body is too large"},
+		{codeTooManyRequests, 429, "the caller has too much in flight, too many calls wait for the machine, or too many daemons connect: retry after Retry-After seconds"},
 		{codeInternalError, 500, "internal error of the scheduler: its log has the cause"},
 		{codeDraining, 503, "the scheduler drains: send the request again later, or to another"},
 		{codeCapacity, 503, "every daemon is busy: retry after Retry-After seconds"},

@@ -66,6 +66,8 @@ type peer struct {
 	log        *slog.Logger
 	buffers    bufferPool
 	onResult   func(json.RawMessage) // called with each result before the next message is read; nil for none
+	unasked    func(bytes int)       // called in the reading goroutine for each message that answers no call; nil for none
+	received   int                   // bytes of the message, if unasked was not told; used by the reading goroutine
 	quick      quickHandler          // nil if the handler has no quick methods
 	relief     *time.Timer           // calls relieve
 	watched    atomic.Bool           // relief is running
@@ -157,6 +159,9 @@ type envelope struct {
 // receive handles one message: a request, notification or response, or a batch
 // of them.
 func (p *peer) receive(data []byte) {
+	if p.unasked != nil {
+		p.received = len(data)
+	}
 	if m, ok := scanEnvelope(data); ok {
 		m.message = data
 		p.dispatch(m, nil)
@@ -208,6 +213,7 @@ func (p *peer) dispatch(m envelope, b *batch) {
 		p.reject(b, m.ID, codeInvalidRequest, "invalid request: "+err.Error())
 		return
 	}
+	p.noteUnasked()
 	if m.ID == nil {
 		if method == cancelMethod {
 			p.cancelIncoming(m.Params)
@@ -237,6 +243,14 @@ func (p *peer) dispatch(m envelope, b *batch) {
 	p.handler.request(r)
 }
 
+// noteUnasked notes a message, or a part of a batch, that answers no call of ours.
+func (p *peer) noteUnasked() {
+	if p.unasked != nil {
+		p.unasked(p.received)
+		p.received = 0
+	}
+}
+
 // cancelIncoming handles $/cancelRequest {"id":…}. An unknown id is ignored,
 // because the response may already be on its way.
 func (p *peer) cancelIncoming(params json.RawMessage) {
@@ -261,6 +275,7 @@ func (p *peer) reject(b *batch, id json.RawMessage, code int, message string) {
 	if id == nil || !validID(id) {
 		id = json.RawMessage("null")
 	}
+	p.noteUnasked()
 	var buf bytes.Buffer
 	writeAnswer(&buf, id, nil, &rpcError{Code: code, Message: message})
 	if b != nil {
@@ -277,6 +292,7 @@ func (p *peer) deliver(m envelope) {
 	delete(p.calls, string(m.ID))
 	p.mu.Unlock()
 	if c == nil {
+		p.noteUnasked()
 		// The caller has given up, or the other side could not read the id.
 		p.log.Debug("ignoring a response to an unknown call", "id", shownText(string(m.ID)))
 		return

@@ -231,7 +231,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 	s.api = newAPI(apiConfig{
 		pool: s.pool, events: s.events, token: cfg.apiToken, tokens: cfg.tokens, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
 		version: programVersion(), program: s.program, minFreeDisk: cfg.minFreeDisk, usage: s.usage, log: cfg.log,
-		hub: cfg.server == nil, requests: s.requests, level: cfg.logs.current, console: p.console,
+		hub: cfg.server == nil, requests: s.requests, level: cfg.logs.current, console: p.console, limits: cfg.limits,
 		onDrain: func() { s.wg.Go(func() { s.awaitIdle(work) }) },
 	})
 	if cfg.tls != nil && cfg.tls.clientCA != "" {
@@ -264,7 +264,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 			s.api.viaLibrary = libs.anyOf
 		}
 		s.wg.Go(func() { s.hub.sweep(work) })
-		hub := &hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, cluster: cfg.cluster, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, clients: s.api.clients, log: cfg.log}
+		hub := &hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, cluster: cfg.cluster, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, clients: s.api.clients, limits: cfg.limits, log: cfg.log}
 		hub.register(s.api)
 		s.mcp = newMCPAPI(hub, newMCPTools())
 		s.mcp.register(s.api)
