@@ -106,6 +106,8 @@ type hubConn struct {
 	ready chan struct{} // closed when the handshake was accepted and answered
 	done  chan struct{} // closed when the link has ended
 
+	leaving bool // it is being closed with 1001; guarded by the hub's lock
+
 	mu     sync.Mutex       // guards the field below
 	params *handshakeParams // nil before the handshake
 }

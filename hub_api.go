@@ -26,12 +26,14 @@ type hubAPI struct {
 	daemonToken secret
 	tokensFile  *tokensFile // nil without one
 	cluster     bool        // other schedulers have machines too
+	draining    func() bool // set by register
 	unsent      unsentAnswers
 	log         *slog.Logger
 }
 
 // register adds the hub's routes (REFERENCE.md).
 func (h *hubAPI) register(a *api) {
+	h.draining = a.draining.Load
 	a.handleOpen("GET "+linkPath, h.connect) // admit checks the daemons' tokens
 	a.handle("GET /machines", h.listMachines)
 	a.handle("GET /machines/{machine_id}", h.getMachine)
@@ -49,6 +51,10 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "the daemon's token is missing or wrong")
+		return
+	}
+	if admitted.child == "" && h.draining() { // the pool's daemons still have calls
+		refuseDraining(w)
 		return
 	}
 	var err error
