@@ -32,7 +32,8 @@ type apiConfig struct {
 	viaLibrary  func(machineID string, match func(libID string) bool) bool // see scoped; nil without --cluster
 	clients     clientCertificates
 	limits      *apiLimits // nil bounds nothing
-	onDrain     func()     // called once, by POST /drain
+	gradual     bool       // work is taken until onDrain sets refusing
+	onDrain     func()     // called once, by drain
 	log         *slog.Logger
 }
 
@@ -45,7 +46,8 @@ type api struct {
 	patterns []string        // of all routes, in the order in which they were added
 	open     map[string]bool // the patterns that need no API token
 	started  time.Time
-	draining atomic.Bool
+	draining atomic.Bool // /readyz fails, and users' daemons cannot connect
+	refusing atomic.Bool // no other work is taken, either
 }
 
 func newAPI(cfg apiConfig) *api {
@@ -131,9 +133,12 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if a.draining.Load() && startsWork(pattern) {
-		refuseDraining(w)
-		return
+	if a.draining.Load() {
+		w.Header().Set("Connection", "close") // the end of the program must not cut a request that a client sends on it
+		if a.refusing.Load() && startsWork(pattern) {
+			refuseDraining(w)
+			return
+		}
 	}
 	if pattern != "" {
 		if !unlimited(pattern) {

@@ -242,7 +242,7 @@ func TestTokensAreNamed(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(lockedWriter{&mu, &text}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	tokens := testTokens(t, "ci read,call,clone,manage,mcp,daemon", "laptops daemon", "calls call")
 	a := testAPI(t, func(c *apiConfig, _ *poolConfig) { c.tokens, c.token, c.log = tokens, "single", log })
-	libs, err := openLibraries(t.TempDir())
+	libs, err := openLibraries(filepath.Join(t.TempDir(), librariesFile), false, log)
 	if err != nil {
 		t.Fatal(err)
 	}

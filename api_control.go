@@ -83,17 +83,25 @@ func (a *api) setLevel(level slog.Level) {
 
 // POST /drain
 func (a *api) postDrain(w http.ResponseWriter, _ *http.Request) {
-	if !a.draining.Swap(true) {
-		a.log.Info("draining: no new work is taken, and the program ends when it is idle")
-		a.onDrain()
-	}
+	a.drain()
 	writeJSON(w, http.StatusAccepted, map[string]string{"status": "draining"})
 }
 
-// startsWork reports whether a route starts something that draining refuses.
+// drain begins to end the program as soon as it is idle.
+func (a *api) drain() {
+	if a.draining.Swap(true) {
+		return
+	}
+	a.log.Info("draining: no new work is taken, and the program ends when it is idle")
+	a.refusing.Store(!a.gradual)
+	a.onDrain()
+}
+
+// startsWork reports whether a route starts something that draining refuses. Links
+// are refused by hubAPI.connect.
 func startsWork(pattern string) bool {
 	switch pattern {
-	case "POST /daemons", "PUT /daemons/{lib_id}", "GET " + linkPath:
+	case "POST /daemons", "PUT /daemons/{lib_id}":
 		return true
 	}
 	return strings.HasSuffix(pattern, "/rpc") || strings.HasSuffix(pattern, "/mcp") || strings.HasSuffix(pattern, "/mcp/read")

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/big"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,7 @@ func certifiedAPI(t *testing.T, s *serverTLS, daemonToken secret) string {
 	a := testAPI(t, func(c *apiConfig, _ *poolConfig) {
 		c.token, c.clients.authorities = "single", s.authorities
 	})
-	libs, err := openLibraries(t.TempDir())
+	libs, err := openLibraries(filepath.Join(t.TempDir(), librariesFile), false, a.log)
 	if err != nil {
 		t.Fatal(err)
 	}

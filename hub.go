@@ -110,6 +110,8 @@ type hubConn struct {
 	load  machineLoad
 	pace  *rateLimit // of the messages that answer nothing
 
+	leaving bool // it is being closed with 1001; guarded by the hub's lock
+
 	mu     sync.Mutex       // guards the field below
 	params *handshakeParams // nil before the handshake
 }

@@ -27,13 +27,15 @@ type hubAPI struct {
 	tokensFile  *tokensFile // nil without one
 	cluster     bool        // other schedulers have machines too
 	clients     clientCertificates
-	limits      *apiLimits // nil bounds no handshakes
+	limits      *apiLimits  // nil bounds no handshakes
+	draining    func() bool // set by register
 	unsent      unsentAnswers
 	log         *slog.Logger
 }
 
 // register adds the hub's routes (REFERENCE.md).
 func (h *hubAPI) register(a *api) {
+	h.draining = a.draining.Load
 	a.handleOpen("GET "+linkPath, h.connect) // admit checks the daemons' tokens
 	a.handle("GET /machines", h.listMachines)
 	a.handle("GET /machines/{machine_id}", h.getMachine)
@@ -58,6 +60,10 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if admitted.child == "" {
+		if h.draining() { // the pool's daemons still have calls
+			refuseDraining(w)
+			return
+		}
 		if err := h.limits.beginHandshake(); err != nil {
 			writeError(w, err)
 			return

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"syscall"
 
@@ -115,6 +116,48 @@ func tryLock(f *os.File) (held bool, err error) {
 			return false, err
 		}
 	}
+}
+
+// maxWaiting bounds the connections that acceptWaiting takes: the backlog of a
+// listener on Linux.
+const maxWaiting = 4096
+
+// acceptWaiting has a listener refuse connections, and returns those that the system
+// has accepted already, which a close would reset.
+func acceptWaiting(l net.Listener) (conns []net.Conn) {
+	listener, ok := l.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := listener.SyscallConn()
+	if err != nil {
+		return nil // it is closed
+	}
+	var fds []int
+	syscall.ForkLock.RLock() // until they are close-on-exec
+	_ = raw.Control(func(listening uintptr) {
+		for len(fds) < maxWaiting {
+			fd, _, err := unix.Accept(int(listening))
+			if err == nil {
+				fds = append(fds, fd)
+			} else if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ECONNABORTED) {
+				break
+			}
+		}
+		_ = unix.Shutdown(int(listening), unix.SHUT_RDWR) // fails on macOS
+	})
+	for _, fd := range fds {
+		unix.CloseOnExec(fd)
+	}
+	syscall.ForkLock.RUnlock()
+	for _, fd := range fds {
+		f := os.NewFile(uintptr(fd), "")
+		if conn, err := net.FileConn(f); err == nil {
+			conns = append(conns, conn)
+		}
+		_ = f.Close() // conn has a copy
+	}
+	return conns
 }
 
 // maxSocketUnsent bounds the unsent data of a link in the kernel: enough to

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"syscall"
 	"time"
@@ -122,6 +123,8 @@ func limitUnsent(syscall.RawConn) {}
 // passesDescriptors is false: os/exec does not support Cmd.ExtraFiles on
 // Windows, so a handler cannot report progress.
 const passesDescriptors = false
+
+func acceptWaiting(net.Listener) []net.Conn { return nil }
 
 // cpuSeconds returns 0: the scheduler, whose metrics have it, does not run on
 // Windows.

@@ -43,7 +43,7 @@ func routeExamples() []routeExample {
 		{pattern: "GET /openapi.json", what: "this API as an OpenAPI 3.1 document, made from the code"},
 		{pattern: "GET /log-level", what: "the level of the log"},
 		{pattern: "PUT /log-level", what: "sets the level of the log, here and in the daemons of the pool, until the next start", path: "/log-level", body: `{"level":"info"}`},
-		{pattern: "POST /drain", what: "202: `/readyz` becomes 503, new work and `/ws/daemon` get 503 `DRAINING`, and the scheduler ends when it is idle"},
+		{pattern: "POST /drain", what: "202: `/readyz` becomes 503, new work and `/ws/daemon` get 503 `DRAINING`, and the scheduler ends when it is idle. With `--cluster` other work is taken for 3 s more, then no connection is accepted and users' daemons are sent away when no call runs on their link"},
 		{pattern: "GET /health", what: "health of the scheduler; 503 unless `status` is `ok`", path: "/health"},
 		{pattern: "GET /install.sh", what: "the installer; it downloads from this server"},
 		{pattern: "GET /bin/latest", what: "the version of this build"},

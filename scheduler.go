@@ -48,7 +48,7 @@ type scheduler struct {
 	libs     *libraries // nil with --server
 	program  *executable
 	http     *http.Server
-	main     net.Listener
+	main     *endingListener
 	inner    net.Listener // for the children's links, if they cannot use main; else nil
 	tokens   *childTokens
 	wg       sync.WaitGroup // the HTTP servers and hub.sweep
@@ -96,6 +96,8 @@ func (p *program) scheduler() error {
 	cfg.log.Info("listening", "url", s.url(), "workspace", s.pool.workspace)
 	select {
 	case <-signals.stopping.Done():
+		system.tell("STOPPING=1")
+		s.drainBefore(signals.stopping, signals.force)
 	case <-s.idle:
 		cfg.log.Info("drained: nothing runs any more")
 		signals.stop(nil)
@@ -106,27 +108,6 @@ func (p *program) scheduler() error {
 	unwatch()
 	wg.Wait()
 	return context.Cause(signals.force)
-}
-
-// drainPoll is how often a draining scheduler looks whether it is idle.
-const drainPoll = 250 * time.Millisecond
-
-// awaitIdle closes idle when no request runs and no daemon of the pool works. It
-// gives up when ctx ends.
-func (s *scheduler) awaitIdle(ctx context.Context) {
-	ticker := time.NewTicker(drainPoll)
-	defer ticker.Stop()
-	for {
-		if n := s.pool.counts(); s.requests.count() == 0 && n.Busy == 0 && n.Starting == 0 {
-			close(s.idle)
-			return
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // paceCollector makes the garbage collector of a hub run after minFreeHeap at least,
@@ -143,8 +124,14 @@ func paceCollector(getenv func(string) string) (ballast []byte) {
 }
 
 // stopLimit bounds the time from the first signal to the end: that of the
-// daemons, and that of the HTTP requests and files.
-func (c *schedulerConfig) stopLimit() time.Duration { return c.stopTimeout + closeTime }
+// daemons, that of the HTTP requests and files, and with --cluster that of the drain.
+func (c *schedulerConfig) stopLimit() time.Duration {
+	limit := c.stopTimeout + closeTime
+	if c.cluster {
+		limit += drainLimit
+	}
+	return limit
+}
 
 // healthcheck queries /health of a running scheduler. Any status but 200, such
 // as that of a degraded scheduler, is an error.
@@ -232,7 +219,7 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		pool: s.pool, events: s.events, token: cfg.apiToken, tokens: cfg.tokens, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
 		version: programVersion(), program: s.program, minFreeDisk: cfg.minFreeDisk, usage: s.usage, log: cfg.log,
 		hub: cfg.server == nil, requests: s.requests, level: cfg.logs.current, console: p.console, limits: cfg.limits,
-		onDrain: func() { s.wg.Go(func() { s.awaitIdle(work) }) },
+		gradual: cfg.cluster, onDrain: func() { s.wg.Go(func() { s.drain(work) }) },
 	})
 	if cfg.tls != nil && cfg.tls.clientCA != "" {
 		s.api.clients.authorities = cfg.tls.authorities
@@ -284,16 +271,18 @@ func (s *scheduler) listen() (err error) {
 			return err
 		}
 	}
-	if s.main, err = net.Listen(network, address); err != nil {
+	listener, err := net.Listen(network, address)
+	if err != nil {
 		return listenError(err)
 	}
+	s.main = &endingListener{Listener: listener}
 	s.http = s.newServer(s.api)
 	if s.api.clients.authorities != nil {
 		s.http.ConnContext = withVerdict
 	}
 	server := s.cfg.server
 	if server == nil {
-		dial := s.main
+		var dial net.Listener = s.main
 		if network == "unix" || s.cfg.tls != nil {
 			// Children dial plain TCP on loopback. This port serves only their
 			// links.
@@ -305,7 +294,7 @@ func (s *scheduler) listen() (err error) {
 		server = &url.URL{Scheme: "ws", Host: s.hostPort(dial), Path: linkPath}
 	}
 	s.pool.setServer(server.String())
-	main := s.main
+	var main net.Listener = s.main
 	if s.cfg.tls != nil {
 		main = s.cfg.tls.listen(main)
 	}
