@@ -11,8 +11,11 @@ import (
 // has the machine, where nothing is redirected. The caller has checked the rights.
 func (h *hubAPI) redirect(w http.ResponseWriter, r *http.Request) bool {
 	libID := r.PathValue("lib_id")
+	if !h.cluster || libID == "" {
+		return false
+	}
 	machineID, bound := h.libraries.get(libID)
-	if !h.cluster || !bound {
+	if !bound {
 		return false
 	}
 	if conn, _ := h.hub.connOf(machineID); conn != nil {
