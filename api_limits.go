@@ -71,7 +71,7 @@ type apiLimits struct {
 	refused map[string]uint64 // requests by the limit that refused them
 }
 
-// callerLoad is what a caller has in flight.
+// callerLoad counts what a caller has in flight.
 type callerLoad struct {
 	open     int // callerRequests
 	requests int

@@ -77,7 +77,7 @@ func (s *scheduler) drainBefore(stopping, force context.Context) {
 	case <-s.idle:
 	case <-force.Done():
 	case <-time.After(drainLimit):
-		s.cfg.log.Warn("requests still run after the time to drain", "after", drainLimit)
+		s.cfg.log.Warn("requests still run after the time to drain", "after_ms", drainLimit.Milliseconds())
 	}
 }
 
