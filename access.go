@@ -219,6 +219,8 @@ type resolvedPath struct {
 // denied is the error for every path outside the allowed directories and for
 // every secret. It is the same whether the path exists or not, so that a caller
 // learns nothing about files outside.
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func denied() *rpcError {
 	return failure(codeAccessDenied, "the path is outside the directories that this daemon may read (see config/get, allowed_paths)")
 }

@@ -184,6 +184,8 @@ func (m *poolMetrics) write(page *metricsPage) {
 type metricsPage struct{ text strings.Builder }
 
 // family begins a metric; help is one line without a backslash.
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func (p *metricsPage) family(name, kind, help string) {
 	fmt.Fprintf(&p.text, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
 }

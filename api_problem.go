@@ -60,6 +60,8 @@ type problem struct {
 }
 
 // writeJSON answers with v.
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	writeBody(w, status, "application/json", v)
 }

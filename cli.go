@@ -72,6 +72,8 @@ type usageError struct{ message string }
 
 func (e *usageError) Error() string { return e.message }
 
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func usage(format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...)}
 }

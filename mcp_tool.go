@@ -93,6 +93,8 @@ type mcpArgumentError struct{ message string }
 
 func (e *mcpArgumentError) Error() string { return e.message }
 
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func badArgument(format string, args ...any) error {
 	return &mcpArgumentError{fmt.Sprintf(format, args...)}
 }

@@ -90,6 +90,8 @@ type mcpFault struct {
 
 func (f *mcpFault) Error() string { return f.err.Message }
 
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func newMCPFault(status int, id json.RawMessage, code int, format string, args ...any) *mcpFault {
 	return &mcpFault{status, id, &rpcError{Code: code, Message: fmt.Sprintf(format, args...)}}
 }

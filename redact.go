@@ -208,6 +208,8 @@ func shownText(s string) string {
 }
 
 // showName makes a file name valid UTF-8 for JSON; invalid bytes become U+FFFD.
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func showName(name string) string { return strings.ToValidUTF8(name, string(utf8.RuneError)) }
 
 // nameBase64 returns the base64 of a name that showName changes, and "" for

@@ -113,6 +113,8 @@ func (e *rpcError) with(key string, value any) *rpcError {
 
 // invalidParam returns an invalid params error (-32602) that names the
 // parameter in its message and in data.param.
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func invalidParam(name, format string, args ...any) *rpcError {
 	return &rpcError{
 		Code:    codeInvalidParams,
