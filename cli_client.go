@@ -182,7 +182,7 @@ func (c *apiClient) refusal(response *http.Response) error {
 		Detail string `json:"detail"`
 	}
 	switch _ = decodeJSON(data, &problem); {
-	case problem.Code == "" && bytes.Contains(data, []byte("HTTP request to an HTTPS server")):
+	case bytes.Contains(data, []byte("HTTP request to an HTTPS server")):
 		return fmt.Errorf("the scheduler at %s speaks TLS: try https:// in --url", c.shown)
 	case problem.Code == "":
 		return fmt.Errorf("the server at %s returned %s", c.shown, cleanText(response.Status))

@@ -4,10 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync/atomic"
+	"time"
 )
 
 // serverTLS holds the certificate of the scheduler's port, and the authorities of
@@ -64,7 +68,7 @@ func (s *serverTLS) authorities() *x509.CertPool { return s.current.Load().Clien
 
 // listen returns a listener for TLS connections, each with the newest certificate.
 func (s *serverTLS) listen(l net.Listener) net.Listener {
-	return tls.NewListener(l, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.current.Load(), nil }})
+	return tls.NewListener(&plainHTTP{l}, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.current.Load(), nil }})
 }
 
 // watch reads the files again when they change, until ctx ends. Files that cannot
@@ -86,4 +90,64 @@ func (s *serverTLS) warn(log *slog.Logger) {
 	if err := checkValidity(s.leaf(), thisMachine); err != nil {
 		log.Warn("clients refuse the certificate of --tls-cert", "path", s.pair.certFile, "error", err)
 	}
+}
+
+const (
+	// maxPlain and plainLimit bound what is read of a request without TLS after it was
+	// answered. A connection that is closed before its client has written everything
+	// is reset, and the answer may be lost.
+	maxPlain   = 1 << 20
+	plainLimit = time.Second
+)
+
+// errPlainHTTP ends the handshake with a client that speaks no TLS.
+var errPlainHTTP = errors.New("the client sent an HTTP request without TLS")
+
+// plainHTTP is a listener below TLS that answers clients that speak HTTP without it.
+type plainHTTP struct{ net.Listener }
+
+// Accept returns the next connection.
+func (l *plainHTTP) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		return &firstRead{TCPConn: tcp}, err
+	}
+	return conn, err
+}
+
+// firstRead is a connection whose first byte is looked at.
+type firstRead struct {
+	*net.TCPConn
+	done bool // the goroutine that reads uses it
+}
+
+// NetConn returns the connection below.
+func (c *firstRead) NetConn() net.Conn { return c.TCPConn }
+
+// Read reads from the connection. A first byte that is a capital begins the method of
+// an HTTP request: the records of TLS begin with other bytes (RFC 8446, section 5.1).
+func (c *firstRead) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	if c.done || n == 0 {
+		return n, err
+	}
+	c.done = true
+	if p[0] >= 'A' && p[0] <= 'Z' {
+		c.answer()
+		return 0, errPlainHTTP
+	}
+	return n, err
+}
+
+// answer says what is wrong with a request without TLS. Clients know it by the words
+// of net/http, "HTTP request to an HTTPS server".
+func (c *firstRead) answer() {
+	_ = c.SetDeadline(time.Now().Add(plainLimit))
+	body, err := json.Marshal(problem{"Bad Request", 400, "this was an HTTP request to an HTTPS server: use https://, or wss:// for a daemon", codeBadRequest})
+	if err != nil {
+		return // cannot happen: a problem has strings and a number
+	}
+	_, _ = fmt.Fprintf(c.TCPConn, "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	_ = c.CloseWrite()
+	_, _ = io.CopyN(io.Discard, c.TCPConn, maxPlain)
 }

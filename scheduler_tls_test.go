@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net"
@@ -203,5 +204,99 @@ func TestUnfinishedTLSHandshakes(t *testing.T) {
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil || response.StatusCode != http.StatusNotFound {
 		t.Errorf("TLS 1.2: got %v and %v, want 404", response, err)
+	}
+}
+
+// A client without TLS gets an answer that says so, however much it sends and in
+// whatever pieces, and the commands say what to do.
+func TestPlainHTTPToATLSPort(t *testing.T) {
+	t.Parallel()
+	ca := newTestCA(t)
+	s, err := openServerTLS(ca.issue("one", nil).write(t.TempDir()), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := serveTLS(t, s, http.NotFoundHandler())
+	head := "POST /daemons HTTP/1.1\r\nHost: " + address + "\r\nContent-Length: 600000\r\n\r\n"
+	for name, pieces := range map[string][]string{
+		"short":    {"GET / HTTP/1.1\r\nHost: x\r\n\r\n"},
+		"long":     {head, "", strings.Repeat("x", 300_000), strings.Repeat("x", 300_000)},
+		"in bytes": append(strings.Split(head, ""), strings.Repeat("x", 1000)),
+	} {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		r := bufio.NewReader(conn)
+		for _, piece := range pieces {
+			if piece == "" { // the rest is sent after the answer
+				if _, err := r.Peek(1); err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+			}
+			if _, err := io.WriteString(conn, piece); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		response, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatalf("%s: got %v, want an answer", name, err)
+		}
+		var p problem
+		body, err := io.ReadAll(response.Body)
+		if err != nil || json.Unmarshal(body, &p) != nil || response.StatusCode != 400 || p.Status != 400 || p.Code != codeBadRequest || !strings.Contains(p.Detail, "use https://") {
+			t.Errorf("%s: got %d %s, %v, want a problem that names https", name, response.StatusCode, body, err)
+		}
+		if _, err := r.ReadByte(); err != io.EOF {
+			t.Errorf("%s: after the answer got %v, want the end of the connection", name, err)
+		}
+	}
+	link, err := newLinkClient("", keyPair{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := tryDial(t, "ws://"+address+linkPath, link); !strings.Contains(got, "use wss:// in --server") {
+		t.Errorf("a daemon with ws://: got %q, want what to do", got)
+	}
+	for _, long := range []string{"", strings.Repeat("t", 4096)} {
+		client := &apiClient{base: "http://" + address, shown: address, token: secret(long), http: &http.Client{Transport: &http.Transport{}}}
+		for what, ask := range map[string]func() error{
+			"send":  func() error { return client.send(t.Context(), http.MethodGet, "/machines", nil, nil) },
+			"probe": func() error { _, err := client.probe(t.Context()); return err },
+		} {
+			if err := ask(); err == nil || !strings.Contains(err.Error(), "try https:// in --url") {
+				t.Errorf("%s with a token of %d bytes: got %v, want what to do", what, len(long), err)
+			}
+		}
+		client.close()
+	}
+}
+
+// The TCP connection below TLS is found, which the queue of a link asks how much
+// waits in it.
+func TestTCPBelowTLS(t *testing.T) {
+	t.Parallel()
+	s, err := openServerTLS(newTestCA(t).issue("one", nil).write(t.TempDir()), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	conn, err := s.listen(l).Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if tcpOf(conn) == nil {
+		t.Errorf("tcpOf(%T) found no TCP connection, want one", conn)
 	}
 }

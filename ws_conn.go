@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -57,11 +56,11 @@ func (h *linkHooks) wrapClient(client *http.Client) *http.Client {
 // there is none.
 func tcpOf(conn net.Conn) *net.TCPConn {
 	for {
-		secured, ok := conn.(*tls.Conn)
+		above, ok := conn.(interface{ NetConn() net.Conn }) // a *tls.Conn or a *firstRead
 		if !ok {
 			break
 		}
-		conn = secured.NetConn()
+		conn = above.NetConn()
 	}
 	tcp, _ := conn.(*net.TCPConn)
 	return tcp
