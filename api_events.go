@@ -20,9 +20,8 @@ const (
 	// maxEvent bounds one event's params; they usually have a few hundred bytes.
 	maxEvent = 64 << 10
 	// maxSubscribers bounds the open streams; each costs a connection. The oldest
-	// one of the caller with the most ends for another: its client comes back and
-	// misses nothing, while a limit that refuses would let 256 forgotten streams
-	// lock out everybody.
+	// one ends for another: its client comes back and misses nothing, while a limit
+	// that refuses would let 256 forgotten streams lock out everybody.
 	maxSubscribers = 256
 	// streamBeat is how often a stream without events gets a comment: proxies keep
 	// it open, and a client that is gone is noticed.
@@ -125,36 +124,30 @@ func (s *events) subscribe(lastID *uint64, caller string, most int) (*subscriber
 }
 
 // makeRoomLocked ends the oldest stream of a caller that has the most it may have,
-// and of the caller with the most streams where there are maxSubscribers.
+// or the oldest of all where there are maxSubscribers.
 func (s *events) makeRoomLocked(caller string, most int) {
-	if count := s.countLocked(caller); most == 0 || count < most {
-		if len(s.subscribers) < maxSubscribers {
-			return
-		}
-		for sub := range s.subscribers {
-			if n := s.countLocked(sub.caller); n > count {
-				caller, count = sub.caller, n
-			}
-		}
-	}
-	var oldest *subscriber
+	var oldest, oldestOwn *subscriber
+	own := 0
 	for sub := range s.subscribers {
-		if sub.caller == caller && (oldest == nil || sub.started.Before(oldest.started)) {
+		if oldest == nil || sub.started.Before(oldest.started) {
 			oldest = sub
 		}
+		if sub.caller != caller {
+			continue
+		}
+		own++
+		if oldestOwn == nil || sub.started.Before(oldestOwn.started) {
+			oldestOwn = sub
+		}
+	}
+	switch {
+	case most > 0 && own >= most:
+		oldest = oldestOwn
+	case len(s.subscribers) < maxSubscribers:
+		return
 	}
 	delete(s.subscribers, oldest)
 	close(oldest.wake)
-}
-
-// countLocked returns the number of a caller's streams.
-func (s *events) countLocked(caller string) (n int) {
-	for sub := range s.subscribers {
-		if sub.caller == caller {
-			n++
-		}
-	}
-	return n
 }
 
 // begin returns the id before the subscriber's first event: its client resumes

@@ -3,11 +3,9 @@ package main
 import (
 	"encoding/json"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -68,7 +66,20 @@ type apiLimits struct {
 
 	mu      sync.Mutex // guards the fields below
 	callers map[string]*callerLoad
-	refused map[string]uint64 // requests by the limit that refused them
+	refused [4]uint64 // requests by the limit that refused them
+}
+
+// The limits that refuse, as indexes of apiLimits.refused.
+const (
+	limitRequests = iota
+	limitStreams
+	limitBytes
+	limitHandshakes
+)
+
+// limitName returns the name of a limit in its flag and in metrics.
+func limitName(limit int) string {
+	return [...]string{"caller-requests", "caller-streams", "caller-bytes", "handshakes"}[limit]
 }
 
 // callerLoad counts what a caller has in flight.
@@ -84,8 +95,6 @@ func newAPILimits(requests int, bytes int64, streams, handshakes int) *apiLimits
 	perSecond := float64(handshakes)
 	l := &apiLimits{requests: requests, bytes: bytes, streams: streams, callers: map[string]*callerLoad{}, handshakes: newRateLimit(perSecond, perSecond*handshakeBurst)}
 	l.handshakes.left = l.handshakes.burst
-	// Prometheus computes no rate for the first event of a series that begins with it.
-	l.refused = map[string]uint64{"requests": 0, "streams": 0, "bytes": 0, "handshakes": 0}
 	return l
 }
 
@@ -97,9 +106,7 @@ type callerRequest struct {
 	id     string
 	limits *apiLimits
 	load   *callerLoad
-
-	requests, streams int // its part of load; guarded by the lock of limits, like bytes
-	bytes             int64
+	own    callerLoad // its part of load; guarded by the lock of limits
 }
 
 // Unwrap is for http.ResponseController.
@@ -167,12 +174,9 @@ func (b *countedBody) Read(p []byte) (int, error) {
 func (q *callerRequest) end() {
 	q.limits.mu.Lock()
 	defer q.limits.mu.Unlock()
-	load := q.load
-	load.open--
-	load.requests -= q.requests
-	load.streams -= q.streams
-	load.bytes -= q.bytes
-	if load.open == 0 {
+	q.load.add(-q.own.requests, -q.own.streams, -q.own.bytes)
+	q.load.open--
+	if q.load.open == 0 {
 		delete(q.limits.callers, q.id)
 	}
 }
@@ -196,26 +200,27 @@ func (q *callerRequest) addBytes(n int) error { return q.add(0, 0, n) }
 // of the only request of a caller are never too many: other limits bound them.
 func (q *callerRequest) addLocked(requests, streams int, bytes int64) error {
 	l, load := q.limits, q.load
-	full := ""
+	full := 0
 	switch {
-	case requests > 0 && l.requests > 0 && load.requests+requests > l.requests && load.requests > q.requests:
-		full = "requests"
+	case requests > 0 && l.requests > 0 && load.requests+requests > l.requests && load.requests > q.own.requests:
+		full = limitRequests
 	case streams > 0 && l.streams > 0 && load.streams+streams > l.streams:
-		full = "streams"
-	case bytes > 0 && l.bytes > 0 && load.bytes+bytes > l.bytes && load.bytes > q.bytes:
-		full = "bytes"
+		full = limitStreams
+	case bytes > 0 && l.bytes > 0 && load.bytes+bytes > l.bytes && load.bytes > q.own.bytes:
+		full = limitBytes
+	default:
+		load.add(requests, streams, bytes)
+		q.own.add(requests, streams, bytes)
+		return nil
 	}
-	if full != "" {
-		l.refused[full]++
-		return tooMany("this caller has too many " + full + " in flight (--max-caller-" + full + "): wait for an answer before sending the next")
-	}
-	load.requests += requests
-	load.streams += streams
-	load.bytes += bytes
-	q.requests += requests
-	q.streams += streams
-	q.bytes += bytes
-	return nil
+	l.refused[full]++
+	return tooMany("this caller has as much in flight as --max-" + limitName(full) + " allows: wait for an answer before sending the next")
+}
+
+func (l *callerLoad) add(requests, streams int, bytes int64) {
+	l.requests += requests
+	l.streams += streams
+	l.bytes += bytes
 }
 
 // tooMany is the refusal of a request that may be repeated after a pause.
@@ -234,7 +239,7 @@ func (l *apiLimits) beginHandshake() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.refused["handshakes"]++
+	l.refused[limitHandshakes]++
 	return tooMany("too many daemons connect at once (--max-handshakes): try again")
 }
 
@@ -268,19 +273,12 @@ func (l *apiLimits) writeMetrics(page *metricsPage) {
 		requests += load.requests
 		bytes += load.bytes
 	}
-	for _, m := range []struct {
-		name, help string
-		value      float64
-	}{
-		{"c4a_callers", "Callers of the HTTP API with a request or stream in flight.", float64(len(l.callers))},
-		{"c4a_caller_requests", "Requests of all callers in flight.", float64(requests)},
-		{"c4a_caller_bytes", "Bytes of their bodies, and of answers that were not taken yet.", float64(bytes)},
-	} {
-		page.family(m.name, "gauge", m.help)
-		page.sample(m.name, m.value)
-	}
+	page.family("c4a_caller_requests", "gauge", "Requests of all callers in flight.")
+	page.sample("c4a_caller_requests", float64(requests))
+	page.family("c4a_caller_bytes", "gauge", "Bytes of their bodies, and of answers that were not taken yet.")
+	page.sample("c4a_caller_bytes", float64(bytes))
 	page.family("c4a_refused_requests_total", "counter", "Requests and handshakes refused with 429, by the limit.")
-	for _, limit := range slices.Sorted(maps.Keys(l.refused)) {
-		page.sample("c4a_refused_requests_total", float64(l.refused[limit]), "limit", limit)
+	for limit, count := range l.refused {
+		page.sample("c4a_refused_requests_total", float64(count), "limit", limitName(limit))
 	}
 }

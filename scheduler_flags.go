@@ -84,8 +84,7 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	var server, apiTokenFile, daemonTokenFile, tokenFile, tokensFile string
 	var pair keyPair
 	var clientCA string
-	var callerRequests, callerStreams, handshakes int
-	callerBytes := size(defaultCallerBytes)
+	callerRequests, callerBytes, callerStreams, handshakes := size(defaultCallerRequests), size(defaultCallerBytes), size(defaultCallerStreams), size(defaultHandshakes)
 	f.StringVar(&c.host, "host", "127.0.0.1", "`ADDRESS` to listen on, or unix:/path; anything but loopback needs an API token")
 	f.IntVar(&c.port, "port", defaultSchedulerPort, "`PORT` to listen on; 0 picks a free port")
 	f.StringVar(&c.workspace, "workspace", defaultWorkspace, "`DIR` that holds the work dirs of the daemons")
@@ -114,10 +113,10 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	f.StringVar(&c.clientPair.keyFile, "client-key", "", "PEM `FILE` with the private key of --client-cert")
 	f.group("Access")
 	f.DurationVar(&c.offlineThreshold, "offline-threshold", defaultOfflineThreshold, "`TIME` without a heartbeat after which a daemon counts as offline")
-	f.IntVar(&callerRequests, "max-caller-requests", defaultCallerRequests, "maximum number `N` of requests in flight for each caller, a token of --tokens-file or else an address; 0 for no limit")
-	f.Var(&callerBytes, "max-caller-bytes", "maximum `BYTES` of bodies and of answers that were not taken yet, for each caller; 0 for no limit")
-	f.IntVar(&callerStreams, "max-caller-streams", defaultCallerStreams, "maximum number `N` of streams of events, logs and calls for each caller; 0 for no limit")
-	f.IntVar(&handshakes, "max-handshakes", defaultHandshakes, "maximum number `N` of users' daemons that connect in a second; 0 for no limit")
+	f.Var(&callerRequests, "max-caller-requests", "maximum `N` of requests in flight for each caller, a token of --tokens-file or else an address; 0 for no limit")
+	f.Var(&callerBytes, "max-caller-bytes", "maximum `BYTES` of bodies and of answers that were not taken yet, likewise")
+	f.Var(&callerStreams, "max-caller-streams", "maximum `N` of streams of events, logs and calls, likewise")
+	f.Var(&handshakes, "max-handshakes", "maximum `N` of users' daemons that connect in a second; 0 for no limit")
 	f.group("Connections")
 	c.limitFlags.register(f)
 	f.StringVar(&c.bindings, "bindings", "", "`FILE` with the bindings of libraries, shared by several schedulers (default: libraries.json in --workspace)")
@@ -201,10 +200,7 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 				}
 			}
 		}
-		if min(callerRequests, callerStreams, handshakes) < 0 {
-			return nil, usage("--max-caller-requests, --max-caller-streams and --max-handshakes must not be negative")
-		}
-		c.limits = newAPILimits(callerRequests, int64(callerBytes), callerStreams, handshakes)
+		c.limits = newAPILimits(int(callerRequests), int64(callerBytes), int(callerStreams), int(handshakes))
 		return c, c.validate()
 	}
 }
