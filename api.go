@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -100,7 +101,12 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// For the bytes that net/http holds back until the handler returns. It clears the
 	// deadline before the next request of the connection.
-	defer func() { _ = control.SetWriteDeadline(time.Now().Add(sendLimit)) }()
+	defer func() {
+		if _, err := w.Write(nil); errors.Is(err, http.ErrHijacked) {
+			return // the connection is a link's
+		}
+		_ = control.SetWriteDeadline(time.Now().Add(sendLimit))
+	}()
 	if why := a.foreign(r); why != "" {
 		writeProblem(w, http.StatusForbidden, codeForbidden, why)
 		return

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	linked "container/list"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,13 +55,19 @@ type hubConfig struct {
 type hub struct {
 	hubConfig
 	wg      sync.WaitGroup // the links, and the watch for silence
+	clock   *linkClock     // of all links; run by sweep
 	buffers bufferPool     // of the answers
+	frames  sync.Pool      // see frameGuard.buffers
 
 	mu       sync.Mutex // guards the fields below
 	closed   bool
 	conns    map[*hubConn]struct{} // all open links, before the handshake too
 	machines map[string]*machine
-	progress map[progressName]map[*progressWatch]struct{}
+	offline  offlineMachines
+
+	unfinished linked.List // of *hubConn, the oldest first: users' daemons whose handshake was not accepted yet
+	methodList []string    // of the latest handshake: most daemons have the same
+	progress   map[progressName]map[*progressWatch]struct{}
 }
 
 // progressName names a request as the progress of its daemon does: by the task_id, or
@@ -88,7 +95,7 @@ func newHub(c hubConfig) *hub {
 	if c.calls == nil {
 		c.calls = newCallMetrics(c.methods)
 	}
-	return &hub{hubConfig: c, conns: map[*hubConn]struct{}{}, machines: map[string]*machine{}, progress: map[progressName]map[*progressWatch]struct{}{}}
+	return &hub{hubConfig: c, clock: newLinkClock(c.times, c.log), conns: map[*hubConn]struct{}{}, machines: map[string]*machine{}, progress: map[progressName]map[*progressWatch]struct{}{}}
 }
 
 // linkAdmission holds what the upgrade request of a link says about its machine.
@@ -110,15 +117,20 @@ type hubConn struct {
 	load  machineLoad
 	pace  *rateLimit // of the messages that answer nothing
 
-	leaving bool // it is being closed with 1001; guarded by the hub's lock
+	leaving bool        // it is being closed with 1001; guarded by the hub's lock
+	late    *time.Timer // closes a link without a handshake
+
+	unfinished *linked.Element // in the hub's list, whose lock guards it; nil if it is not there
 
 	mu     sync.Mutex       // guards the field below
 	params *handshakeParams // nil before the handshake
 }
 
-// serve runs a link from the upgrade to its end.
+// serve runs a link from the upgrade to its end, in a goroutine of its own: that
+// of the HTTP server holds the request.
 func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, admitted linkAdmission) {
-	l := newLink(conn, hooks, h.maxMessage, h.times, h.log)
+	hooks.guard.buffers = &h.frames
+	l := newLink(conn, hooks, h.maxMessage, h.times, h.clock, h.log)
 	c := &hubConn{linkAdmission: admitted, hub: h, link: l, ready: make(chan struct{}), done: make(chan struct{})}
 	l.buffers = &h.buffers
 	c.peer = newPeer(l, c, h.maxMessage, h.log)
@@ -131,20 +143,25 @@ func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, admitted linkAdmissi
 		l.close(websocket.StatusGoingAway, "the server stops")
 		return
 	}
-	defer h.wg.Done()
+	go c.run(oldest) // close waits for it
+}
+
+// run runs a link that add has counted. oldest, unless nil, has to make room.
+func (c *hubConn) run(oldest *hubConn) {
+	defer c.hub.wg.Done()
 	if oldest != nil {
 		_ = oldest.link.fail(errTooManyUnfinished)
 	}
-	late := time.AfterFunc(handshakeTimeout, func() {
+	c.late = time.AfterFunc(handshakeTimeout, func() {
 		if c.handshake() == nil {
-			l.sendClose(websocket.StatusPolicyViolation, "no handshake")
+			c.link.sendClose(websocket.StatusPolicyViolation, "no handshake")
 		}
 	})
-	defer late.Stop()
 	err := c.peer.run()
-	h.drop(c, err)
+	c.late.Stop()
+	c.hub.drop(c, err)
 	close(c.done)
-	l.close(websocket.StatusNormalClosure, "")
+	c.link.close(websocket.StatusNormalClosure, "")
 }
 
 // add counts a link among those that close ends; false when the hub is closed. It
@@ -156,8 +173,10 @@ func (h *hub) add(c *hubConn) (oldest *hubConn, ok bool) {
 		return nil, false
 	}
 	if c.child == "" {
-		oldest = h.oldestUnfinishedLocked()
-		delete(h.conns, oldest) // the next one must find another
+		if oldest = h.oldestUnfinishedLocked(); oldest != nil {
+			h.finishLocked(oldest) // the next one must find another
+		}
+		c.unfinished = h.unfinished.PushBack(c)
 	}
 	h.conns[c] = struct{}{}
 	h.wg.Add(1)
@@ -166,21 +185,24 @@ func (h *hub) add(c *hubConn) (oldest *hubConn, ok bool) {
 
 // oldestUnfinishedLocked returns the oldest link of a user's daemon whose
 // handshake was not accepted yet, nil while there is room for another.
-func (h *hub) oldestUnfinishedLocked() (oldest *hubConn) {
-	unfinished := 0
-	for c := range h.conns {
-		if c.child != "" || c.link.trusted() {
-			continue
-		}
-		unfinished++
-		if oldest == nil || c.link.began.Before(oldest.link.began) {
-			oldest = c
-		}
+func (h *hub) oldestUnfinishedLocked() *hubConn {
+	n := h.unfinished.Len()
+	if n < maxUnfinished {
+		return nil
 	}
-	if unfinished < maxUnfinished || unfinished < maxUnfinishedBurst && time.Since(oldest.link.began) < unfinishedGrace {
+	oldest := h.unfinished.Front().Value.(*hubConn)
+	if n < maxUnfinishedBurst && time.Since(oldest.link.began) < unfinishedGrace {
 		return nil
 	}
 	return oldest
+}
+
+// finishLocked takes a link off those whose handshake was not accepted yet.
+func (h *hub) finishLocked(c *hubConn) {
+	if c.unfinished != nil {
+		h.unfinished.Remove(c.unfinished)
+		c.unfinished = nil
+	}
 }
 
 // handshake returns what the daemon said of itself, nil before it did.
@@ -212,6 +234,7 @@ func (c *hubConn) request(r *incoming) {
 		r.answer(nil, err, nil)
 		return
 	}
+	c.hub.shareMethods(&params)
 	if !c.setHandshake(&params) {
 		r.answer(nil, &rpcError{Code: codeInvalidRequest, Message: "invalid request: the handshake was made already"}, nil)
 		return
@@ -236,6 +259,7 @@ func (c *hubConn) answerHandshake(r *incoming, params handshakeParams) {
 		})
 		return
 	}
+	c.late.Stop()
 	c.link.trust()
 	r.answer(handshakeResult{
 		Accepted: true, LibID: c.hub.libraryOf(params.MachineID),
@@ -317,6 +341,8 @@ func (h *hub) tryRegister(c *hubConn, params handshakeParams) (old *hubConn, str
 	if stranger && c.child == "" {
 		return old, stranger, nil
 	}
+	h.finishLocked(c)
+	h.offline.remove(m)
 	now := time.Now().UTC()
 	m.view = machineView{
 		handshakeParams: params, LibID: h.libraryOf(params.MachineID), Status: "online", ConnectedAt: &now,
@@ -335,6 +361,7 @@ func (h *hub) dropConn(c *hubConn, err error) (announce func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.conns, c)
+	h.finishLocked(c)
 	params := c.handshake()
 	if params == nil {
 		return nil
@@ -346,7 +373,7 @@ func (h *hub) dropConn(c *hubConn, err error) (announce func()) {
 	m.view.Status = "offline"
 	m.view.ActiveRequests = 0
 	announce = h.setConnLocked(m, nil, sessionError(err).Error())
-	h.forgetLocked()
+	h.offlineLocked(m)
 	return announce
 }
 
@@ -493,10 +520,14 @@ func (h *hub) expect(w *progressWatch, name progressName) {
 	h.progress[name][w] = struct{}{}
 }
 
-// sweep closes links that were silent for too long, until ctx ends. Pieces of a
-// message are signs of life, pongs are not: a daemon that hangs still sends them.
+// sweep runs the clock of the links and closes those that were silent for too long,
+// until ctx ends. Pieces of a message are signs of life, pongs are not: a daemon
+// that hangs still sends them.
 func (h *hub) sweep(ctx context.Context) {
 	const most = 5 * time.Second
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { h.clock.run(ctx.Done()) })
 	ticker := time.NewTicker(max(time.Millisecond, min(most, h.offlineThreshold/8)))
 	defer ticker.Stop()
 	for {
@@ -519,9 +550,9 @@ func (h *hub) sweepOnce() {
 func (h *hub) silent() (silent []*hubConn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, m := range h.machines {
-		if m.conn != nil && m.conn.link.silence() >= h.offlineThreshold {
-			silent = append(silent, m.conn)
+	for c := range h.conns {
+		if c.link.trusted() && c.link.silence() >= h.offlineThreshold {
+			silent = append(silent, c)
 		}
 	}
 	return silent

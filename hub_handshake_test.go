@@ -212,12 +212,12 @@ func TestFrameGuard(t *testing.T) {
 	compressed := append(bytes.Clone(stream), whole(frameFin|frameText|frameRSV1, "zzz")...)
 	for name, wrap := range map[string]func(io.Reader) io.Reader{"at once": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "halves": iotest.HalfReader, "error with data": iotest.DataErrReader} {
 		for early := range 20 {
-			guard := &frameGuard{source: wrap(bytes.NewReader(compressed[early:])), buffer: bytes.Clone(compressed[:early])}
+			guard := newFrameGuard(wrap(bytes.NewReader(compressed[early:])), compressed[:early])
 			got, err := io.ReadAll(guard)
 			if !errors.Is(err, errEarlyCompression) || !bytes.Equal(got, stream) {
 				t.Errorf("%s: got %d bytes and %v, want %d and %v", name, len(got), err, len(stream), errEarlyCompression)
 			}
-			guard = &frameGuard{source: wrap(bytes.NewReader(compressed[early:])), buffer: bytes.Clone(compressed[:early])}
+			guard = newFrameGuard(wrap(bytes.NewReader(compressed[early:])), compressed[:early])
 			part := make([]byte, rand.IntN(len(stream)))
 			if _, err := io.ReadFull(guard, part); err != nil {
 				t.Fatal(err)

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"maps"
+	linked "container/list"
 	"slices"
 	"time"
 )
@@ -10,8 +10,8 @@ import (
 
 const (
 	// maxOffline and maxOfflineBytes bound the machines without a library that are
-	// remembered while they are offline; those that connected longest ago are
-	// forgotten first. A machine with a library is always remembered, but beyond
+	// remembered while they are offline; those that left longest ago are forgotten
+	// first. A machine with a library is always remembered, but beyond
 	// maxOfflineBytes without its handshake.
 	maxOffline      = 1000
 	maxOfflineBytes = 8 << 20
@@ -27,6 +27,36 @@ type machine struct {
 	bound     bool          // a library is bound to it
 	changed   chan struct{} // closed, and replaced, when conn changes
 	announced chan struct{} // closed when the last change is published; nil before the first
+
+	gone *linked.Element // in a list of offlineMachines; nil if it is in none
+	size int             // what it counts for there, in bytes
+}
+
+// offlineMachines are the machines that are offline and whose handshakes are
+// remembered, those first that left first.
+type offlineMachines struct {
+	bound, unbound linked.List // of *machine
+	bytes          int
+}
+
+func (o *offlineMachines) add(m *machine) {
+	of := &o.unbound
+	if m.bound {
+		of = &o.bound
+	}
+	m.gone, m.size = of.PushBack(m), m.view.bytes()
+	o.bytes += m.size
+}
+
+// remove does nothing for a machine that is not there.
+func (o *offlineMachines) remove(m *machine) {
+	if m.gone == nil {
+		return
+	}
+	o.bytes -= m.size
+	o.unbound.Remove(m.gone) // each does nothing with an element of the other
+	o.bound.Remove(m.gone)
+	m.gone = nil
 }
 
 // machineView is a machine as GET /machines shows it.
@@ -39,44 +69,32 @@ type machineView struct {
 	ActiveRequests  int        `json:"active_requests"`
 }
 
-// forgetLocked bounds what is remembered of machines that are offline.
-func (h *hub) forgetLocked() {
-	var offline []*machine
-	unbound, bytes := 0, 0
-	for _, m := range h.machines {
-		if m.conn != nil || m.view.ConnectedAt == nil {
-			continue
-		}
-		offline = append(offline, m)
-		bytes += m.view.bytes()
-		if !m.bound {
-			unbound++
-		}
+// offlineLocked notes that a machine is offline, and bounds what is remembered of
+// those that are.
+func (h *hub) offlineLocked(m *machine) {
+	o := &h.offline
+	o.add(m)
+	for o.unbound.Len() > maxOffline || o.bytes > maxOfflineBytes && o.unbound.Len() > 0 {
+		oldest := o.unbound.Front().Value.(*machine)
+		o.remove(oldest)
+		delete(h.machines, oldest.view.MachineID)
 	}
-	if unbound <= maxOffline && bytes <= maxOfflineBytes {
-		return
+	for o.bytes > maxOfflineBytes && o.bound.Len() > 0 {
+		oldest := o.bound.Front().Value.(*machine)
+		o.remove(oldest)
+		oldest.view = offlineView(oldest.view.MachineID, oldest.view.LibID)
 	}
-	sortBy(offline, func(a, b *machine) int {
-		if a.bound != b.bound {
-			if b.bound {
-				return -1
-			}
-			return 1
-		}
-		return a.view.ConnectedAt.Compare(*b.view.ConnectedAt)
-	})
-	for _, m := range offline {
-		if unbound <= maxOffline && bytes <= maxOfflineBytes {
-			return
-		}
-		bytes -= m.view.bytes()
-		if m.bound {
-			m.view = offlineView(m.view.MachineID, m.view.LibID)
-			continue
-		}
-		unbound--
-		delete(h.machines, m.view.MachineID)
+}
+
+// shareMethods makes the handshake share the list of methods with the one before, if
+// they are equal: it is half of a handshake.
+func (h *hub) shareMethods(p *handshakeParams) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if slices.Equal(p.Methods, h.methodList) {
+		p.Methods = h.methodList
 	}
+	h.methodList = p.Methods
 }
 
 // offlineView is a machine of which only the library is known.
@@ -91,11 +109,8 @@ func (h *hub) page(after string, limit int) (views []machineView, more bool) {
 	defer h.mu.Unlock()
 	views = []machineView{}
 	bytes := 0
-	for _, id := range slices.Sorted(maps.Keys(h.machines)) {
+	for _, id := range h.namesLocked(after, limit+1) {
 		m := h.machines[id]
-		if id <= after || m.view.MachineID == "" {
-			continue
-		}
 		bytes += m.view.bytes()
 		if len(views) == limit || len(views) > 0 && bytes > maxMachinesPage {
 			return views, true
@@ -103,6 +118,24 @@ func (h *hub) page(after string, limit int) (views []machineView, more bool) {
 		views = append(views, h.liveViewLocked(m))
 	}
 	return views, false
+}
+
+// namesLocked returns the first machines after another, sorted by id. It takes
+// time for all machines but memory only for twice the limit.
+func (h *hub) namesLocked(after string, limit int) (names []string) {
+	last := "" // once there are enough: the last of them
+	for id, m := range h.machines {
+		if id <= after || last != "" && id > last || m.view.MachineID == "" {
+			continue
+		}
+		if names = append(names, id); len(names) >= 2*limit {
+			slices.Sort(names)
+			names = names[:limit]
+			last = names[limit-1]
+		}
+	}
+	slices.Sort(names)
+	return names[:min(len(names), limit)]
 }
 
 // view returns one machine; false when it was never connected.
@@ -146,5 +179,10 @@ func (h *hub) bound(machineID, libID string) {
 	case libID == "" && m.conn == nil && m.view.ConnectedAt == nil:
 		delete(h.machines, machineID)
 	}
+	listed := m.gone != nil
+	h.offline.remove(m)
 	m.view.LibID, m.bound = libID, libID != ""
+	if listed {
+		h.offlineLocked(m)
+	}
 }

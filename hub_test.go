@@ -384,7 +384,11 @@ func TestHubForgets(t *testing.T) {
 		at := now.Add(time.Duration(n) * time.Second)
 		h.bound(id, "lib")
 		h.bound(id, "") // forgets it again
+		if m := h.machines[id]; m != nil {
+			h.offline.remove(m)
+		}
 		h.machines[id] = &machine{view: machineView{handshakeParams: handshakeParams{MachineID: id, AllowedPaths: paths}, Status: "offline", ConnectedAt: &at}, changed: make(chan struct{})}
+		h.offlineLocked(h.machines[id])
 	}
 	add("laptop", -1)
 	h.bound("laptop", "lib")
@@ -392,9 +396,7 @@ func TestHubForgets(t *testing.T) {
 	for n := range maxOffline + 10 {
 		add(fmt.Sprint("m", n), n)
 	}
-	add("here", -2)
-	h.machines["here"].conn = &hubConn{peer: newPeer(newWire(), nil, 1000, nil)}
-	h.forgetLocked()
+	h.machines["here"] = &machine{conn: &hubConn{peer: newPeer(newWire(), nil, 1000, nil)}}
 	if len(h.machines) != maxOffline+3 || h.machines["here"] == nil || h.machines["laptop"] == nil || h.machines["never"] == nil || h.machines["m9"] != nil || h.machines["m10"] == nil {
 		t.Errorf("got %d machines, want %d, the latest and those with a library kept", len(h.machines), maxOffline+3)
 	}
@@ -402,7 +404,6 @@ func TestHubForgets(t *testing.T) {
 	for n := range maxOffline {
 		add(fmt.Sprint("m", n+10), n+10, long, long, long, long)
 	}
-	h.forgetLocked()
 	bytes := 0
 	for _, m := range h.machines {
 		bytes += m.view.bytes()
@@ -424,7 +425,6 @@ func TestHubForgets(t *testing.T) {
 		add(id, n, strings.Repeat(long, 40))
 		h.bound(id, "lib")
 	}
-	h.forgetLocked()
 	bytes = 0
 	for n := range 200 {
 		m := h.machines[fmt.Sprint("bound", n)]

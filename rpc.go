@@ -64,12 +64,12 @@ type peer struct {
 	handler    handler
 	maxMessage int // size limit of a message in bytes, the same on both sides
 	log        *slog.Logger
-	buffers    bufferPool
+	buffers    *bufferPool           // nil lends none
 	onResult   func(json.RawMessage) // called with each result before the next message is read; nil for none
 	unasked    func(bytes int)       // called in the reading goroutine for each message that answers no call; nil for none
 	received   int                   // bytes of the message, if unasked was not told; used by the reading goroutine
 	quick      quickHandler          // nil if the handler has no quick methods
-	relief     *time.Timer           // calls relieve
+	relief     *time.Timer           // calls relieve; nil without quick methods
 	watched    atomic.Bool           // relief is running
 	seen       int64                 // state of the reading goroutine at the last check; used by relieve
 	reading    atomic.Pointer[reader]
@@ -97,8 +97,11 @@ func newPeer(t transport, h handler, maxMessage int, log *slog.Logger) *peer {
 	}
 	p.quick, _ = h.(quickHandler)
 	p.reading.Store(&reader{})
-	p.relief = time.AfterFunc(reliefTime, p.relieve)
-	p.relief.Stop()
+	if p.quick != nil {
+		p.buffers = &bufferPool{}
+		p.relief = time.AfterFunc(reliefTime, p.relieve)
+		p.relief.Stop()
+	}
 	return p
 }
 
@@ -106,9 +109,15 @@ func newPeer(t transport, h handler, maxMessage int, log *slog.Logger) *peer {
 // cancels the requests of the other side with errLinkLost, and all our calls
 // return.
 func (p *peer) run() error {
-	go p.readMessages(p.reading.Load()) // ends with the link, or when it is relieved
+	if p.quick == nil {
+		p.readMessages(p.reading.Load())
+	} else {
+		go p.readMessages(p.reading.Load()) // ends with the link, or when it is relieved
+	}
 	err := <-p.ended
-	p.relief.Stop()
+	if p.quick != nil {
+		p.relief.Stop()
+	}
 	p.failAll(err)
 	return err
 }

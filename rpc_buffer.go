@@ -13,14 +13,14 @@ const (
 )
 
 // bufferPool lends buffers for files and messages. The garbage collector frees
-// those that nobody borrows. The zero value is ready for use.
+// those that nobody borrows. The zero value is ready for use; nil keeps none.
 type bufferPool struct {
 	sizes [24]sync.Pool // of *[]byte, by the logarithm of the capacity; 2^22 is maxLent
 }
 
 // get returns an empty buffer with room for size bytes.
 func (p *bufferPool) get(size int) []byte {
-	if size < minLent || size > maxLent {
+	if p == nil || size < minLent || size > maxLent {
 		return make([]byte, 0, size)
 	}
 	class := bits.Len(uint(size - 1))
@@ -45,7 +45,7 @@ func (p *bufferPool) grow(buf []byte, limit int) []byte {
 // put takes a buffer back, which nobody may use any more. The buffer may have
 // grown since get, or come from elsewhere.
 func (p *bufferPool) put(buf []byte) {
-	if cap(buf) < minLent || cap(buf) > maxLent {
+	if p == nil || cap(buf) < minLent || cap(buf) > maxLent {
 		return
 	}
 	class := bits.Len(uint(cap(buf))) - 1 // rounded down: the next borrower relies on it

@@ -201,7 +201,7 @@ func (c *connector) dial(ctx context.Context) (*link, error) {
 		c.serverTime, _ = http.ParseTime(response.Header.Get("Date")) // zero if it does not say
 	}
 	if err == nil {
-		return newLink(conn, hooks, c.maxMessage, c.times, c.log), nil
+		return newLink(conn, hooks, c.maxMessage, c.times, nil, c.log), nil
 	}
 	if response == nil {
 		return nil, fmt.Errorf("dialling %s: %w", c.server.Host, dialCause(err))

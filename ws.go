@@ -38,12 +38,6 @@ const (
 	// closeTimeout bounds the closing handshake, because the other side may no
 	// longer respond.
 	closeTimeout = 500 * time.Millisecond
-	// wallCheck is the interval at which the wall clock is compared with the
-	// monotonic clock. A difference of more than wallJump means that the
-	// machine was suspended, so the link may be dead.
-	wallCheck = 5 * time.Second
-	wallJump  = 15 * time.Second
-
 	// closeReplaced and closeHeartbeat are the close codes of this protocol.
 	closeReplaced  = websocket.StatusCode(4001)
 	closeHeartbeat = websocket.StatusCode(4002)
@@ -69,9 +63,9 @@ var (
 	errBinary       = errors.New("the other side sent a binary message")
 )
 
-// link implements transport over a WebSocket connection. It owns two
-// goroutines, the writer and the pinger. Both end when the link fails or is
-// closed, and close waits for them. The caller does the reading.
+// link implements transport over a WebSocket connection. It has no goroutine while
+// nothing is to be written or pinged: a hub has thousands of idle links. close
+// waits for those that it has. The caller does the reading.
 type link struct {
 	conn       *websocket.Conn
 	socket     io.ReadCloser // the connection below the WebSocket library
@@ -80,7 +74,6 @@ type link struct {
 	log        *slog.Logger
 	wg         sync.WaitGroup
 	done       chan struct{} // closed when the link has failed
-	wake       chan struct{} // 1-buffered: something waits to be written
 	written    chan struct{} // 1-buffered: something was written
 	lastRead   atomic.Int64  // ns since began: last byte received, including pongs
 	lastData   atomic.Int64  // ns since began: last byte of a message received
@@ -89,6 +82,10 @@ type link struct {
 	sending    atomic.Bool   // a long message is being written
 	broken     atomic.Bool   // a write has failed
 	known      atomic.Bool   // the handshake was accepted
+	pinged     atomic.Int64  // ns since began: ping that the clock has sent
+	pinging    atomic.Bool   // a ping of the library is on its way
+	clock      *linkClock
+	place      int // guarded by the clock
 	guard      *frameGuard
 	gather     *gatherer
 	buffers    *bufferPool // for long messages that arrive; nil for none
@@ -105,8 +102,8 @@ type link struct {
 	short       []outMessage
 	long        []outMessage
 	unflushed   []outMessage // left by writeReplies to the writer
-	writing     bool         // the writer has messages that are not flushed
-	replying    bool         // writeReplies has them
+	writing     bool         // the writer runs
+	replying    bool         // writeReplies does its work
 	unsent      int          // messages that are queued or being written
 	pending     int          // bytes of these messages
 }
@@ -142,24 +139,32 @@ func (h *linkHooks) pong(context.Context, []byte) { h.noteRead() }
 
 func (h *linkHooks) noteRead() {
 	if l := h.link.Load(); l != nil {
-		l.lastRead.Store(int64(time.Since(l.began)))
+		l.noteRead()
 	}
 }
+
+func (l *link) noteRead() { l.lastRead.Store(int64(time.Since(l.began))) }
 
 // newLink returns a link for an open connection that was made with the hooks.
 // It owns the connection from then on. Until trust is called, a message that
 // arrives has at most maxHandshake bytes and is not compressed, so that a peer
 // that is not yet known costs little.
-func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkTimes, log *slog.Logger) *link {
+//
+// The clock sends its pings. nil makes one for this link alone.
+func newLink(conn *websocket.Conn, hooks *linkHooks, maxMessage int, times linkTimes, clock *linkClock, log *slog.Logger) *link {
 	l := &link{
-		conn: conn, socket: hooks.socket, tcp: hooks.tcp, guard: hooks.guard, gather: hooks.gather, compresses: hooks.compresses, times: times, log: log, began: time.Now(), maxMessage: maxMessage,
-		done: make(chan struct{}), wake: make(chan struct{}, 1), written: make(chan struct{}, 1),
+		conn: conn, socket: hooks.socket, tcp: hooks.tcp, guard: hooks.guard, gather: hooks.gather, compresses: hooks.compresses, times: times, clock: clock, log: log, began: time.Now(), maxMessage: maxMessage,
+		done: make(chan struct{}), written: make(chan struct{}, 1),
 	}
 	conn.SetReadLimit(int64(l.readLimit()))
 	hooks.link.Store(l)
 	l.gather.watch(times.piece, func() { l.fail(errWriteTimeout) })
-	l.wg.Go(l.write)
-	l.wg.Go(l.keepAlive)
+	l.guard.link = l
+	if clock == nil {
+		l.clock = newLinkClock(times, log)
+		l.wg.Go(func() { l.clock.run(l.done) })
+	}
+	l.clock.add(l)
 	return l
 }
 
@@ -186,7 +191,7 @@ func (l *link) readLimit() int {
 // with 1009, a binary one with 1003. A connection that ends within a message is
 // an error, because of the wrappers in ws_conn.go.
 func (l *link) read() ([]byte, error) {
-	if l.replied.Load() && (l.guard.messages == l.taken || l.queued() >= maxGathered) {
+	if l.replied.Load() && (l.guard.messages() == l.taken || l.queued() >= maxGathered) {
 		l.writeReplies()
 	}
 	for l.overloaded() {
@@ -195,6 +200,13 @@ func (l *link) read() ([]byte, error) {
 		case <-l.done:
 		}
 	}
+	l.guard.await()
+	return l.readMessage()
+}
+
+// readMessage is read for a message that has begun to arrive. The stack of a link
+// that waits for one does not have its frame.
+func (l *link) readMessage() ([]byte, error) {
 	typ, r, err := l.conn.Reader(context.Background())
 	if errors.Is(err, errEarlyCompression) {
 		l.sendClose(websocket.StatusPolicyViolation, "no compression before the handshake is accepted")
@@ -234,6 +246,19 @@ func (l *link) read() ([]byte, error) {
 	}
 }
 
+// grow returns a message that is being received, with room for more of it.
+func (l *link) grow(message []byte) []byte {
+	limit := l.readLimit() + 512 // not far beyond the limit of a message
+	next := min(2*cap(message)+512, limit)
+	switch {
+	case !l.trusted() && cap(message) >= earlyBuffer:
+		next = limit
+	case l.buffers != nil && next > minLent:
+		return l.buffers.grow(message, limit)
+	}
+	return append(make([]byte, 0, next), message...)
+}
+
 // drainUnread reads what the other side still sends after the library has sent
 // the close frame. Closing a connection with unread bytes makes TCP reset it,
 // and the close frame may be lost with it (RFC 9112, section 9.6, describes
@@ -256,75 +281,6 @@ func (l *link) silence() time.Duration {
 	return time.Since(l.began) - time.Duration(l.lastData.Load())
 }
 
-// keepAlive pings the other side when nothing was received for a while, and at
-// once when the wall clock jumped. It ends when the link fails.
-//
-// While a long message is being received, it also pings when nothing was sent
-// for half that time. The pings of the other side then wait in all the buffers
-// behind its message; without a ping from this side, the other side would hear
-// nothing and take a slow link for a dead one.
-func (l *link) keepAlive() {
-	wall := l.times.wall().Round(0) // without the monotonic clock, which stops while the machine is suspended
-	mono := time.Now()
-	for {
-		quiet := time.Since(l.began) - time.Duration(l.lastRead.Load())
-		timer := time.NewTimer(max(0, min(wallCheck, l.times.ping/4, l.times.ping-quiet)))
-		select {
-		case <-l.done:
-			timer.Stop()
-			return
-		case <-timer.C:
-		}
-		l.gather.trim()
-		nowWall, nowMono := l.times.wall().Round(0), time.Now()
-		jump := (nowWall.Sub(wall) - nowMono.Sub(mono)).Abs() > wallJump
-		wall, mono = nowWall, nowMono
-		quiet = time.Since(l.began) - time.Duration(l.lastRead.Load())
-		sinceSent := time.Since(l.began) - time.Duration(l.lastSent.Load())
-		switch {
-		case l.overloaded():
-			// Pongs are not read while reading pauses; the writer's watchdog detects a
-			// dead link instead.
-			l.lastRead.Store(int64(time.Since(l.began)))
-		case jump || quiet >= l.times.ping || l.receiving.Load() && sinceSent >= l.times.ping/2:
-			if jump {
-				l.log.Info("the wall clock jumped, the machine was probably suspended: checking the link")
-			}
-			switch err := l.ping(l.times.pong); {
-			case errors.Is(err, net.ErrClosed):
-				<-l.done // the reader fails the link with the reason
-				return
-			case err != nil:
-				l.fail(err)
-				return
-			}
-		}
-	}
-}
-
-// ping sends a ping. Any byte that is received within the limit counts as the
-// response. While a long message is being written, a missing pong is not an
-// error, because the ping may still wait behind the frames of that message; the
-// watchdog of the writer detects a dead link then.
-func (l *link) ping(limit time.Duration) error {
-	before := l.lastRead.Load()
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	err := l.conn.Ping(ctx)
-	l.lastSent.Store(int64(time.Since(l.began)))
-	switch {
-	case err == nil, l.lastRead.Load() != before:
-		return nil
-	case errors.Is(err, net.ErrClosed):
-		return err
-	case l.sending.Load():
-		return nil
-	case ctx.Err() != nil:
-		return errPingTimeout
-	}
-	return nil
-}
-
 // fail ends the link at once and returns the first reason that was given. After
 // this side has closed the link, that is closeReason: the reader only sees a
 // closed connection.
@@ -341,6 +297,8 @@ func (l *link) fail(err error) error {
 	l.err = err
 	l.mu.Unlock()
 	close(l.done)
+	l.clock.remove(l)
+	l.startWriter() // reports the loss of what waits
 	if l.tcp != nil && (err == errPingTimeout || err == errWriteTimeout) {
 		_ = l.tcp.SetLinger(0) // reset: a FIN would wait for unacknowledged data (see ws_conn.go)
 	}

@@ -2,14 +2,11 @@ package main
 
 import (
 	"bufio"
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"sync/atomic"
 )
 
 // This file wraps the connection below the WebSocket library, for five reasons.
@@ -103,7 +100,7 @@ func (t linkTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if rwc, ok := response.Body.(io.ReadWriteCloser); ok && response.StatusCode == http.StatusSwitchingProtocols {
 		t.hooks.socket = rwc
 		t.hooks.compresses = response.Header.Get("Sec-WebSocket-Extensions") != ""
-		t.hooks.guard, t.hooks.gather = &frameGuard{source: rwc}, newGatherer(rwc)
+		t.hooks.guard, t.hooks.gather = newFrameGuard(rwc, nil), newGatherer(rwc)
 		t.hooks.gather.direct = directWrite(t.hooks.conn)
 		response.Body = linkBody{rwc, t.hooks}
 	}
@@ -173,13 +170,22 @@ func (w linkWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err // cannot happen: Peek returns what is buffered
 	}
-	w.hooks.guard, w.hooks.gather = &frameGuard{source: conn, buffer: bytes.Clone(early)}, newGatherer(conn)
+	w.hooks.guard, w.hooks.gather = newFrameGuard(conn, early), newGatherer(conn)
+	w.hooks.guard.late = newLateReader(conn, w.hooks.guard)
+	w.hooks.guard.server = true
 	w.hooks.gather.direct = directWrite(conn)
 	guarded := linkConn{conn, linkBody{conn, w.hooks}}
-	buffers.Reader.Reset(guarded)
-	buffers.Writer.Reset(guarded)
-	return guarded, buffers, nil
+	// Not the buffers of the HTTP server: guard and gatherer have theirs.
+	return guarded, bufio.NewReadWriter(bufio.NewReaderSize(guarded, minReader), bufio.NewWriterSize(guarded, minWriter)), nil
 }
+
+const (
+	// minReader is the smallest buffer of a bufio.Reader.
+	minReader = 16
+	// minWriter has room for a control frame (RFC 6455, section 5.5), which is then
+	// written at once. Of a message it takes the header.
+	minWriter = 128
+)
 
 // linkConn is the connection that the library takes from the HTTP server.
 type linkConn struct {
@@ -191,139 +197,7 @@ func (c linkConn) Read(p []byte) (int, error)  { return c.body.Read(p) }
 func (c linkConn) Write(p []byte) (int, error) { return c.body.Write(p) }
 func (c linkConn) Close() error                { return c.body.Close() }
 
-// errEarlyCompression reports a compressed message before the handshake was
-// accepted.
-var errEarlyCompression = errors.New("the other side sent a compressed message before the handshake was accepted")
-
 // maxDirectRecord is the most that is written through TLS without waiting. A
 // kernel that reports a socket as writable takes at least a third of its buffer,
 // which has 46 KiB or more.
 const maxDirectRecord = 8 << 10
-
-// maxFrameHeader is the largest header of a frame (RFC 6455, section 5.2).
-const maxFrameHeader = 14
-
-// frameGuard reads the frames of a connection and refuses compressed ones (RFC
-// 7692, section 6: RSV1 is set) until it is opened. It returns one frame at a
-// time, because the frame that follows the accepted handshake may be compressed.
-// Calls of Read must not overlap.
-type frameGuard struct {
-	source io.Reader
-	open   atomic.Bool
-	buffer []byte // was read and not yet returned
-	left   uint64 // bytes of the current frame that were not yet returned
-	err    error  // of the source, after the buffer
-
-	// messages is how many data messages were returned to their end. Together with
-	// the number of those that were read it says whether another is at hand.
-	messages int
-	header   []byte // the part of a frame's header that was returned so far
-	payload  uint64 // bytes of a payload that were not yet returned
-	last     bool   // the frame ends a data message
-}
-
-func (g *frameGuard) Read(p []byte) (int, error) {
-	if !g.open.Load() && g.left == 0 {
-		if err := g.nextFrame(); err != nil {
-			return 0, err
-		}
-	}
-	limit := len(p)
-	if !g.open.Load() {
-		limit = int(min(uint64(limit), g.left))
-	}
-	n := copy(p[:limit], g.buffer)
-	g.buffer = g.buffer[n:]
-	if n == 0 {
-		if g.err != nil {
-			return 0, g.err
-		}
-		var err error
-		if n, err = g.source.Read(p[:limit]); err != nil {
-			g.err = err
-			return n, err
-		}
-	}
-	g.left -= min(g.left, uint64(n))
-	g.count(p[:n])
-	return n, nil
-}
-
-// count counts the data messages that end in data.
-func (g *frameGuard) count(data []byte) {
-	for len(data) > 0 {
-		if g.payload > 0 {
-			n := min(g.payload, uint64(len(data)))
-			data = data[n:]
-			g.payload -= n
-		} else {
-			g.header = append(g.header, data[0])
-			data = data[1:]
-			size, payload := frameSize(g.header)
-			if size == 0 || len(g.header) < size {
-				continue
-			}
-			g.payload, g.last = payload, g.header[0]&0x88 == 0x80 // final, and no control frame
-			g.header = g.header[:0]
-		}
-		if g.payload == 0 && g.last {
-			g.messages++
-			g.last = false
-		}
-	}
-}
-
-// nextFrame reads the header of a frame into the buffer and checks it.
-func (g *frameGuard) nextFrame() error {
-	for {
-		if size, payload := frameSize(g.buffer); size > 0 {
-			if g.buffer[0]&0x40 != 0 && !g.open.Load() { // opened while this read waited
-				return errEarlyCompression
-			}
-			g.left = uint64(size) + payload
-			return nil
-		}
-		if g.err != nil {
-			return g.err
-		}
-		var n int
-		more := make([]byte, maxFrameHeader)
-		n, g.err = g.source.Read(more)
-		g.buffer = append(g.buffer, more[:n]...)
-	}
-}
-
-// frameSize returns the sizes of a frame's header and payload, 0 for a header
-// that is not complete.
-func frameSize(data []byte) (header int, payload uint64) {
-	if len(data) < 2 {
-		return 0, 0
-	}
-	header = 2
-	if data[1]&0x80 != 0 {
-		header += 4 // the mask
-	}
-	payload = uint64(data[1] & 0x7f)
-	switch {
-	case payload == 126 && len(data) >= 4:
-		return header + 2, uint64(binary.BigEndian.Uint16(data[2:]))
-	case payload == 127 && len(data) >= 10:
-		return header + 8, binary.BigEndian.Uint64(data[2:])
-	case payload >= 126:
-		return 0, 0
-	}
-	return header, payload
-}
-
-// grow returns a message that is being received, with room for more of it.
-func (l *link) grow(message []byte) []byte {
-	limit := l.readLimit() + 512 // not far beyond the limit of a message
-	next := min(2*cap(message)+512, limit)
-	switch {
-	case !l.trusted() && cap(message) >= earlyBuffer:
-		next = limit
-	case l.buffers != nil && next > minLent:
-		return l.buffers.grow(message, limit)
-	}
-	return append(make([]byte, 0, next), message...)
-}

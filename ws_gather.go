@@ -25,20 +25,22 @@ const (
 // the frame joins those that the current writer sends.
 type gatherer struct {
 	conn  io.Writer
-	piece time.Duration // limit for one write
-	late  *time.Timer   // fires when a write has lasted that long; nil before watch
+	piece time.Duration // limit for one write; 0 before watch
+	late  *time.Timer   // calls slow when a write has lasted that long; nil before the first that may
+	slow  func()
 
 	// direct writes what conn takes without waiting; nil if that is not possible.
 	direct func([]byte) (int, error)
 
 	mu      sync.Mutex // guards the fields below; not held while conn is written
-	changed sync.Cond  // broadcast when a write has ended
-	frames  []byte     // what waits to be written
-	spare   []byte     // the buffer of the last write, for reuse
-	used    bool       // something was written since the last trim
-	held    bool       // frames wait for flush
-	busy    bool       // a goroutine writes to conn
-	err     error      // of a write; final
+	sent    frameCounter
+	changed sync.Cond // broadcast when a write has ended
+	frames  []byte    // what waits to be written
+	spare   []byte    // the buffer of the last write, for reuse
+	used    bool      // something was written since the last trim
+	held    bool      // frames wait for flush
+	busy    bool      // a goroutine writes to conn
+	err     error     // of a write; final
 }
 
 func newGatherer(conn io.Writer) *gatherer {
@@ -47,12 +49,11 @@ func newGatherer(conn io.Writer) *gatherer {
 	return g
 }
 
-// watch makes late be called when a write takes longer than piece.
-func (g *gatherer) watch(piece time.Duration, late func()) {
+// watch makes slow be called when a write takes longer than piece.
+func (g *gatherer) watch(piece time.Duration, slow func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.piece, g.late = piece, time.AfterFunc(piece, late)
-	g.late.Stop()
+	g.piece, g.slow = piece, slow
 }
 
 // Write adds bytes of the library to the frames that wait. If nobody writes
@@ -67,6 +68,7 @@ func (g *gatherer) Write(p []byte) (int, error) {
 		return 0, g.err
 	}
 	g.frames = append(g.frames, p...)
+	g.sent.count(p)
 	if !g.held && !g.busy {
 		g.drainLocked()
 	}
@@ -111,6 +113,26 @@ func (g *gatherer) tryFlush() bool {
 	if g.busy || g.err != nil || g.direct == nil {
 		return false
 	}
+	g.directLocked()
+	return g.err == nil && len(g.frames) == 0
+}
+
+// tryControl writes a control frame of a server, whose first byte is given, if
+// nothing else is being written. complete reports whether the connection took all of
+// it at once; flush must write the rest.
+func (g *gatherer) tryControl(first byte, payload []byte) (written, complete bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.held || g.busy || g.err != nil || g.direct == nil || len(g.frames) > 0 || !g.sent.between() {
+		return false, false
+	}
+	g.frames = append(append(g.frames, first, byte(len(payload))), payload...)
+	g.directLocked()
+	return true, g.err == nil && len(g.frames) == 0
+}
+
+// directLocked writes what the connection takes without waiting.
+func (g *gatherer) directLocked() {
 	g.busy, g.used = true, true
 	out := g.frames
 	g.frames, g.spare = g.spare[:0], nil
@@ -124,7 +146,6 @@ func (g *gatherer) tryFlush() bool {
 		g.frames = append(out[n:], g.frames...) // others may have added to them
 	}
 	g.changed.Broadcast()
-	return err == nil && len(g.frames) == 0
 }
 
 // drainLocked writes until no frames wait.
@@ -133,8 +154,11 @@ func (g *gatherer) drainLocked() {
 	for len(g.frames) > 0 && g.err == nil {
 		out := g.frames
 		g.frames, g.spare, g.used = g.spare[:0], nil, true
-		if g.late != nil {
+		switch {
+		case g.late != nil:
 			g.late.Reset(g.piece)
+		case g.piece > 0:
+			g.late = time.AfterFunc(g.piece, g.slow)
 		}
 		g.mu.Unlock()
 		_, err := g.conn.Write(out)

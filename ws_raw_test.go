@@ -53,7 +53,7 @@ func newLinkServer(t *testing.T, more ...*method) *linkServer {
 			t.Error(err)
 			return
 		}
-		l := newLink(conn, hooks, 1<<20, defaultLinkTimes(), log)
+		l := newLink(conn, hooks, 1<<20, defaultLinkTimes(), nil, log)
 		l.trust()
 		err = newPeer(l, service.newDispatcher(), 1<<20, log).run()
 		l.close(websocket.StatusNormalClosure, "")

@@ -126,7 +126,7 @@ func linkPair(t *testing.T, wrap func(net.Conn) net.Conn, times linkTimes) (clie
 			t.Error(err)
 			return
 		}
-		l := newLink(conn, hooks, 1<<20, times, log)
+		l := newLink(conn, hooks, 1<<20, times, nil, log)
 		l.trust()
 		got <- l
 	})}
@@ -138,7 +138,7 @@ func linkPair(t *testing.T, wrap func(net.Conn) net.Conn, times linkTimes) (clie
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, server = newLink(conn, hooks, 1<<20, times, log), <-got
+	client, server = newLink(conn, hooks, 1<<20, times, nil, log), <-got
 	client.trust()
 	t.Cleanup(func() {
 		_, _ = client.fail(errors.New("the test is over")), server.fail(errors.New("the test is over"))

@@ -20,7 +20,28 @@ type outMessage struct {
 // but not the one that is being written.
 func (l *link) send(message []byte, sent func(error)) {
 	l.enqueue(message, sent)
-	wake(l.wake)
+	l.startWriter()
+}
+
+// startWriter starts the writer if messages wait that no goroutine writes. After
+// the link has failed it reports their loss.
+func (l *link) startWriter() {
+	l.mu.Lock()
+	waiting := len(l.short) + len(l.long) + len(l.unflushed)
+	if waiting == 0 || l.writing || l.replying {
+		l.mu.Unlock()
+		return
+	}
+	if l.err == nil {
+		l.writing = true
+		l.wg.Go(l.write)
+		l.mu.Unlock()
+		return
+	}
+	lost, err := slices.Concat(l.unflushed, l.short, l.long), l.err
+	l.unflushed, l.short, l.long = nil, nil, nil
+	l.mu.Unlock()
+	l.report(lost, err)
 }
 
 // reply is send for the goroutine that reads. It writes its messages itself when
@@ -50,7 +71,7 @@ func (l *link) writeReplies() {
 	}
 	if l.err != nil || l.writing || n == 0 || l.compresses && !l.trusted() {
 		l.mu.Unlock()
-		wake(l.wake)
+		l.startWriter()
 		return
 	}
 	messages := l.short[:n:n]
@@ -68,21 +89,11 @@ func (l *link) writeReplies() {
 	}
 	l.mu.Lock()
 	l.replying = false
-	left := len(l.short) > 0 || len(l.long) > 0
 	if !flushed {
-		l.unflushed, left = messages, true
-	}
-	lost, err := l.unflushed, l.err
-	if err != nil {
-		l.unflushed = nil // the writer may have ended
+		l.unflushed = messages
 	}
 	l.mu.Unlock()
-	if err != nil {
-		l.report(lost, err)
-	}
-	if left || err != nil {
-		wake(l.wake)
-	}
+	l.startWriter()
 }
 
 func (l *link) enqueue(message []byte, sent func(error)) {
@@ -106,18 +117,19 @@ func (l *link) enqueue(message []byte, sent func(error)) {
 	l.mu.Unlock()
 }
 
-// write is the only writer of messages. It ends when the link fails, after it
-// has reported the failure to all queued messages. It flushes when no message
-// waits or when enough is gathered, so that many short messages leave in one
-// system call.
+// write writes the messages that wait, and ends when there are none or the link has
+// failed. It flushes when no message waits or when enough is gathered, so that many
+// short messages leave in one system call.
 func (l *link) write() {
-	var unflushed []outMessage
+	l.mu.Lock()
+	unflushed := l.unflushed
+	l.unflushed = nil
+	l.mu.Unlock()
 	for {
 		m, ok := l.next(len(unflushed) == 0)
 		if !ok && len(unflushed) == 0 {
-			if unflushed = l.takeUnflushed(); len(unflushed) == 0 {
-				return
-			}
+			l.startWriter() // reports a loss
+			return
 		}
 		var err error
 		if ok {
@@ -177,66 +189,27 @@ func (l *link) failAfterRead(err error) error {
 	return l.fail(err)
 }
 
-// next returns the next message to write. If there is none, it waits for one, or
-// returns false if wait is false. It also returns false when the link has failed
-// or takeUnflushed has messages.
-func (l *link) next(wait bool) (outMessage, bool) {
-	for {
-		l.mu.Lock()
-		l.writing = !wait // if it waits, it has flushed everything
-		queue := &l.short
-		if len(*queue) == 0 {
-			queue = &l.long
-		}
-		switch {
-		case l.replying:
-		case l.err != nil && wait, len(l.unflushed) > 0 && wait:
-			l.mu.Unlock()
-			return outMessage{}, false
-		case len(*queue) > 0:
-			m := (*queue)[0]
-			(*queue)[0] = outMessage{} // allows the message to be freed
-			*queue = (*queue)[1:]
-			l.writing = true
-			l.mu.Unlock()
-			return m, true
-		}
-		failed := l.err != nil
-		l.mu.Unlock()
-		if !wait {
-			return outMessage{}, false
-		}
-		if failed { // writeReplies ends soon
-			<-l.wake
-			continue
-		}
-		select {
-		case <-l.wake:
-		case <-l.done:
-		}
-	}
-}
-
-// takeUnflushed returns what writeReplies has left. After the link has failed it
-// reports the failure to all messages and returns none.
-func (l *link) takeUnflushed() []outMessage {
+// next returns the next message to write, and false if there is none or the link has
+// failed; the writer then ends if last is true.
+func (l *link) next(last bool) (outMessage, bool) {
 	l.mu.Lock()
-	left, err := l.unflushed, l.err
-	l.unflushed = nil
-	if err == nil {
-		l.writing = len(left) > 0
-		l.mu.Unlock()
-		return left
+	defer l.mu.Unlock()
+	queue := &l.short
+	if len(*queue) == 0 {
+		queue = &l.long
 	}
-	lost := slices.Concat(left, l.short, l.long)
-	l.short, l.long = nil, nil
-	l.mu.Unlock()
-	for _, m := range lost {
-		if m.sent != nil {
-			m.sent(err)
-		}
+	if len(*queue) == 0 || l.err != nil {
+		l.writing = !last
+		return outMessage{}, false
 	}
-	return nil
+	m := (*queue)[0]
+	(*queue)[0] = outMessage{} // allows the message to be freed
+	if len(*queue) == 1 {
+		*queue = (*queue)[:0] // the next one takes its place
+	} else {
+		*queue = (*queue)[1:]
+	}
+	return m, true
 }
 
 // writeMessage writes one message to the gatherer, a long one in several frames.

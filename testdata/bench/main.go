@@ -52,6 +52,9 @@ func main() {
 		case "await":
 			awaitServers(os.Args[2:])
 			return
+		case "links":
+			measureLinks(os.Args[2:])
+			return
 		}
 	}
 	rounds := flag.Int("rounds", 5, "alternating rounds")

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+)
+
+// This file reads the frames of a link below the WebSocket library.
+
+// errEarlyCompression reports a compressed message before the handshake was
+// accepted.
+var errEarlyCompression = errors.New("the other side sent a compressed message before the handshake was accepted")
+
+// maxFrameHeader is the largest header of a frame (RFC 6455, section 5.2).
+const maxFrameHeader = 14
+
+// maxControlPayload is the largest payload of a control frame (RFC 6455, section
+// 5.5).
+const maxControlPayload = 125
+
+// The first bytes of control frames.
+const (
+	finalPing = 0x89
+	finalPong = 0x8a
+)
+
+// readBuffer is how much is read at once: some twenty short messages.
+const readBuffer = 4 << 10
+
+// frameGuard reads the frames of a connection and refuses compressed ones (RFC
+// 7692, section 6: RSV1 is set) until it is opened. One call of Read returns bytes
+// of one frame: the frame that follows the accepted handshake may be compressed,
+// and the library must keep nothing that await would wait for.
+type frameGuard struct {
+	source  io.Reader
+	late    *lateReader // the same source, read without memory of its own; nil if that is not possible
+	buffers *sync.Pool  // of *[readBuffer]byte, shared with other links; nil for none
+	server  bool        // this is the end of a server; it answers most pings itself
+	link    *link       // nil before newLink
+	open    atomic.Bool
+
+	// turn holds a token while a goroutine uses the fields below: the one that reads,
+	// or one that closes, in which the library reads, too.
+	turn   chan struct{}
+	buffer []byte            // was read and not yet returned
+	lent   *[readBuffer]byte // holds the buffer; nil if it is elsewhere
+	left   uint64            // bytes of the current frame that were not yet returned
+	err    error             // of the source, after the buffer
+
+	// arrived counts what was read. Together with the number of messages that were
+	// taken it says whether another is at hand.
+	arrived frameCounter
+}
+
+// newFrameGuard returns a guard of a connection of which early was read already.
+func newFrameGuard(source io.Reader, early []byte) *frameGuard {
+	g := &frameGuard{source: source, turn: make(chan struct{}, 1), buffer: bytes.Clone(early)}
+	g.arrived.count(early)
+	return g
+}
+
+// messages returns how many data messages were read to their end.
+func (g *frameGuard) messages() int {
+	g.turn <- struct{}{}
+	defer func() { <-g.turn }()
+	return g.arrived.messages
+}
+
+func (g *frameGuard) Read(p []byte) (int, error) {
+	g.turn <- struct{}{}
+	defer func() { <-g.turn }()
+	if g.left == 0 {
+		if err := g.nextFrame(); err != nil {
+			return 0, err
+		}
+	}
+	p = p[:min(uint64(len(p)), g.left)]
+	if len(g.buffer) == 0 {
+		if g.err != nil {
+			return 0, g.err
+		}
+		if !g.open.Load() || len(p) >= readBuffer {
+			var n int
+			n, g.err = g.source.Read(p)
+			g.arrived.count(p[:n])
+			g.left -= uint64(n)
+			return n, g.err
+		}
+		if g.fill(); len(g.buffer) == 0 {
+			return 0, g.err
+		}
+	}
+	n := copy(p, g.buffer)
+	g.buffer = g.buffer[n:]
+	g.left -= uint64(n)
+	if len(g.buffer) == 0 {
+		g.giveBack()
+	}
+	return n, nil
+}
+
+// await returns when a frame is at hand, or reading has failed. The library would
+// wait, too, but in a deep stack: most of the memory of an idle link.
+func (g *frameGuard) await() {
+	g.turn <- struct{}{}
+	defer func() { <-g.turn }()
+	for g.open.Load() && g.left == 0 && len(g.buffer) == 0 && g.err == nil {
+		g.fill()
+	}
+}
+
+// nextFrame reads the header of a frame into the buffer and checks it.
+func (g *frameGuard) nextFrame() error {
+	for {
+		if size, payload := frameSize(g.buffer); size > 0 {
+			if g.buffer[0]&0x40 != 0 && !g.open.Load() { // opened while this read waited
+				return errEarlyCompression
+			}
+			g.left = uint64(size) + payload
+			return nil
+		}
+		switch {
+		case g.err != nil:
+			return g.err
+		case g.open.Load() && len(g.buffer) == 0:
+			g.fill()
+		default:
+			var n int
+			more := make([]byte, maxFrameHeader)
+			n, g.err = g.source.Read(more)
+			g.arrived.count(more[:n])
+			g.buffer = append(g.buffer, more[:n]...)
+		}
+	}
+}
+
+// fill reads into an empty buffer. A link that waits for data has none: a hub has
+// thousands.
+func (g *frameGuard) fill() {
+	var n int
+	if g.late != nil {
+		n, g.err = g.late.read()
+	} else {
+		n, g.err = g.source.Read(g.borrow())
+	}
+	if n == 0 {
+		return
+	}
+	g.buffer = g.lent[:n]
+	g.arrived.count(g.buffer)
+	if g.left == 0 && g.server && g.link != nil {
+		g.answerPings()
+	}
+	if len(g.buffer) == 0 {
+		g.giveBack()
+	}
+}
+
+// answerPings takes the pings, and the pongs without a payload, that the buffer
+// begins with. The library would do the same with several timers for each. It gets
+// all other frames, those that break the protocol, too.
+func (g *frameGuard) answerPings() {
+	const header = 6 // with the mask of a client
+	for len(g.buffer) >= header && g.buffer[1]&0x80 != 0 {
+		size := int(g.buffer[1] & 0x7f)
+		if size > maxControlPayload || len(g.buffer) < header+size {
+			return
+		}
+		switch {
+		case g.buffer[0] == finalPong && size == 0:
+			g.link.noteRead()
+		case g.buffer[0] == finalPing:
+			var pong [maxControlPayload]byte
+			for i, c := range g.buffer[header : header+size] {
+				pong[i] = c ^ g.buffer[2+i%4]
+			}
+			if !g.link.sendControl(finalPong, pong[:size]) {
+				return
+			}
+			g.link.noteRead()
+		default:
+			return
+		}
+		g.buffer = g.buffer[header+size:]
+	}
+}
+
+// lender lends memory to a lateReader.
+type lender interface {
+	borrow() []byte
+	giveBack()
+}
+
+// borrow returns memory for what is read next.
+func (g *frameGuard) borrow() []byte {
+	if g.lent == nil && g.buffers != nil {
+		g.lent, _ = g.buffers.Get().(*[readBuffer]byte)
+	}
+	if g.lent == nil {
+		g.lent = new([readBuffer]byte)
+	}
+	return g.lent[:]
+}
+
+// giveBack lends the memory to the next link that has something to read.
+func (g *frameGuard) giveBack() {
+	if g.lent == nil || g.buffers == nil || g.late == nil {
+		return
+	}
+	g.buffers.Put(g.lent)
+	g.lent, g.buffer = nil, nil
+}
+
+// frameSize returns the sizes of a frame's header and payload, 0 for a header
+// that is not complete.
+func frameSize(data []byte) (header int, payload uint64) {
+	if len(data) < 2 {
+		return 0, 0
+	}
+	header = 2
+	if data[1]&0x80 != 0 {
+		header += 4 // the mask
+	}
+	payload = uint64(data[1] & 0x7f)
+	switch {
+	case payload == 126 && len(data) >= 4:
+		return header + 2, uint64(binary.BigEndian.Uint16(data[2:]))
+	case payload == 127 && len(data) >= 10:
+		return header + 8, binary.BigEndian.Uint64(data[2:])
+	case payload >= 126:
+		return 0, 0
+	}
+	return header, payload
+}
+
+// frameCounter finds the frames in a stream of bytes.
+type frameCounter struct {
+	messages int                  // data messages that have ended
+	header   [maxFrameHeader]byte // the part of a frame's header that has come
+	headed   int                  // its length
+	payload  uint64               // bytes of a payload that are to come
+	last     bool                 // the frame ends a data message
+}
+
+// between reports whether the next byte begins a frame.
+func (c *frameCounter) between() bool { return c.headed == 0 && c.payload == 0 }
+
+// count takes the next bytes.
+func (c *frameCounter) count(data []byte) {
+	for len(data) > 0 {
+		if c.payload > 0 {
+			n := min(c.payload, uint64(len(data)))
+			data = data[n:]
+			c.payload -= n
+		} else {
+			c.header[c.headed] = data[0]
+			c.headed++
+			data = data[1:]
+			size, payload := frameSize(c.header[:c.headed])
+			if size == 0 || c.headed < size {
+				continue
+			}
+			c.payload, c.last = payload, c.header[0]&0x88 == 0x80 // final, and no control frame
+			c.headed = 0
+		}
+		if c.payload == 0 && c.last {
+			c.messages++
+			c.last = false
+		}
+	}
+}
