@@ -146,6 +146,8 @@ func readContent(r *bufio.Reader, size int64) (string, error) {
 }
 
 // torn converts io.EOF, where more output was expected, to io.ErrUnexpectedEOF.
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func torn(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

@@ -194,6 +194,8 @@ func (p *mcpPage) continuation() string {
 }
 
 // joinText is a first line and lines below it.
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func joinText(head string, lines []string) string {
 	if len(lines) == 0 {
 		return head

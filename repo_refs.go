@@ -346,6 +346,8 @@ func isRefName(name string) bool {
 }
 
 // isObjectID reports whether s is a full object id, SHA-1 or SHA-256.
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func isObjectID(s string) bool {
 	if len(s) != 40 && len(s) != 64 {
 		return false

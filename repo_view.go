@@ -77,9 +77,13 @@ func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 }
 
 // remove ends the use of the view.
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func (v *gitView) remove() { v.repo.access.views.give(v.kept) }
 
 // command returns a git command that runs in the view.
+//
+//go:noinline // it is called in many places, and each copy counts in the size of a release
 func (v *gitView) command(args ...string) gitCommand {
 	c := gitCommand{
 		args:   args,

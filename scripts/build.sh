@@ -27,7 +27,7 @@ c4a-daemon-scheduler) tags=$tags,scheduler ;;
 esac
 for cold in bufio compress/... context crypto/... encoding/asn1 encoding/base64 encoding/hex encoding/json encoding/pem errors flag fmt \
 	internal/filepathlite internal/fmtsort internal/godebug internal/oserror internal/poll internal/reflectlite internal/strconv internal/syscall/... \
-	io io/fs iter log/... math/big mime/... net net/http net/netip net/textproto net/url os/... path path/filepath reflect sort strconv strings \
+	io io/fs iter log/... math/big mime/... net net/http net/netip net/textproto net/url os/... path path/filepath reflect sort strconv strings sync \
 	syscall time unicode vendor/...; do
 	set -- "$@" -gcflags "$cold=-l"
 done
