@@ -138,6 +138,8 @@ func (a *api) getMetrics(w http.ResponseWriter, _ *http.Request) {
 	page.sample("c4a_daemons_busy", float64(n.Busy))
 	page.family("c4a_daemons_max", "gauge", "How many daemons there may be (--max-daemons).")
 	page.sample("c4a_daemons_max", float64(n.Max))
+	page.family("c4a_clones_waiting", "gauge", "Clones that wait for a place in the pool (--max-clones).")
+	page.sample("c4a_clones_waiting", float64(n.clonesWaiting))
 	a.pool.metrics.write(&page)
 	a.limits.writeMetrics(&page)
 	if a.moreMetrics != nil {

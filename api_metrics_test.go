@@ -90,7 +90,7 @@ func TestMetrics(t *testing.T) {
 	})
 	for name, want := range map[string]float64{
 		`c4a_daemons{state="ready"}`: 1, `c4a_daemons{state="starting"}`: 0, `c4a_daemons{state="stopping"}`: 0,
-		`c4a_daemons_max`: 2, `c4a_daemons_busy`: 0,
+		`c4a_daemons_max`: 2, `c4a_daemons_busy`: 0, `c4a_clones_waiting`: 0,
 		`c4a_daemon_spawns_total{result="ready"}`: 1, `c4a_daemon_spawns_total{result="failed"}`: 1,
 		`c4a_daemon_spawns_total{result="timeout"}`: 1, `c4a_daemon_spawns_total{result="stopped"}`: 0,
 		`c4a_daemon_evictions_total{reason="idle"}`: 0, `c4a_daemon_evictions_total{reason="capacity"}`: 0,

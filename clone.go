@@ -225,7 +225,12 @@ func (c *cloner) run(ctx context.Context, job cloneJob) (cloneResult, error) {
 		return cloneResult{}, err
 	}
 	defer unlock()
-	release, err := c.places.acquire(ctx, r.progress.wait)
+	release, err := c.places.acquire(ctx, func(place string) {
+		if r.progress.last.Phase != phaseWaiting {
+			c.cfg.log.InfoContext(ctx, "a clone waits for others", "name", job.name, "place", place)
+		}
+		r.progress.wait(place)
+	})
 	if err != nil {
 		return cloneResult{}, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 )
@@ -82,11 +83,11 @@ func TestClonePlacesOfADaemon(t *testing.T) {
 // keeps it.
 func TestClonePlacesOfAPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
-		places := &clonePlaces{changed: func() { asked++ }}
+		var asked atomic.Int64
+		places := &clonePlaces{changed: func() { asked.Add(1) }}
 		all := enqueue(t, places, 6)
-		if got := running(all); len(got) > 0 || asked != 6 {
-			t.Fatalf("before an answer: got %v running after %d questions, want none after 6", got, asked)
+		if got := running(all); len(got) > 0 || asked.Load() != 6 {
+			t.Fatalf("before an answer: got %v running after %d questions, want none after 6", got, asked.Load())
 		}
 		if got := places.wanted(); fmt.Sprint(got) != "[1 2 3 4]" {
 			t.Errorf("got %v wanted, want those with a place in the daemon", got)

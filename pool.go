@@ -350,12 +350,17 @@ type poolCounts struct {
 	Starting int `json:"starting"`
 	Busy     int `json:"busy"`
 	Max      int `json:"max"`
+
+	clonesWaiting int
 }
 
 func (p *pool) counts() poolCounts {
 	n := poolCounts{Max: p.maxDaemons}
 	p.update(func(s *poolState) {
 		n.Running = s.slots()
+		if s.maxClones > 0 {
+			n.clonesWaiting = max(0, len(s.clones)-s.maxClones)
+		}
 		for _, e := range s.entries {
 			switch e.state.status {
 			case statusReady:

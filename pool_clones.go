@@ -43,8 +43,7 @@ func (s *poolState) placeClones(e *entry) {
 		places[c.entry] = append(places[c.entry], place)
 	}
 	for other, p := range places {
-		// e is answered even if it has the same places: an earlier answer may be lost.
-		if other == e || !slices.Equal(other.state.places, p) {
+		if !slices.Equal(other.state.places, p) {
 			s.apply(other, clonesPlaced{p})
 		}
 	}

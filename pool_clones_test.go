@@ -37,6 +37,9 @@ func TestPoolClones(t *testing.T) {
 		synctest.Wait()
 		c.clone(7)
 		want("all have come", "[{1 0 0} {2 0 0}]", "[{1 0 0} {2 1 2}]", "[{7 2 2}]")
+		if n := p.counts().clonesWaiting; n != 2 {
+			t.Errorf("got %d clones that wait, want 2", n)
+		}
 		a.clone(1, 2, 3)
 		want("one more", "[{1 0 0} {2 0 0} {3 3 3}]", "[{1 0 0} {2 1 3}]", "[{7 2 3}]")
 		b.clone(1)
@@ -45,6 +48,9 @@ func TestPoolClones(t *testing.T) {
 		want("a clone has ended", "[{2 0 0} {3 1 1}]", "[{1 0 0}]", "[{7 0 0}]")
 		b.end()
 		want("a daemon has died", "[{2 0 0} {3 0 0}]", "[{1 0 0}]", "[{7 0 0}]")
+		if n := p.counts().clonesWaiting; n != 0 {
+			t.Errorf("got %d clones that wait, want 0", n)
+		}
 		a.places = "" // as if the answer was lost
 		a.clone(2, 3)
 		want("the same again", "[{2 0 0} {3 0 0}]", "[{1 0 0}]", "[{7 0 0}]")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -342,8 +343,9 @@ func (e *entry) applyStatus(event controlEvent, now time.Time, fx *effects) {
 	if used.After(s.lastUsed) {
 		s.lastUsed = used
 	}
-	fx.clones = len(event.Clones)+len(s.clones) > 0
+	fx.clones = !slices.Equal(event.Clones, s.clones)
 	s.clones = event.Clones
+	s.unplaced = len(s.clones) > 0 // again, even if they have the same: an earlier answer may be lost
 	if s.status != statusReady {
 		return
 	}
