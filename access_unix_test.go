@@ -102,10 +102,12 @@ func TestDeniedFilesOfThePrograms(t *testing.T) {
 	t.Parallel()
 	top := realTempDir(t)
 	writeFiles(t, top, map[string]string{"f": "x", "token": "daemon-token\n", "api": "api-token\n"})
+	pair := newTestCA(t).issue("m", nil).write(top)
+	certificate := []string{"--client-cert", pair.certFile, "--client-key", pair.keyFile}
 	workspace := top + "/ws"
-	s := start(t, schedulerName, nil, "--port", "0", "--min-free-disk", "0", "--workspace", workspace, "--allow", top, "--daemon-token-file", top+"/token", "--api-token-file", top+"/api")
+	s := start(t, schedulerName, nil, append(certificate, "--port", "0", "--min-free-disk", "0", "--workspace", workspace, "--allow", top, "--daemon-token-file", top+"/token", "--api-token-file", top+"/api")...)
 	address := s.url()
-	start(t, daemonName, nil, "--server", strings.Replace(address, "http", "ws", 1), "--machine-id", "m", "--allow", top, "--token-file", top+"/token").says("connected")
+	start(t, daemonName, nil, append(certificate, "--server", strings.Replace(address, "http", "ws", 1), "--machine-id", "m", "--allow", top, "--token-file", top+"/token")...).says("connected")
 	authorized := []string{"Authorization", "Bearer api-token"}
 	ask := func(route, path string) (string, bool) {
 		t.Helper()
@@ -122,7 +124,7 @@ func TestDeniedFilesOfThePrograms(t *testing.T) {
 		route, path string
 		denied      bool
 	}{
-		{"/machines/m", top + "/f", false}, {"/machines/m", top + "/token", true},
+		{"/machines/m", top + "/f", false}, {"/machines/m", top + "/token", true}, {"/machines/m", pair.keyFile, true}, {"/libraries/a", pair.keyFile, true},
 		{"/libraries/a", top + "/f", false}, {"/libraries/a", workspace + "/a/own", false}, {"/libraries/a", "own", false}, {"/libraries/a", workspace + "/b/own", true}, {"/libraries/a", workspace + "/b/daemon.log", true},
 		{"/libraries/a", top + "/token", true}, {"/libraries/a", top + "/api", true}, {"/libraries/a", workspace + "/none", true},
 	} {

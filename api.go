@@ -183,9 +183,11 @@ func (a *api) logChange(r *http.Request) {
 	if startsWork(r.Pattern) {
 		level = slog.LevelDebug
 	}
-	if a.log.Enabled(r.Context(), level) {
-		a.log.Log(r.Context(), level, "a change was requested", withToken([]any{"route", r.Pattern, "lib_id", shownText(r.PathValue("lib_id"))}, callerOf(r).name)...)
+	args := []any{"route", r.Pattern}
+	if libID := r.PathValue("lib_id"); libID != "" {
+		args = append(args, "lib_id", shownText(libID))
 	}
+	a.log.Log(r.Context(), level, "a change was requested", withToken(args, callerOf(r).name)...)
 }
 
 // statusOnly is a ResponseWriter that drops the body.

@@ -55,6 +55,11 @@ func TestCheckScheduler(t *testing.T) {
 	if code := gone.exit(); code != 0 || !strings.Contains(gone.stdout.String(), "note temporary files: ") {
 		t.Errorf("TMPDIR is missing: got exit %d and %s, want 0 and a note: the daemons use their work dirs", code, gone.stdout)
 	}
+	pair := newTestCA(t).issue("late", expired).write(t.TempDir())
+	late := start(t, schedulerName, nil, "--check", "--port", "0", "--workspace", workspace, "--tls-cert", pair.certFile, "--tls-key", pair.keyFile)
+	if code := late.exit(); code != 1 || !strings.Contains(late.stdout.String(), "FAIL certificate of --tls-cert: valid from ") {
+		t.Errorf("an expired certificate: got exit %d and %s, want 1 and until when it was valid", code, late.stdout)
+	}
 	for _, want := range []string{
 		"FAIL address: ", "choose another --port", "FAIL workspace: ", "not a directory", "FAIL git: git was not found", "note ssh was not found",
 		"FAIL daemon program: ", "check --daemon-bin", "FAIL server: ",

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -109,25 +108,25 @@ type plainHTTP struct{ net.Listener }
 // Accept returns the next connection.
 func (l *plainHTTP) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		return &firstRead{TCPConn: tcp}, err
+	if err != nil {
+		return nil, err
 	}
-	return conn, err
+	return &firstRead{Conn: conn}, nil
 }
 
 // firstRead is a connection whose first byte is looked at.
 type firstRead struct {
-	*net.TCPConn
+	net.Conn
 	done bool // the goroutine that reads uses it
 }
 
 // NetConn returns the connection below.
-func (c *firstRead) NetConn() net.Conn { return c.TCPConn }
+func (c *firstRead) NetConn() net.Conn { return c.Conn }
 
 // Read reads from the connection. A first byte that is a capital begins the method of
 // an HTTP request: the records of TLS begin with other bytes (RFC 8446, section 5.1).
 func (c *firstRead) Read(p []byte) (int, error) {
-	n, err := c.TCPConn.Read(p)
+	n, err := c.Conn.Read(p)
 	if c.done || n == 0 {
 		return n, err
 	}
@@ -143,11 +142,10 @@ func (c *firstRead) Read(p []byte) (int, error) {
 // of net/http, "HTTP request to an HTTPS server".
 func (c *firstRead) answer() {
 	_ = c.SetDeadline(time.Now().Add(plainLimit))
-	body, err := json.Marshal(problem{"Bad Request", 400, "this was an HTTP request to an HTTPS server: use https://, or wss:// for a daemon", codeBadRequest})
-	if err != nil {
-		return // cannot happen: a problem has strings and a number
+	_, _ = io.WriteString(c.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nConnection: close\r\n\r\n"+
+		`{"title":"Bad Request","status":400,"detail":"this was an HTTP request to an HTTPS server: use https://, or wss:// for a daemon","code":"BAD_REQUEST"}`+"\n")
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
 	}
-	_, _ = fmt.Fprintf(c.TCPConn, "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-	_ = c.CloseWrite()
-	_, _ = io.CopyN(io.Discard, c.TCPConn, maxPlain)
+	_, _ = io.CopyN(io.Discard, c.Conn, maxPlain)
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"log/slog"
 	"net/http"
@@ -57,6 +58,37 @@ func TestDialWithAWrongClock(t *testing.T) {
 	}
 }
 
+// A server that insists on a client certificate in the TLS handshake, as ours does
+// not, answers with an alert.
+func TestDialWithoutAClientCertificate(t *testing.T) {
+	t.Parallel()
+	ca := newTestCA(t)
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{ca.issue("server", nil).tls()}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool()}
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+	server.StartTLS()
+	defer server.Close()
+	stranger := newTestCA(t).issue("m", nil).write(t.TempDir())
+	late := ca.issue("m", expired).write(t.TempDir())
+	for _, test := range []struct {
+		what string
+		pair keyPair
+		want string
+	}{
+		{"no certificate", keyPair{}, "certificate required): check --client-cert and --client-key"},
+		{"one of another authority", stranger, "check --client-cert and --client-key"},
+		{"an expired one", late, "the certificate of --client-cert cannot be used: valid from"},
+	} {
+		client, err := newLinkClient(ca.file, test.pair)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tryDial(t, strings.Replace(server.URL, "https", "wss", 1), client); !strings.Contains(got, test.want) {
+			t.Errorf("%s: got %q, want %q in it", test.what, got, test.want)
+		}
+	}
+}
+
 func TestDialSomethingElse(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -68,12 +100,17 @@ func TestDialSomethingElse(t *testing.T) {
 		{"text/html", 404, "check --server, its path, and HTTPS_PROXY"},
 		{"text/html", 502, "the server returned 502 Bad Gateway"}, // a proxy before our server
 		{"text/plain", 200, "the server returned 200 OK"},
+		{"text/html", 400, "set --client-cert and --client-key"}, // nginx with ssl_verify_client on
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", test.kind)
 			w.Header().Set("Server", "squid")
 			w.WriteHeader(test.status)
-			_, _ = io.WriteString(w, "<!DOCTYPE html><title>Sign in</title>")
+			title := "Sign in"
+			if test.status == 400 {
+				title = "400 No required SSL certificate was sent"
+			}
+			_, _ = io.WriteString(w, "<!DOCTYPE html><title>"+title+"</title>")
 		}))
 		if got := tryDial(t, strings.Replace(server.URL, "http", "ws", 1), &http.Client{Transport: &http.Transport{}}); !strings.Contains(got, test.want) {
 			t.Errorf("%d %s: got %q, want %q in it", test.status, test.kind, got, test.want)
