@@ -152,7 +152,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !unlimited(pattern) {
 			q, err := a.limits.begin(w, r, callerOfRequest(r, caller), pattern)
 			if err != nil {
-				refuseBusy(w, r, pattern, err)
+				q.refuse(r, pattern, err)
 				return
 			}
 			defer q.end()

@@ -259,22 +259,25 @@ func (s *eventStream) welcome(id uint64, missed bool) {
 	s.text.WriteByte('\n')
 }
 
-// add appends an event; id 0 writes none. The parts of data are one line of JSON, in
-// which a line end is only space: in the stream it would end the data.
-func (s *eventStream) add(id uint64, name string, data ...[]byte) {
+// add appends an event; id 0 writes none. data is JSON.
+func (s *eventStream) add(id uint64, name string, data []byte) {
 	if id != 0 {
 		fmt.Fprintf(&s.text, "id: %d\n", id)
 	}
 	fmt.Fprintf(&s.text, "event: %s\ndata: ", name)
-	for _, part := range data {
-		for _, end := range []byte("\n\r") {
-			if bytes.IndexByte(part, end) >= 0 { // never in JSON of our own: do not copy it
-				part = bytes.ReplaceAll(part, []byte{end}, []byte{' '})
-			}
-		}
-		s.text.Write(part)
-	}
+	s.text.Write(oneLine(data))
 	s.text.WriteString("\n\n")
+}
+
+// oneLine returns JSON without line ends: outside of texts they are only space, and
+// in a stream they would end the data.
+func oneLine(data []byte) []byte {
+	for _, end := range []byte("\n\r") {
+		if bytes.IndexByte(data, end) >= 0 { // never in JSON of our own: do not copy it
+			data = bytes.ReplaceAll(data, []byte{end}, []byte{' '})
+		}
+	}
+	return data
 }
 
 // comment sends a line that clients ignore, with what was added before it.

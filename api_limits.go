@@ -30,6 +30,12 @@ const (
 	// refused, for its id, and how long that takes.
 	refusedStart = 1 << 10
 	refusedTime  = time.Second
+	// refusedRate is how many refusals a caller gets in a second after the first
+	// refusedBurst: the others wait, at most refusedPause. A caller that repeats its
+	// requests at once, over thousands of connections, would else keep a core busy.
+	refusedRate  = 500
+	refusedBurst = 100
+	refusedPause = 20 * time.Second
 )
 
 // callerOfRequest returns the name of the caller of a request that came with the
@@ -88,6 +94,7 @@ type callerLoad struct {
 	requests int
 	streams  int
 	bytes    int64
+	refusals *rateLimit // nil before the first
 }
 
 // newAPILimits returns limits; handshakes are those in a second.
@@ -131,7 +138,8 @@ func unlimited(pattern string) bool {
 	return false
 }
 
-// begin counts a request, before its body is read. The caller of begin calls end.
+// begin counts a request, before its body is read. The caller of begin calls end,
+// or refuse after an error.
 // GET /events is a stream, of which the events close the oldest for another.
 func (l *apiLimits) begin(w http.ResponseWriter, r *http.Request, id string, pattern string) (*callerRequest, error) {
 	requests := 1
@@ -147,7 +155,7 @@ func (l *apiLimits) begin(w http.ResponseWriter, r *http.Request, id string, pat
 	}
 	q := &callerRequest{ResponseWriter: w, id: id, limits: l, load: load}
 	if err := q.addLocked(requests, 0, min(max(r.ContentLength, 0), maxRPCBody)); err != nil { // readBody refuses a longer body
-		return nil, err
+		return q, err
 	}
 	load.open++
 	if r.ContentLength < 0 {
@@ -228,6 +236,19 @@ func tooMany(message string) *apiError {
 	return &apiError{code: codeTooManyRequests, status: http.StatusTooManyRequests, message: message, retryAfter: busyPause}
 }
 
+// pauseRefusal waits until the request may be refused.
+func (q *callerRequest) pauseRefusal() {
+	q.limits.mu.Lock()
+	if q.load.refusals == nil {
+		q.load.refusals = newRateLimit(refusedRate, refusedBurst)
+		q.load.refusals.left = refusedBurst
+	}
+	refusals := q.load.refusals
+	q.limits.mu.Unlock()
+	pause, _ := refusals.take(1, refusedPause)
+	time.Sleep(pause)
+}
+
 // beginHandshake counts the handshake of a user's daemon. The error is an
 // *apiError.
 func (l *apiLimits) beginHandshake() error {
@@ -243,9 +264,11 @@ func (l *apiLimits) beginHandshake() error {
 	return tooMany("too many daemons connect at once (--max-handshakes): try again")
 }
 
-// refuseBusy answers a request whose caller has too much in flight. A call gets a
+// refuse answers a request whose caller has too much in flight. A call gets a
 // JSON-RPC error if the start of its body has arrived and holds its id.
-func refuseBusy(w http.ResponseWriter, r *http.Request, pattern string, err error) {
+func (q *callerRequest) refuse(r *http.Request, pattern string, err error) {
+	w := q.ResponseWriter
+	q.pauseRefusal()
 	if strings.HasSuffix(pattern, "/rpc") && r.Header.Get("Expect") == "" {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedTime)) // fails in tests without a connection
 		start := make([]byte, refusedStart)

@@ -149,6 +149,33 @@ func TestCallerLimitsOfOtherRoutes(t *testing.T) {
 	})
 }
 
+// A caller that repeats what was refused gets its refusals at a bounded rate.
+func TestRefusalsArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := limitedAPI(t, newAPILimits(1, 0, 0, 0), nil)
+		done := make(chan bool)
+		go func() { askFrom(a, "10.0.0.1:1", "POST", "/machines/m/rpc", rpcBody("test/wait", 0, 0)); close(done) }()
+		synctest.Wait()
+		began := time.Now()
+		for n := range refusedBurst + 2*refusedRate {
+			if n == refusedBurst && time.Since(began) != 0 {
+				t.Errorf("the first %d refusals: got them after %v, want them at once", n, time.Since(began))
+			}
+			wantBusy(t, "the same caller", askFrom(a, "10.0.0.1:2", "POST", "/machines/m/rpc", rpcBody("test/big", 1, 0)))
+			if n == 2*refusedBurst {
+				before := time.Now()
+				if w := askFrom(a, "10.0.0.2:2", "POST", "/machines/m/rpc", rpcBody("test/big", 1, 0)); w.Code != http.StatusOK || time.Since(before) != 0 {
+					t.Errorf("another caller: got %d after %v, want 200 at once", w.Code, time.Since(before))
+				}
+			}
+		}
+		if took := time.Since(began); took < 1900*time.Millisecond || took > 2100*time.Millisecond {
+			t.Errorf("%d refusals: got them in %v, want 2 s", refusedBurst+2*refusedRate, took)
+		}
+		<-done
+	})
+}
+
 // A body whose length is not declared counts as it arrives; a batch counts each of
 // its requests.
 func TestCallerLimitsWhileReading(t *testing.T) {

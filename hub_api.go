@@ -369,7 +369,9 @@ func callAnswer(c *call, result json.RawMessage, err error) (head, rest []byte) 
 
 // stream answers with Server-Sent Events: progress, then the result.
 func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find target) {
-	if err := callerRequestOf(w).add(0, 1, 0); err != nil {
+	q := callerRequestOf(w)
+	if err := q.add(0, 1, 0); err != nil {
+		q.pauseRefusal()
 		refuseCall(w, c.id, err)
 		return
 	}
@@ -380,7 +382,7 @@ func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find ta
 	go func() { // waited for below
 		result, err := h.hub.perform(ctx, c, find)
 		if err == nil {
-			err = callerRequestOf(w).addBytes(len(result))
+			err = q.addBytes(len(result))
 		}
 		head, rest := callAnswer(c, result, err)
 		done <- [2][]byte{head, rest}
@@ -404,8 +406,8 @@ func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find ta
 				events.add(0, "progress", p)
 			default:
 			}
-			events.add(0, "result", answer[:]...)
-			h.logWriteError(events.flush())
+			h.logWriteError(h.unsent.send(w, events.text.Bytes(), []byte("event: result\ndata: "), oneLine(answer[0]), oneLine(answer[1]), []byte("\n\n")))
+			h.hub.giveBack(c)
 			return
 		case <-events.beat.C:
 			err = events.comment("")

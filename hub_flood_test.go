@@ -58,10 +58,6 @@ func (b *hubBench) rogue(machineID string) *rogue {
 	return r
 }
 
-func handshakeOf(machineID, instanceID string) string {
-	return fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"daemon/handshake","params":{"machine_id":%q,"instance_id":%q,"protocol_version":1}}`, machineID, instanceID)
-}
-
 // say sends a message; a link that the hub has closed takes none.
 func (r *rogue) say(message string) {
 	_ = r.conn.Write(context.Background(), websocket.MessageText, []byte(message))

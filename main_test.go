@@ -31,6 +31,8 @@ func TestMain(m *testing.M) {
 		os.Exit(runAsInit(atTestClock(runDaemon)))
 	case schedulerName:
 		os.Exit(runAsInit(atTestClock(runScheduler)))
+	case flooderName:
+		os.Exit(runFlooder(os.Args[1], os.Args[2]))
 	}
 	// The one test that needs a flag looks it up by its name.
 	flag.Duration("soak", 0, "how long TestSoakKills goes on, in place of a short time")
