@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -34,6 +35,10 @@ const (
 	maxUnfinished      = 512
 	maxUnfinishedBurst = 2048
 	unfinishedGrace    = 2 * time.Second
+	// manyChanges is how many links must begin or end between two sweeps for unused
+	// memory to be returned afterwards. A handshake takes some 20 KiB for a moment, an
+	// idle link half of it; the collector alone would return the rest in minutes.
+	manyChanges = 500
 )
 
 // hubConfig configures a hub.
@@ -67,6 +72,7 @@ type hub struct {
 
 	unfinished linked.List // of *hubConn, the oldest first: users' daemons whose handshake was not accepted yet
 	methodList []string    // of the latest handshake: most daemons have the same
+	changed    int         // links that have begun or ended
 	progress   map[progressName]map[*progressWatch]struct{}
 }
 
@@ -161,6 +167,7 @@ func (h *hub) add(c *hubConn) (oldest *hubConn, ok bool) {
 		c.unfinished = h.unfinished.PushBack(c)
 	}
 	h.conns[c] = struct{}{}
+	h.changed++
 	h.wg.Add(1)
 	return oldest, true
 }
@@ -343,6 +350,7 @@ func (h *hub) dropConn(c *hubConn, err error) (announce func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.conns, c)
+	h.changed++
 	h.finishLocked(c)
 	params := c.handshake()
 	if params == nil {
@@ -391,8 +399,11 @@ func (c *hubConn) notify(method string, params json.RawMessage) {
 	switch method {
 	case heartbeatMethod:
 		var beat heartbeat
-		if decodeParams(params, &beat) != nil {
-			return
+		if !beat.scan(params) {
+			beat = heartbeat{}
+			if decodeParams(params, &beat) != nil {
+				return
+			}
 		}
 		c.hub.beat(c, beat)
 	case progressMethod:
@@ -409,7 +420,7 @@ func (h *hub) beat(c *hubConn, beat heartbeat) {
 	defer h.mu.Unlock()
 	if m := h.machines[params.MachineID]; m != nil && m.conn == c {
 		now := time.Now().UTC()
-		m.view.LastHeartbeatAt = &now
+		m.view.LastHeartbeatAt = &now // a new one each time: views that were returned share it
 		m.beat = beat
 		m.view.ActiveRequests = max(0, beat.ActiveRequests-c.peer.pending())
 	}
@@ -431,14 +442,29 @@ func (h *hub) sweep(ctx context.Context) {
 	wg.Go(func() { h.clock.run(ctx.Done()) })
 	ticker := time.NewTicker(max(time.Millisecond, min(most, h.offlineThreshold/8)))
 	defer ticker.Stop()
+	due, changes := false, 0
 	for {
 		select {
 		case <-ticker.C:
 			h.sweepOnce()
+			before := changes
+			if changes = h.changes(); changes-before >= manyChanges {
+				due = true
+			} else if due {
+				due = false
+				debug.FreeOSMemory()
+			}
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// changes returns how many links have begun or ended.
+func (h *hub) changes() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.changed
 }
 
 func (h *hub) sweepOnce() {

@@ -96,8 +96,8 @@ func newPeer(t transport, h handler, maxMessage int, log *slog.Logger) *peer {
 		calls: map[string]chan<- response{}, inFlight: map[string]*incoming{}, ended: make(chan error, 1),
 	}
 	p.quick, _ = h.(quickHandler)
-	p.reading.Store(&reader{})
 	if p.quick != nil {
+		p.reading.Store(&reader{})
 		p.buffers = &bufferPool{}
 		p.relief = time.AfterFunc(reliefTime, p.relieve)
 		p.relief.Stop()
@@ -108,17 +108,26 @@ func newPeer(t transport, h handler, maxMessage int, log *slog.Logger) *peer {
 // run reads messages until the link is lost, and returns the reason. It then
 // cancels the requests of the other side with errLinkLost, and all our calls
 // return.
-func (p *peer) run() error {
+func (p *peer) run() (err error) {
 	if p.quick == nil {
-		p.readMessages(p.reading.Load())
+		for err == nil {
+			err = p.readMessage()
+		}
 	} else {
 		go p.readMessages(p.reading.Load()) // ends with the link, or when it is relieved
-	}
-	err := <-p.ended
-	if p.quick != nil {
+		err = <-p.ended
 		p.relief.Stop()
 	}
 	p.failAll(err)
+	return err
+}
+
+// readMessage handles one message. Its error means that the link is lost.
+func (p *peer) readMessage() error {
+	data, err := p.transport.read()
+	if err == nil {
+		p.receive(data)
+	}
 	return err
 }
 

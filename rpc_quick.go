@@ -71,12 +71,10 @@ const relieved = -1
 // goroutine has taken over.
 func (p *peer) readMessages(r *reader) {
 	for r.state.Load() != relieved {
-		data, err := p.transport.read()
-		if err != nil {
+		if err := p.readMessage(); err != nil {
 			p.ended <- err
 			return
 		}
-		p.receive(data)
 	}
 }
 

@@ -200,13 +200,13 @@ func (l *link) read() ([]byte, error) {
 		case <-l.done:
 		}
 	}
-	l.guard.await()
-	return l.readMessage()
+	return l.readMessage(l.guard.await())
 }
 
-// readMessage is read for a message that has begun to arrive. The stack of a link
-// that waits for one does not have its frame.
-func (l *link) readMessage() ([]byte, error) {
+// readMessage is read for a message that has begun to arrive, whose size is known
+// unless it is 0. The stack of a link that waits for a message does not have its
+// frame.
+func (l *link) readMessage(size int) ([]byte, error) {
 	typ, r, err := l.conn.Reader(context.Background())
 	if errors.Is(err, errEarlyCompression) {
 		l.sendClose(websocket.StatusPolicyViolation, "no compression before the handshake is accepted")
@@ -221,6 +221,9 @@ func (l *link) readMessage() ([]byte, error) {
 	l.receiving.Store(true)
 	defer l.receiving.Store(false)
 	var message []byte
+	if size > 0 {
+		message = make([]byte, 0, size+1) // one more for the read that ends it
+	}
 	for {
 		if len(message) == cap(message) {
 			message = l.grow(message)

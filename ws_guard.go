@@ -22,8 +22,9 @@ const maxFrameHeader = 14
 // 5.5).
 const maxControlPayload = 125
 
-// The first bytes of control frames.
+// The first bytes of frames that are a whole message.
 const (
+	finalText = 0x81
 	finalPing = 0x89
 	finalPong = 0x8a
 )
@@ -104,13 +105,19 @@ func (g *frameGuard) Read(p []byte) (int, error) {
 }
 
 // await returns when a frame is at hand, or reading has failed. The library would
-// wait, too, but in a deep stack: most of the memory of an idle link.
-func (g *frameGuard) await() {
+// wait, too, but in a deep stack: most of the memory of an idle link. size is that
+// of a message that is at hand as a whole, and 0 for any other frame.
+func (g *frameGuard) await() (size int) {
 	g.turn <- struct{}{}
 	defer func() { <-g.turn }()
 	for g.open.Load() && g.left == 0 && len(g.buffer) == 0 && g.err == nil {
 		g.fill()
 	}
+	header, payload := frameSize(g.buffer)
+	if header > 0 && g.left == 0 && g.buffer[0] == finalText && payload <= uint64(len(g.buffer)-header) {
+		return int(payload)
+	}
+	return 0
 }
 
 // nextFrame reads the header of a frame into the buffer and checks it.
