@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -175,6 +176,7 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 		d.service.methods[m.name] = m
 	}
 	handshake := d.handshake()
+	handshake.GitVersion = strings.Repeat("0", maxGitVersion)
 	if err := handshake.check(); err != nil {
 		return nil, usage("%v", err)
 	}
@@ -224,7 +226,7 @@ func (d *daemon) serve(stopping, force context.Context, parent *controlClient, p
 	c := &connector{
 		server: d.cfg.server, client: d.cfg.client, token: d.cfg.token, compress: d.cfg.compress,
 		maxMessage: int(d.cfg.maxMessage), attempts: d.cfg.maxAttempts, heartbeat: d.cfg.heartbeat,
-		times: p.times, handshake: d.handshake(), service: d.service, began: d.began, console: p.console, log: d.cfg.log,
+		times: p.times, handshake: d.handshake(), gitVersion: d.git.version, service: d.service, began: d.began, console: p.console, log: d.cfg.log,
 		onState: func(state string) { system.tell("STATUS=" + state) },
 		onAccepted: func(handshakeResult) {
 			if isReady {
@@ -316,11 +318,13 @@ func (d *daemon) release() {
 	}
 }
 
+// handshake returns the handshake without the version of git, which is not waited for
+// before the link is dialed.
 func (d *daemon) handshake() handshakeParams {
 	return handshakeParams{
 		MachineID: d.cfg.machineID, InstanceID: d.instanceID, ProtocolVersion: protocolVersion, Version: programVersion(),
 		Hostname: hostName(), OS: runtime.GOOS, Arch: runtime.GOARCH, PID: os.Getpid(),
-		AllowedPaths: d.access.allowed(), WorkDir: d.workDir(), GitVersion: d.git.version(),
+		AllowedPaths: d.access.allowed(), WorkDir: d.workDir(),
 		Methods:             slices.Sorted(maps.Keys(d.service.methods)),
 		HeartbeatIntervalMS: d.cfg.heartbeat.Milliseconds(),
 	}

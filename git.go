@@ -44,6 +44,9 @@ type gitRunner struct {
 	versionErr  error          // read it after versionDone.Wait
 }
 
+// maxGitVersion bounds the version of git, which is part of the handshake.
+const maxGitVersion = 100
+
 // version returns the version of git, such as "2.39.5", or "" if it is unknown.
 func (g *gitRunner) version() string {
 	g.versionDone.Wait()
@@ -86,7 +89,8 @@ func newGitRunner(getenv func(string) string, caFile string) *gitRunner {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		out, err := runner.run(ctx, gitCommand{args: []string{"version"}})
-		g.versionText, g.versionErr = strings.TrimPrefix(strings.TrimSpace(string(out)), "git version "), err
+		text := strings.TrimPrefix(strings.TrimSpace(string(out)), "git version ")
+		g.versionText, g.versionErr = text[:min(len(text), maxGitVersion)], err
 	})
 	return g
 }

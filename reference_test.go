@@ -153,7 +153,9 @@ Both sides may send requests. A key marked with ? may be absent.
 The first message of the daemon is this request:
 
 `, linkPath, machineIDHeader, maxBatch)
-	handshake, err := encodeCall(json.RawMessage("1"), "daemon/handshake", b.daemon.handshake())
+	params := b.daemon.handshake()
+	params.GitVersion = b.daemon.git.version()
+	handshake, err := encodeCall(json.RawMessage("1"), "daemon/handshake", params)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,8 @@ type connector struct {
 	attempts   int // consecutive failures before it gives up; 0 means never
 	heartbeat  time.Duration
 	times      linkTimes
-	handshake  handshakeParams
+	handshake  handshakeParams // but for the version of git
+	gitVersion func() string   // waits for it; nil for none
 	service    *service
 	onState    func(state string) // called with a description of the link, for people
 	onAccepted func(handshakeResult)
@@ -238,7 +239,11 @@ func (c *connector) sendHandshake(ctx context.Context, p *peer) (handshakeResult
 	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, fmt.Errorf("the server did not answer the handshake within %v", handshakeTimeout))
 	defer cancel()
 	var answer handshakeResult
-	raw, err := p.call(ctx, handshakeMethod, c.handshake)
+	params := c.handshake
+	if c.gitVersion != nil {
+		params.GitVersion = c.gitVersion()
+	}
+	raw, err := p.call(ctx, handshakeMethod, params)
 	if err != nil {
 		return answer, fmt.Errorf("sending the handshake: %w", err)
 	}

@@ -22,39 +22,72 @@ import (
 	"github.com/coder/websocket"
 )
 
-// startAgents starts NAME=COMMAND arguments one after the other. In a command
-// {url} stands for the address to dial.
-func startAgents(args []string) (agents []*agent) {
+// launcher starts programs that dial its listener.
+type launcher struct{ net.Listener }
+
+func newLauncher() launcher {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		log.Fatal(err)
+	check(err)
+	return launcher{listener}
+}
+
+// start starts a NAME=COMMAND argument and waits until its handshake is accepted. In
+// the command {url} stands for the address to dial.
+func (l launcher) start(arg string) *agent {
+	name, command, _ := strings.Cut(arg, "=")
+	words := strings.Fields(strings.ReplaceAll(command, "{url}", "ws://"+l.Addr().String()+"/"+name))
+	a := &agent{name: name, cmd: exec.Command(words[0], words[1:]...)}
+	a.cmd.Stderr = os.Stderr
+	if os.Getenv("BENCH_QUIET") != "" {
+		a.cmd.Stderr = nil
 	}
+	check(a.cmd.Start())
+	a.pids = []int{a.cmd.Process.Pid}
+	socket, err := l.Accept()
+	check(err)
+	a.conn = accept(socket)
+	return a
+}
+
+// stop kills the program and returns the CPU time that it took.
+func (a *agent) stop() time.Duration {
+	_ = a.cmd.Process.Kill()
+	_ = a.cmd.Wait() // says that it was killed
+	_ = a.conn.file.Close()
+	return a.cmd.ProcessState.UserTime() + a.cmd.ProcessState.SystemTime()
+}
+
+// measureStarts measures the time from the start of each program to its accepted
+// handshake.
+func measureStarts(args []string, rounds int) [][]figure {
+	l := newLauncher()
+	defer l.Close()
+	figures := make([][]figure, len(args))
+	for round := range rounds + 1 {
+		for i := range args {
+			i = (i + round) % len(args)
+			began := time.Now()
+			a := l.start(args[i])
+			took := time.Since(began)
+			if cpu := a.stop(); round > 0 { // the first one warms up
+				figures[i] = append(figures[i], figure{rate: 1 / took.Seconds(), cpu: float64(cpu.Microseconds()), p50: float64(took.Microseconds())})
+			}
+		}
+	}
+	return figures
+}
+
+func startAgents(args []string) (agents []*agent) {
+	l := newLauncher()
 	for _, arg := range args {
-		name, command, _ := strings.Cut(arg, "=")
-		words := strings.Fields(strings.ReplaceAll(command, "{url}", "ws://"+listener.Addr().String()+"/"+name))
-		a := &agent{name: name, cmd: exec.Command(words[0], words[1:]...)}
-		a.cmd.Stderr = os.Stderr
-		if os.Getenv("BENCH_QUIET") != "" {
-			a.cmd.Stderr = nil
-		}
-		if err := a.cmd.Start(); err != nil {
-			log.Fatal(err)
-		}
-		a.pids = []int{a.cmd.Process.Pid}
-		socket, err := listener.Accept()
-		if err != nil {
-			log.Fatal(err)
-		}
-		a.conn = accept(socket)
-		agents = append(agents, a)
+		agents = append(agents, l.start(arg))
 	}
 	return agents
 }
 
 func stopAgents(agents []*agent) {
 	for _, a := range agents {
-		_ = a.cmd.Process.Kill()
-		_ = a.cmd.Wait()
+		a.stop()
 	}
 }
 

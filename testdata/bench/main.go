@@ -68,6 +68,8 @@ func main() {
 		measureTasks(*repos, flag.Arg(0), *rounds, *only)
 		return
 	}
+	const start = "start to accepted handshake"
+	var starts [][]figure
 	var agents []*agent
 	var rows []row
 	var measure func(*agent, row, time.Duration) figure
@@ -75,6 +77,9 @@ func main() {
 	if *hubs {
 		agents, measure = hubAgents(flag.Args()), measureHub
 	} else {
+		if strings.Contains(start, *only) {
+			starts = measureStarts(flag.Args(), 4**rounds)
+		}
 		agents, measure = startAgents(flag.Args()), measureAgent
 		defer stopAgents(agents)
 	}
@@ -84,6 +89,16 @@ func main() {
 		}
 	}
 	fmt.Printf("| request | agent | requests/s | CPU µs | p50 µs | requests/s to %[1]s | CPU to %[1]s | p50 to %[1]s |\n|---|---|---|---|---|---|---|---|\n", agents[0].name)
+	show := func(row string, figures [][]figure) {
+		base := middle(figures[0])
+		for i, a := range agents {
+			f := middle(figures[i])
+			fmt.Printf("| %s | %s | %.0f | %.1f | %.0f | %.2f | %.2f | %.2f |\n", row, a.name, f.rate, f.cpu, f.p50, f.rate/base.rate, f.cpu/base.cpu, f.p50/base.p50)
+		}
+	}
+	if starts != nil {
+		show(start, starts)
+	}
 	for _, r := range rows {
 		figures := make([][]figure, len(agents))
 		for round := range *rounds + 1 {
@@ -94,11 +109,7 @@ func main() {
 				}
 			}
 		}
-		base := middle(figures[0])
-		for i, a := range agents {
-			f := middle(figures[i])
-			fmt.Printf("| %s | %s | %.0f | %.1f | %.0f | %.2f | %.2f | %.2f |\n", r.name, a.name, f.rate, f.cpu, f.p50, f.rate/base.rate, f.cpu/base.cpu, f.p50/base.p50)
-		}
+		show(r.name, figures)
 	}
 }
 
