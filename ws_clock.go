@@ -97,7 +97,7 @@ func (c *linkClock) longest() time.Duration { return min(wallCheck, c.times.ping
 // behind its message; without a ping from this side, the other side would hear
 // nothing and take a slow link for a dead one.
 func (c *linkClock) look(all, trim bool) (due []*link, wait time.Duration) {
-	shortest := c.times.ping / looksPerPing
+	shortest := min(c.times.ping/looksPerPing, c.longest())
 	wait = c.longest()
 	c.mu.Lock()
 	defer c.mu.Unlock()
