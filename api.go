@@ -30,6 +30,7 @@ type apiConfig struct {
 	console     *lineQueue                                                 // the log; nil counts no dropped lines
 	moreMetrics func(*metricsPage)                                         // of the hub; nil adds none
 	degraded    func() bool                                                // reports whether the bindings cannot be read; nil means they can
+	peers       *peers                                                     // nil without --peers
 	viaLibrary  func(machineID string, match func(libID string) bool) bool // see scoped; nil without --cluster
 	clients     clientCertificates
 	limits      *apiLimits // nil bounds nothing
@@ -140,6 +141,10 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			writeError(w, err)
 			return
 		}
+	}
+	if a.peers.isSelf(r) {
+		writeProblem(w, http.StatusMisdirectedRequest, codeBadRequest, errSelf.Error())
+		return
 	}
 	if a.draining.Load() {
 		w.Header().Set("Connection", "close") // the end of the program must not cut a request that a client sends on it
@@ -303,7 +308,11 @@ func (a *api) writeError(w http.ResponseWriter, r *http.Request, err error) {
 // GET /daemons
 func (a *api) listDaemons(w http.ResponseWriter, r *http.Request) {
 	caller := callerOf(r)
-	writeJSON(w, http.StatusOK, daemonList{slices.DeleteFunc(a.pool.list(), func(e poolEntry) bool { return !caller.mayUseLibrary(e.LibID) }), a.pool.maxDaemons})
+	list := daemonList{Daemons: slices.DeleteFunc(a.pool.list(), func(e poolEntry) bool { return !caller.mayUseLibrary(e.LibID) }), Max: a.pool.maxDaemons}
+	if a.peers.wanted(r) {
+		a.peers.daemons(r, &list)
+	}
+	writeJSON(w, http.StatusOK, list)
 }
 
 // GET /daemons/{lib_id}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -38,7 +37,8 @@ type event struct {
 // events sends what happens to the clients that subscribe by GET /events. A
 // publisher never waits: a subscriber that falls too far behind is dropped.
 type events struct {
-	log *slog.Logger
+	log   *slog.Logger
+	peers *peers // nil without --peers
 
 	mu          sync.Mutex
 	ring        [eventRing]event // the event with an id is at id % eventRing
@@ -189,6 +189,11 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		lastID = &id
 	}
+	all := s.peers.wanted(r)
+	resumed := all && lastID != nil
+	if all {
+		lastID = nil
+	}
 	caller, most := "", 0
 	if q := callerRequestOf(w); q != nil {
 		caller, most = q.id, q.limits.streams
@@ -203,7 +208,15 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 	token := callerOf(r)
 	stream := newEventStream(w)
 	defer stream.beat.Stop()
-	stream.welcome(s.begin(sub), sub.missed)
+	id := s.begin(sub)
+	var others <-chan event
+	if all {
+		id = uint64(time.Now().UnixMilli()) * 1000 // of this stream alone, as newEvents
+		var stop func()
+		others, stop = s.peers.follow(r)
+		defer stop()
+	}
+	stream.welcome(id, sub.missed || resumed)
 	if stream.flush() != nil {
 		return
 	}
@@ -215,13 +228,26 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 			if stream.comment("") != nil {
 				return
 			}
+		case e := <-others:
+			id++
+			stream.add(id, e.name, e.data)
+			if stream.flush() != nil {
+				return
+			}
 		case _, open := <-sub.wake:
 			news, ok := s.after(sub)
 			if !ok {
 				s.log.Warn("a subscriber of events was too slow and is dropped", "events_behind", eventRing)
 				return
 			}
-			for _, e := range slices.DeleteFunc(news, func(e event) bool { return !token.mayUse(e) }) {
+			for _, e := range news {
+				if !token.mayUse(e) {
+					continue
+				}
+				if all {
+					id++
+					e.id, e.data = id, withNode(e.data, *s.peers.name.Load())
+				}
 				stream.add(e.id, e.name, e.data)
 			}
 			if stream.flush() != nil || !open {

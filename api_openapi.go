@@ -36,10 +36,12 @@ type (
 	daemonList struct {
 		Daemons []poolEntry `json:"daemons"`
 		Max     int         `json:"max" doc:"how many daemons there may be"`
+		Nodes   []nodeView  `json:"nodes,omitempty" doc:"with nodes=all, the schedulers that were asked"`
 	}
 	machineList struct {
 		Machines   []machineView `json:"machines"`
 		NextCursor *string       `json:"next_cursor" doc:"cursor of the next page; null at the end"`
+		Nodes      []nodeView    `json:"nodes,omitempty" doc:"with nodes=all, the schedulers that were asked"`
 	}
 	libraryList struct {
 		Libraries  []binding `json:"libraries"`
@@ -66,7 +68,7 @@ type rpcAnswerBody struct {
 // routeDocs describes all routes of the API.
 func routeDocs() []routeDoc {
 	const text, stream = "text/plain", "text/event-stream"
-	page := []string{"limit", "cursor"}
+	page, nodes := []string{"limit", "cursor"}, []string{"nodes"}
 	return []routeDoc{
 		{pattern: "GET /{$}", summary: "The status page.", content: "text/html"},
 		{pattern: "GET /livez", summary: "Whether the process runs.", answer: statusBody{}},
@@ -74,9 +76,9 @@ func routeDocs() []routeDoc {
 		{pattern: "GET /health", summary: "The health of the scheduler.", answer: healthView{}},
 		{pattern: "GET /metrics", summary: "Metrics in the Prometheus text format.", content: text},
 		{pattern: "GET /openapi.json", summary: "This document.", answer: map[string]any{}},
-		{pattern: "GET /events", summary: "Server-Sent Events: daemon/status, task/progress, pool/entry.", content: stream},
+		{pattern: "GET /events", summary: "Server-Sent Events: daemon/status, task/progress, pool/entry.", content: stream, query: nodes},
 		{pattern: "GET /activity", summary: "What runs, and what failed in the last hour.", answer: activityView{}},
-		{pattern: "GET /daemons", summary: "The daemons of the pool.", answer: daemonList{}},
+		{pattern: "GET /daemons", summary: "The daemons of the pool.", answer: daemonList{}, query: nodes},
 		{pattern: "POST /daemons", summary: "Starts the daemon of a library; 200 if it runs already.", status: http.StatusCreated, body: libraryBody{}, answer: poolEntry{}},
 		{pattern: "PUT /daemons/{lib_id}", summary: "Starts the daemon of a library; 200 if it runs already.", status: http.StatusCreated, answer: poolEntry{}},
 		{pattern: "GET /daemons/{lib_id}", summary: "One daemon of the pool.", answer: poolEntry{}},
@@ -87,7 +89,7 @@ func routeDocs() []routeDoc {
 		{pattern: "POST /drain", summary: "Takes no new work and ends when idle.", status: http.StatusAccepted, answer: statusBody{}},
 		{pattern: "GET /log-level", summary: "The level of the log.", answer: logLevel{}},
 		{pattern: "PUT /log-level", summary: "Sets the level of the log, here and in the daemons of the pool.", body: logLevel{}, answer: logLevel{}},
-		{pattern: "GET /machines", summary: "The machines that are or were connected.", answer: machineList{}, query: page},
+		{pattern: "GET /machines", summary: "The machines that are or were connected.", answer: machineList{}, query: append(nodes, page...)},
 		{pattern: "GET /machines/{machine_id}", summary: "One machine.", answer: machineView{}},
 		{pattern: "POST /machines/{machine_id}/rpc", summary: "A JSON-RPC request to a machine.", body: rpcRequestBody{}, answer: rpcAnswerBody{}},
 		{pattern: "POST /machines/{machine_id}/mcp", summary: "A Model Context Protocol server for a machine.", body: rpcRequestBody{}, answer: rpcAnswerBody{}},

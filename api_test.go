@@ -377,8 +377,13 @@ func TestDiskUsage(t *testing.T) {
 // openStream subscribes over a real connection and returns its lines.
 func openStream(t *testing.T, url, lastID string) *bufio.Reader {
 	t.Helper()
+	return openStreamAt(t, url+"/events", lastID)
+}
+
+func openStreamAt(t *testing.T, url, lastID string) *bufio.Reader {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), eventually)
-	r, err := http.NewRequestWithContext(ctx, "GET", url+"/events", nil)
+	r, err := http.NewRequestWithContext(ctx, "GET", url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

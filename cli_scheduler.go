@@ -177,7 +177,7 @@ func pages[T any](r *clientRun, path, key string) ([]T, error) {
 	all, cursor := []T{}, ""
 	for range maxPages {
 		var page map[string]json.RawMessage
-		if err := r.send(r.ctx, http.MethodGet, path+"?cursor="+url.QueryEscape(cursor), nil, &page); err != nil {
+		if err := r.send(r.ctx, http.MethodGet, path+"?nodes=all&cursor="+url.QueryEscape(cursor), nil, &page); err != nil {
 			return nil, err
 		}
 		var items []T
@@ -187,6 +187,13 @@ func pages[T any](r *clientRun, path, key string) ([]T, error) {
 		}
 		all = append(all, items...)
 		if next == nil || *next == cursor {
+			var nodes []nodeView
+			_ = decodeJSON(page["nodes"], &nodes) // absent, or fewer warnings
+			for _, node := range nodes {
+				if node.Error != "" {
+					fmt.Fprintf(r.p.console, "%s is missing here: %s\n", shownText(node.URL), shownText(node.Error))
+				}
+			}
 			break
 		}
 		cursor = *next
@@ -283,7 +290,7 @@ func (r *clientRun) readEventStream(lastID *string, asJSON bool) error {
 	if *lastID != "" {
 		header = append(header, "Last-Event-ID", *lastID)
 	}
-	response, err := r.do(r.ctx, http.MethodGet, "/events", nil, header...)
+	response, err := r.do(r.ctx, http.MethodGet, "/events?nodes=all", nil, header...)
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func (r *clientRun) status() (*statusView, error) {
 	}
 	// /health needs no token: ask for the daemons first, so that a missing token is
 	// an error.
-	if err := r.send(ctx, http.MethodGet, "/daemons", nil, &pool); err != nil {
+	if err := r.send(ctx, http.MethodGet, "/daemons?nodes=all", nil, &pool); err != nil {
 		return nil, err
 	}
 	view.Daemons = pool.Daemons
@@ -178,7 +178,7 @@ func (v *statusView) text(address string, width int, now time.Time) string {
 }
 
 func daemonTable(daemons []poolEntry, now time.Time) *textTable {
-	table := &textTable{head: []string{"DAEMON", "STATE", "REQUESTS", "USED", "PID", "RESTARTS", "LAST ERROR"}}
+	table := &textTable{}
 	for _, d := range daemons {
 		pid, used := "-", "-"
 		if d.PID != 0 {
@@ -188,15 +188,36 @@ func daemonTable(daemons []poolEntry, now time.Time) *textTable {
 			used = durationText(now.Sub(d.LastUsedAt)) + " ago"
 		}
 		line, _, _ := strings.Cut(d.LastError, "\n")
-		table.add(d.LibID, string(d.Status), fmt.Sprint(d.ActiveRequests), used, pid, fmt.Sprint(d.Restarts), line)
+		table.add(withNodeCell(d.Node, d.LibID, string(d.Status), fmt.Sprint(d.ActiveRequests), used, pid, fmt.Sprint(d.Restarts), line)...)
 	}
+	table.head = withNodeCell(nodeHead(table, 7), "DAEMON", "STATE", "REQUESTS", "USED", "PID", "RESTARTS", "LAST ERROR")
 	return table
 }
 
 func machineTable(machines []machineView) *textTable {
-	table := &textTable{head: []string{"MACHINE", "STATE", "REQUESTS", "VERSION", "SYSTEM", "LIBRARY", "ALLOWED"}}
+	table := &textTable{}
 	for _, m := range machines {
-		table.add(m.MachineID, m.Status, fmt.Sprint(m.ActiveRequests), cmp.Or(m.Version, "-"), strings.Trim(m.OS+"/"+m.Arch, "/"), cmp.Or(m.LibID, "-"), strings.Join(m.AllowedPaths, ","))
+		table.add(withNodeCell(m.Node, m.MachineID, m.Status, fmt.Sprint(m.ActiveRequests), cmp.Or(m.Version, "-"), strings.Trim(m.OS+"/"+m.Arch, "/"), cmp.Or(m.LibID, "-"), strings.Join(m.AllowedPaths, ","))...)
 	}
+	table.head = withNodeCell(nodeHead(table, 7), "MACHINE", "STATE", "REQUESTS", "VERSION", "SYSTEM", "LIBRARY", "ALLOWED")
 	return table
+}
+
+// withNodeCell adds the scheduler of an entry before the last cell, which is the long
+// one, if there are several schedulers.
+func withNodeCell(node string, cells ...string) []string {
+	last := len(cells) - 1
+	if node == "" {
+		return cells
+	}
+	return append(cells[:last:last], node, cells[last])
+}
+
+// nodeHead returns the head of the column of schedulers, "" if the rows have no more
+// than the usual cells.
+func nodeHead(t *textTable, usual int) string {
+	if len(t.rows) > 0 && len(t.rows[0]) > usual {
+		return "NODE"
+	}
+	return ""
 }

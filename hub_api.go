@@ -26,6 +26,7 @@ type hubAPI struct {
 	daemonToken secret
 	tokensFile  *tokensFile // nil without one
 	cluster     bool        // other schedulers have machines too
+	peers       *peers      // nil without --peers
 	clients     clientCertificates
 	limits      *apiLimits  // nil bounds no handshakes
 	draining    func() bool // set by register
@@ -179,7 +180,11 @@ func (h *hubAPI) listMachines(w http.ResponseWriter, r *http.Request) {
 	}
 	caller := callerOf(r)
 	views = slices.DeleteFunc(views, func(v machineView) bool { return !caller.mayUseMachine(v.MachineID) })
-	writeJSON(w, http.StatusOK, machineList{views, nextCursor(last, more)})
+	if h.peers.wanted(r) {
+		writeJSON(w, http.StatusOK, h.peers.machines(r, after, limit, views, last))
+		return
+	}
+	writeJSON(w, http.StatusOK, machineList{Machines: views, NextCursor: nextCursor(last, more)})
 }
 
 // GET /machines/{machine_id}

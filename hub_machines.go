@@ -67,6 +67,7 @@ type machineView struct {
 	ConnectedAt     *time.Time `json:"connected_at" doc:"null if it was not connected since the scheduler started"`
 	LastHeartbeatAt *time.Time `json:"last_heartbeat_at"`
 	ActiveRequests  int        `json:"active_requests"`
+	Node            string     `json:"node,omitempty" doc:"with nodes=all, the URL of its scheduler"`
 }
 
 // offlineLocked notes that a machine is offline, and bounds what is remembered of

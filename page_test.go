@@ -51,6 +51,7 @@ func TestPageInBrowser(t *testing.T) {
 	t.Run("live", func(t *testing.T) { testPageLive(t, b) })
 	t.Run("reconnects", func(t *testing.T) { testPageReconnects(t, b) })
 	t.Run("hostile", func(t *testing.T) { testPageHostile(t, b) })
+	t.Run("nodes", func(t *testing.T) { testPageNodes(t, b) })
 	t.Run("pictures", func(t *testing.T) { testPagePictures(t, b) })
 }
 
@@ -122,6 +123,24 @@ func testPagePictures(t *testing.T, b *browser) {
 	live(1000)
 	b.run("document.getElementById('h-daemons').scrollIntoView()")
 	b.screenshot("1000-daemons")
+}
+
+// testPageNodes shows the daemons of another scheduler, and one that does not answer.
+func testPageNodes(t *testing.T, b *browser) {
+	there := newExampleScheduler(t)
+	b.open(there.url() + "/")
+	b.await("document.getElementById('state').textContent === 'live'")
+	b.await("getComputedStyle(document.querySelector('#daemons th.node')).display === 'none' && document.getElementById('lost').hidden")
+	here := newExampleScheduler(t, func(c *schedulerConfig) { c.cluster, c.peers = true, list{there.url(), "http://127.0.0.1:1"} })
+	askHTTP(t, "PUT", there.url()+"/daemons/demo", "")
+	b.open(here.url() + "/")
+	b.await("document.querySelector('#daemons tbody .node')?.textContent === '" + there.url() + "'")
+	if text := b.text("#lost"); !strings.Contains(text, "http://127.0.0.1:1: ") {
+		t.Errorf("got %q about the schedulers that do not answer, want http://127.0.0.1:1", text)
+	}
+	b.await("document.querySelectorAll('#machines tbody tr').length === 1") // cloud_demo
+	askHTTP(t, "POST", there.url()+"/daemons/demo/stop", "")
+	b.await("document.querySelectorAll('#daemons tbody tr').length === 0") // by an event of the other scheduler
 }
 
 func testPageLive(t *testing.T, b *browser) {

@@ -15,8 +15,12 @@ import (
 	"time"
 )
 
-// maxTombstones bounds how many lib_ids that crashed are remembered.
-const maxTombstones = 1024
+const (
+	// maxTombstones bounds how many lib_ids that crashed are remembered.
+	maxTombstones = 1024
+	// maxDaemons bounds --max-daemons: each daemon is a process.
+	maxDaemons = 100_000
+)
 
 // poolConfig configures a pool.
 type poolConfig struct {

@@ -45,6 +45,7 @@ type poolEntry struct {
 	ActiveRequests int         `json:"active_requests"`
 	Restarts       int         `json:"restarts" doc:"how often it was started again after a crash"`
 	LastError      string      `json:"last_error,omitempty" doc:"how the last crash happened"`
+	Node           string      `json:"node,omitempty" doc:"with nodes=all, the URL of its scheduler"`
 
 	crashed bool // it has just ended by a crash
 }

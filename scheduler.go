@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -249,15 +250,25 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		}
 		if cfg.cluster {
 			s.api.viaLibrary = libs.anyOf
+			config, err := clientTLS(cfg.caFile, cfg.clientPair)
+			if err != nil {
+				return nil, err
+			}
+			s.api.peers = newPeers(cfg.peers, config)
+			s.events.peers = s.api.peers
 		}
 		s.wg.Go(func() { s.hub.sweep(work) })
-		hub := &hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, cluster: cfg.cluster, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, clients: s.api.clients, limits: cfg.limits, log: cfg.log}
+		hub := &hubAPI{callRouter: callRouter{hub: s.hub, pool: s.pool, libraries: libs}, cluster: cfg.cluster, peers: s.api.peers, tokens: s.tokens, daemonToken: cfg.daemonToken, tokensFile: cfg.tokens, clients: s.api.clients, limits: cfg.limits, log: cfg.log}
 		hub.register(s.api)
 		s.mcp = newMCPAPI(hub, newMCPTools())
 		s.mcp.register(s.api)
 	}
 	if err := s.listen(); err != nil {
 		return nil, err
+	}
+	if s.api.peers != nil {
+		name := s.nodeName()
+		s.api.peers.name.Store(&name)
 	}
 	return s, nil
 }
@@ -393,6 +404,16 @@ func (s *scheduler) url() string {
 	return (&url.URL{Scheme: scheme, Host: s.hostPort(s.main)}).String() // escapes a zone
 }
 
+// nodeName returns the name of this scheduler in a list of all: its URL, with the
+// name of this host if it accepts on all addresses. One that --peers names has its
+// name there, once it has found itself.
+func (s *scheduler) nodeName() string {
+	if ip, err := netip.ParseAddr(s.cfg.host); err == nil && ip.IsUnspecified() {
+		return strings.NewReplacer("[::1]", hostName(), "127.0.0.1", hostName()).Replace(s.url())
+	}
+	return s.url()
+}
+
 // stop ends everything in this order: the listener, so that no new connection
 // arrives; the children in parallel, with SIGTERM and later SIGKILL, or with
 // SIGKILL as soon as force ends; the links; the HTTP requests that still wait;
@@ -410,6 +431,9 @@ func (s *scheduler) stop(force context.Context) {
 	if s.hub != nil {
 		s.mcp.close()
 		s.hub.close()
+	}
+	if s.api != nil && s.api.peers != nil {
+		s.api.peers.client.CloseIdleConnections()
 	}
 	if s.inner != nil {
 		_ = s.inner.Close()

@@ -64,6 +64,7 @@ type schedulerConfig struct {
 	allowHosts       list
 	bindings         string // absolute path; "" means a file in the workspace
 	cluster          bool
+	peers            list       // base URLs
 	caFile           string     // absolute path
 	tls              *serverTLS // nil without --tls-cert
 	clientPair       keyPair    // absolute paths
@@ -121,6 +122,7 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	c.limitFlags.register(f)
 	f.StringVar(&c.bindings, "bindings", "", "`FILE` with the bindings of libraries, shared by several schedulers (default: libraries.json in --workspace)")
 	f.BoolVar(&c.cluster, "cluster", false, "redirect calls of a library whose machine is not connected here to the machine, for a proxy to route")
+	f.Var(&c.peers, "peers", "comma-separated `URLS` of the other schedulers, which are shown with ?nodes=all")
 	f.group("Several schedulers")
 	c.logs.register(f)
 	return func(f *flagSet) (*schedulerConfig, error) {
@@ -161,6 +163,12 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 		}
 		if c.server != nil && (c.bindings != "" || c.cluster) {
 			return nil, usage("--bindings and --cluster are for a scheduler without --server")
+		}
+		if err := checkPeers(c.peers); err != nil {
+			return nil, usage("invalid value for --peers: %v", err)
+		}
+		if len(c.peers) > 0 && !c.cluster {
+			return nil, usage("--peers needs --cluster")
 		}
 		if c.bindings != "" {
 			if c.bindings, err = filepath.Abs(c.bindings); err != nil {
@@ -252,8 +260,8 @@ func (c *schedulerConfig) validate() error {
 	if c.port < 0 || c.port > 65535 {
 		return usage("invalid value %d for --port: must be 0 to 65535", c.port)
 	}
-	if c.maxDaemons < 1 || c.maxDaemons > 100_000 {
-		return usage("invalid value %d for --max-daemons: must be 1 to 100000", c.maxDaemons)
+	if c.maxDaemons < 1 || c.maxDaemons > maxDaemons {
+		return usage("invalid value %d for --max-daemons: must be 1 to %d", c.maxDaemons, maxDaemons)
 	}
 	if c.maxClones < 0 {
 		return usage("invalid value %d for --max-clones: must be at least 0", c.maxClones)
