@@ -110,11 +110,11 @@ func (g *frameGuard) Read(p []byte) (int, error) {
 func (g *frameGuard) await() (size int) {
 	g.turn <- struct{}{}
 	defer func() { <-g.turn }()
-	for g.open.Load() && g.left == 0 && len(g.buffer) == 0 && g.err == nil {
-		g.fill()
+	if g.left == 0 && g.nextFrame() != nil {
+		return 0 // Read returns the error
 	}
 	header, payload := frameSize(g.buffer)
-	if header > 0 && g.left == 0 && g.buffer[0] == finalText && payload <= uint64(len(g.buffer)-header) {
+	if header > 0 && g.left == uint64(header)+payload && g.buffer[0] == finalText && payload <= uint64(len(g.buffer)-header) {
 		return int(payload)
 	}
 	return 0
