@@ -167,10 +167,10 @@ func TestNodesThatFail(t *testing.T) {
 		{"no JSON", answer(200, "hello"), "not that of a scheduler"},
 		{"another shape", answer(200, `{"machines":5,"daemons":5}`), "not that of a scheduler"},
 		{"too large", answer(200, strings.Repeat(" ", maxPeerAnswer+1)), "larger than"},
-		{"a name that has another shape", machine("a/b", "null"), "not that of a scheduler"},
+		{"a name that no machine may have", machine("a/b", "null"), "not that of a scheduler"},
 		{"a cursor that does not advance", machine("m", `""`), "not that of a scheduler"},
-		{"a cursor that has another shape", machine("m", `"%"`), "not that of a scheduler"},
-		{"a status that has another shape", answer(200, `{"machines":[{"machine_id":"m","status":"on fire"}]}`), "not that of a scheduler"},
+		{"a cursor that is not base64", machine("m", `"%"`), "not that of a scheduler"},
+		{"a status that does not exist", answer(200, `{"machines":[{"machine_id":"m","status":"on fire"}]}`), "not that of a scheduler"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
