@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -55,6 +56,48 @@ func TestPoolClones(t *testing.T) {
 		a.clone(2, 3)
 		want("the same again", "[{2 0 0} {3 0 0}]", "[{1 0 0}]", "[{7 0 0}]")
 	})
+}
+
+// TestPlaceClonesAgainstAModel: whatever comes and goes, the clones have places in
+// order of arrival, no more than there are, and keep them.
+func TestPlaceClonesAgainstAModel(t *testing.T) {
+	const places = 3
+	random := rand.New(rand.NewPCG(14, 14))
+	s := &poolState{maxClones: places, freed: make(chan struct{}), tombstones: map[string]*tombstone{}}
+	fresh := func() *entry { return newEntry("x", "/w/x", entryState{status: statusReady, slot: true}) }
+	entries := []*entry{fresh(), fresh(), fresh(), fresh()}
+	var model []poolClone
+	had := map[poolClone]bool{}
+	for round := range 3000 {
+		i := random.IntN(len(entries))
+		e := entries[i]
+		switch ids := slices.Clone(e.state.clones); {
+		case round%50 == 49:
+			s.apply(e, childEnded{how: "killed"})
+			model = slices.DeleteFunc(model, func(c poolClone) bool { return c.entry == e })
+			entries[i] = fresh()
+		case len(ids) > 0 && random.IntN(2) == 0:
+			at := random.IntN(len(ids))
+			model = slices.DeleteFunc(model, func(c poolClone) bool { return c == poolClone{e, ids[at]} })
+			s.apply(e, controlEvent{Event: eventStatus, Clones: slices.Delete(ids, at, at+1)})
+		case len(ids) < maxClones:
+			model = append(model, poolClone{e, int64(round)})
+			s.apply(e, controlEvent{Event: eventStatus, Clones: append(ids, int64(round))})
+		}
+		if !slices.Equal(s.clones, model) {
+			t.Fatalf("round %d: got %v, want %v", round, s.clones, model)
+		}
+		for at, c := range model {
+			want := clonePlace{ID: c.id}
+			if at >= places {
+				want.Position, want.Of = at+1-places, len(model)-places
+			}
+			if !slices.Contains(c.entry.state.places, want) || had[c] && want.Position > 0 {
+				t.Fatalf("round %d: got the places %v, want %v, which is kept: %v", round, c.entry.state.places, want, had[c])
+			}
+			had[c] = want.Position == 0
+		}
+	}
 }
 
 // waitingClone is a clone by a streamed call: its progress and its end.
@@ -172,6 +215,38 @@ func TestFaultPoolOfClones(t *testing.T) {
 	h.kill(syscall.SIGTERM)
 	if code := h.exit(); code != 0 {
 		t.Errorf("the scheduler stopped with %d, want 0", code)
+	}
+	h.wantNothingLeft()
+}
+
+// TestFaultDrainWithWaitingClones: a scheduler that is drained lets the clones that
+// wait for a place have it, and then ends.
+func TestFaultDrainWithWaitingClones(t *testing.T) {
+	skipShort(t, "starts daemons and clones; TestPoolClones has the rules")
+	t.Parallel()
+	git := newGitServer(t)
+	head := git.repo("lib.git", map[string]string{"a": "1"}).head()
+	asked, release := make(chan struct{}, 10), make(chan struct{})
+	git.setHook(func(_ http.ResponseWriter, r *http.Request) bool {
+		wake(asked)
+		select {
+		case <-release:
+			return false
+		case <-r.Context().Done():
+			return true
+		}
+	})
+	h := openHouse(t, realTempDir(t), "--max-clones", "1")
+	first := h.cloneLater("a", git.address("lib.git"), "x")
+	<-asked
+	second := h.cloneLater("b", git.address("lib.git"), "y")
+	second.hears(t, "waiting: 1st of 1 in the pool")
+	h.want(http.StatusAccepted, http.MethodPost, "/drain", "")
+	close(release)
+	first.hears(t, head)
+	second.hears(t, head)
+	if code := h.exit(); code != 0 {
+		t.Errorf("the drained scheduler ended with %d, want 0", code)
 	}
 	h.wantNothingLeft()
 }
