@@ -8,9 +8,11 @@ import (
 	"io"
 	"math/big"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -176,6 +178,26 @@ func TestClientCertificates(t *testing.T) {
 	awaitThat(t, "the authority is back", func() bool {
 		got, _ := askCertified(t, client, url+"/machines", token...)
 		return got == 200
+	})
+}
+
+// A connection does not outlast its certificate.
+func TestClientCertificateExpires(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newTestCA(t)
+		roots := x509.NewCertPool()
+		roots.AddCert(ca.cert)
+		c := clientCertificates{authorities: func() *x509.CertPool { return roots }}
+		r := httptest.NewRequest("GET", "/machines", nil).WithContext(withVerdict(t.Context(), nil))
+		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{ca.issue("m", nil).leaf}}
+		if err := c.check(r); err != nil {
+			t.Errorf("while it is valid: got %v, want no error", err)
+		}
+		time.Sleep(time.Hour + time.Second)
+		if err := c.check(r); err == nil || !strings.Contains(err.Error(), "renew the certificate") {
+			t.Errorf("afterwards: got %v, want an error that says so", err)
+		}
 	})
 }
 
