@@ -356,13 +356,14 @@ func TestMachineLimits(t *testing.T) {
 func TestRateLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRateLimit(10, 20)
+		l.left = 0
 		take := func(n float64, most, want time.Duration, ok bool) {
 			t.Helper()
 			if got, gotOK := l.take(n, most); got.Round(time.Millisecond) != want || gotOK != ok {
 				t.Errorf("got %v, %v, want %v, %v", got, gotOK, want, ok)
 			}
 		}
-		take(1, 0, 0, false) // it begins empty
+		take(1, 0, 0, false)
 		take(1, time.Second, 100*time.Millisecond, true)
 		take(1, time.Second, 200*time.Millisecond, true)
 		time.Sleep(time.Hour)

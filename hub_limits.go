@@ -80,8 +80,9 @@ type rateLimit struct {
 	at   time.Time  // when left was computed
 }
 
+// newRateLimit returns one that allows a burst at first.
 func newRateLimit(perSecond, burst float64) *rateLimit {
-	return &rateLimit{perSecond: perSecond, burst: burst, at: time.Now()}
+	return &rateLimit{perSecond: perSecond, burst: burst, left: burst, at: time.Now()}
 }
 
 // take takes n events and returns how long to wait before them. If that is longer
