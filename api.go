@@ -130,6 +130,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		caller = a.access.identify(r)
 		if caller == nil {
+			a.limits.strangers.pause()
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			writeProblem(w, http.StatusUnauthorized, codeUnauthorized, "this needs an API token: Authorization: Bearer TOKEN")
 			return

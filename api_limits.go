@@ -33,6 +33,7 @@ const (
 	// refusedRate is how many refusals a caller gets in a second after the first
 	// refusedBurst: the others wait, at most refusedPause. A caller that repeats its
 	// requests at once, over thousands of connections, would else keep a core busy.
+	// All who have no valid token count as one.
 	refusedRate  = 500
 	refusedBurst = 100
 	refusedPause = 20 * time.Second
@@ -69,6 +70,7 @@ type apiLimits struct {
 	requests, streams int
 	bytes             int64
 	handshakes        *rateLimit
+	strangers         *rateLimit // refusals of requests without a valid token
 
 	mu      sync.Mutex // guards the fields below
 	callers map[string]*callerLoad
@@ -101,7 +103,7 @@ type callerLoad struct {
 func newAPILimits(requests int, bytes int64, streams, handshakes int) *apiLimits {
 	perSecond := float64(handshakes)
 	l := &apiLimits{requests: requests, bytes: bytes, streams: streams, callers: map[string]*callerLoad{}, handshakes: newRateLimit(perSecond, perSecond*handshakeBurst)}
-	l.handshakes.left = l.handshakes.burst
+	l.strangers = newRateLimit(refusedRate, refusedBurst)
 	return l
 }
 
@@ -241,11 +243,15 @@ func (q *callerRequest) pauseRefusal() {
 	q.limits.mu.Lock()
 	if q.load.refusals == nil {
 		q.load.refusals = newRateLimit(refusedRate, refusedBurst)
-		q.load.refusals.left = refusedBurst
 	}
 	refusals := q.load.refusals
 	q.limits.mu.Unlock()
-	pause, _ := refusals.take(1, refusedPause)
+	refusals.pause()
+}
+
+// pause waits until a refusal may be sent.
+func (l *rateLimit) pause() {
+	pause, _ := l.take(1, refusedPause)
 	time.Sleep(pause)
 }
 

@@ -176,6 +176,27 @@ func TestRefusalsArePaced(t *testing.T) {
 	})
 }
 
+// Requests without a valid token are refused at a bounded rate, all together; those
+// with one do not wait.
+func TestStrangersArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := limitedAPI(t, newAPILimits(0, 0, 0, 0), testTokens(t, "one read"))
+		began := time.Now()
+		for n := range refusedBurst + 2*refusedRate {
+			if w := askFrom(a, fmt.Sprint("stranger", n), "GET", "/machines", ""); w.Code != http.StatusUnauthorized {
+				t.Fatalf("got %d, want 401", w.Code)
+			}
+		}
+		if took := time.Since(began); took < 1900*time.Millisecond || took > 2100*time.Millisecond {
+			t.Errorf("%d refusals: got them in %v, want 2 s", refusedBurst+2*refusedRate, took)
+		}
+		began = time.Now()
+		if w := askFrom(a, "ONE", "GET", "/machines", ""); w.Code != http.StatusOK || time.Since(began) != 0 {
+			t.Errorf("with a token: got %d after %v, want 200 at once", w.Code, time.Since(began))
+		}
+	})
+}
+
 // A body whose length is not declared counts as it arrives; a batch counts each of
 // its requests.
 func TestCallerLimitsWhileReading(t *testing.T) {

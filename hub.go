@@ -125,7 +125,7 @@ func (h *hub) serve(conn *websocket.Conn, hooks *linkHooks, admitted linkAdmissi
 	c.peer.lastID = firstRequestID()
 	c.pace = newRateLimit(unaskedRate, unaskedBurst)
 	c.pace.left = unaskedBegin
-	c.peer.unasked = c.unasked
+	c.peer.unasked, l.unasked = c.unasked, c.unasked
 	oldest, ok := h.add(c)
 	if !ok {
 		l.close(websocket.StatusGoingAway, "the server stops")

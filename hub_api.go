@@ -52,6 +52,9 @@ func (h *hubAPI) register(a *api) {
 func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 	admitted, err := h.admit(r)
 	if errors.Is(err, errNoDaemonToken) {
+		if h.limits != nil {
+			h.limits.strangers.pause()
+		}
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		writeProblem(w, http.StatusUnauthorized, codeUnauthorized, err.Error())
 		return

@@ -127,6 +127,54 @@ func TestFloodingDaemonWaits(t *testing.T) {
 	}
 }
 
+// Frames that are no messages are read at the same rate.
+func TestFloodOfFramesWaits(t *testing.T) {
+	const count = 3000
+	for name, send := range map[string]func(*rogue){
+		"pings": func(r *rogue) {
+			for range count {
+				if err := r.conn.Ping(context.Background()); err != nil {
+					r.t.Error(err)
+					return
+				}
+			}
+		},
+		"parts of a message": func(r *rogue) {
+			w, err := r.conn.Writer(context.Background(), websocket.MessageText)
+			for n := 0; n < count && err == nil; n++ {
+				_, err = w.Write([]byte{' '})
+			}
+			if err != nil || w.Close() != nil {
+				r.t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				b := newHubBench(t)
+				r := b.rogue("m")
+				r.t = t
+				conn := b.online("m")
+				began := time.Now()
+				send(r)
+				r.say(`{"jsonrpc":"2.0","id":"last","method":"x/y"}`)
+				for answer := range r.answers {
+					if strings.Contains(answer, `"last"`) {
+						break
+					}
+				}
+				if took := time.Since(began); took < 5*time.Second || took > 15*time.Second {
+					t.Errorf("%d frames: got them handled in %v, want 5 s to 15 s", count, took)
+				}
+				if b.online("m") != conn {
+					t.Error("the link was lost, want it to stay")
+				}
+			})
+		})
+	}
+}
+
 // A link takes at once what a daemon that works may send.
 func TestUsualMessagesAreNotSlowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -308,13 +356,14 @@ func TestMachineLimits(t *testing.T) {
 func TestRateLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRateLimit(10, 20)
+		l.left = 0
 		take := func(n float64, most, want time.Duration, ok bool) {
 			t.Helper()
 			if got, gotOK := l.take(n, most); got.Round(time.Millisecond) != want || gotOK != ok {
 				t.Errorf("got %v, %v, want %v, %v", got, gotOK, want, ok)
 			}
 		}
-		take(1, 0, 0, false) // it begins empty
+		take(1, 0, 0, false)
 		take(1, time.Second, 100*time.Millisecond, true)
 		take(1, time.Second, 200*time.Millisecond, true)
 		time.Sleep(time.Hour)

@@ -56,7 +56,7 @@ func (l *machineLoad) end(bytes int) {
 
 // unasked is called in the reading goroutine for each message that answers no call
 // of the hub: a heartbeat, progress, a request, an answer to nothing, or none of
-// these. While there are more than unaskedRate, reading pauses, so that the
+// these; and for each ping, pong and short part of a message. While there are more than unaskedRate, reading pauses, so that the
 // daemon, and not the other machines, waits.
 func (c *hubConn) unasked(bytes int) {
 	pause, _ := c.pace.take(1+float64(bytes)/unaskedPiece, maxUnaskedPause)
@@ -80,8 +80,9 @@ type rateLimit struct {
 	at   time.Time  // when left was computed
 }
 
+// newRateLimit returns one that allows a burst at first.
 func newRateLimit(perSecond, burst float64) *rateLimit {
-	return &rateLimit{perSecond: perSecond, burst: burst, at: time.Now()}
+	return &rateLimit{perSecond: perSecond, burst: burst, left: burst, at: time.Now()}
 }
 
 // take takes n events and returns how long to wait before them. If that is longer

@@ -89,6 +89,7 @@ type link struct {
 	guard      *frameGuard
 	gather     *gatherer
 	buffers    *bufferPool // for long messages that arrive; nil for none
+	unasked    func(int)   // called for each small frame that begins no message, as peer.unasked; nil for none
 	compresses bool        // the two sides have agreed on compression
 	began      time.Time
 	maxMessage int

@@ -29,6 +29,9 @@ const (
 	finalPong = 0x8a
 )
 
+// shortFrame is the payload from which a frame of a long message is worth its header.
+const shortFrame = 1 << 10
+
 // readBuffer is how much is read at once: some twenty short messages.
 const readBuffer = 4 << 10
 
@@ -128,6 +131,7 @@ func (g *frameGuard) nextFrame() error {
 				return errEarlyCompression
 			}
 			g.left = uint64(size) + payload
+			g.noteFrame(g.buffer[0], payload)
 			return nil
 		}
 		switch {
@@ -188,11 +192,21 @@ func (g *frameGuard) answerPings() {
 			if !g.link.sendControl(finalPong, pong[:size]) {
 				return
 			}
+			g.noteFrame(finalPing, 0)
 			g.link.noteRead()
 		default:
 			return
 		}
 		g.buffer = g.buffer[header+size:]
+	}
+}
+
+// noteFrame tells the link of a control frame, and of a short part of a message
+// after the first: a flood of them is no message.
+func (g *frameGuard) noteFrame(first byte, payload uint64) {
+	opcode := first & 0x0f
+	if (opcode == 0 || opcode&0x8 != 0) && payload < shortFrame && g.link != nil && g.link.unasked != nil {
+		g.link.unasked(0)
 	}
 }
 
