@@ -308,11 +308,22 @@ func (a *api) writeError(w http.ResponseWriter, r *http.Request, err error) {
 
 // GET /daemons
 func (a *api) listDaemons(w http.ResponseWriter, r *http.Request) {
-	caller := callerOf(r)
-	list := daemonList{Daemons: slices.DeleteFunc(a.pool.list(), func(e poolEntry) bool { return !caller.mayUseLibrary(e.LibID) }), Max: a.pool.maxDaemons}
-	if a.peers.wanted(r) {
-		a.peers.daemons(r, &list)
+	after, limit, err := readPage(r)
+	if err != nil {
+		writeError(w, err)
+		return
 	}
+	caller, last := callerOf(r), ""
+	list := daemonList{Max: a.pool.maxDaemons}
+	list.Daemons = slices.DeleteFunc(a.pool.list(), func(e poolEntry) bool { return e.LibID <= after || !caller.mayUseLibrary(e.LibID) })
+	if len(list.Daemons) > limit {
+		list.Daemons = list.Daemons[:limit]
+		last = list.Daemons[limit-1].LibID
+	}
+	if a.peers.wanted(r) {
+		last = a.peers.daemons(r, after, limit, &list, last)
+	}
+	list.NextCursor = nextCursor(last, last != "")
 	writeJSON(w, http.StatusOK, list)
 }
 

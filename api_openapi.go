@@ -34,9 +34,10 @@ type (
 		Status string `json:"status"`
 	}
 	daemonList struct {
-		Daemons []poolEntry `json:"daemons"`
-		Max     int         `json:"max" doc:"how many daemons there may be"`
-		Nodes   []nodeView  `json:"nodes,omitempty" doc:"with nodes=all, the schedulers that were asked"`
+		Daemons    []poolEntry `json:"daemons"`
+		Max        int         `json:"max" doc:"how many daemons there may be"`
+		NextCursor *string     `json:"next_cursor" doc:"cursor of the next page; null at the end"`
+		Nodes      []nodeView  `json:"nodes,omitempty" doc:"with nodes=all, the schedulers that were asked"`
 	}
 	machineList struct {
 		Machines   []machineView `json:"machines"`
@@ -78,7 +79,7 @@ func routeDocs() []routeDoc {
 		{pattern: "GET /openapi.json", summary: "This document.", answer: map[string]any{}},
 		{pattern: "GET /events", summary: "Server-Sent Events: daemon/status, task/progress, pool/entry.", content: stream, query: nodes},
 		{pattern: "GET /activity", summary: "What runs, and what failed in the last hour.", answer: activityView{}},
-		{pattern: "GET /daemons", summary: "The daemons of the pool.", answer: daemonList{}, query: nodes},
+		{pattern: "GET /daemons", summary: "The daemons of the pool.", answer: daemonList{}, query: append(nodes, page...)},
 		{pattern: "POST /daemons", summary: "Starts the daemon of a library; 200 if it runs already.", status: http.StatusCreated, body: libraryBody{}, answer: poolEntry{}},
 		{pattern: "PUT /daemons/{lib_id}", summary: "Starts the daemon of a library; 200 if it runs already.", status: http.StatusCreated, answer: poolEntry{}},
 		{pattern: "GET /daemons/{lib_id}", summary: "One daemon of the pool.", answer: poolEntry{}},

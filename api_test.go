@@ -113,6 +113,23 @@ func TestAPILife(t *testing.T) {
 	if w := ask(a, "GET", "/daemons", ""); w.Code != 200 || json.Unmarshal(w.Body.Bytes(), &all) != nil || len(all.Daemons) != 2 || all.Max != 2 {
 		t.Errorf("GET all: got %d %s, want 2 of 2", w.Code, w.Body)
 	}
+	var pages []string
+	for cursor := ""; len(pages) < 3; {
+		var page daemonList
+		if w := ask(a, "GET", "/daemons?limit=1&cursor="+cursor, ""); w.Code != 200 || json.Unmarshal(w.Body.Bytes(), &page) != nil || len(page.Daemons) != 1 {
+			t.Fatalf("GET a page: got %d %s, want one daemon", w.Code, w.Body)
+		}
+		pages = append(pages, page.Daemons[0].LibID)
+		if page.NextCursor == nil {
+			break
+		}
+		cursor = *page.NextCursor
+	}
+	if strings.Join(pages, " ") != "x y" {
+		t.Errorf("got the pages %q, want x and y", pages)
+	}
+	checkProblem(t, ask(a, "GET", "/daemons?limit=0", ""), 400, codeBadRequest)
+	checkProblem(t, ask(a, "GET", "/daemons?cursor=*", ""), 400, codeBadRequest)
 	if w := ask(a, "POST", "/stop", ""); w.Code != 204 || w.Body.Len() != 0 {
 		t.Errorf("POST /stop: got %d %s, want 204 without a body", w.Code, w.Body)
 	}
@@ -120,7 +137,7 @@ func TestAPILife(t *testing.T) {
 	if w := ask(a, "DELETE", "/daemons/x", ""); w.Code != 204 {
 		t.Errorf("DELETE: got %d %s, want 204", w.Code, w.Body)
 	}
-	if w := ask(a, "GET", "/daemons", ""); w.Body.String() != "{\"daemons\":[],\"max\":2}\n" {
+	if w := ask(a, "GET", "/daemons", ""); w.Body.String() != "{\"daemons\":[],\"max\":2,\"next_cursor\":null}\n" {
 		t.Errorf("got %s, want an empty list", w.Body)
 	}
 }

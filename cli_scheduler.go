@@ -44,7 +44,8 @@ func schedulerCommands() []command {
 			define: askScheduler(func(f *flagSet) func(*clientRun) error {
 				asJSON := jsonFlag(f)
 				return func(r *clientRun) error {
-					libraries, err := pages[binding](r, "/libraries", "libraries")
+					libraries := []binding{}
+					err := r.pages("/libraries", "libraries", &libraries)
 					if err != nil {
 						return err
 					}
@@ -172,20 +173,21 @@ func jsonFlag(f *flagSet) *bool { return f.Bool("json", false, "print JSON") }
 // maxPages bounds how many pages of a list are read: a million entries.
 const maxPages = 1000
 
-// pages reads a list of the API to its end.
-func pages[T any](r *clientRun, path, key string) ([]T, error) {
-	all, cursor := []T{}, ""
+// pages reads a list of the API to its end into the slice that all points to.
+func (r *clientRun) pages(path, key string, all any) error {
+	var items []json.RawMessage
+	cursor := ""
 	for range maxPages {
 		var page map[string]json.RawMessage
 		if err := r.send(r.ctx, http.MethodGet, path+"?nodes=all&cursor="+url.QueryEscape(cursor), nil, &page); err != nil {
-			return nil, err
+			return err
 		}
-		var items []T
+		var some []json.RawMessage
 		var next *string
-		if err := errors.Join(decodeJSON(page[key], &items), decodeJSON(page["next_cursor"], &next)); err != nil {
-			return nil, fmt.Errorf("reading %s: %w", path, err)
+		if err := errors.Join(decodeJSON(page[key], &some), decodeJSON(page["next_cursor"], &next)); err != nil {
+			return fmt.Errorf("reading %s: %w", path, err)
 		}
-		all = append(all, items...)
+		items = append(items, some...)
 		if next == nil || *next == cursor {
 			var nodes []nodeView
 			_ = decodeJSON(page["nodes"], &nodes) // absent, or fewer warnings
@@ -198,11 +200,19 @@ func pages[T any](r *clientRun, path, key string) ([]T, error) {
 		}
 		cursor = *next
 	}
-	return all, nil
+	array, err := json.Marshal(items)
+	if err == nil {
+		err = decodeJSON(array, all)
+	}
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	return nil
 }
 
-func (r *clientRun) machines() ([]machineView, error) {
-	return pages[machineView](r, "/machines", "machines")
+func (r *clientRun) machines() (all []machineView, err error) {
+	all = []machineView{}
+	return all, r.pages("/machines", "machines", &all)
 }
 
 // printLog prints the end of a daemon's log, and with follow what is added.

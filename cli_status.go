@@ -64,15 +64,11 @@ func (r *clientRun) status() (*statusView, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, 4*probeTimeout)
 	defer cancel()
 	view := &statusView{}
-	var pool struct {
-		Daemons []poolEntry `json:"daemons"`
-	}
 	// /health needs no token: ask for the daemons first, so that a missing token is
 	// an error.
-	if err := r.send(ctx, http.MethodGet, "/daemons?nodes=all", nil, &pool); err != nil {
+	if err := r.pages("/daemons", "daemons", &view.Daemons); err != nil {
 		return nil, err
 	}
-	view.Daemons = pool.Daemons
 	if err := r.send(ctx, http.MethodGet, "/health", nil, &view.Health); err != nil {
 		return nil, err
 	}

@@ -192,14 +192,8 @@ func (p *peers) machines(r *http.Request, after string, limit int, own []machine
 				return errPeerAnswer
 			}
 		}
-		if page.NextCursor != nil {
-			last, err := base64.RawURLEncoding.DecodeString(*page.NextCursor)
-			if err != nil || string(last) <= after {
-				return errPeerAnswer
-			}
-			if end == "" || string(last) < end {
-				end = string(last)
-			}
+		if !earlier(&end, page.NextCursor, after) {
+			return errPeerAnswer
 		}
 		for _, m := range page.Machines {
 			add(node, m)
@@ -224,26 +218,62 @@ func (p *peers) machines(r *http.Request, after string, limit int, own []machine
 	return list
 }
 
-// daemons adds the daemons of the other schedulers behind those of this one.
-func (p *peers) daemons(r *http.Request, list *daemonList) {
+// earlier makes end, up to which all pages are complete, that of another page if it
+// ends before. It returns false for a cursor that is not one behind after.
+func earlier(end, cursor *string, after string) bool {
+	if cursor == nil {
+		return true
+	}
+	last, err := base64.RawURLEncoding.DecodeString(*cursor)
+	if err != nil || string(last) <= after {
+		return false
+	}
+	if *end == "" || string(last) < *end {
+		*end = string(last)
+	}
+	return true
+}
+
+// daemons adds the daemons of the other schedulers to the page of this one, which
+// ends with last, "" for the last page. It returns the end of the whole page.
+func (p *peers) daemons(r *http.Request, after string, limit int, list *daemonList, last string) (end string) {
 	for i := range list.Daemons {
 		list.Daemons[i].Node = *p.name.Load()
 	}
+	end = last
 	list.Nodes = p.ask(r, func(node string, answer []byte) error {
 		var other daemonList
 		if decodeJSON(answer, &other) != nil || other.Max < 1 || other.Max > maxDaemons {
 			return errPeerAnswer
 		}
 		for i := range other.Daemons {
-			if checkLibID(other.Daemons[i].LibID) != nil {
+			if id := other.Daemons[i].LibID; checkLibID(id) != nil || id <= after {
 				return errPeerAnswer
 			}
 			other.Daemons[i].Node = node
+		}
+		if !earlier(&end, other.NextCursor, after) {
+			return errPeerAnswer
 		}
 		list.Daemons = append(list.Daemons, other.Daemons...)
 		list.Max += other.Max
 		return nil
 	})
+	sortStableBy(list.Daemons, func(a, b poolEntry) int { return strings.Compare(a.LibID, b.LibID) })
+	n := 0
+	for before := ""; n < len(list.Daemons); n++ {
+		id := list.Daemons[n].LibID
+		if end != "" && id > end {
+			break
+		}
+		if n >= limit && id != before { // all daemons of a library are in one page
+			end = before
+			break
+		}
+		before = id
+	}
+	list.Daemons = list.Daemons[:n]
+	return end
 }
 
 // follow returns the events of the other schedulers, without ids. stop ends the

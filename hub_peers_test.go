@@ -121,8 +121,13 @@ func TestDaemonsOfAllNodes(t *testing.T) {
 	for _, d := range daemons.Daemons {
 		got = append(got, d.LibID+"@"+d.Node)
 	}
-	if want := []string{"b@http://here", "b@" + first, "c@" + first, "b@" + second, "c@" + second}; !slices.Equal(got, want) || daemons.Max != 12 {
+	if want := []string{"b@http://here", "b@" + first, "b@" + second, "c@" + first, "c@" + second}; !slices.Equal(got, want) || daemons.Max != 12 {
 		t.Errorf("got %v of %d, want %v of 12", got, daemons.Max, want)
+	}
+	// A page has all daemons of its last library.
+	getList(t, a, "/daemons?nodes=all&limit=1", &daemons)
+	if n := len(daemons.Daemons); n != 3 || daemons.Daemons[2].LibID != "b" || daemons.NextCursor == nil {
+		t.Errorf("got %d daemons %v and the cursor %v, want the 3 of b and a cursor", n, daemons.Daemons, daemons.NextCursor)
 	}
 	var machines machineList
 	getList(t, a, "/machines?nodes=all", &machines)

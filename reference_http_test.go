@@ -36,7 +36,7 @@ func routeExamples() []routeExample {
 		{pattern: "POST /daemons", what: "starts the daemon of a library if it is not running and responds when it is ready: 201 to the request that started it, 200 to others", path: "/daemons", body: `{"lib_id":"demo"}`},
 		{pattern: "PUT /daemons/{lib_id}", what: "the same, with the library in the path"},
 		{pattern: "GET /daemons/{lib_id}", what: "returns one daemon; 404 if it is not running", path: "/daemons/demo2"},
-		{pattern: "GET /daemons", what: "lists all daemons of the pool; with `--peers`, `nodes=all` adds those of the other schedulers: each has `node`, and `nodes` has each scheduler with `status` `ok` or `failed` and its `error`", path: "/daemons"},
+		{pattern: "GET /daemons", what: "lists the daemons of the pool; `limit` (at most 1000) and `cursor` for pages; `next_cursor` is null at the end; with `--peers`, `nodes=all` adds those of the other schedulers: each has `node`, and `nodes` has each scheduler with `status` `ok` or `failed` and its `error`", path: "/daemons"},
 		{pattern: "GET /daemons/{lib_id}/log", what: "the end of the daemon's log as text, at most `bytes` (65536); with `follow=1` what is added follows until the client closes the connection; kept after the daemon's end"},
 		{pattern: "POST /daemons/{lib_id}/stop", what: "stops one daemon and keeps its directory; 404 if it is not running"},
 		{pattern: "GET /activity", what: "the requests that run and what failed in the last hour, at most 1000 each", path: "/activity"},
