@@ -37,6 +37,7 @@ const (
 	refusedRate  = 500
 	refusedBurst = 100
 	refusedPause = 20 * time.Second
+	refusedBeat  = 50 * time.Millisecond
 )
 
 // callerOfRequest returns the name of the caller of a request that came with the
@@ -249,10 +250,12 @@ func (q *callerRequest) pauseRefusal() {
 	refusals.pause()
 }
 
-// pause waits until a refusal may be sent.
+// pause waits until a refusal may be sent. Those that wait are sent together, every
+// refusedBeat: to wake up for each would take longer than the refusal.
 func (l *rateLimit) pause() {
-	pause, _ := l.take(1, refusedPause)
-	time.Sleep(pause)
+	if pause, _ := l.take(1, refusedPause); pause > 0 {
+		time.Sleep(time.Until(time.Now().Add(pause).Truncate(refusedBeat).Add(refusedBeat)))
+	}
 }
 
 // beginHandshake counts the handshake of a user's daemon. The error is an
