@@ -29,10 +29,11 @@ const (
 	maxResends = 2
 	// maxUnfinished bounds the links of users' daemons whose handshake was not
 	// accepted yet; the oldest one makes room. Each may cost 100 KiB for
-	// handshakeTimeout. For unfinishedGrace there may be maxUnfinishedBurst: a
-	// thousand daemons may dial at once after a restart of the server.
+	// handshakeTimeout. For unfinishedGrace there may be maxUnfinishedBurst, each with
+	// less than 1 KiB as a rule: ten thousand daemons dial at once after a restart of
+	// the server, and those that are sent away come back seconds later.
 	maxUnfinished      = 512
-	maxUnfinishedBurst = 2048
+	maxUnfinishedBurst = 8192
 	unfinishedGrace    = 2 * time.Second
 	// manyChanges is how many links must begin or end between two sweeps for unused
 	// memory to be returned afterwards. A handshake takes some 20 KiB for a moment, an

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -50,19 +52,64 @@ func logTime(t *testing.T, line string) time.Time {
 }
 
 // TestHubIsKilled: the hub is killed (SIGKILL) and a new one starts on the same
-// port; the daemon connects to it.
+// port; the daemon connects to it within its first delay of 2 s. A call that was in
+// flight is lost with its connection: asked again with its task_id until it is
+// answered, it has run once.
 func TestHubIsKilled(t *testing.T) {
 	skipShort(t, "waits for a reconnect of processes, for seconds")
 	t.Parallel()
+	const calls = 5
+	dir := realTempDir(t)
+	runs, script := filepath.Join(dir, "runs"), filepath.Join(dir, "run.sh")
+	if err := errors.Join(os.WriteFile(runs, nil, 0o600), os.WriteFile(script, []byte("echo >> '"+runs+"'; sleep 0.5; echo 1"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	begun := func() int { return strings.Count(readText(t, runs), "\n") }
 	first, address := startSchedulerProcess(t, nil)
-	d := startUserDaemon(t, address, "m", nil)
+	d := startUserDaemon(t, address, "m", nil, "--handler", "test/run=sh '"+script+"'")
+	client := &http.Client{Timeout: patience}
+	defer client.CloseIdleConnections()
+	var wg sync.WaitGroup
+	var lost atomic.Int64
+	for i := range calls {
+		wg.Go(func() {
+			request := fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"test/run","params":{"task_id":"t%d"}}`, i)
+			for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) { // until the machine is back
+				response, err := client.Post(address+"/machines/m/rpc", "application/json", strings.NewReader(request))
+				if err == nil {
+					answer, _ := io.ReadAll(response.Body)
+					_ = response.Body.Close() // was read
+					if response.StatusCode == http.StatusOK {
+						if !strings.Contains(string(answer), `"result":1`) {
+							t.Errorf("call %d: got %s, want the result 1", i, answer)
+						}
+						return
+					}
+				}
+				if lost.Add(1); time.Now().After(deadline) {
+					t.Errorf("call %d: got %v, want it answered within %v", i, err, patience)
+					return
+				}
+			}
+		})
+	}
+	awaitThat(t, "the calls to run", func() bool { return begun() == calls })
 	if err := first.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	first.exit()
-	d.says("trying again")
 	second := start(t, schedulerName, nil, "--port", port(t, address), "--workspace", filepath.Join(realTempDir(t), "ws"))
+	second.url()
+	began := time.Now()
 	second.says("machine online")
+	t.Logf("the machine was online %v after the new hub listened", time.Since(began))
+	wg.Wait()
+	if n := begun(); n != calls || lost.Load() < calls {
+		t.Errorf("%d calls ran %d times and were lost %d times, want each to run once and to be lost at least once", calls, n, lost.Load())
+	}
+	if line := d.says("trying again"); strings.Contains(line, "failed=2") {
+		t.Errorf("got %q, want the daemon back after its first delay", line)
+	}
 	if status, a := callRPC(t, address+"/machines/m", "config/get", "{}"); status != 200 || a.Error != nil {
 		t.Errorf("config/get over the second hub: status %d, %v, want 200", status, a.Error)
 	}

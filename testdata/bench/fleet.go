@@ -77,6 +77,9 @@ func measureLinks(args []string) {
 		f.failed.Store(0)
 		if *storm {
 			kill(hub)
+			for f.connected.Load() > 0 {
+				time.Sleep(time.Millisecond) // every daemon notices
+			}
 			hub = startHub(flags.Args(), port)
 			listening := awaitListener(hub.Process.Pid, port)
 			f.await(n)
