@@ -346,11 +346,19 @@ func BenchmarkBindings(b *testing.B) {
 					mustSet(b, l, "lib5", fmt.Sprint("other", i%2))
 				}
 			})
+			h := newHub(hubConfig{libraryOf: l.of, publish: func(string, any) {}, log: slog.New(slog.DiscardHandler)})
+			l.watchMachines(func(machineID string) { h.bound(machineID, l.of(machineID)) })
 			b.Run(fmt.Sprintf("handshake/%d/shared=%v", n, shared), func(b *testing.B) {
-				for i := 0; b.Loop(); i++ {
-					if l.of("machine7") != "lib7" {
-						b.Fatal("no library")
+				for b.Loop() {
+					c := &hubConn{hub: h}
+					params := handshakeParams{MachineID: "machine7"}
+					if !c.setHandshake(&params) || h.register(c, params) != "" {
+						b.Fatal("the machine was refused")
 					}
+					if got := h.machines["machine7"].view.LibID; got != "lib7" {
+						b.Fatalf("got the library %q, want lib7", got)
+					}
+					h.drop(c, errLinkLost)
 				}
 			})
 		}

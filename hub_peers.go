@@ -169,25 +169,25 @@ var errPeerAnswer = errors.New("its answer is not that of a scheduler")
 // one. A machine that several know is shown once: as the one where it is online, else
 // where it was last.
 func (p *peers) machines(r *http.Request, after string, limit int, own []machineView, last string) machineList {
-	all := map[string]machineView{}
+	all := map[string]*machineView{}
 	end := last // up to here all pages are complete; "" if they are the last ones
-	add := func(node string, m machineView) {
+	add := func(node string, m *machineView) {
 		m.Node = node
-		before, known := all[m.MachineID]
-		online := m.Status == "online"
-		if !known || online && before.Status != "online" || online == (before.Status == "online") && m.ConnectedAt != nil && (before.ConnectedAt == nil || m.ConnectedAt.After(*before.ConnectedAt)) {
+		before, online := all[m.MachineID], m.Status == "online"
+		if before == nil || online && before.Status != "online" || online == (before.Status == "online") && m.ConnectedAt != nil && (before.ConnectedAt == nil || m.ConnectedAt.After(*before.ConnectedAt)) {
 			all[m.MachineID] = m
 		}
 	}
-	for _, m := range own {
-		add(*p.name.Load(), m)
+	for i := range own {
+		add(*p.name.Load(), &own[i])
 	}
 	nodes := p.ask(r, func(node string, answer []byte) error {
 		var page machineList
 		if err := decodeJSON(answer, &page); err != nil {
 			return errPeerAnswer
 		}
-		for _, m := range page.Machines {
+		for i := range page.Machines {
+			m := &page.Machines[i]
 			if checkMachineID(m.MachineID) != nil || m.MachineID <= after || m.Status != "online" && m.Status != "offline" {
 				return errPeerAnswer
 			}
@@ -195,8 +195,8 @@ func (p *peers) machines(r *http.Request, after string, limit int, own []machine
 		if !earlier(&end, page.NextCursor, after) {
 			return errPeerAnswer
 		}
-		for _, m := range page.Machines {
-			add(node, m)
+		for i := range page.Machines {
+			add(node, &page.Machines[i])
 		}
 		return nil
 	})
@@ -213,7 +213,7 @@ func (p *peers) machines(r *http.Request, after string, limit int, own []machine
 	}
 	list := machineList{Machines: []machineView{}, NextCursor: nextCursor(end, end != ""), Nodes: nodes}
 	for _, id := range ids {
-		list.Machines = append(list.Machines, all[id])
+		list.Machines = append(list.Machines, *all[id])
 	}
 	return list
 }
