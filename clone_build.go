@@ -11,7 +11,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"sync"
 )
 
 const (
@@ -25,9 +24,6 @@ const (
 	// byte, whatever the attributes of this commit or of the one before say, and
 	// no filter runs.
 	cloneAttributes = "* -text -ident !eol !filter !working-tree-encoding\n"
-	// maxTreeDepth bounds how deep files are linked, with two open directories for
-	// each level; git checks out what lies deeper.
-	maxTreeDepth = 64
 )
 
 // cloneFacts describe a repository in the store. They are read once, without git.
@@ -302,78 +298,6 @@ func (r *clonedRepo) setRefs(head headState) error {
 		files[name] = "ref: " + target + "\n"
 	}
 	return r.writeFiles(files)
-}
-
-// linkFiles gives the new state the files of the old one, as hard links: git
-// removes a file before it writes it anew, so the old state keeps its own. A file
-// that cannot be linked is left out, and git checks it out.
-func (r *clonedRepo) linkFiles(ctx context.Context) {
-	from, err1 := openDirBelow(r.store.root, r.name)
-	to, err2 := openDirBelow(r.store.root, r.temp)
-	if err1 == nil && err2 == nil {
-		l := &treeLinker{ctx: ctx, helpers: make(chan struct{}, linkHelpers)}
-		l.link(from, to, maxTreeDepth)
-	}
-	for _, dir := range []*dirHandle{from, to} {
-		if dir != nil {
-			dir.close()
-		}
-	}
-}
-
-// linkHelpers is how many goroutines link directories at the same time, besides the
-// first: most of the time goes to the file system, which takes two at once.
-const linkHelpers = 3
-
-// treeLinker makes a tree of hard links.
-type treeLinker struct {
-	ctx     context.Context
-	helpers chan struct{} // holds a token for each goroutine besides the first
-}
-
-// link links the files of a directory and of those below it. What cannot be linked
-// is checked out later.
-func (l *treeLinker) link(from, to *dirHandle, depth int) {
-	if depth == 0 || l.ctx.Err() != nil {
-		return
-	}
-	var below sync.WaitGroup
-	defer below.Wait() // they use the handles of this directory
-	_ = from.read(func(name string, typ fs.FileMode) error {
-		switch typ = from.typeOf(name, typ); {
-		case name == ".git":
-		case typ.IsDir():
-			select {
-			case l.helpers <- struct{}{}:
-				below.Go(func() {
-					defer func() { <-l.helpers }()
-					l.linkDir(from, to, name, depth)
-				})
-			default:
-				l.linkDir(from, to, name, depth)
-			}
-		case typ.IsRegular(), typ&fs.ModeSymlink != 0:
-			_ = from.link(name, to)
-		}
-		return nil
-	})
-}
-
-func (l *treeLinker) linkDir(from, to *dirHandle, name string, depth int) {
-	if to.mkdir(name) != nil {
-		return
-	}
-	below, err := from.openDir(name)
-	if err != nil {
-		return
-	}
-	defer below.close()
-	beside, err := to.openDir(name)
-	if err != nil {
-		return
-	}
-	defer beside.close()
-	l.link(below, beside, depth-1)
 }
 
 // linkOrCopy gives a file of the store a second name, or makes a copy where the

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -96,6 +97,60 @@ func TestCloneUpdateKeepsUnchangedFiles(t *testing.T) {
 	packs, err := filepath.Glob(r.Path + "/.git/objects/pack/*.pack")
 	if err != nil || len(packs) > maxPacks {
 		t.Errorf("%d packs, %v; want at most %d", len(packs), err, maxPacks)
+	}
+	w.must(p, actionUnchanged, remote.head())
+}
+
+// An update is made out of the state before the last one, whatever happened to it
+// meanwhile, and every file that did not change stays the one that it was.
+func TestCloneUpdateReusesTheSpare(t *testing.T) {
+	skipShort(t, "it clones many times")
+	t.Parallel()
+	w := newCloneWorld(t)
+	w.store.grace = 0
+	remote := w.server.repo("lib", map[string]string{"same": "1", "dir/same": "1", "dir/gone": "1", "dir/edited": "1", "sub/same": "1", "old/deep/gone": "1", "changes": "0"})
+	p := cloneParams{URL: w.server.address("lib")}
+	w.must(p, actionCloned, remote.head())
+	remote.git("rm", "-q", "-r", "old")
+	r := w.must(p, actionUpdated, remote.commit("first", map[string]string{"changes": "1", "new/deep/file": "1"}))
+	spares, err := filepath.Glob(filepath.Join(w.workDir, retiredDirName, "*"))
+	if err != nil || len(spares) != 1 {
+		t.Fatalf("kept are %v, %v, want one old state", spares, err)
+	}
+	stat := func(name string) os.FileInfo {
+		t.Helper()
+		info, err := os.Lstat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	dir := stat(spares[0] + "/dir")
+	before := map[string]os.FileInfo{}
+	for _, name := range []string{"same", "dir/same", "sub/same", "changes", "new/deep/file"} {
+		before[name] = stat(filepath.Join(r.Path, name))
+	}
+	if err := errors.Join(os.Remove(spares[0]+"/dir/gone"), os.Remove(spares[0]+"/dir/edited"), os.RemoveAll(spares[0]+"/sub")); err != nil {
+		t.Fatal(err)
+	}
+	writeFiles(t, spares[0], map[string]string{"dir/edited": "x", "dir/.git/HEAD": "x", "sub": "x", "other/deep/file": "x"})
+	symlinks(t, map[string]string{spares[0] + "/dir/link": t.TempDir()})
+	remote.git("rm", "-q", "dir/gone")
+	r = w.must(p, actionUpdated, remote.commit("second", map[string]string{"dir/more": "1"}))
+	if !os.SameFile(dir, stat(r.Path+"/dir")) {
+		t.Error("the directory is a new one, want that of the old state")
+	}
+	for name, info := range before {
+		if !os.SameFile(info, stat(filepath.Join(r.Path, name))) {
+			t.Errorf("%s is another file than before, want the same", name)
+		}
+	}
+	clone := &testRepo{t: t, dir: r.Path}
+	if dirty := clone.git("status", "--porcelain", "--ignored"); dirty != "" {
+		t.Errorf("git status shows %q, want nothing", dirty)
+	}
+	if entries, err := os.ReadDir(r.Path + "/dir"); err != nil || len(entries) != 3 {
+		t.Errorf("dir has %v, %v, want edited, more and same", entries, err)
 	}
 	w.must(p, actionUnchanged, remote.head())
 }

@@ -321,7 +321,7 @@ func TestOldStateStaysForItsReaders(t *testing.T) {
 			}
 			return len(names)
 		}
-		if err := s.retire(old); err != nil {
+		if err := s.retire(old, "lib", false); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(retiredGrace / 2)
@@ -331,6 +331,23 @@ func TestOldStateStaysForItsReaders(t *testing.T) {
 		time.Sleep(retiredGrace)
 		if n := kept(); n != 0 {
 			t.Errorf("got %d old states after their time, want none", n)
+		}
+		for _, sooner := range []func(){func() {}, func() { s.dropSpare("lib") }} {
+			if old, err = s.temp(); err == nil {
+				err = s.retire(old, "lib", true)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(spareIdle / 2)
+			if n := kept(); n != 1 {
+				t.Errorf("got %d old states that the next update may use, want 1", n)
+			}
+			sooner()
+			time.Sleep(spareIdle)
+			if n := kept(); n != 0 {
+				t.Errorf("got %d old states after that time, want none", n)
+			}
 		}
 		if retiredGrace < time.Second {
 			t.Errorf("an old state stays for %v, want at least a second", retiredGrace)

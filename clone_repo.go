@@ -27,6 +27,7 @@ type clonedRepo struct {
 	action cloneAction
 	old    *cloneFacts // repository at the name; nil if there is none that can be used
 	target cloneTarget // set by pickTarget
+	clean  bool        // the files of the old state are those of its commit
 	temp   string      // name of the new state in the store; "" before it is begun and after it is installed
 }
 
@@ -111,6 +112,7 @@ func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
 	if !r.target.empty {
 		var links sync.WaitGroup
 		if clean {
+			r.clean = true
 			// Ends when all files are linked, which is waited for before the checkout.
 			links.Go(func() { r.linkFiles(ctx) })
 		} else if err := r.store.root.RemoveAll(r.temp + "/.git/index"); err != nil {
@@ -207,7 +209,7 @@ func (r *clonedRepo) install() error {
 		return err
 	}
 	if replaced {
-		if err := r.store.retire(r.temp); err != nil {
+		if err := r.store.retire(r.temp, r.name, r.clean); err != nil {
 			r.cfg.log.Warn("removing an old repository failed", "name", r.name, "error", err)
 		}
 	}

@@ -55,6 +55,7 @@ type repoStore struct {
 	mu      sync.Mutex
 	held    map[string]chan struct{} // under mu: names in use; closed on release
 	waiting int                      // under mu: how many old states wait
+	spares  map[string]*spare        // under mu: by name of the repository
 }
 
 // openRepoStore creates the directory if necessary and removes what an earlier
@@ -81,7 +82,7 @@ func openRepoStore(base context.Context, workDir string) (_ *repoStore, err erro
 	}
 	s := &repoStore{
 		dir: filepath.Join(workDir, reposDirName), work: work, root: root, grace: retiredGrace,
-		base: base, held: map[string]chan struct{}{},
+		base: base, held: map[string]chan struct{}{}, spares: map[string]*spare{},
 	}
 	return s, s.clear()
 }
@@ -152,8 +153,9 @@ func (s *repoStore) discard(name string) error {
 	return nil
 }
 
-// retire removes the old state at temp after a grace period for its readers.
-func (s *repoStore) retire(temp string) error {
+// retire removes the old state of a repository, which is at temp, after a grace period
+// for its readers, or later if it is kept for the next update.
+func (s *repoStore) retire(temp, name string, keep bool) error {
 	at := retiredDirName + "/" + strings.TrimPrefix(temp, tempPrefix)
 	if !s.mayWait(1) {
 		return s.remove(temp)
@@ -171,9 +173,23 @@ func (s *repoStore) retire(temp string) error {
 		s.mayWait(-1)
 		return s.remove(temp) // repos is a file system of its own
 	}
-	// Ends after the grace, or at the end of base; close waits for it.
+	var kept *spare
+	if keep {
+		kept, keep = s.keepSpare(name, at)
+	} else {
+		s.dropSpare(name)
+	}
+	// Ends after the grace, when the spare is not kept any longer, or at the end of
+	// base; close waits for it.
 	s.retired.Go(func() {
 		defer s.mayWait(-1)
+		if keep {
+			if !s.wait(kept, name) {
+				_ = removeTree(s.base, s.work, at) // clear removes what stays
+			}
+			_ = s.work.Remove(retiredDirName) // when it is empty
+			return
+		}
 		select {
 		case <-time.After(s.grace):
 		case <-s.base.Done():

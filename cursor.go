@@ -108,63 +108,79 @@ func fingerprintList(list []string) string {
 	return fingerprint(list...)
 }
 
-// maxKeptLists bounds the lists of one method that are kept.
-const maxKeptLists = 4
+const (
+	// maxKeptLists and maxKeptBytes bound the lists of one method that are kept: one
+	// of the largest, which ends with a whole block, or several others.
+	maxKeptLists = 8
+	maxKeptBytes = maxListingBytes + maxListingBytes/listingBlock
+	// listIdle is how long lists are kept after the last page. A caller that needs
+	// more pages requests them right away.
+	listIdle = 30 * time.Second
+)
 
 // keptLists keeps the lists that callers are paging through, so that git runs once
 // for all pages. It only saves time: a cursor is valid without it.
 type keptLists struct {
 	mu    sync.Mutex
-	lists []keptList  // guarded by mu, most recently kept last
+	lists []keptList  // guarded by mu, most recently used last
 	timer *time.Timer // guarded by mu, empties lists
 }
 
 type keptList struct {
-	key  string
-	list any // not changed once it is kept
+	key   string
+	list  any // not changed once it is kept
+	bytes int
 }
 
 // find returns the list for key, or nil.
 func (k *keptLists) find(key string) any {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, l := range k.lists {
-		if l.key == key {
-			return l.list
-		}
+	l := k.takeLocked(key)
+	if l.list != nil {
+		k.addLocked(l)
 	}
-	return nil
+	return l.list
 }
 
-// keep keeps a list in place of the previous one for its key.
-func (k *keptLists) keep(key string, list any) {
+// keep keeps a list of some bytes in place of the previous one for its key.
+func (k *keptLists) keep(key string, list any, bytes int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.dropLocked(key)
-	k.lists = append(k.lists, keptList{key, list})
-	if len(k.lists) > maxKeptLists {
-		k.dropLocked(k.lists[0].key)
+	k.takeLocked(key)
+	k.addLocked(keptList{key, list, bytes})
+	sum := 0
+	for _, l := range k.lists {
+		sum += l.bytes
 	}
-	if k.timer == nil {
-		k.timer = time.AfterFunc(listingIdle, k.empty)
+	for len(k.lists) > 1 && (sum > maxKeptBytes || len(k.lists) > maxKeptLists) {
+		sum -= k.takeLocked(k.lists[0].key).bytes
 	}
-	k.timer.Reset(listingIdle)
 }
 
 // drop forgets a list after its last page.
 func (k *keptLists) drop(key string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.dropLocked(key)
+	k.takeLocked(key)
 }
 
-func (k *keptLists) dropLocked(key string) {
+func (k *keptLists) addLocked(l keptList) {
+	k.lists = append(k.lists, l)
+	if k.timer == nil {
+		k.timer = time.AfterFunc(listIdle, k.empty)
+	}
+	k.timer.Reset(listIdle)
+}
+
+func (k *keptLists) takeLocked(key string) keptList {
 	for n, l := range k.lists {
 		if l.key == key {
 			k.lists = slices.Delete(k.lists, n, n+1)
-			return
+			return l
 		}
 	}
+	return keptList{}
 }
 
 func (k *keptLists) empty() {

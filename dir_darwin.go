@@ -20,6 +20,17 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 	return eachName(d.f, func(name string) error { return each(name, typeUnknown) })
 }
 
+// readInodes is read with the inode of each entry.
+func (d *dirHandle) readInodes(each func(name string, typ fs.FileMode, inode uint64) error) error {
+	return d.read(func(name string, _ fs.FileMode) error {
+		info, err := d.lstat(name)
+		if err != nil {
+			return nil // removed since
+		}
+		return each(name, info.mode.Type(), info.id.ino)
+	})
+}
+
 // exchangeNames swaps what two names stand for, in one step (renameatx_np(2));
 // errors.ErrUnsupported where the file system cannot.
 func exchangeNames(fromDir *os.File, from string, toDir *os.File, to string) error {

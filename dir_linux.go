@@ -20,6 +20,12 @@ const direntBufferSize = 32 << 10
 // read calls each for every entry of the directory except "." and "..", in no
 // order, and stops at the first error from each.
 func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
+	return d.readInodes(func(name string, typ fs.FileMode, _ uint64) error { return each(name, typ) })
+}
+
+// readInodes is read with the inode of each entry, which is 0 where the system does
+// not tell.
+func (d *dirHandle) readInodes(each func(name string, typ fs.FileMode, inode uint64) error) error {
 	fd := int(d.f.Fd())
 	if _, err := unix.Seek(fd, 0, 0); err != nil {
 		return &fs.PathError{Op: "seek", Path: d.f.Name(), Err: err}
@@ -43,6 +49,7 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 				return fmt.Errorf("reading directory %s: entry of %d bytes", d.f.Name(), size)
 			}
 			name, typ := string(rest[header:size]), rest[unsafe.Offsetof(unix.Dirent{}.Type)]
+			inode := binary.NativeEndian.Uint64(rest)
 			rest = rest[size:]
 			if i := strings.IndexByte(name, 0); i >= 0 {
 				name = name[:i]
@@ -50,7 +57,7 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 			if name == "." || name == ".." || name == "" {
 				continue
 			}
-			if err := each(name, direntType(typ)); err != nil {
+			if err := each(name, direntType(typ), inode); err != nil {
 				return err
 			}
 		}

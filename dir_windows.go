@@ -220,6 +220,11 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 	})
 }
 
+// readInodes is read; the system does not tell inodes.
+func (d *dirHandle) readInodes(each func(name string, typ fs.FileMode, inode uint64) error) error {
+	return d.read(func(name string, typ fs.FileMode) error { return each(name, typ, 0) })
+}
+
 // fileIDAt returns zero: Windows has no cheap identity. openFile compares the
 // files themselves.
 func fileIDAt(string) fileID { return fileID{} }

@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,11 +51,7 @@ func (l *nameList) page(after string, limit int) (names []string, more, ok bool)
 	if after < l.after {
 		return nil, false, false
 	}
-	at, found := slices.BinarySearch(l.names, after)
-	if found {
-		at++
-	}
-	rest := l.names[at:]
+	rest := l.names[sort.Search(len(l.names), func(n int) bool { return l.names[n] > after }):]
 	if len(rest) > limit {
 		return rest[:limit], true, true
 	}
@@ -93,7 +90,7 @@ func (g *globPage) list(f *fsService, r *repository) error {
 	names, more, _ := l.page(after, g.limit)
 	if _, err = g.addNames(l, names, more); err == nil && g.more {
 		l.dir, l.index = g.self.id, index
-		f.names.keep(g.cursor.Request, l.kept())
+		f.names.keep(g.cursor.Request, l.kept(), maxKeptNameBytes)
 	}
 	return err
 }

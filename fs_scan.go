@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -128,7 +127,13 @@ func (f *fsService) scanStarts(ctx context.Context, paths []string) ([]resolvedP
 		starts = append(starts, at)
 	}
 	sortBy(starts, func(x, y resolvedPath) int { return cmp.Compare(x.abs, y.abs) })
-	return slices.CompactFunc(starts, func(x, y resolvedPath) bool { return x.abs == y.abs }), nil
+	var once []resolvedPath
+	for n, start := range starts {
+		if n == 0 || start.abs != starts[n-1].abs {
+			once = append(once, start)
+		}
+	}
+	return once, nil
 }
 
 // run walks from the starts and describes the repositories found, sorted by

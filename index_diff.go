@@ -120,7 +120,7 @@ func (g *gitReader) diffPage(ctx context.Context, v *gitView, list *diffList, cu
 		}
 	}
 	if len(rest) > len(changes) {
-		g.diffs.keep(list.key, list)
+		g.diffs.keep(list.key, list, len(list.changes)*changeBytes)
 	} else {
 		g.diffs.drop(list.key)
 	}
@@ -131,8 +131,11 @@ func (g *gitReader) diffPage(ctx context.Context, v *gitView, list *diffList, cu
 	return result, nil
 }
 
-// maxKeptChanges bounds the changes of one kept list: some 10 MB.
-const maxKeptChanges = 20_000
+const (
+	// maxKeptChanges bounds the changes of one kept list: some 10 MB.
+	maxKeptChanges = 20_000
+	changeBytes    = 500
+)
 
 // diffList is a part of the changes between two commits, in order.
 type diffList struct {

@@ -5,20 +5,12 @@ import (
 	"encoding/hex"
 	"slices"
 	"strconv"
-	"sync"
-	"time"
 )
 
 const (
 	// maxListingBytes bounds one cached listing: about 800,000 files in packed
 	// form. A longer listing is cached from the requested position.
 	maxListingBytes = 32 << 20
-	// maxListings bounds the number of cached listings, which together hold
-	// about maxListingBytes.
-	maxListings = 8
-	// listingIdle is how long listings stay cached after the last page. A
-	// caller that needs more pages requests them right away.
-	listingIdle = 30 * time.Second
 	// listingBlock is the number of entries in a block; a whole block is
 	// decoded to find one entry.
 	listingBlock = 512
@@ -145,74 +137,4 @@ func gitMode(mode int) string {
 		text = "0" + text
 	}
 	return text
-}
-
-// listingCache keeps the listings that callers are paging through, so that git
-// runs once for all pages. It only saves time: a cursor is valid without it.
-type listingCache struct {
-	mu    sync.Mutex
-	kept  []*listing  // guarded by mu, most recently used last
-	timer *time.Timer // guarded by mu, empties kept
-}
-
-// find returns a cached listing that contains entry n, or nil.
-func (c *listingCache) find(key string, n int64) *listing {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	at := slices.IndexFunc(c.kept, func(l *listing) bool { return l.key == key && l.holds(n) })
-	if at < 0 {
-		return nil
-	}
-	l := c.kept[at]
-	c.kept = append(slices.Delete(c.kept, at, at+1), l)
-	c.timer.Reset(listingIdle)
-	return l
-}
-
-// of returns the most recently used listing for key, or nil.
-func (c *listingCache) of(key string) *listing {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, l := range slices.Backward(c.kept) {
-		if l.key == key {
-			return l
-		}
-	}
-	return nil
-}
-
-// keep caches a listing in place of the previous one for its key.
-func (c *listingCache) keep(l *listing) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.dropLocked(l.key)
-	c.kept = append(c.kept, l)
-	sum := 0
-	for n, l := range slices.Backward(c.kept) {
-		if sum += l.bytes; sum > maxListingBytes+maxListingBytes/listingBlock || len(c.kept)-n > maxListings {
-			c.kept = slices.Delete(c.kept, 0, min(n+1, len(c.kept)-1))
-			break
-		}
-	}
-	if c.timer == nil {
-		c.timer = time.AfterFunc(listingIdle, c.empty)
-	}
-	c.timer.Reset(listingIdle)
-}
-
-// drop removes a listing after its last page.
-func (c *listingCache) drop(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.dropLocked(key)
-}
-
-func (c *listingCache) dropLocked(key string) {
-	c.kept = slices.DeleteFunc(c.kept, func(l *listing) bool { return l.key == key })
-}
-
-func (c *listingCache) empty() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.kept = nil
 }

@@ -62,12 +62,12 @@ func (g *gitReader) manifest(ctx context.Context, p manifestParams) (manifestRes
 	if p.Cursor != nil {
 		// The next page is usually of the same commit, which can be found
 		// without git.
-		if l := g.listings.of(keyOf(repo.fixed(rev))); l != nil {
+		if l, _ := g.listings.find(keyOf(repo.fixed(rev))).(*listing); l != nil {
 			cursor, err := startCursor(p.Cursor, request, l.tree)
 			if err != nil {
 				return manifestResult{}, err
 			}
-			if g.listings.find(l.key, cursor.At) == l {
+			if l.holds(cursor.At) {
 				return g.page(l, cursor, limit, true), nil
 			}
 		}
@@ -91,7 +91,7 @@ func (g *gitReader) manifest(ctx context.Context, p manifestParams) (manifestRes
 		return manifestResult{Files: []manifestFile{}}, nil
 	}
 	key := keyOf(commit)
-	if l := g.listings.find(key, cursor.At); l != nil {
+	if l, _ := g.listings.find(key).(*listing); l != nil && l.holds(cursor.At) {
 		return g.page(l, cursor, limit, true), nil
 	}
 	l, err := g.list(ctx, v, tree, filter, key, cursor)
@@ -112,7 +112,7 @@ func (g *gitReader) page(l *listing, cursor pageCursor, limit int, cached bool) 
 	case more:
 		result.NextCursor = cursor.next(len(result.Files))
 		if !cached {
-			g.listings.keep(l)
+			g.listings.keep(l.key, l, l.bytes)
 		}
 	case cached:
 		g.listings.drop(l.key)

@@ -20,7 +20,7 @@ type gitReader struct {
 	remotes *remotes
 	log     *slog.Logger
 
-	listings listingCache
+	listings keptLists // of index/manifest
 	diffs    keptLists // of index/diff
 }
 

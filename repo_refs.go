@@ -9,7 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
+	"sort"
 	"strings"
 )
 
@@ -67,11 +67,20 @@ func (r *repository) readRefs() error {
 	for name, oid := range loose {
 		r.refs = append(r.refs, gitRef{name: name, oid: oid})
 	}
-	byName := func(a, b gitRef) int { return strings.Compare(a.name, b.name) }
-	if !slices.IsSortedFunc(r.refs, byName) {
-		sortStableBy(r.refs, byName)
+	sorted := true
+	for n := 1; n < len(r.refs); n++ {
+		sorted = sorted && r.refs[n-1].name < r.refs[n].name
 	}
-	r.refs = slices.CompactFunc(r.refs, func(a, b gitRef) bool { return a.name == b.name })
+	if sorted {
+		return nil
+	}
+	sortStableBy(r.refs, func(a, b gitRef) int { return strings.Compare(a.name, b.name) })
+	refs, r.refs = r.refs, r.refs[:0]
+	for n, ref := range refs {
+		if n == 0 || ref.name != refs[n-1].name { // the first of each name counts
+			r.refs = append(r.refs, ref)
+		}
+	}
 	return nil
 }
 
@@ -224,8 +233,8 @@ func (r *repository) refID(name string) string {
 		}
 		name = target
 	}
-	at, ok := slices.BinarySearchFunc(r.refs, name, func(ref gitRef, name string) int { return strings.Compare(ref.name, name) })
-	if !ok {
+	at := sort.Search(len(r.refs), func(n int) bool { return r.refs[n].name >= name })
+	if at == len(r.refs) || r.refs[at].name != name {
 		return ""
 	}
 	return r.refs[at].oid

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"sync"
+)
+
+const (
+	// maxTreeDepth bounds how deep files are linked, with two open directories for
+	// each level; git checks out what lies deeper.
+	maxTreeDepth = 64
+	// linkHelpers is how many goroutines link directories at the same time, besides the
+	// first: most of the time goes to the file system, which takes two at once.
+	linkHelpers = 3
+)
+
+// linkFiles gives the new state the files of the old one, as hard links: git
+// removes a file before it writes it anew, so the old state keeps its own. A file
+// that cannot be linked is left out, and git checks it out.
+func (r *clonedRepo) linkFiles(ctx context.Context) {
+	reused := r.moveSpare()
+	from, err1 := openDirBelow(r.store.root, r.name)
+	to, err2 := openDirBelow(r.store.root, r.temp)
+	if err1 == nil && err2 == nil {
+		l := &treeLinker{ctx: ctx, root: r.store.root, top: r.temp + "/", helpers: make(chan struct{}, linkHelpers)}
+		l.link(from, to, l.top, reused, maxTreeDepth)
+	}
+	for _, dir := range []*dirHandle{from, to} {
+		if dir != nil {
+			dir.close()
+		}
+	}
+}
+
+// moveSpare moves the files of the spare, if there is one, to the new state, which
+// has none yet.
+func (r *clonedRepo) moveSpare() bool {
+	old := r.store.takeSpare(r.name)
+	if old == "" {
+		return false
+	}
+	defer r.store.remove(old) // the next clear removes what stays
+	entries, err := fs.ReadDir(r.store.root.FS(), old)
+	for _, e := range entries {
+		if e.Name() != ".git" {
+			_ = renameIn(r.store.root, old+"/"+e.Name(), r.temp+"/"+e.Name()) // else it is linked
+		}
+	}
+	return err == nil
+}
+
+// treeLinker makes a tree of hard links.
+type treeLinker struct {
+	ctx     context.Context
+	root    *os.Root
+	top     string        // path of the new state, with a slash
+	helpers chan struct{} // holds a token for each goroutine besides the first
+}
+
+// link makes the files of a directory, and of those below it, hard links to those in
+// from. path is that of the directory to, with a slash. It is empty unless reused: then
+// links that are there stay, and everything else is removed. What cannot be linked is
+// checked out later.
+func (l *treeLinker) link(from, to *dirHandle, path string, reused bool, depth int) {
+	if l.ctx.Err() != nil {
+		return
+	}
+	there := map[string]uint64{} // inodes by name
+	if reused {
+		_ = to.readInodes(func(name string, _ fs.FileMode, inode uint64) error {
+			there[name] = inode
+			return nil
+		})
+	}
+	if path == l.top {
+		delete(there, ".git")
+	}
+	var below sync.WaitGroup
+	defer below.Wait() // they use the handles of this directory
+	_ = from.readInodes(func(name string, typ fs.FileMode, inode uint64) error {
+		old, exists := there[name]
+		delete(there, name)
+		typ = from.typeOf(name, typ)
+		switch {
+		case name == ".git":
+		case typ.IsDir() && depth > 1:
+			linkDir := func() { l.linkDir(from, to, path+name, name, exists, depth-1) }
+			select {
+			case l.helpers <- struct{}{}:
+				below.Go(func() {
+					defer func() { <-l.helpers }()
+					linkDir()
+				})
+			default:
+				linkDir()
+			}
+		case exists && old == inode && inode != 0:
+		case exists && l.root.RemoveAll(path+name) != nil:
+		case typ.IsRegular(), typ&fs.ModeSymlink != 0:
+			_ = from.link(name, to)
+		}
+		return nil
+	})
+	for name := range there {
+		_ = l.root.RemoveAll(path + name)
+	}
+}
+
+// linkDir links the directory called name; reused reports whether to has something of
+// that name.
+func (l *treeLinker) linkDir(from, to *dirHandle, path, name string, reused bool, depth int) {
+	below, err := from.openDir(name)
+	if err != nil {
+		return
+	}
+	defer below.close()
+	beside, err := to.openDir(name)
+	if err != nil {
+		if reused && l.root.RemoveAll(path) != nil || to.mkdir(name) != nil {
+			return
+		}
+		reused = false
+		if beside, err = to.openDir(name); err != nil {
+			return
+		}
+	}
+	defer beside.close()
+	l.link(below, beside, path+"/", reused, depth)
+}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"crypto/rand"
+	"runtime"
+	"time"
+)
+
+const (
+	// spareIdle is how long the old state of a clone is kept for the next update:
+	// programs that follow a branch ask every few minutes.
+	spareIdle = 10 * time.Minute
+	// maxSpares bounds the old states that are kept. Each takes its directories and
+	// the files that the update changed; all others are hard links.
+	maxSpares = 8
+)
+
+// spare is the old state of a clone. The next update makes the new state out of it:
+// that takes hard links of the few files that differ, instead of one of every file.
+type spare struct {
+	at    string // in the work dir
+	since time.Time
+	taken bool          // moved away by takeSpare
+	done  chan struct{} // closed when it is no longer kept
+}
+
+// keepSpare keeps the old state at a path of the work dir in place of the one before;
+// it reports false if there are too many.
+func (s *repoStore) keepSpare(name, at string) (*spare, bool) {
+	s.dropSpare(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.spares) >= maxSpares || runtime.GOOS == "windows" { // where an inode is not told
+		return nil, false
+	}
+	sp := &spare{at: at, since: time.Now(), done: make(chan struct{})}
+	s.spares[name] = sp
+	return sp, true
+}
+
+// dropSpare forgets the spare of a repository, which is then removed.
+func (s *repoStore) dropSpare(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sp := s.spares[name]; sp != nil {
+		delete(s.spares, name)
+		close(sp.done)
+	}
+}
+
+// takeSpare moves the spare of a repository to a new temporary and returns its name,
+// or "" if there is none that its last readers have left.
+func (s *repoStore) takeSpare(name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sp := s.spares[name]
+	if sp == nil || time.Since(sp.since) < s.grace {
+		return ""
+	}
+	temp := tempPrefix + rand.Text()
+	sp.taken = renameIn(s.work, sp.at, reposDirName+"/"+temp) == nil
+	delete(s.spares, name)
+	close(sp.done)
+	if !sp.taken {
+		return ""
+	}
+	return temp
+}
+
+// wait returns when the spare is no longer kept; taken reports whether its directory
+// is gone.
+func (s *repoStore) wait(sp *spare, name string) (taken bool) {
+	idle := time.NewTimer(spareIdle)
+	defer idle.Stop()
+	select {
+	case <-idle.C:
+		s.dropSpare(name)
+	case <-s.base.Done():
+		s.dropSpare(name)
+	case <-sp.done:
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return sp.taken
+}
