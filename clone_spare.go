@@ -20,8 +20,8 @@ const (
 type spare struct {
 	at    string // in the work dir
 	since time.Time
-	taken bool          // moved away by takeSpare
 	done  chan struct{} // closed when it is no longer kept
+	taken bool          // moved away by takeSpare; set before done is closed
 }
 
 // keepSpare keeps the old state at a path of the work dir in place of the one before;
@@ -40,28 +40,34 @@ func (s *repoStore) keepSpare(name, at string) (*spare, bool) {
 
 // dropSpare forgets the spare of a repository, which is then removed.
 func (s *repoStore) dropSpare(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if sp := s.spares[name]; sp != nil {
-		delete(s.spares, name)
+	if sp := s.forgetSpare(name, 0); sp != nil {
 		close(sp.done)
 	}
+}
+
+// forgetSpare returns the spare of a repository if it has that age, and nil otherwise.
+// The caller closes done.
+func (s *repoStore) forgetSpare(name string, age time.Duration) *spare {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sp := s.spares[name]
+	if sp == nil || time.Since(sp.since) < age {
+		return nil
+	}
+	delete(s.spares, name)
+	return sp
 }
 
 // takeSpare moves the spare of a repository to a new temporary and returns its name,
 // or "" if there is none that its last readers have left.
 func (s *repoStore) takeSpare(name string) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sp := s.spares[name]
-	if sp == nil || time.Since(sp.since) < s.grace {
+	sp := s.forgetSpare(name, s.grace)
+	if sp == nil {
 		return ""
 	}
+	defer close(sp.done)
 	temp := tempPrefix + rand.Text()
-	sp.taken = renameIn(s.work, sp.at, reposDirName+"/"+temp) == nil
-	delete(s.spares, name)
-	close(sp.done)
-	if !sp.taken {
+	if sp.taken = renameIn(s.work, sp.at, reposDirName+"/"+temp) == nil; !sp.taken {
 		return ""
 	}
 	return temp
@@ -79,7 +85,6 @@ func (s *repoStore) wait(sp *spare, name string) (taken bool) {
 		s.dropSpare(name)
 	case <-sp.done:
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	<-sp.done
 	return sp.taken
 }
