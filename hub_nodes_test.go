@@ -34,7 +34,8 @@ func balancers(t *testing.T) []string {
 }
 
 // startBalancer runs a proxy with its file of deploy/ in front of three nodes, and
-// returns its address. Only names, ports and the TLS lines of the file are changed.
+// returns its address. Only names, ports and the TLS lines of the file are changed,
+// and each answer says in X-Upstream which nodes were asked.
 func startBalancer(t *testing.T, kind string, nodes []string) (address string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -78,11 +79,13 @@ func startBalancer(t *testing.T, kind string, nodes []string) (address string) {
 		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 			main += kind + "_temp_path " + dir + "/" + kind + ";\n"
 		}
+		change("\tdefault_type application/problem+json;\n", "\tdefault_type application/problem+json;\n\tadd_header X-Upstream $upstream_addr always;\n")
 		config = main + config + "}\n"
 		program, args, env = "nginx", []string{"-p", dir, "-c", path}, []string{"NGINX=3;"}
 	} else {
 		change("bind :443 ssl crt /etc/ssl/c4a/haproxy.pem alpn http/1.1", "bind fd@3")
 		change("X-Forwarded-Proto https", "X-Forwarded-Proto http")
+		change("\tdefault_backend", "\thttp-response set-header X-Upstream %si:%sp\n\tdefault_backend")
 	}
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -90,6 +93,10 @@ func startBalancer(t *testing.T, kind string, nodes []string) (address string) {
 	cmd := exec.Command(program, args...)
 	cmd.ExtraFiles = []*os.File{file}
 	p := startCommand(t, kind, cmd, env)
+	// To pass it on made it blocking, and then all but one of nginx's workers hang.
+	if err := syscall.SetNonblock(int(file.Fd()), true); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { // with its workers, unlike SIGKILL
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
 		p.exit()
