@@ -34,7 +34,7 @@ type apiConfig struct {
 	viaLibrary  func(machineID string, match func(libID string) bool) bool // see scoped; nil without --cluster
 	clients     clientCertificates
 	limits      *apiLimits // nil bounds nothing
-	gradual     bool       // work is taken until onDrain sets refusing
+	gradual     bool       // work is taken while it drains
 	onDrain     func()     // called once, by drain
 	log         *slog.Logger
 }
@@ -48,8 +48,7 @@ type api struct {
 	patterns []string        // of all routes, in the order in which they were added
 	open     map[string]bool // the patterns that need no API token
 	started  time.Time
-	draining atomic.Bool // /readyz fails, and users' daemons cannot connect
-	refusing atomic.Bool // no other work is taken, either
+	draining atomic.Bool // /readyz fails
 }
 
 func newAPI(cfg apiConfig) *api {
@@ -149,7 +148,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if a.draining.Load() {
 		w.Header().Set("Connection", "close") // the end of the program must not cut a request that a client sends on it
-		if a.refusing.Load() && startsWork(pattern) {
+		if a.refuses() && startsWork(pattern) {
 			refuseDraining(w)
 			return
 		}

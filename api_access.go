@@ -63,7 +63,7 @@ func routeRight(pattern string) rights {
 	switch {
 	case method == http.MethodGet:
 		return rightRead
-	case strings.HasSuffix(path, "/rpc"):
+	case strings.HasSuffix(path, "/rpc"), strings.HasSuffix(path, "/release"):
 		return 0
 	case strings.Contains(path, "/mcp"):
 		return rightMCP

@@ -51,10 +51,12 @@ func TestTokensOnEveryRoute(t *testing.T) {
 	}
 	// What a token with a right and without patterns may use.
 	right := map[string]func(pattern string) bool{
-		"READER":   func(p string) bool { return strings.HasPrefix(p, "GET ") },
-		"CALLER":   func(p string) bool { return strings.HasSuffix(p, "/rpc") },
-		"CLONER":   func(string) bool { return false }, // fs/stat is a call
-		"MANAGER":  func(p string) bool { return !strings.HasPrefix(p, "GET ") && !strings.HasSuffix(p, "/rpc") },
+		"READER": func(p string) bool { return strings.HasPrefix(p, "GET ") },
+		"CALLER": func(p string) bool { return strings.HasSuffix(p, "/rpc") || strings.HasSuffix(p, "/release") },
+		"CLONER": func(p string) bool { return strings.HasSuffix(p, "/release") }, // fs/stat is a call
+		"MANAGER": func(p string) bool {
+			return !strings.HasPrefix(p, "GET ") && !strings.HasSuffix(p, "/rpc") && !strings.HasSuffix(p, "/release")
+		},
 		"CONNECTS": func(string) bool { return false },
 		"single":   func(string) bool { return true },
 		// Of a restricted token: another library, and what concerns all.

@@ -93,9 +93,11 @@ func (a *api) drain() {
 		return
 	}
 	a.log.Info("draining: no new work is taken, and the program ends when it is idle")
-	a.refusing.Store(!a.gradual)
 	a.onDrain()
 }
+
+// refuses reports whether no new work is taken.
+func (a *api) refuses() bool { return a.draining.Load() && !a.gradual }
 
 // startsWork reports whether a route starts something that draining refuses. Links
 // are refused by hubAPI.connect.

@@ -93,6 +93,7 @@ func routeDocs() []routeDoc {
 		{pattern: "GET /machines", summary: "The machines that are or were connected.", answer: machineList{}, query: append(nodes, page...)},
 		{pattern: "GET /machines/{machine_id}", summary: "One machine.", answer: machineView{}},
 		{pattern: "POST /machines/{machine_id}/rpc", summary: "A JSON-RPC request to a machine.", body: rpcRequestBody{}, answer: rpcAnswerBody{}},
+		{pattern: "POST /machines/{machine_id}/release", summary: "Closes the link of a machine when no call runs on it, so that it dials again.", status: http.StatusNoContent},
 		{pattern: "POST /machines/{machine_id}/mcp", summary: "A Model Context Protocol server for a machine.", body: rpcRequestBody{}, answer: rpcAnswerBody{}},
 		{pattern: "POST /machines/{machine_id}/mcp/read", summary: "The same, without tools that write.", body: rpcRequestBody{}, answer: rpcAnswerBody{}},
 		{pattern: "GET /libraries", summary: "The bindings of libraries to machines.", answer: libraryList{}, query: page},

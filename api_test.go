@@ -593,7 +593,7 @@ func TestEventStream(t *testing.T) {
 func TestUpgradeErrorsAreProblems(t *testing.T) {
 	t.Parallel()
 	a := testAPI(t, nil)
-	h := &hubAPI{tokens: &childTokens{}, draining: a.draining.Load, log: slog.New(slog.DiscardHandler)}
+	h := &hubAPI{tokens: &childTokens{}, refuses: a.draining.Load, log: slog.New(slog.DiscardHandler)}
 	a.handleOpen("GET "+linkPath, h.connect)
 	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket"}
 	for _, test := range []struct {

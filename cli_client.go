@@ -24,8 +24,8 @@ const (
 	// megabyte and one handshake more.
 	maxAnswer = 16 << 20
 	// maxRedirects bounds the redirects of a request: one leads from a library to its
-	// machine, another may come from a proxy.
-	maxRedirects = 3
+	// machine, maxMoved after the machine, others may come from a proxy.
+	maxRedirects = 8
 )
 
 // apiClient is a client of a scheduler's HTTP API.

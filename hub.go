@@ -59,6 +59,7 @@ type hubConfig struct {
 // and carries calls to them.
 type hub struct {
 	hubConfig
+	started time.Time
 	wg      sync.WaitGroup // the links, and the watch for silence
 	clock   *linkClock     // of all links; run by sweep
 	buffers bufferPool     // of the answers
@@ -83,7 +84,7 @@ func newHub(c hubConfig) *hub {
 	if c.calls == nil {
 		c.calls = newCallMetrics(c.methods)
 	}
-	return &hub{hubConfig: c, clock: newLinkClock(c.times, c.log), conns: map[*hubConn]struct{}{}, machines: map[string]*machine{}, progress: map[progressName]map[*progressWatch]struct{}{}}
+	return &hub{hubConfig: c, started: time.Now(), clock: newLinkClock(c.times, c.log), conns: map[*hubConn]struct{}{}, machines: map[string]*machine{}, progress: map[progressName]map[*progressWatch]struct{}{}}
 }
 
 // drop notes the end of a link, unless its machine has a newer one.
@@ -109,6 +110,7 @@ func (h *hub) dropConn(c *hubConn, err error) (announce func()) {
 	}
 	m.view.Status = "offline"
 	m.view.ActiveRequests = 0
+	m.left, m.released = time.Now(), c.leaving
 	announce = h.setConnLocked(m, nil, sessionError(err).Error())
 	h.offlineLocked(m)
 	return announce

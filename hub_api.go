@@ -29,18 +29,19 @@ type hubAPI struct {
 	peers       *peers      // nil without --peers
 	clients     clientCertificates
 	limits      *apiLimits  // nil bounds no handshakes
-	draining    func() bool // set by register
+	refuses     func() bool // new work; set by register
 	unsent      unsentAnswers
 	log         *slog.Logger
 }
 
 // register adds the hub's routes (REFERENCE.md).
 func (h *hubAPI) register(a *api) {
-	h.draining = a.draining.Load
+	h.refuses = a.refuses
 	a.handleOpen("GET "+linkPath, h.connect) // admit checks the daemons' tokens
 	a.handle("GET /machines", h.listMachines)
 	a.handle("GET /machines/{machine_id}", h.getMachine)
 	a.handle("POST /machines/{machine_id}/rpc", h.callMachine)
+	a.handle("POST /machines/{machine_id}/release", h.releaseMachine)
 	a.handle("GET /libraries", h.listLibraries)
 	a.handle("PUT /libraries/{lib_id}", h.bindLibrary)
 	a.handle("GET /libraries/{lib_id}", h.getLibrary)
@@ -64,7 +65,7 @@ func (h *hubAPI) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if admitted.child == "" {
-		if h.draining() { // the pool's daemons still have calls
+		if h.refuses() { // the pool's daemons still have calls
 			refuseDraining(w)
 			return
 		}

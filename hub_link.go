@@ -32,7 +32,7 @@ type hubConn struct {
 	load  machineLoad
 	pace  *rateLimit // of the messages that answer nothing
 
-	leaving bool        // it is being closed with 1001; guarded by the hub's lock
+	leaving bool        // leave runs; guarded by the hub's lock
 	late    *time.Timer // closes a link without a handshake
 
 	unfinished *linked.Element // in the hub's list, whose lock guards it; nil if it is not there

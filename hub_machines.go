@@ -25,6 +25,9 @@ type machine struct {
 	view      machineView   // its active_requests are those that are not calls of this hub
 	conn      *hubConn      // nil when offline
 	bound     bool          // a library is bound to it
+	left      time.Time     // when the last link ended
+	released  bool          // for another scheduler
+	expected  int           // calls that wait for it
 	changed   chan struct{} // closed, and replaced, when conn changes
 	announced chan struct{} // closed when the last change is published; nil before the first
 

@@ -64,6 +64,7 @@ type peers struct {
 	id     string                 // of this scheduler, random
 	name   atomic.Pointer[string] // of this scheduler in lists
 	urls   []string
+	silent []peerSilent // by URL; for recall
 	client *http.Client
 }
 
@@ -83,6 +84,7 @@ func newPeers(urls []string, config *tls.Config) *peers {
 	for _, u := range urls {
 		p.urls = append(p.urls, strings.TrimSuffix(u, "/"))
 	}
+	p.silent = make([]peerSilent, len(urls))
 	return p
 }
 
@@ -98,19 +100,10 @@ func (p *peers) isSelf(r *http.Request) bool {
 
 // get sends a request like r to the scheduler at a URL. lastID is for a stream.
 func (p *peers) get(ctx context.Context, r *http.Request, node, lastID string) (*http.Response, error) {
-	next, err := http.NewRequestWithContext(ctx, http.MethodGet, node+r.URL.RequestURI(), nil)
-	if err != nil {
-		return nil, err
-	}
-	for name, value := range map[string]string{"Authorization": r.Header.Get("Authorization"), "Last-Event-ID": lastID, peerHeader: p.id} {
-		if value != "" {
-			next.Header.Set(name, value)
-		}
-	}
-	response, err := p.client.Do(next)
+	response, err := p.do(ctx, r, http.MethodGet, node+r.URL.RequestURI(), lastID)
 	switch {
 	case err != nil:
-		return nil, dialCause(err)
+		return nil, err
 	case response.StatusCode == http.StatusOK:
 		return response, nil
 	}
@@ -120,6 +113,24 @@ func (p *peers) get(ctx context.Context, r *http.Request, node, lastID string) (
 		return nil, errSelf
 	}
 	return nil, fmt.Errorf("it answered %d: all schedulers need the same tokens", response.StatusCode)
+}
+
+// do sends a request with the token of r.
+func (p *peers) do(ctx context.Context, r *http.Request, method, url, lastID string) (*http.Response, error) {
+	next, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range map[string]string{"Authorization": r.Header.Get("Authorization"), "Last-Event-ID": lastID, peerHeader: p.id} {
+		if value != "" {
+			next.Header.Set(name, value)
+		}
+	}
+	response, err := p.client.Do(next)
+	if err != nil {
+		return nil, dialCause(err)
+	}
+	return response, nil
 }
 
 // ask sends a request for a list to all others and passes each answer to add, one

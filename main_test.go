@@ -34,8 +34,10 @@ func TestMain(m *testing.M) {
 	case flooderName:
 		os.Exit(runFlooder(os.Args[1], os.Args[2]))
 	}
-	// The one test that needs a flag looks it up by its name.
+	// The tests that need a flag look it up by its name.
 	flag.Duration("soak", 0, "how long TestSoakKills goes on, in place of a short time")
+	flag.String("cluster", "", "the proxies, nginx,haproxy, that the tests of three nodes run")
+	flag.String("cluster-program", "", "the c4a-daemon-scheduler of these tests")
 	flag.Bool("update", false, "write REFERENCE.md anew in place of checking it")
 	// A program built with the race detector sleeps for a second when it exits; the
 	// tests start hundreds.

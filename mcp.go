@@ -68,7 +68,7 @@ func (t *mcpTarget) offers(tool *mcpTool) bool {
 func (m *mcpAPI) serveMachine(w http.ResponseWriter, r *http.Request, readOnly bool) {
 	machineID := r.PathValue("machine_id")
 	view, ok := m.hub.view(machineID)
-	if !ok {
+	if !ok && !m.cluster {
 		writeProblem(w, http.StatusNotFound, codeNotFound, "no such machine was ever connected: GET /machines lists them")
 		return
 	}

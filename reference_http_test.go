@@ -55,6 +55,7 @@ func routeExamples() []routeExample {
 		{pattern: "GET /machines", what: "lists the machines that are or were connected or have a library, each as below; `limit` (at most 1000) and `cursor` for pages; `next_cursor` is null at the end; `nodes=all` as for `/daemons`, where a machine that several schedulers know is shown as the one where it is online"},
 		{pattern: "GET /machines/{machine_id}", what: "returns one machine: its handshake and its status", path: "/machines/cloud_demo"},
 		{pattern: "POST /machines/{machine_id}/rpc", what: "sends a JSON-RPC request to a machine", path: "/machines/laptop/rpc", body: `{"jsonrpc":"2.0","id":1,"method":"config/get"}`},
+		{pattern: "POST /machines/{machine_id}/release", what: "closes the link of a user's machine with 1001 when no call runs on it, so that its daemon dials again; 404 if it was not connected within the last 15 s. Schedulers with `--peers` ask each other for this"},
 		{pattern: "POST /machines/{machine_id}/mcp", what: "a Model Context Protocol server for a machine ([docs/tools.md](docs/tools.md))"},
 		{pattern: "POST /machines/{machine_id}/mcp/read", what: "the same without the tools that write"},
 		{pattern: "POST /libraries/{lib_id}/mcp", what: "the same for a library, as above"},

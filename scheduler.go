@@ -294,9 +294,9 @@ func (s *scheduler) listen() (err error) {
 	server := s.cfg.server
 	if server == nil {
 		var dial net.Listener = s.main
-		if network == "unix" || s.cfg.tls != nil {
-			// Children dial plain TCP on loopback. This port serves only their
-			// links.
+		if network == "unix" || s.cfg.tls != nil || s.cfg.cluster {
+			// Children dial plain TCP on loopback, also when main has ended (drain). This
+			// port serves only their links.
 			if s.inner, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 				return fmt.Errorf("listening for the daemons: %w", err)
 			}

@@ -8,16 +8,16 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/coder/websocket"
 )
 
 // This file is how a scheduler ends without a failed call. It drains: it starts no
 // new work and ends when it is idle. With --cluster a proxy has other schedulers for
-// the work. Then draining begins with drainNotice, in which /readyz fails and
-// work is still taken. After it no connections are accepted, so that a proxy which
-// does not look at /readyz finds the next scheduler, and the users' daemons are sent
-// away as soon as no call runs on their link.
+// the work, and none is refused: a proxy that would send a POST again after a 503
+// would also do so after an answer that was cut, when the call may have run. Every
+// proxy passes over a scheduler that it cannot connect to. So draining begins with
+// drainNotice, in which /readyz fails and work is taken. After it no connections are
+// accepted, and the users' daemons are sent away as soon as no call runs on their
+// link.
 
 const (
 	// drainPoll is how often a draining scheduler looks whether it is idle.
@@ -40,8 +40,7 @@ func (s *scheduler) drain(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		s.api.refusing.Store(true)
-		s.main.end()
+		s.main.end() // what comes on open connections is still served: it cannot go elsewhere
 	}
 	ticker := time.NewTicker(drainPoll)
 	defer ticker.Stop()
@@ -92,12 +91,7 @@ func (h *hub) sendAway() bool {
 			continue
 		}
 		left = true
-		if !c.leaving && !h.closed && c.peer.pending() == 0 {
-			c.leaving = true
-			h.wg.Go(func() { // ends within closeTimeout
-				c.link.sendClose(websocket.StatusGoingAway, "the server is about to stop: dial again")
-			})
-		}
+		h.leaveLocked(c)
 	}
 	return !left
 }

@@ -122,7 +122,7 @@ func (p *program) schedulerFlags(f *flagSet) (build func(*flagSet) (*schedulerCo
 	c.limitFlags.register(f)
 	f.StringVar(&c.bindings, "bindings", "", "`FILE` with the bindings of libraries, shared by several schedulers (default: libraries.json in --workspace)")
 	f.BoolVar(&c.cluster, "cluster", false, "redirect calls of a library whose machine is not connected here to the machine, for a proxy to route")
-	f.Var(&c.peers, "peers", "comma-separated `URLS` of the other schedulers, which are shown with ?nodes=all")
+	f.Var(&c.peers, "peers", "comma-separated `URLS` of the other schedulers, which are asked for machines that are called here, and shown with ?nodes=all")
 	f.group("Several schedulers")
 	c.logs.register(f)
 	return func(f *flagSet) (*schedulerConfig, error) {

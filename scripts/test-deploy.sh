@@ -50,6 +50,14 @@ wait_for 'the size of the workspace in /metrics' measured
 	objects = list(yaml.safe_load_all(open("deploy/kubernetes.yaml")))
 	assert [o["kind"] for o in objects] == ["Service", "StatefulSet"], objects
 	assert objects[0]["metadata"]["name"] != "c4a"
+	objects = {o["kind"] + "/" + o["metadata"]["name"]: o for o in yaml.safe_load_all(open("deploy/kubernetes-cluster.yaml"))}
+	nodes = objects["StatefulSet/c4a-node"]["spec"]
+	assert objects["Service/" + nodes["serviceName"]]["spec"]["clusterIP"] == "None", "the Service of the StatefulSet is not headless"
+	names = [f"c4a-node-{i}.{nodes['serviceName']}" for i in range(nodes["replicas"])]
+	env = {e["name"]: e["value"] for e in nodes["template"]["spec"]["containers"][0]["env"]}
+	assert env["C4A_PEERS"].split(",") == [f"http://{name}:5110" for name in names], env["C4A_PEERS"]
+	hosts = [rule["host"] for rule in objects["Ingress/c4a-cluster"]["spec"]["rules"]]
+	assert env["C4A_ALLOW_HOST"].split(",") == hosts + names, env["C4A_ALLOW_HOST"]
 	print("\n".join(faults))
 	sys.exit(bool(faults))
 END

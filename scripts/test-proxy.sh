@@ -10,18 +10,6 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 need go:golang git:git python3:python3 curl:curl openssl:openssl
 chmod 755 "$tmp"
 
-# program NAME PACKAGE prints its path; out of the package where it is not
-# installed, because an installed one would be started.
-program() {
-	local path
-	path=$(PATH=$PATH:/usr/sbin command -v "$1" || true)
-	if [[ -z $path && -n $(command -v apt-get) ]]; then
-		mkdir -p "$tmp/package-$1"
-		(cd "$tmp/package-$1" && { apt-get download "$2" || { apt-get update -q && apt-get download "$2"; }; } && dpkg -x "$2"_*.deb .) >/dev/null 2>&1 || true
-		path=$(find "$tmp/package-$1/usr" -name "$1" -type f -perm -1 2>/dev/null | head -n 1)
-	fi
-	printf '%s' "$path"
-}
 nginx=$(program nginx nginx-light)
 if [[ -z $nginx ]] || ! "$nginx" -v 2>/dev/null; then nginx=$(program nginx nginx); fi
 caddy=$(program caddy caddy)

@@ -40,6 +40,21 @@ need() {
 	done
 }
 
+# program NAME PACKAGE… prints its path; out of the packages, of which all but the
+# first are libraries, where it is not installed, because the service of a package
+# that is installed would be started.
+program() {
+	local name=$1 path dir=$tmp/package-$1
+	shift
+	path=$(PATH=$PATH:/usr/sbin command -v "$name" || true)
+	if [[ -z $path && -n $(command -v apt-get) ]]; then
+		mkdir -p "$dir"
+		(cd "$dir" && { apt-get download "$@" || { apt-get update -q && apt-get download "$@"; }; } && for file in *.deb; do dpkg -x "$file" .; done) >/dev/null 2>&1 || true
+		path=$(find "$dir/usr" -name "$name" -type f -perm -1 2>/dev/null | head -n 1)
+	fi
+	printf '%s' "$path"
+}
+
 # at_end_kill PID ends a process of this script, and what it started, at the end.
 at_end_kill() { at_end+=("end_process $1"); }
 end_process() {
