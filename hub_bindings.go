@@ -79,16 +79,21 @@ func openLibraries(path string, shared bool, log *slog.Logger) (*libraries, erro
 		if err = removeTemporaries(l.file.path); err == nil {
 			err = l.read()
 		}
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-			if shared { // from now on a file that is not there is a volume that is not mounted
-				err = l.rewrite(map[string]string{})
-			}
+		switch {
+		case !errors.Is(err, fs.ErrNotExist):
+		case !shared:
+			return nil
+		default: // from now on a file that is not there is a volume that is not mounted
+			log.Warn("there are no bindings yet, a file for them is made", "path", path)
+			err = l.rewrite(map[string]string{})
+		}
+		if err != nil {
+			err = fmt.Errorf("%w: repair or remove it", err)
 		}
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading the libraries: %s: %w: repair or remove it", path, err)
+		return nil, fmt.Errorf("reading the libraries: %s: %w", path, err)
 	}
 	return l, nil
 }
@@ -125,7 +130,7 @@ func (l *libraries) lock() (unlock func(), err error) {
 	}
 	root, err := os.OpenRoot(filepath.Dir(l.file.path))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("locking the bindings: %w: --bindings must be in a directory that exists", err)
 	}
 	defer root.Close()
 	for begin := time.Now(); ; time.Sleep(bindingsLockRetry) {

@@ -102,6 +102,26 @@ func TestBindingsFiles(t *testing.T) {
 	}
 }
 
+// A shared file must be in a directory; a link to it stays a link.
+func TestSharedBindingsOpen(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	if _, err := openLibraries(filepath.Join(dir, "none", "shared"), true, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "a directory that exists") || strings.Contains(err.Error(), "remove it") {
+		t.Errorf("got %v without a directory, want an error that says what is missing", err)
+	}
+	path, link := filepath.Join(dir, "shared"), filepath.Join(dir, "link")
+	if openBindings(t, path, true); os.Symlink(path, link) != nil {
+		t.Skip("links cannot be made here")
+	}
+	l := openBindings(t, link, true)
+	l.file.objects = minBindingsLog + 1 // the next change writes it anew
+	mustSet(t, l, "a", "m")
+	info, err := os.Lstat(link)
+	if got := openBindings(t, path, true).snapshot(); err != nil || info.Mode().IsRegular() || got["a"] != "m" {
+		t.Errorf("got %v in the file and %v, %v for the link, want the binding and a link", got, info, err)
+	}
+}
+
 // Two schedulers change one file in turns. Whatever the byte at which one is killed,
 // the next to open the file has every change that was answered.
 func TestBindingsSurviveACutAtEveryByte(t *testing.T) {
