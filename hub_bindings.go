@@ -40,7 +40,7 @@ const (
 	bindingsPoll = 100 * time.Millisecond
 	// bindingsTimeout bounds a wait for the file system and for the lock. Then the
 	// bindings that were read last stay in force.
-	bindingsTimeout = 5 * time.Second
+	bindingsTimeout = 10 * time.Second
 	// bindingsLockRetry is how often a lock is tried that another scheduler holds,
 	// mostly for the milliseconds that a disk needs.
 	bindingsLockRetry = 5 * time.Millisecond
@@ -67,7 +67,7 @@ type bindingsFile struct {
 func openLibraries(path string, shared bool, log *slog.Logger) (*libraries, error) {
 	l := &libraries{file: bindingsFile{path: path, shared: shared, log: log, busy: make(chan struct{}, 1)}}
 	l.apply(nil, true)
-	err := l.exclusive(func() (err error) {
+	err := l.exclusive(context.Background(), func() (err error) {
 		if real, err := filepath.EvalSymlinks(path); err == nil {
 			l.file.path = real // a rename must not replace the link
 		}
@@ -79,30 +79,35 @@ func openLibraries(path string, shared bool, log *slog.Logger) (*libraries, erro
 		if err = removeTemporaries(l.file.path); err == nil {
 			err = l.read()
 		}
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-			if shared { // from now on a file that is not there is a volume that is not mounted
-				err = l.rewrite(map[string]string{})
-			}
+		switch {
+		case !errors.Is(err, fs.ErrNotExist):
+		case !shared:
+			return nil
+		default: // from now on a file that is not there is a volume that is not mounted
+			log.Warn("there are no bindings yet, a file for them is made", "path", path)
+			err = l.rewrite(map[string]string{})
+		}
+		if err != nil {
+			err = fmt.Errorf("%w: repair or remove it", err)
 		}
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading the libraries: %s: %w: repair or remove it", path, err)
+		return nil, fmt.Errorf("reading the libraries: %s: %w", path, err)
 	}
 	return l, nil
 }
 
-// exclusive does work with the file, one at a time, within bindingsTimeout. Work
-// that a dead file system blocks is left behind, and nothing else is begun until it
-// ends.
-func (l *libraries) exclusive(work func() error) error {
-	timer := time.NewTimer(bindingsTimeout)
-	defer timer.Stop()
+// exclusive does work with the file, one at a time, within bindingsTimeout and until
+// ctx ends. Work that a dead file system blocks is left behind, and nothing else is
+// begun until it ends.
+func (l *libraries) exclusive(ctx context.Context, work func() error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, bindingsTimeout, errNoAnswer)
+	defer cancel()
 	select {
 	case l.file.busy <- struct{}{}:
-	case <-timer.C:
-		return errNoAnswer
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	done := make(chan error, 1)
 	go func() { // ends when the file system answers
@@ -113,8 +118,8 @@ func (l *libraries) exclusive(work func() error) error {
 	select {
 	case err := <-done:
 		return err
-	case <-timer.C:
-		return errNoAnswer
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -125,7 +130,7 @@ func (l *libraries) lock() (unlock func(), err error) {
 	}
 	root, err := os.OpenRoot(filepath.Dir(l.file.path))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("locking the bindings: %w: --bindings must be in a directory that exists", err)
 	}
 	defer root.Close()
 	for begin := time.Now(); ; time.Sleep(bindingsLockRetry) {
@@ -246,7 +251,7 @@ func parseBindings(data []byte, whole bool) (changes []binding, objects, end int
 // first, so that a binding that was answered for survives a crash. The error is
 // an *apiError.
 func (l *libraries) set(libID, machineID string) error {
-	err := l.exclusive(func() error {
+	err := l.exclusive(context.Background(), func() error {
 		unlock, err := l.lock()
 		if err != nil {
 			return err
@@ -367,7 +372,10 @@ func (l *libraries) watch(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		err := l.exclusive(l.read)
+		err := l.exclusive(ctx, l.read)
+		if ctx.Err() != nil {
+			return
+		}
 		now := ""
 		if err != nil {
 			now = err.Error()
@@ -391,7 +399,7 @@ func (l *libraries) close() {
 	if l.file.shared {
 		return
 	}
-	if err := l.exclusive(func() error {
+	if err := l.exclusive(context.Background(), func() error {
 		if l.file.objects <= 1 {
 			return nil
 		}

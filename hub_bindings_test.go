@@ -102,6 +102,26 @@ func TestBindingsFiles(t *testing.T) {
 	}
 }
 
+// A shared file must be in a directory; a link to it stays a link.
+func TestSharedBindingsOpen(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	if _, err := openLibraries(filepath.Join(dir, "none", "shared"), true, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "a directory that exists") || strings.Contains(err.Error(), "remove it") {
+		t.Errorf("got %v without a directory, want an error that says what is missing", err)
+	}
+	path, link := filepath.Join(dir, "shared"), filepath.Join(dir, "link")
+	if openBindings(t, path, true); os.Symlink(path, link) != nil {
+		t.Skip("links cannot be made here")
+	}
+	l := openBindings(t, link, true)
+	l.file.objects = minBindingsLog + 1 // the next change writes it anew
+	mustSet(t, l, "a", "m")
+	info, err := os.Lstat(link)
+	if got := openBindings(t, path, true).snapshot(); err != nil || info.Mode().IsRegular() || got["a"] != "m" {
+		t.Errorf("got %v in the file and %v, %v for the link, want the binding and a link", got, info, err)
+	}
+}
+
 // Two schedulers change one file in turns. Whatever the byte at which one is killed,
 // the next to open the file has every change that was answered.
 func TestBindingsSurviveACutAtEveryByte(t *testing.T) {
@@ -170,7 +190,7 @@ func TestBindingsOfSeveralWriters(t *testing.T) {
 		t.Errorf("got the bindings %v, want 5 of each scheduler", want)
 	}
 	for i, l := range nodes {
-		if err := l.exclusive(l.read); err != nil || !maps.Equal(l.snapshot(), want) {
+		if err := l.exclusive(t.Context(), l.read); err != nil || !maps.Equal(l.snapshot(), want) {
 			t.Errorf("scheduler %d: got %v, %v, want %v", i, l.snapshot(), err, want)
 		}
 	}
@@ -208,7 +228,7 @@ func TestBindingsFileIsDamaged(t *testing.T) {
 			if err := l.set("b", "n"); err == nil {
 				t.Error("got a change of a damaged file, want an error")
 			}
-			if err := l.exclusive(l.read); err == nil {
+			if err := l.exclusive(t.Context(), l.read); err == nil {
 				t.Error("got no error for a damaged file")
 			}
 			if got := fmt.Sprint(l.snapshot()); got != "map[a:m]" {
@@ -231,7 +251,7 @@ func TestBindingsOfAnotherScheduler(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "shared")
 	here, there := openBindings(t, path, true), openBindings(t, path, true)
 	mustSet(t, there, "a", "m")
-	if err := here.exclusive(here.read); err != nil {
+	if err := here.exclusive(t.Context(), here.read); err != nil {
 		t.Fatal(err)
 	}
 	affected := make(chan string, 100)
@@ -283,7 +303,7 @@ func TestBindingsOnADeadFileSystem(t *testing.T) {
 		mustSet(t, l, "a", "m")
 		blocked := make(chan struct{})
 		begin := time.Now()
-		if err := l.exclusive(func() error { <-blocked; return nil }); !errors.Is(err, errNoAnswer) {
+		if err := l.exclusive(t.Context(), func() error { <-blocked; return nil }); !errors.Is(err, errNoAnswer) {
 			t.Errorf("got %v, want %v", err, errNoAnswer)
 		}
 		if err := l.set("b", "m"); err == nil || !strings.Contains(err.Error(), errNoAnswer.Error()) {
@@ -294,6 +314,12 @@ func TestBindingsOnADeadFileSystem(t *testing.T) {
 		}
 		if got, _ := l.get("a"); got != "m" || l.of("m") != "a" {
 			t.Errorf("got the binding %q, want m", got)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), bindingsPoll+time.Second)
+		begin = time.Now()
+		l.watch(ctx) // the scheduler stops meanwhile
+		if cancel(); time.Since(begin) != bindingsPoll+time.Second {
+			t.Errorf("the watch ended after %v, want it to end with the scheduler's work", time.Since(begin))
 		}
 		close(blocked)
 		mustSet(t, l, "b", "m")
@@ -370,5 +396,26 @@ func BenchmarkBindings(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// The bindings are bounded: of too many the next one is refused, and a bound library
+// can still be bound anew and freed.
+func TestTooManyBindings(t *testing.T) {
+	t.Parallel()
+	l := openBindings(t, filepath.Join(t.TempDir(), librariesFile), false)
+	all := make([]binding, maxLibraries)
+	for i := range all {
+		all[i] = binding{fmt.Sprint("lib", i), "m"}
+	}
+	l.apply(all, true)
+	if err := l.set("another", "m"); err == nil || !strings.Contains(err.Error(), "free one first") {
+		t.Errorf("got %v for library %d, want an error that says what to do", err, maxLibraries+1)
+	}
+	mustSet(t, l, "lib7", "n")
+	mustSet(t, l, "lib8", "")
+	mustSet(t, l, "another", "m")
+	if got := openBindings(t, l.file.path, false); len(got.snapshot()) != maxLibraries || got.of("n") != "lib7" {
+		t.Errorf("got %d bindings from the file, want %d", len(got.snapshot()), maxLibraries)
 	}
 }

@@ -67,6 +67,20 @@ func TestRedirectToTheMachine(t *testing.T) {
 	}
 }
 
+// A shared file of bindings that cannot be read is a matter for the operator, and not
+// for the proxy: calls are served with the bindings that were read last.
+func TestHealthOfBrokenBindings(t *testing.T) {
+	t.Parallel()
+	a := testAPI(t, nil)
+	for broken, want := range map[bool]int{false: 200, true: 503} {
+		a.degraded = func() bool { return broken }
+		health, ready := ask(a, "GET", "/health", ""), ask(a, "GET", "/readyz", "")
+		if health.Code != want || strings.Contains(health.Body.String(), "degraded") != broken || ready.Code != 200 {
+			t.Errorf("broken bindings %v: got %d %s and /readyz %d, want %d and 200", broken, health.Code, health.Body, ready.Code, want)
+		}
+	}
+}
+
 // Two schedulers behind a proxy: a library is bound at one, its machine is at the
 // other, and call follows the redirect with its body and its token.
 func TestCallFollowsTheRedirect(t *testing.T) {

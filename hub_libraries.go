@@ -9,8 +9,9 @@ import (
 	"sync"
 )
 
-// maxLibraries bounds the bindings: each costs some 200 bytes of memory.
-const maxLibraries = 200_000
+// maxLibraries bounds the bindings: each costs up to a kilobyte of memory, with its
+// machine.
+const maxLibraries = 100_000
 
 // libraries binds libraries to the machines of users. A library without a
 // binding is served by the pool. The time of a lookup and of a change does not

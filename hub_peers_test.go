@@ -317,3 +317,18 @@ func TestStreamsOfAllNodesEnd(t *testing.T) {
 		t.Errorf("the stream of the other scheduler is open after %v, want it to end", patience)
 	}
 }
+
+// The tables of the commands have a column for the scheduler if there are several.
+func TestTablesOfAllNodes(t *testing.T) {
+	t.Parallel()
+	for node, want := range map[string]string{"": "MACHINE STATE REQUESTS VERSION SYSTEM LIBRARY ALLOWED m online 0 - - /src", "http://b": "MACHINE STATE REQUESTS VERSION SYSTEM LIBRARY NODE ALLOWED m online 0 - - http://b /src"} {
+		m := machineView{handshakeParams: handshakeParams{MachineID: "m", AllowedPaths: []string{"/src"}}, Status: "online", Node: node}
+		if got := strings.Join(strings.Fields(machineTable([]machineView{m}).text(0)), " "); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		text := daemonTable([]poolEntry{{LibID: "x", Status: statusReady, LastError: "died", Node: node}}, time.Now()).text(0)
+		if strings.Contains(text, "NODE") != (node != "") || !strings.Contains(text, node+"  died") {
+			t.Errorf("got %q, want the node %q before the error", text, node)
+		}
+	}
+}
