@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,12 +65,12 @@ func TestCallersOfOneConnection(t *testing.T) {
 // TestRepeatedByAProxy: a proxy that had no answer in time sends a POST again. With
 // a task_id the second joins the first; without one it runs twice.
 func TestRepeatedByAProxy(t *testing.T) {
-	for params, want := range map[string]int{`{"task_id":"T"}`: 1, `{}`: 2} {
+	for params, want := range map[string]int64{`{"task_id":"T"}`: 1, `{}`: 2} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newHubBench(t)
-			runs := 0
+			var runs atomic.Int64
 			b.daemon("m", "i", "", newMethod("fs/stat", "", func(context.Context, none) (int, error) {
-				runs++
+				runs.Add(1)
 				time.Sleep(10 * time.Second)
 				return 7, nil
 			}))
@@ -88,8 +89,8 @@ func TestRepeatedByAProxy(t *testing.T) {
 					t.Errorf("%s: got %s, want the result", params, got)
 				}
 			}
-			if runs != want {
-				t.Errorf("%s: got %d runs, want %d", params, runs, want)
+			if got := runs.Load(); got != want {
+				t.Errorf("%s: got %d runs, want %d", params, got, want)
 			}
 		})
 	}
