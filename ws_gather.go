@@ -82,6 +82,18 @@ func (g *gatherer) hold() {
 	g.held = true
 }
 
+// tryHold is hold for a goroutine that must not wait: it returns false if a write is
+// blocked, behind which the library would make it wait.
+func (g *gatherer) tryHold() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.busy || g.err != nil || g.direct == nil {
+		return false
+	}
+	g.held = true
+	return true
+}
+
 // waiting returns the number of bytes that wait.
 func (g *gatherer) waiting() int {
 	g.mu.Lock()
