@@ -102,9 +102,9 @@ type link struct {
 	closeReason error      // why this side is closing the link, or nil
 	short       []outMessage
 	long        []outMessage
-	unflushed   []outMessage // left by writeReplies to the writer
+	unflushed   []outMessage // left by writeShort to the writer
 	writing     bool         // the writer runs
-	replying    bool         // writeReplies does its work
+	replying    bool         // writeShort does its work
 	unsent      int          // messages that are queued or being written
 	pending     int          // bytes of these messages
 }
@@ -193,7 +193,7 @@ func (l *link) readLimit() int {
 // an error, because of the wrappers in ws_conn.go.
 func (l *link) read() ([]byte, error) {
 	if l.replied.Load() && (l.guard.messages() == l.taken || l.queued() >= maxGathered) {
-		l.writeReplies()
+		l.writeShort()
 	}
 	for l.overloaded() {
 		select {

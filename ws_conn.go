@@ -172,7 +172,7 @@ func (w linkWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	w.hooks.guard, w.hooks.gather = newFrameGuard(conn, early), newGatherer(conn)
 	w.hooks.guard.late = newLateReader(conn, w.hooks.guard)
-	w.hooks.guard.server = true
+	w.hooks.guard.server, w.hooks.gather.server = true, true
 	w.hooks.gather.direct = directWrite(conn)
 	guarded := linkConn{conn, linkBody{conn, w.hooks}}
 	// Not the buffers of the HTTP server: guard and gatherer have theirs.

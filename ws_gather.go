@@ -29,18 +29,20 @@ type gatherer struct {
 	late  *time.Timer   // calls slow when a write has lasted that long; nil before the first that may
 	slow  func()
 
+	server bool // sends control frames by tryControl
+
 	// direct writes what conn takes without waiting; nil if that is not possible.
 	direct func([]byte) (int, error)
 
-	mu      sync.Mutex // guards the fields below; not held while conn is written
-	sent    frameCounter
-	changed sync.Cond // broadcast when a write has ended
-	frames  []byte    // what waits to be written
-	spare   []byte    // the buffer of the last write, for reuse
-	used    bool      // something was written since the last trim
-	held    bool      // frames wait for flush
-	busy    bool      // a goroutine writes to conn
-	err     error     // of a write; final
+	mu      sync.Mutex   // guards the fields below; not held while conn is written
+	sent    frameCounter // of a server
+	changed sync.Cond    // broadcast when a write has ended
+	frames  []byte       // what waits to be written
+	spare   []byte       // the buffer of the last write, for reuse
+	used    bool         // something was written since the last trim
+	held    bool         // frames wait for flush
+	busy    bool         // a goroutine writes to conn
+	err     error        // of a write; final
 }
 
 func newGatherer(conn io.Writer) *gatherer {
@@ -68,7 +70,9 @@ func (g *gatherer) Write(p []byte) (int, error) {
 		return 0, g.err
 	}
 	g.frames = append(g.frames, p...)
-	g.sent.count(p)
+	if g.server {
+		g.sent.count(p)
+	}
 	if !g.held && !g.busy {
 		g.drainLocked()
 	}
@@ -80,6 +84,18 @@ func (g *gatherer) hold() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.held = true
+}
+
+// tryHold is hold for a goroutine that must not wait: it returns false if a write is
+// blocked, behind which the library would make it wait.
+func (g *gatherer) tryHold() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.busy || g.err != nil || g.direct == nil {
+		return false
+	}
+	g.held = true
+	return true
 }
 
 // waiting returns the number of bytes that wait.
@@ -123,7 +139,7 @@ func (g *gatherer) tryFlush() bool {
 func (g *gatherer) tryControl(first byte, payload []byte) (written, complete bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.held || g.busy || g.err != nil || g.direct == nil || len(g.frames) > 0 || !g.sent.between() {
+	if !g.server || g.held || g.busy || g.err != nil || g.direct == nil || len(g.frames) > 0 || !g.sent.between() {
 		return false, false
 	}
 	g.frames = append(append(g.frames, first, byte(len(payload))), payload...)

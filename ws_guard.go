@@ -47,9 +47,9 @@ type frameGuard struct {
 	link    *link       // nil before newLink
 	open    atomic.Bool
 
-	// turn holds a token while a goroutine uses the fields below: the one that reads,
-	// or one that closes, in which the library reads, too.
-	turn   chan struct{}
+	// turn guards the fields below: the library reads in the goroutine that closes,
+	// too.
+	turn   turn
 	buffer []byte            // was read and not yet returned
 	lent   *[readBuffer]byte // holds the buffer; nil if it is elsewhere
 	left   uint64            // bytes of the current frame that were not yet returned
@@ -60,23 +60,43 @@ type frameGuard struct {
 	arrived frameCounter
 }
 
+// turn is a lock that goroutines wait for in a channel operation. A test with fake
+// time (testing/synctest) knows then that they wait; a sync.Mutex is not meant to be
+// held while a goroutine waits for the network.
+type turn struct {
+	goroutines atomic.Int32  // that have it or wait for it
+	next       chan struct{} // 1-buffered: passes it on
+}
+
+func (t *turn) take() {
+	if t.goroutines.Add(1) > 1 {
+		<-t.next
+	}
+}
+
+func (t *turn) pass() {
+	if t.goroutines.Add(-1) > 0 {
+		t.next <- struct{}{}
+	}
+}
+
 // newFrameGuard returns a guard of a connection of which early was read already.
 func newFrameGuard(source io.Reader, early []byte) *frameGuard {
-	g := &frameGuard{source: source, turn: make(chan struct{}, 1), buffer: bytes.Clone(early)}
+	g := &frameGuard{source: source, turn: turn{next: make(chan struct{}, 1)}, buffer: bytes.Clone(early)}
 	g.arrived.count(early)
 	return g
 }
 
 // messages returns how many data messages were read to their end.
 func (g *frameGuard) messages() int {
-	g.turn <- struct{}{}
-	defer func() { <-g.turn }()
+	g.turn.take()
+	defer g.turn.pass()
 	return g.arrived.messages
 }
 
 func (g *frameGuard) Read(p []byte) (int, error) {
-	g.turn <- struct{}{}
-	defer func() { <-g.turn }()
+	g.turn.take()
+	defer g.turn.pass()
 	if g.left == 0 {
 		if err := g.nextFrame(); err != nil {
 			return 0, err
@@ -111,8 +131,8 @@ func (g *frameGuard) Read(p []byte) (int, error) {
 // wait, too, but in a deep stack: most of the memory of an idle link. size is that
 // of a message that is at hand as a whole, and 0 for any other frame.
 func (g *frameGuard) await() (size int) {
-	g.turn <- struct{}{}
-	defer func() { <-g.turn }()
+	g.turn.take()
+	defer g.turn.pass()
 	if g.left == 0 && g.nextFrame() != nil {
 		return 0 // Read returns the error
 	}

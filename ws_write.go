@@ -16,11 +16,12 @@ type outMessage struct {
 	sent func(error)
 }
 
-// send queues a message. A short message overtakes the long ones in the queue,
-// but not the one that is being written.
+// send queues a message, and writes it if the link is idle and the kernel takes it
+// at once: to start the writer would take longer. A short message overtakes the long
+// ones in the queue, but not the one that is being written.
 func (l *link) send(message []byte, sent func(error)) {
 	l.enqueue(message, sent)
-	l.startWriter()
+	l.writeShort()
 }
 
 // startWriter starts the writer if messages wait that no goroutine writes. After
@@ -59,9 +60,9 @@ func (l *link) queued() int {
 	return l.pending
 }
 
-// writeReplies writes the short messages that wait, if the kernel takes them at
-// once. It leaves the rest to the writer.
-func (l *link) writeReplies() {
+// writeShort writes the short messages that wait, if the kernel takes them at once.
+// It leaves the rest to the writer.
+func (l *link) writeShort() {
 	l.replied.Store(false)
 	l.mu.Lock()
 	n, size := 0, l.gather.waiting()
@@ -69,7 +70,7 @@ func (l *link) writeReplies() {
 		size += len(l.short[n].data) + maxFrameHeader
 		n++
 	}
-	if l.err != nil || l.writing || n == 0 || l.compresses && !l.trusted() {
+	if l.err != nil || l.writing || l.replying || n == 0 || l.compresses && !l.trusted() || !l.gather.tryHold() {
 		l.mu.Unlock()
 		l.startWriter()
 		return
