@@ -393,7 +393,15 @@ func (a *access) find(path string) (*root, string) {
 
 // within resolves an existing absolute path, such as one that git printed or
 // that a file contains. It is an error if the path is not allowed.
-func (a *access) within(abs string) (resolvedPath, error) { return a.follow(filepath.Clean(abs)) }
+func (a *access) within(abs string) (resolvedPath, error) {
+	abs = filepath.Clean(abs)
+	if r, rel, ok := a.quickPath(abs); ok {
+		if _, ok := a.describePlain(r, rel); ok {
+			return resolvedPath{root: r, rel: rel, abs: filepath.Join(r.real, rel)}, nil
+		}
+	}
+	return a.follow(abs)
+}
 
 // stat returns the FileInfo of the file at p.
 func (a *access) stat(p resolvedPath) (fs.FileInfo, error) {

@@ -183,6 +183,7 @@ type statBelow struct {
 	start  *dirHandle
 	self   entryInfo // describes start
 	open   []statDir // from start to the directory of the last path
+	last   string    // that directory, with a slash
 
 	secrets []fileID  // nil until needed
 	changed time.Time // last change of a directory that was entered
@@ -201,8 +202,12 @@ func (s *statBelow) lstat(rel string) (entryInfo, error) {
 		s.secrets = s.access.secretIDs()
 	}
 	dir, name := path.Split(rel)
-	if err := s.enter(strings.TrimSuffix(dir, "/")); err != nil {
-		return entryInfo{}, err
+	if dir != s.last {
+		s.last = "/" // none, should it fail
+		if err := s.enter(strings.TrimSuffix(dir, "/")); err != nil {
+			return entryInfo{}, err
+		}
+		s.last = dir
 	}
 	at, _ := s.current()
 	return at.lstat(name)

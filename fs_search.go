@@ -11,6 +11,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 const (
@@ -205,10 +206,22 @@ func (s *search) grep(p searchParams, at resolvedPath) error {
 		return err
 	}
 	defer view.remove()
+	// Files that are tracked although a rule ignores them need a second pass. Git looks
+	// for them during the first.
+	ctx, stop := context.WithCancel(s.ctx)
+	defer stop()
+	var ignored map[string]bool
+	var ignoredErr error
+	var listing sync.WaitGroup
+	listing.Go(func() { ignored, ignoredErr = s.trackedIgnored(ctx, view.command(), at) }) // ends with git
 	// In this mode git reads no index and finds whatever no rule ignores.
 	command := view.command()
 	command.check = func(ctx context.Context) error { return s.files.access.checkRules(ctx, r.work, at) }
 	err = s.pass(p, at, command, append(standard, "--untracked"), nil)
+	if err != nil || s.truncated {
+		stop()
+	}
+	listing.Wait()
 	if _, special := errors.AsType[*specialRules](err); special {
 		s.files.log.Warn("searching with git's rules failed", "error", err)
 		return s.grepListed(p, at)
@@ -216,10 +229,8 @@ func (s *search) grep(p searchParams, at resolvedPath) error {
 	if err != nil || s.truncated {
 		return err
 	}
-	// Files that are tracked although a rule ignores them: a second pass.
-	ignored, err := s.trackedIgnored(view.command(), at)
-	if err != nil || len(ignored) == 0 {
-		return err
+	if ignoredErr != nil || len(ignored) == 0 {
+		return ignoredErr
 	}
 	err = s.pass(p, at, view.command(), nil, ignored)
 	sortStableBy(s.matches, func(x, y searchMatch) int { return strings.Compare(x.Path, y.Path) })
@@ -243,13 +254,13 @@ func (s *search) grepListed(p searchParams, at resolvedPath) error {
 }
 
 // trackedIgnored returns the tracked files below at that ignore rules match.
-func (s *search) trackedIgnored(command gitCommand, at resolvedPath) (map[string]bool, error) {
+func (s *search) trackedIgnored(ctx context.Context, command gitCommand, at resolvedPath) (map[string]bool, error) {
 	ignored := map[string]bool{}
 	command.args, command.dir = []string{"ls-files", "-z", "--cached", "--ignored", "--exclude-standard"}, at.abs
-	err := s.files.git.stream(s.ctx, command, func(r *bufio.Reader) error {
+	err := s.files.git.stream(ctx, command, func(r *bufio.Reader) error {
 		return readRecords(r, func(record []byte) error {
-			if s.ctx.Err() != nil {
-				return context.Cause(s.ctx)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
 			if path := string(record); safeRel(path) && s.filter.file(path) {
 				ignored[path] = true

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -294,6 +296,10 @@ func (r *repository) boundary() map[string]bool {
 // optional reads a file of the repository, and returns nil if it does not
 // exist.
 func (r *repository) optional(dir resolvedPath, name string, limit int64) ([]byte, error) {
+	if p, f, info, ok := r.access.openPlain(filepath.Join(dir.abs, name)); ok {
+		defer f.Close() // only read
+		return r.access.readOpen(p, f, info, limit)
+	}
 	p, err := r.access.within(filepath.Join(dir.abs, name))
 	if err != nil {
 		return nil, err
@@ -319,6 +325,11 @@ func (a *access) readSmall(p resolvedPath, limit int64) ([]byte, error) {
 	if info.IsDir() {
 		return nil, notFound(p.abs)
 	}
+	return a.readOpen(p, f, info, limit)
+}
+
+// readOpen is readSmall for the open file at p.
+func (a *access) readOpen(p resolvedPath, f *os.File, info fs.FileInfo, limit int64) ([]byte, error) {
 	var data bytes.Buffer
 	data.Grow(int(min(info.Size(), limit)) + bytes.MinRead) // avoid copies: packed-refs can be large
 	if _, err := data.ReadFrom(io.LimitReader(f, limit+1)); err != nil {
