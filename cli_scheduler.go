@@ -175,7 +175,7 @@ const maxPages = 1000
 
 // pages reads a list of the API to its end into the slice that all points to.
 func (r *clientRun) pages(path, key string, all any) error {
-	var items []json.RawMessage
+	items := []json.RawMessage{} // not null
 	cursor := ""
 	for range maxPages {
 		var page map[string]json.RawMessage

@@ -57,7 +57,7 @@ type clusterNode struct {
 
 func (n *clusterNode) url() string { return "http://" + n.address }
 
-// clusterKey is what the callers call: a library, or a machine by its id.
+// clusterKey names a library, or a machine by its id, that the callers call.
 type clusterKey struct {
 	path      string // without /rpc
 	machineID string // that must answer

@@ -41,7 +41,7 @@ const (
 	recallPoll  = 10 * time.Millisecond
 )
 
-// peerSilent is what recall knows about another scheduler, in Unix nanoseconds.
+// peerSilent notes when another scheduler was asked, in Unix nanoseconds.
 type peerSilent struct {
 	since atomic.Int64 // it does not answer; 0 if it does
 	asked atomic.Int64
