@@ -373,3 +373,23 @@ func TestRateLimit(t *testing.T) {
 		take(10, time.Second, time.Second, true)
 	})
 }
+
+// TestLongAnswersAreNoFlood: the answers of a daemon take no part in the rate of the
+// messages that answer nothing, not with the short part that ends a long one either.
+func TestLongAnswersAreNoFlood(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		b.daemon("m", "i", "", bigMethod("test/big"))
+		b.online("m")
+		start := time.Now()
+		for range 2 * unaskedBegin {
+			if _, err := b.hub.perform(t.Context(), newCall(t, "test/big", fmt.Sprintf(`{"count":%d}`, maxFrame+10)), b.hub.machineTarget("m")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(start); took > 0 {
+			t.Errorf("the calls waited for %v, want that none does", took)
+		}
+	})
+}

@@ -53,6 +53,7 @@ type frameGuard struct {
 	buffer []byte            // was read and not yet returned
 	lent   *[readBuffer]byte // holds the buffer; nil if it is elsewhere
 	left   uint64            // bytes of the current frame that were not yet returned
+	short  bool              // the last part of a message was short (noteFrame)
 	err    error             // of the source, after the buffer
 
 	// arrived counts what was read. Together with the number of messages that were
@@ -221,11 +222,18 @@ func (g *frameGuard) answerPings() {
 	}
 }
 
-// noteFrame tells the link of a control frame, and of a short part of a message
-// after the first: a flood of them is no message.
+// noteFrame tells the link of a control frame, and of a short part in the middle of
+// a message that follows another one: a flood of them is no message. A long message
+// ends with one short part, and an empty one.
 func (g *frameGuard) noteFrame(first byte, payload uint64) {
-	opcode := first & 0x0f
-	if (opcode == 0 || opcode&0x8 != 0) && payload < shortFrame && g.link != nil && g.link.unasked != nil {
+	const final, opcode, control = 0x80, 0x0f, 0x08
+	flood := first&control != 0
+	if !flood {
+		short := payload < shortFrame
+		flood = short && g.short && first&(final|opcode) == 0
+		g.short = short
+	}
+	if flood && g.link != nil && g.link.unasked != nil {
 		g.link.unasked(0)
 	}
 }
