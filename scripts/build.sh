@@ -7,7 +7,7 @@
 #
 # `go build .` and `go build -tags scheduler .` make programs that do the same and
 # are larger. Neither program speaks HTTP/2, which nethttpomithttp2 leaves out.
-# Functions begin at 16 bytes and not 32, and packages that take little time of a
+# Functions begin at multiples of 8 bytes and not 32, and packages that take little time of a
 # request are compiled without inlining: what takes the time in crypto is assembly,
 # a TLS handshake costs a tenth more. The loops over the content of files are built
 # from functions of encoding/binary, unicode/utf8 and the WebSocket library: without
@@ -31,4 +31,4 @@ for cold in bufio compress/... context crypto/... encoding/asn1 encoding/base64 
 	syscall time unicode vendor/...; do
 	set -- "$@" -gcflags "$cold=-l"
 done
-CGO_ENABLED=0 exec go build -trimpath -ldflags '-s -w -funcalign=16' -tags "$tags" "$@" -o "$file" .
+CGO_ENABLED=0 exec go build -trimpath -ldflags '-s -w -funcalign=8' -tags "$tags" "$@" -o "$file" .
