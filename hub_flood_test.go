@@ -72,15 +72,15 @@ func TestFloodingDaemonWaits(t *testing.T) {
 		count         int
 		atLeast       time.Duration
 	}{
-		{"progress", fmt.Sprintf(progress, ""), 3000, 5 * time.Second},
-		{"heartbeats", `{"jsonrpc":"2.0","method":"daemon/heartbeat","params":{"machine_id":"rogue"}}`, 3000, 5 * time.Second},
-		{"unknown notifications", `{"jsonrpc":"2.0","method":"x/y"}`, 3000, 5 * time.Second},
-		{"answers to nothing", `{"jsonrpc":"2.0","id":4711,"result":1}`, 3000, 5 * time.Second},
-		{"requests", `{"jsonrpc":"2.0","id":2,"method":"fs/stat"}`, 3000, 5 * time.Second},
-		{"no JSON", `x`, 3000, 5 * time.Second},
-		{"batches", `[` + strings.Repeat(`{"jsonrpc":"2.0","method":"x/y"},`, 99) + `1]`, 30, 5 * time.Second},
-		{"long progress", fmt.Sprintf(progress, `,"message":"`+strings.Repeat("x", 900<<10)+`"`), 60, time.Second},
-		{"long nonsense", strings.Repeat(" ", 900<<10), 60, time.Second},
+		{"progress", fmt.Sprintf(progress, ""), 1500, 2500 * time.Millisecond},
+		{"heartbeats", `{"jsonrpc":"2.0","method":"daemon/heartbeat","params":{"machine_id":"rogue"}}`, 1500, 2500 * time.Millisecond},
+		{"unknown notifications", `{"jsonrpc":"2.0","method":"x/y"}`, 1500, 2500 * time.Millisecond},
+		{"answers to nothing", `{"jsonrpc":"2.0","id":4711,"result":1}`, 1500, 2500 * time.Millisecond},
+		{"requests", `{"jsonrpc":"2.0","id":2,"method":"fs/stat"}`, 1500, 2500 * time.Millisecond},
+		{"no JSON", `x`, 1500, 2500 * time.Millisecond},
+		{"batches", `[` + strings.Repeat(`{"jsonrpc":"2.0","method":"x/y"},`, 99) + `1]`, 15, 2500 * time.Millisecond},
+		{"long progress", fmt.Sprintf(progress, `,"message":"`+strings.Repeat("x", 900<<10)+`"`), 30, 500 * time.Millisecond},
+		{"long nonsense", strings.Repeat(" ", 900<<10), 30, 500 * time.Millisecond},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -263,7 +263,8 @@ API token is set, except through a Unix socket.
 		"client's address (of IPv6 its first 64 bits), which behind a proxy is the proxy's. Clients of a Unix socket are one caller. Requests, the calls of\n" +
 		"an MCP batch one by one, count until they are answered; bytes are those of bodies, and of answers until the client has taken them; streams are\n" +
 		"those of `/events`, of a log with `follow=1` and of calls with `Accept: text/event-stream`. An answer that does not fit any more is refused, too:\n" +
-		"ask again when others were taken. `/livez`, `/readyz` and `/health` are never refused. For one machine at most 2,000 calls wait, with 64 MiB\n" +
+		"ask again when others were taken. A caller gets 500 refusals a second after the first 100, and further ones wait; requests without a valid token\n" +
+		"count as those of one caller. `/livez`, `/readyz` and `/health` are never refused. For one machine at most 2,000 calls wait, with 64 MiB\n" +
 		"of params. After 10,000 handshakes at once, users' daemons are accepted at the rate of `--max-handshakes`.\n\n")
 	for _, e := range examples {
 		if e.path == "" {
