@@ -3,6 +3,8 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -18,6 +20,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // The tests of this file run deploy/nginx-cluster.conf and deploy/haproxy.cfg with
@@ -35,8 +38,9 @@ func balancers(t *testing.T) []string {
 
 // startBalancer runs a proxy with its file of deploy/ in front of three nodes, and
 // returns its address. Only names, ports and the TLS lines of the file are changed,
-// and each answer says in X-Upstream which nodes were asked.
-func startBalancer(t *testing.T, kind string, nodes []string) (address string) {
+// and each answer says in X-Upstream which nodes were asked; edits are pairs of a
+// text and another one in its place.
+func startBalancer(t *testing.T, kind string, nodes []string, edits ...string) (address string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -61,6 +65,9 @@ func startBalancer(t *testing.T, kind string, nodes []string) (address string) {
 			t.Fatalf("deploy/%s: got no %q, want it, because the test replaces it", name, from)
 		}
 		config = strings.ReplaceAll(config, from, to)
+	}
+	for i := 0; i+1 < len(edits); i += 2 {
+		change(edits[i], edits[i+1])
 	}
 	for i, node := range nodes {
 		change(fmt.Sprintf("c4a-%d.internal:5110", i+1), node)
@@ -293,5 +300,91 @@ func TestProxySendsNothingTwice(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestProxyStreams: an event arrives while its stream is open, and a client that
+// goes away ends the stream at the node.
+func TestProxyStreams(t *testing.T) {
+	for _, kind := range balancers(t) {
+		t.Run(kind, func(t *testing.T) {
+			next, gone := make(chan struct{}), make(chan struct{}, 1)
+			_, addresses := startUpstreams(t, func(int) http.HandlerFunc {
+				return func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Content-Type", "text/event-stream")
+					for i := range 3 {
+						_, _ = fmt.Fprintf(w, "id: %d\ndata: x\n\n", i)
+						_ = http.NewResponseController(w).Flush()
+						<-next
+					}
+					<-r.Context().Done()
+					gone <- struct{}{}
+				}
+			})
+			base := "http://" + startBalancer(t, kind, addresses)
+			ctx, leave := context.WithTimeout(t.Context(), patience)
+			defer leave()
+			r, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/libraries/x/rpc", strings.NewReader("{}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Accept", "text/event-stream")
+			response, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer response.Body.Close()
+			events := bufio.NewReader(response.Body)
+			for i := range 3 {
+				for _, want := range []string{fmt.Sprintf("id: %d\n", i), "data: x\n", "\n"} {
+					if got, err := events.ReadString('\n'); got != want {
+						t.Fatalf("event %d: got %q, %v, want %q before the next one is sent", i, got, err, want)
+					}
+				}
+				next <- struct{}{}
+			}
+			leave()
+			select {
+			case <-gone:
+			case <-time.After(patience):
+				t.Errorf("got no end of the stream at the node within %v after the client left, want it", patience)
+			}
+		})
+	}
+}
+
+// TestProxyPoolsConnections: a proxy that keeps its connections to the scheduler and
+// sends the requests of all callers on them changes nothing in who may do what.
+func TestProxyPoolsConnections(t *testing.T) {
+	if !slices.Contains(balancers(t), "nginx") {
+		t.Skip("needs nginx")
+	}
+	file := filepath.Join(realTempDir(t), "tokens")
+	reader, manager := "reader-t0ken", "manager-t0ken"
+	if err := os.WriteFile(file, fmt.Appendf(nil, "reader %s read\nmanager %s read,manage\n", tokenHash(reader), tokenHash(manager)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, url := startSchedulerProcess(t, nil, "--tokens-file", file)
+	pool := newSwitchedProxy(t, strings.TrimPrefix(url, "http://"))
+	node := pool.address
+	base := "http://" + startBalancer(t, "nginx", []string{node, node, node},
+		"	# No keepalive here.", "	keepalive 2;\n	# No keepalive here.", "	'' close;", "	'' '';")
+	var wg sync.WaitGroup
+	for i, test := range []struct {
+		token  string
+		status int
+	}{{reader, http.StatusForbidden}, {manager, http.StatusOK}, {"wrong", http.StatusUnauthorized}, {"", http.StatusUnauthorized}} {
+		wg.Go(func() {
+			for range 50 {
+				status, _, text := throughProxy(t, http.MethodPut, fmt.Sprintf("%s/libraries/lib-%d", base, i), `{"machine_id":"m"}`, "Authorization", "Bearer "+test.token)
+				if status != test.status {
+					t.Errorf("with the token %q: got %d %s, want %d", test.token, status, text, test.status)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := pool.accepted.Load(); n > 100 {
+		t.Errorf("got %d connections for 200 requests, want that most share one", n)
 	}
 }

@@ -18,8 +18,9 @@ import (
 // switchedProxy passes connections on to one of two schedulers, as a proxy does
 // that sends the calls of a machine elsewhere after a change.
 type switchedProxy struct {
-	address string
-	target  atomic.Pointer[string]
+	address  string
+	target   atomic.Pointer[string]
+	accepted atomic.Int64 // connections
 }
 
 func newSwitchedProxy(t *testing.T, target string) *switchedProxy {
@@ -37,6 +38,7 @@ func newSwitchedProxy(t *testing.T, target string) *switchedProxy {
 			if err != nil {
 				return
 			}
+			p.accepted.Add(1)
 			to, err := net.Dial("tcp", *p.target.Load())
 			if err != nil {
 				_ = from.Close()

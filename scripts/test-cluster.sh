@@ -30,7 +30,7 @@ use haproxy haproxy liblua5.3-0 libopentracing1 libopentracing-c-wrapper0 libpcr
 
 go build -o "$tmp/bin/c4a-daemon" .
 go build -tags scheduler -o "$tmp/bin/c4a-daemon-scheduler" .
-go test -count=1 -v -run 'TestProxyRoutes|TestProxySends|TestThreeNodes' -cluster "$(IFS=,; printf '%s' "${proxies[*]}")" -cluster-program "$tmp/bin/c4a-daemon-scheduler" . >"$tmp/out" 2>&1 ||
+go test -count=1 -v -run 'TestProxyRoutes|TestProxySends|TestProxyStreams|TestProxyPools|TestThreeNodes' -cluster "$(IFS=,; printf '%s' "${proxies[*]}")" -cluster-program "$tmp/bin/c4a-daemon-scheduler" . >"$tmp/out" 2>&1 ||
 	die "$(grep -v '^=== ' "$tmp/out")"
 grep -E '^ +hub_nodes|^--- |^ +--- |^ok' "$tmp/out"
 
