@@ -362,7 +362,7 @@ func isObjectID(s string) bool {
 		return false
 	}
 	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+		if c := s[i]; c-'0' > 9 && c-'a' > 5 { // bytes wrap around
 			return false
 		}
 	}
