@@ -114,3 +114,54 @@ func TestGathererFreesBuffers(t *testing.T) {
 		}
 	})
 }
+
+// TestGathererDoesNotWaitBehindABlockedWrite: what a goroutine may not wait for, it
+// leaves to the writer; control frames of a server go between frames only.
+func TestGathererDoesNotWaitBehindABlockedWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &heldWriter{release: make(chan error)}
+		g := newGatherer(w)
+		g.server = true
+		var direct []string
+		g.direct = func(p []byte) (int, error) { direct = append(direct, string(p)); return len(p), nil }
+		if sent, complete := g.tryControl(finalPing, []byte("a")); !sent || !complete {
+			t.Errorf("idle: got a ping sent %v, complete %v, want both", sent, complete)
+		}
+		wrote := make(chan error, 1)
+		go func() { _, err := g.Write([]byte("\x81\x02x")); wrote <- err }() // a frame without its last byte
+		synctest.Wait()
+		if g.tryHold() {
+			t.Error("a blocked write: got the gatherer held, want false")
+		}
+		if sent, _ := g.tryControl(finalPing, nil); sent {
+			t.Error("a blocked write: got a ping sent, want false")
+		}
+		w.release <- nil
+		if err := <-wrote; err != nil {
+			t.Error(err)
+		}
+		if sent, _ := g.tryControl(finalPing, nil); sent {
+			t.Error("within a frame: got a ping sent, want false")
+		}
+		if !g.tryHold() {
+			t.Error("idle: got false, want the gatherer held")
+		}
+		if _, err := g.Write([]byte("y")); err != nil || !g.tryFlush() {
+			t.Errorf("got %v, want the rest of the frame written at once", err)
+		}
+		if sent, complete := g.tryControl(finalPong, nil); !sent || !complete {
+			t.Errorf("after the frame: got a pong sent %v, complete %v, want both", sent, complete)
+		}
+		if got, want := fmt.Sprintf("%q %q", w.writes, direct), `["\x81\x02x"] ["\x89\x01a" "y" "\x8a\x00"]`; got != want {
+			t.Errorf("got the writes %s, want %s", got, want)
+		}
+		g.direct = func(p []byte) (int, error) { return 1, nil }
+		if sent, complete := g.tryControl(finalPing, nil); !sent || complete {
+			t.Errorf("a full socket: got a ping sent %v, complete %v, want the rest left for flush", sent, complete)
+		}
+		go func() { w.release <- nil }()
+		if err := g.flush(); err != nil || w.writes[1] != "\x00" {
+			t.Errorf("got %v and %q, want the rest flushed", err, w.writes)
+		}
+	})
+}
