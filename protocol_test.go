@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"net/url"
 	"strings"
 	"testing"
@@ -32,6 +33,34 @@ func FuzzParseServer(f *testing.F) {
 		}
 		if strings.ContainsAny(u.Host, " \r\n\x00") {
 			t.Errorf("%q: got the host %q, want no space in it", text, u.Host)
+		}
+	})
+}
+
+// FuzzHeartbeat: scan decodes a heartbeat as decodeParams does, but for the ids, or
+// leaves it to that.
+func FuzzHeartbeat(f *testing.F) {
+	sent, err := json.Marshal(heartbeat{MachineID: "m", InstanceID: "i", Seq: 1, UptimeSeconds: 2, ActiveRequests: 3, Stuck: 4, Waiting: 5, DroppedLines: 6, MemoryBytes: 7})
+	if err != nil {
+		f.Fatal(err)
+	}
+	if !new(heartbeat).scan(sent) {
+		f.Errorf("%s: got false, want the heartbeat of a daemon scanned", sent)
+	}
+	for _, seed := range []string{string(sent), `{"seq":1,"seq":-2}`, `{"seq":1.0}`, `{"seq":null}`, `{"s\u0065q":1}`, `{"machine_id":1}`, `{"more":{"a":1}}`, `{}x`, `[]`, `{"stuck":99999999999999999999}`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, params string) {
+		var got, want heartbeat
+		if !got.scan([]byte(params)) {
+			return
+		}
+		if err := decodeParams([]byte(params), &want); err != nil {
+			t.Fatalf("%q: got %+v, want %v", params, got, err)
+		}
+		want.MachineID, want.InstanceID = "", ""
+		if got != want {
+			t.Errorf("%q: got %+v, want %+v", params, got, want)
 		}
 	})
 }

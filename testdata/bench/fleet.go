@@ -48,7 +48,7 @@ func measureLinks(args []string) {
 	window := flags.Duration("for", 60*time.Second, "time of the measurement; the runtime collects garbage every 2 min")
 	storm := flags.Bool("storm", false, "kill the hub and start it anew")
 	_ = flags.Parse(args) // it exits
-	fmt.Println("| links | all connected after | PSS of the empty hub | PSS of each link | of a core | links lost | killed: all back after it listens | dials that failed |\n|---|---|---|---|---|---|---|---|")
+	fmt.Println("| links | all connected after | PSS of the empty hub | PSS of each link | of a core | links lost | killed: all back after it listens | CPU of the hub for each | dials that failed |\n|---|---|---|---|---|---|---|---|---|")
 	for text := range strings.SplitSeq(*counts, ",") {
 		n, err := strconv.Atoi(text)
 		if err != nil {
@@ -73,7 +73,7 @@ func measureLinks(args []string) {
 		cpu := cpuTime([]int{hub.Process.Pid}) - before
 		each := float64(pss(hub.Process.Pid)-empty) / float64(n)
 		fmt.Printf("| %d | %.2f s | %.1f MB | %.1f kB | %.2f %% | %d |", n, connecting.Seconds(), float64(empty)/1e6, each/1e3, 100*cpu.Seconds()/window.Seconds(), f.lost.Load())
-		back := ""
+		back := " | "
 		f.failed.Store(0)
 		if *storm {
 			kill(hub)
@@ -81,9 +81,10 @@ func measureLinks(args []string) {
 				time.Sleep(time.Millisecond) // every daemon notices
 			}
 			hub = startHub(flags.Args(), port)
-			listening := awaitListener(hub.Process.Pid, port)
+			listening := awaitListener(f.address)
 			f.await(n)
-			back = fmt.Sprintf("%.2f s", time.Unix(0, f.latest.Load()).Sub(listening).Seconds())
+			cpu := cpuTime([]int{hub.Process.Pid})
+			back = fmt.Sprintf("%.2f s | %d µs", time.Unix(0, f.latest.Load()).Sub(listening).Seconds(), cpu.Microseconds()/int64(n))
 		}
 		fmt.Printf(" %s | %d |\n", back, f.failed.Load())
 		kill(hub)
@@ -125,13 +126,11 @@ func pss(pid int) int64 {
 	return 0
 }
 
-// awaitListener returns when the port is open, without a connection that would
-// take a place in the queue of the listener.
-func awaitListener(pid, port int) time.Time {
-	want := fmt.Sprintf("0100007F:%04X 00000000:0000 0A", port)
+// awaitListener returns when the hub listens.
+func awaitListener(address string) time.Time {
 	for limit := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", pid))
-		if err == nil && strings.Contains(string(text), want) {
+		if conn, err := net.DialTimeout("tcp", address, time.Second); err == nil {
+			_ = conn.Close() // nothing was sent
 			return time.Now()
 		}
 		if time.Now().After(limit) {
