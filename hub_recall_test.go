@@ -79,7 +79,7 @@ func TestRecall(t *testing.T) {
 	}
 	proxy := newSwitchedProxy(t, strings.TrimPrefix(urls[0], "http://"))
 	dir := realTempDir(t)
-	daemon := start(t, daemonName, nil, "--server", proxy.address, "--machine-id", "Ann's Mac", "--work-dir", dir+"/w", "--handler", "test/wait=/bin/sleep 1")
+	daemon := start(t, daemonName, nil, "--server", proxy.address, "--machine-id", "Ann's Mac", "--work-dir", dir+"/w", "--handler", "test/wait=/bin/sleep 2")
 	t.Cleanup(func() { _ = daemon.cmd.Process.Kill() })
 	const path = "/machines/Ann%27s%20Mac"
 	awaitThat(t, "the machine is online", func() bool {
