@@ -27,7 +27,6 @@ type machine struct {
 	bound     bool          // a library is bound to it
 	left      time.Time     // when the last link ended
 	released  bool          // for another scheduler
-	expected  int           // calls that wait for it
 	changed   chan struct{} // closed, and replaced, when conn changes
 	announced chan struct{} // closed when the last change is published; nil before the first
 

@@ -38,7 +38,8 @@ const (
 	// recallQuiet is how long no call may run on a link before it is closed. A call
 	// may be on its way to the link when the proxy begins to send others elsewhere.
 	recallQuiet = 100 * time.Millisecond
-	recallPoll  = 10 * time.Millisecond
+	// recallPoll is how often a link and a machine are looked at meanwhile.
+	recallPoll = 10 * time.Millisecond
 )
 
 // peerSilent notes when another scheduler was asked, in Unix nanoseconds.
@@ -58,12 +59,12 @@ func (h *hubAPI) summon(r *http.Request, machineID string) (elsewhere bool) {
 	if wait == 0 && h.hub.isNew() {
 		wait = recallWait
 	}
-	if wait == 0 {
-		return false
+	for end := time.Now().Add(wait); time.Now().Before(end); time.Sleep(recallPoll) {
+		if conn, _ := h.hub.connOf(machineID); conn != nil || r.Context().Err() != nil {
+			return false
+		}
 	}
-	defer h.hub.expectMachine(machineID)()
-	_, err := h.hub.connected(r.Context(), machineID, wait, nil)
-	return err != nil
+	return wait > 0
 }
 
 // recall asks the others to release a machine, with the caller's token, and returns
@@ -122,38 +123,37 @@ func (h *hubAPI) releaseMachine(w http.ResponseWriter, r *http.Request) {
 		writeError(w, lacksRight(caller, "lacks the right call, clone or mcp"))
 		return
 	}
-	found, stays := h.hub.release(r.PathValue("machine_id"))
-	switch {
-	case !found:
-		writeProblem(w, http.StatusNotFound, codeNotFound, "the machine is not connected here")
-	case stays:
-		writeProblem(w, http.StatusConflict, codeDaemonOffline, "the machine has just come here")
-	default:
-		w.WriteHeader(http.StatusNoContent)
+	if status := h.hub.release(r.PathValue("machine_id")); status != http.StatusNoContent {
+		writeProblem(w, status, codeNotFound, "the machine is not connected here, or has just come")
+		return
 	}
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // isNew reports whether a hub cannot know yet which machines were connected to the
 // scheduler that ran before it.
 func (h *hub) isNew() bool { return time.Since(h.started) < returnTimeout }
 
-// release closes the link of a user's machine when no call runs on it, and reports
-// whether there is one, or may have been one within returnTimeout. One that has just
-// begun stays.
-func (h *hub) release(machineID string) (found, stays bool) {
+// release closes the link of a user's machine when no call runs on it. It returns 204
+// if there is one, or may have been one within returnTimeout, 409 if it has just begun
+// and stays, and else 404.
+func (h *hub) release(machineID string) (status int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := h.machines[machineID]
 	switch {
 	case strings.HasPrefix(machineID, cloudPrefix):
-		return false, false // a daemon of the pool
+		return http.StatusNotFound // a daemon of the pool
 	case m == nil, m.conn == nil:
-		return h.isNew() || m != nil && time.Since(m.left) < returnTimeout, false
+		if !h.isNew() && (m == nil || time.Since(m.left) >= returnTimeout) {
+			return http.StatusNotFound
+		}
 	case time.Since(m.conn.link.began) < recallStay:
-		return true, true
+		return http.StatusConflict
+	default:
+		h.leaveLocked(m.conn)
 	}
-	h.leaveLocked(m.conn)
-	return true, false
+	return http.StatusNoContent
 }
 
 func (h *hub) leaveLocked(c *hubConn) {
@@ -190,24 +190,4 @@ func (h *hub) moved(machineID string) bool {
 	defer h.mu.Unlock()
 	m := h.machines[machineID]
 	return m != nil && m.conn == nil && m.released && time.Since(m.left) < returnTimeout
-}
-
-// expectMachine makes a machine known that was never connected here, for a call
-// that waits for it, until forget is called.
-func (h *hub) expectMachine(machineID string) (forget func()) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	m := h.machines[machineID]
-	if m == nil {
-		m = &machine{changed: make(chan struct{})}
-		h.machines[machineID] = m
-	}
-	m.expected++
-	return func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if m.expected--; m.expected == 0 && m.view.MachineID == "" && h.machines[machineID] == m {
-			delete(h.machines, machineID)
-		}
-	}
 }
