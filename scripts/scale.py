@@ -19,11 +19,11 @@ import struct
 import sys
 import zlib
 
-# Measured: the hub with scripts/build.sh on an Intel Xeon, Linux 6.18, two cores
+# Measured: the hub with scripts/build.sh on an AMD EPYC, Linux 6.18, two cores
 # shared with other work, November 2026.
-LINK_KB = 24.5  # memory (PSS) of an idle link, 10,000 links on one hub (testdata/bench, links)
-LINK_US = 3.3  # CPU of an idle link in a second, the same 10,000 links: pings, heartbeats
-HANDSHAKE_US = 140.0  # CPU of the hub for one upgrade and handshake, the same 10,000 links, 64 at once
+LINK_KB = 15.5  # memory (PSS) of an idle link, 10,000 links on one hub (testdata/bench, links)
+LINK_US = 2.7  # CPU of an idle link in a second, the same 10,000 links: pings, heartbeats
+HANDSHAKE_US = 138.0  # CPU of the hub for one upgrade and handshake, the same 10,000 links, 64 at once
 EMPTY_MB = 11.0  # memory of a scheduler without links and daemons
 BINDING_KB = 0.7  # memory of a bound library and its machine, 100,000 bindings
 CALL_US = 170.0  # CPU of hub and daemon for one small call, one at a time (BENCHMARKS.md, stat c1)
