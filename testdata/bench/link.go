@@ -98,6 +98,7 @@ type conn struct {
 	fd   int      // blocking
 	r    *bufio.Reader
 	out  []byte
+	head [96]byte // of the message that was read last
 }
 
 func (c *conn) Read(p []byte) (int, error) {
@@ -138,7 +139,7 @@ func accept(socket net.Conn) *conn {
 }
 
 // message reads one message and returns its first bytes and its id, or call for
-// a request or notification of the agent.
+// a request or notification of the agent. The bytes are valid until the next one.
 func (c *conn) message() (start []byte, id int, call bool) {
 	for first := true; ; first = false {
 		final, opcode, payload, mask := c.header()
@@ -156,11 +157,11 @@ func (c *conn) message() (start []byte, id int, call bool) {
 			continue
 		}
 		if first || start == nil {
-			peeked, err := c.r.Peek(min(payload, 96))
+			peeked, err := c.r.Peek(min(payload, len(c.head)))
 			if err != nil {
 				log.Fatal(err)
 			}
-			start = slices.Clone(peeked)
+			start = c.head[:copy(c.head[:], peeked)]
 			unmask(start, mask)
 		}
 		if _, err := c.r.Discard(payload); err != nil {
@@ -262,19 +263,24 @@ func (c *conn) flush() {
 // measureAgent keeps inFlight requests under way for the given time.
 func measureAgent(a *agent, r row, length time.Duration) figure {
 	c := a.conn
+	params := r.params
+	if a.name == "echo" {
+		params = `"method":"bench/echo","params":{}`
+	}
+	// The requests are made before: what the server does is part of each round trip.
+	requests := make([]string, r.inFlight)
+	for slot := range requests {
+		requests[slot] = `{"jsonrpc":"2.0","id":` + strconv.Itoa(slot+1) + `,` + params + `}`
+	}
 	sent := make([]time.Time, r.inFlight)
-	var took []float64
-	put := func(slot int) {
-		params := r.params
-		if a.name == "echo" {
-			params = `"method":"bench/echo","params":{}`
-		}
-		sent[slot] = time.Now()
-		c.put(`{"jsonrpc":"2.0","id":` + strconv.Itoa(slot+1) + `,` + params + `}`)
+	took := make([]float64, 0, 1<<20)
+	put := func(slot int, now time.Time) {
+		sent[slot] = now
+		c.put(requests[slot])
 	}
 	began, cpu := time.Now(), cpuTime(a.pids)
 	for slot := range r.inFlight {
-		put(slot)
+		put(slot, time.Now())
 	}
 	for left := r.inFlight; left > 0; {
 		c.flush()
@@ -284,7 +290,7 @@ func measureAgent(a *agent, r row, length time.Duration) figure {
 				now := time.Now()
 				took = append(took, float64(now.Sub(sent[id-1]))/1000)
 				if now.Sub(began) < length {
-					put(id - 1)
+					put(id-1, now)
 				} else if left--; left == 0 {
 					break
 				}
