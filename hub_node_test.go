@@ -110,7 +110,7 @@ func TestDaemonInNode(t *testing.T) {
 
 	// A task goes on while its link is lost, and its caller gets its progress and
 	// its result. Asked again it is answered from memory.
-	const task = `{"jsonrpc":"2.0","id":1,"method":"demo/count","params":{"to":25,"task_id":"T"}}`
+	const task = `{"jsonrpc":"2.0","id":1,"method":"demo/count","params":{"to":50,"task_id":"T"}}`
 	streamed := make(chan string, 1)
 	go func() { // ends with the call
 		_, body := askHTTP(t, http.MethodPost, rpc, task, "Accept", "text/event-stream")
@@ -119,7 +119,7 @@ func TestDaemonInNode(t *testing.T) {
 	printed(daemon, "run 3 begins")
 	proxy.reset()
 	body := <-streamed
-	if !strings.Contains(body, `"result":{"to":25,"run":3}`) || !strings.Contains(body, "event: progress") {
+	if !strings.Contains(body, `"result":{"to":50,"run":3}`) || !strings.Contains(body, "event: progress") {
 		t.Errorf("after a lost link: got %s, want progress and the result of run 3", body)
 	}
 	if _, body := askHTTP(t, http.MethodPost, rpc, task); !strings.Contains(body, `"run":3`) {

@@ -178,6 +178,9 @@ func (c *rawClient) next() (first byte, payload []byte, err error) {
 func (c *rawClient) says(text string) {
 	c.t.Helper()
 	first, payload, err := c.next()
+	for err == nil && first == finalPing { // a busy machine takes longer than the test's pings
+		first, payload, err = c.next()
+	}
 	if err != nil || first != frameFin|frameText || !bytes.HasPrefix(payload, []byte(text)) {
 		c.t.Errorf("got %#x %.300s %v\nwant %.300s", first, payload, err, text)
 	}
