@@ -23,12 +23,15 @@ import (
 )
 
 // launcher starts programs that dial its listener.
-type launcher struct{ net.Listener }
+type launcher struct{ *net.TCPListener }
+
+// startTimeout bounds the wait for a program that cannot start, or does not dial.
+const startTimeout = 30 * time.Second
 
 func newLauncher() launcher {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
-	return launcher{listener}
+	return launcher{listener.(*net.TCPListener)}
 }
 
 // start starts a NAME=COMMAND argument and waits until its handshake is accepted. In
@@ -43,6 +46,7 @@ func (l launcher) start(arg string) *agent {
 	}
 	check(a.cmd.Start())
 	a.pids = []int{a.cmd.Process.Pid}
+	check(l.SetDeadline(time.Now().Add(startTimeout)))
 	socket, err := l.Accept()
 	check(err)
 	a.conn = accept(socket)
