@@ -4,9 +4,11 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -153,6 +155,39 @@ func TestCloneUpdateReusesTheSpare(t *testing.T) {
 		t.Errorf("dir has %v, %v, want edited, more and same", entries, err)
 	}
 	w.must(p, actionUnchanged, remote.head())
+}
+
+// Directories that are too deep to be linked are gone when the commit has none, and a
+// pipe that somebody made, which git status does not show.
+func TestCloneUpdateRemovesDeepDirectories(t *testing.T) {
+	skipShort(t, "it clones several times")
+	t.Parallel()
+	w := newCloneWorld(t)
+	files := map[string]string{"a": "1"}
+	for n := maxTreeDepth - 1; n <= maxTreeDepth+1; n++ {
+		files[fmt.Sprint("d", n, strings.Repeat("/d", n-1), "/file")] = "1"
+	}
+	remote := w.server.repo("lib", files)
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	w.must(p, actionUnchanged, remote.head())
+	update := func(action cloneAction) {
+		t.Helper()
+		w.must(p, action, remote.head())
+		if entries, err := os.ReadDir(r.Path); err != nil || len(entries) != 2 {
+			t.Errorf("%s: the clone has %v, %v, want .git and a", action, entries, err)
+		}
+	}
+	remote.git("rm", "-q", "-r", "d*")
+	remote.commit("flat", map[string]string{"a": "2"})
+	update(actionUpdated)
+	for _, action := range []cloneAction{actionUnchanged, actionUpdated} {
+		if err := syscall.Mkfifo(r.Path+"/pipe", 0o600); err != nil {
+			t.Fatal(err)
+		}
+		update(action)
+		remote.commit("next", map[string]string{"a": "3"})
+	}
 }
 
 // What others put into the clone's git directory goes with the next run.

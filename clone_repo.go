@@ -309,7 +309,7 @@ func (r *clonedRepo) isClean(ctx context.Context) (bool, error) {
 	if err := r.git(ctx, c); err != nil || !clean {
 		return false, err
 	}
-	return !r.hasOtherDirs(ctx), nil
+	return !r.hasOthers(ctx), nil
 }
 
 // maxPacks is how many fetches are kept apart before they are packed together:
