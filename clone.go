@@ -76,6 +76,10 @@ func newCloner(cfg clonerConfig) *cloner {
 	}
 	if c.store, c.err = openRepoStore(cfg.base, workDir); c.err != nil {
 		cfg.log.Error("opening the directory of repositories failed", "error", c.err)
+		return c
+	}
+	if err := c.store.clear(); err != nil {
+		cfg.log.Warn("removing what an earlier daemon left failed", "error", err)
 	}
 	return c
 }

@@ -58,8 +58,7 @@ type repoStore struct {
 	spares  map[string]*spare        // under mu: by name of the repository
 }
 
-// openRepoStore creates the directory if necessary and removes what an earlier
-// process left in it.
+// openRepoStore creates the directory if necessary.
 func openRepoStore(base context.Context, workDir string) (_ *repoStore, err error) {
 	work, err := os.OpenRoot(workDir)
 	if err != nil {
@@ -84,7 +83,7 @@ func openRepoStore(base context.Context, workDir string) (_ *repoStore, err erro
 		dir: filepath.Join(workDir, reposDirName), work: work, root: root, grace: retiredGrace,
 		base: base, held: map[string]chan struct{}{}, spares: map[string]*spare{},
 	}
-	return s, s.clear()
+	return s, nil
 }
 
 // close returns when all old states are removed. base must have ended, and no
@@ -148,7 +147,7 @@ func (s *repoStore) discard(name string) error {
 		err = renameIn(s.work, reposDirName+"/"+name, retiredDirName+"/"+rand.Text())
 	}
 	if err != nil {
-		return s.root.RemoveAll(name) // repos is a file system of its own
+		return s.remove(name) // repos is a file system of its own, or name is read-only
 	}
 	return nil
 }
@@ -347,7 +346,7 @@ func (s *repoStore) temp() (string, error) {
 
 // remove removes a temporary.
 func (s *repoStore) remove(temp string) error {
-	if err := s.root.RemoveAll(temp); err != nil {
+	if err := removeTree(context.WithoutCancel(s.base), s.root, temp); err != nil {
 		return fmt.Errorf("removing a temporary directory: %w", err)
 	}
 	return nil
