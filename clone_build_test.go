@@ -137,10 +137,16 @@ func TestCloneUpdateReusesTheSpare(t *testing.T) {
 	}
 	writeFiles(t, spares[0], map[string]string{"dir/edited": "x", "dir/.git/HEAD": "x", "sub": "x", "other/deep/file": "x"})
 	symlinks(t, map[string]string{spares[0] + "/dir/link": t.TempDir()})
+	if err := errors.Join(syscall.Mkfifo(spares[0]+"/dir/pipe", 0o600), os.Mkdir(spares[0]+"/dir/locked", 0o500), os.Chmod(spares[0]+"/dir", 0o500)); err != nil {
+		t.Fatal(err)
+	}
 	remote.git("rm", "-q", "dir/gone")
 	r = w.must(p, actionUpdated, remote.commit("second", map[string]string{"dir/more": "1"}))
 	if !os.SameFile(dir, stat(r.Path+"/dir")) {
 		t.Error("the directory is a new one, want that of the old state")
+	}
+	if got, want := stat(r.Path+"/dir").Mode(), stat(r.Path+"/.git/objects").Mode(); got != want {
+		t.Errorf("the directory is %v, want %v as git makes one", got, want)
 	}
 	for name, info := range before {
 		if !os.SameFile(info, stat(filepath.Join(r.Path, name))) {

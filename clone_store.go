@@ -30,6 +30,9 @@ const (
 	// retiredGrace is the time after which an old state is removed. A git that has
 	// just begun to read it needs some milliseconds.
 	retiredGrace = time.Second
+	// retiredEnd is how long the end of the daemon waits for the removal of old states:
+	// the scheduler kills it soon after scheduledDrainTime.
+	retiredEnd = 300 * time.Millisecond
 	// maxRetired bounds the old states that wait for removal; beyond that they are
 	// removed at once.
 	maxRetired = 64
@@ -174,29 +177,39 @@ func (s *repoStore) retire(temp, name string, keep bool) error {
 	}
 	var kept *spare
 	if keep {
-		kept, keep = s.keepSpare(name, at)
+		kept = s.keepSpare(name, at)
 	} else {
 		s.dropSpare(name)
 	}
+	since := time.Now()
 	// Ends after the grace, when the spare is not kept any longer, or at the end of
 	// base; close waits for it.
 	s.retired.Go(func() {
 		defer s.mayWait(-1)
-		if keep {
-			if !s.wait(kept, name) {
-				_ = removeTree(s.base, s.work, at) // clear removes what stays
+		if kept == nil || !s.wait(kept, name) {
+			select {
+			case <-time.After(s.grace - time.Since(since)):
+			case <-s.base.Done():
 			}
-			_ = s.work.Remove(retiredDirName) // when it is empty
-			return
+			s.removeOld(at)
 		}
-		select {
-		case <-time.After(s.grace):
-		case <-s.base.Done():
-		}
-		_ = s.work.RemoveAll(at)          // clear removes what stays
 		_ = s.work.Remove(retiredDirName) // when it is empty
+		if kept != nil {
+			close(kept.gone)
+		}
 	})
 	return nil
+}
+
+// removeOld removes an old state. At the end of base it takes at most retiredEnd, and
+// clear removes what stays.
+func (s *repoStore) removeOld(at string) {
+	if removeTree(s.base, s.work, at) == nil || s.base.Err() == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.base), retiredEnd)
+	defer cancel()
+	_ = removeTree(ctx, s.work, at)
 }
 
 // mayWait adds n to the number of removals that wait, and reports whether there
