@@ -76,6 +76,10 @@ func newCloner(cfg clonerConfig) *cloner {
 	}
 	if c.store, c.err = openRepoStore(cfg.base, workDir); c.err != nil {
 		cfg.log.Error("opening the directory of repositories failed", "error", c.err)
+		return c
+	}
+	if err := c.store.clear(); err != nil {
+		cfg.log.Warn("removing what an earlier daemon left failed", "error", err)
 	}
 	return c
 }
@@ -236,12 +240,15 @@ func (c *cloner) run(ctx context.Context, job cloneJob) (cloneResult, error) {
 	}
 	defer release()
 	r.progress.waited()
-	if err := c.checkDisk(); err != nil {
+	if err := c.checkDisk(ctx); err != nil {
 		return cloneResult{}, err
 	}
 	result, err := r.cloneOrUpdate(ctx)
 	r.discard()
 	if err != nil {
+		if e, failed := errors.AsType[*gitError](err); isDiskFull(err) || failed && e.reason == gitDiskFull {
+			c.store.dropSpares(ctx)
+		}
 		err = explainClone(job.remote, err)
 		c.cfg.log.InfoContext(ctx, "a clone failed", "name", job.name, "url", job.remote.String(), "error", err)
 		return cloneResult{}, err
@@ -265,11 +272,14 @@ func explainClone(remote *remote, err error) error {
 
 // checkDisk returns an error when a clone could fill the disk: credentials and
 // process ids are written there too.
-func (c *cloner) checkDisk() error {
+func (c *cloner) checkDisk(ctx context.Context) error {
+	disk, err := statDisk(c.cfg.access.workDir)
+	if err == nil && disk.freePercent() < max(spareFreeDisk, c.cfg.minFreeDisk) && c.store.dropSpares(ctx) {
+		disk, err = statDisk(c.cfg.access.workDir)
+	}
 	if c.cfg.minFreeDisk <= 0 {
 		return nil
 	}
-	disk, err := statDisk(c.cfg.access.workDir)
 	if err != nil {
 		c.cfg.log.Warn("checking the free disk space failed", "error", err)
 		return nil

@@ -4,9 +4,11 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -135,10 +137,16 @@ func TestCloneUpdateReusesTheSpare(t *testing.T) {
 	}
 	writeFiles(t, spares[0], map[string]string{"dir/edited": "x", "dir/.git/HEAD": "x", "sub": "x", "other/deep/file": "x"})
 	symlinks(t, map[string]string{spares[0] + "/dir/link": t.TempDir()})
+	if err := errors.Join(syscall.Mkfifo(spares[0]+"/dir/pipe", 0o600), os.Mkdir(spares[0]+"/dir/locked", 0o500), os.Chmod(spares[0]+"/dir", 0o500)); err != nil {
+		t.Fatal(err)
+	}
 	remote.git("rm", "-q", "dir/gone")
 	r = w.must(p, actionUpdated, remote.commit("second", map[string]string{"dir/more": "1"}))
 	if !os.SameFile(dir, stat(r.Path+"/dir")) {
 		t.Error("the directory is a new one, want that of the old state")
+	}
+	if got, want := stat(r.Path+"/dir").Mode(), stat(r.Path+"/.git/objects").Mode(); got != want {
+		t.Errorf("the directory is %v, want %v as git makes one", got, want)
 	}
 	for name, info := range before {
 		if !os.SameFile(info, stat(filepath.Join(r.Path, name))) {
@@ -153,6 +161,39 @@ func TestCloneUpdateReusesTheSpare(t *testing.T) {
 		t.Errorf("dir has %v, %v, want edited, more and same", entries, err)
 	}
 	w.must(p, actionUnchanged, remote.head())
+}
+
+// Directories that are too deep to be linked are gone when the commit has none, and a
+// pipe that somebody made, which git status does not show.
+func TestCloneUpdateRemovesDeepDirectories(t *testing.T) {
+	skipShort(t, "it clones several times")
+	t.Parallel()
+	w := newCloneWorld(t)
+	files := map[string]string{"a": "1"}
+	for n := maxTreeDepth - 1; n <= maxTreeDepth+1; n++ {
+		files[fmt.Sprint("d", n, strings.Repeat("/d", n-1), "/file")] = "1"
+	}
+	remote := w.server.repo("lib", files)
+	p := cloneParams{URL: w.server.address("lib")}
+	r := w.must(p, actionCloned, remote.head())
+	w.must(p, actionUnchanged, remote.head())
+	update := func(action cloneAction) {
+		t.Helper()
+		w.must(p, action, remote.head())
+		if entries, err := os.ReadDir(r.Path); err != nil || len(entries) != 2 {
+			t.Errorf("%s: the clone has %v, %v, want .git and a", action, entries, err)
+		}
+	}
+	remote.git("rm", "-q", "-r", "d*")
+	remote.commit("flat", map[string]string{"a": "2"})
+	update(actionUpdated)
+	for _, action := range []cloneAction{actionUnchanged, actionUpdated} {
+		if err := syscall.Mkfifo(r.Path+"/pipe", 0o600); err != nil {
+			t.Fatal(err)
+		}
+		update(action)
+		remote.commit("next", map[string]string{"a": "3"})
+	}
 }
 
 // What others put into the clone's git directory goes with the next run.

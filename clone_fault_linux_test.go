@@ -115,3 +115,71 @@ func TestCloneUpdateOnAFullDisk(t *testing.T) {
 	}
 	w.must(p, actionUpdated, remote.commit("small", map[string]string{"a": "2"}))
 }
+
+// Old states that are kept for the next update make room for a clone.
+func TestCloneOnADiskFullOfSpares(t *testing.T) {
+	skipShort(t, "it clones many times")
+	t.Parallel()
+	for _, c := range []struct {
+		kept, other int // bytes
+		fails       bool
+	}{
+		{kept: 1900 << 10, other: 800 << 10},
+		{kept: 1500 << 10, other: 1300 << 10, fails: true}, // the disk looks empty enough
+	} {
+		w := newSmallCloneWorld(t)
+		remote := w.server.repo("lib", map[string]string{"big": noise(c.kept)})
+		w.must(cloneParams{URL: w.server.address("lib")}, actionCloned, remote.head())
+		w.must(cloneParams{URL: w.server.address("lib")}, actionUpdated, remote.commit("second", map[string]string{"big": noise(c.kept + 1)}))
+		other := w.server.repo("other", map[string]string{"big": noise(c.other)})
+		p := cloneParams{URL: w.server.address("other")}
+		if c.fails {
+			_, err := w.try(p)
+			wantGitFailure(t, err, gitDiskFull)
+		}
+		w.must(p, actionCloned, other.head())
+	}
+}
+
+// What cannot be removed from an old state does not come back with the next update.
+func TestCloneUpdateWithoutTheSpare(t *testing.T) {
+	skipShort(t, "it clones many times")
+	t.Parallel()
+	w := newCloneWorld(t)
+	w.store.grace = 0
+	remote := w.server.repo("lib", map[string]string{"dir/a": "1"})
+	p := cloneParams{URL: w.server.address("lib")}
+	w.must(p, actionCloned, remote.head())
+	w.must(p, actionUpdated, remote.commit("second", map[string]string{"dir/a": "2"}))
+	spares, err := filepath.Glob(filepath.Join(w.workDir, retiredDirName, "*"))
+	if err != nil || len(spares) != 1 {
+		t.Fatalf("kept are %v, %v, want one old state", spares, err)
+	}
+	writeFiles(t, spares[0], map[string]string{"dir/stays": "x"})
+	f, err := os.Open(spares[0] + "/dir/stays")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, unix.STATX_ATTR_IMMUTABLE); err != nil {
+		t.Skip("a file that cannot be removed takes root and a file system that knows such: ", err)
+	}
+	remote.commit("third", map[string]string{"dir/a": "3"})
+	r, err := w.try(p)
+	w.stop()
+	w.wait()
+	w.open() // with the file in the way
+	remote.commit("fourth", map[string]string{"dir/a": "4"})
+	if _, err := w.try(p); err != nil {
+		t.Errorf("after a restart: got %v, want it updated", err)
+	}
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil || r.Action != actionUpdated {
+		t.Fatalf("got %+v, %v, want it updated", r, err)
+	}
+	if entries, err := os.ReadDir(r.Path + "/dir"); err != nil || len(entries) != 1 || w.file(r, "dir/a") != "4" {
+		t.Errorf("dir has %v, %v, want a alone, with 4", entries, err)
+	}
+}

@@ -86,6 +86,8 @@ func TestCloneCrashLeftovers(t *testing.T) {
 		os.Rename(repos+"/g/lib", repos+"/"+oldPrefix+"ABC+g+lib"),
 		os.MkdirAll(repos+"/"+oldPrefix+"DEF+other", 0o755),
 		os.MkdirAll(repos+"/"+tempPrefix+"XYZ/.git", 0o755),
+		os.MkdirAll(repos+"/"+tempPrefix+"RO/.git", 0o755),
+		os.Chmod(repos+"/"+tempPrefix+"RO", 0o500), // which binds everybody but root
 		os.MkdirAll(repos+"/.tmp-XYZ/.git", 0o755), // of an earlier version
 		os.MkdirAll(repos+"/.old-XYZ+lib", 0o755),
 	} {

@@ -124,10 +124,11 @@ func setsFilter(text string) bool {
 	return false
 }
 
-// hasOtherDirs reports whether the work tree at the name has a directory that git
-// would not have made, or cannot be read: git status does not show an empty one, nor
-// what is in that of a submodule.
-func (r *clonedRepo) hasOtherDirs(ctx context.Context) bool {
+// hasOthers reports whether the work tree at the name has something that git would not
+// have made and git status does not show: an empty directory, a pipe, whatever is
+// called .git, what is in the directory of a submodule or in its place. Directories
+// that cannot be read, or are too deep to be linked, count too.
+func (r *clonedRepo) hasOthers(ctx context.Context) bool {
 	index, err := r.store.readRegular(r.name+"/.git/index", maxIndexFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a repository without commits has none
 		return true
@@ -138,14 +139,15 @@ func (r *clonedRepo) hasOtherDirs(ctx context.Context) bool {
 	}
 	defer top.close()
 	walk := dirWalk{ctx: ctx, submodules: scanIndex(index, r.old.sha256).submodules}
-	_, err = walk.holds(top, "", maxTreeDepth)
-	return walk.found || err != nil
+	_, err = walk.holds(top, "", maxTreeDepth-1)
+	return walk.found || err != nil || walk.empty != len(walk.submodules)
 }
 
-// dirWalk looks for directories that git would not have made.
+// dirWalk looks for what git would not have made.
 type dirWalk struct {
 	ctx        context.Context
 	submodules map[string]bool
+	empty      int // directories of submodules that were met
 	found      bool
 }
 
@@ -157,7 +159,11 @@ func (w *dirWalk) holds(dir *dirHandle, name string, depth int) (any bool, err e
 			return nil
 		}
 		any = true
-		if w.found || depth == 0 || !dir.typeOf(entry, typ).IsDir() {
+		if typ = dir.typeOf(entry, typ); !typ.IsDir() {
+			w.found = w.found || entry == ".git" || typ&^fs.ModeSymlink != 0 || len(w.submodules) > 0 && w.submodules[path.Join(name, entry)]
+			return w.ctx.Err()
+		}
+		if w.found = w.found || entry == ".git" || depth == 0; w.found {
 			return w.ctx.Err()
 		}
 		below, err := dir.openDir(entry)
@@ -165,8 +171,12 @@ func (w *dirWalk) holds(dir *dirHandle, name string, depth int) (any bool, err e
 			return err
 		}
 		defer below.close()
-		holds, err := w.holds(below, path.Join(name, entry), depth-1)
-		w.found = w.found || holds == w.submodules[path.Join(name, entry)]
+		at := path.Join(name, entry)
+		holds, err := w.holds(below, at, depth-1)
+		if w.submodules[at] {
+			w.empty++
+		}
+		w.found = w.found || holds == w.submodules[at]
 		return err
 	})
 	return any, err

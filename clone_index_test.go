@@ -2,9 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -61,8 +62,8 @@ func TestClonePreviousCommit(t *testing.T) {
 	check(cloneParams{URL: w.server.address("empty")}, actionUpdated, "null")
 }
 
-// Empty directories and what is in a submodule's directory, which git status does not
-// show, are removed like every other untracked file.
+// What git status does not show is removed like every other untracked file: empty
+// directories, what is called .git, what is in a submodule's directory or in its place.
 func TestCloneRemovesEmptyDirectories(t *testing.T) {
 	skipShort(t, "it clones many times")
 	t.Parallel()
@@ -75,18 +76,37 @@ func TestCloneRemovesEmptyDirectories(t *testing.T) {
 	r := w.must(p, actionCloned, remote.head())
 	files := func(dir string) string {
 		t.Helper()
-		names, err := filepath.Glob(dir + "/*")
-		below, err2 := filepath.Glob(dir + "/dir/*")
-		inModule, err3 := filepath.Glob(dir + "/dir/m/*")
-		if err := errors.Join(err, err2, err3); err != nil {
+		var all []string
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			all = append(all, fmt.Sprint(d.Type(), " ", path))
+			if path == dir+"/.git" {
+				return fs.SkipDir
+			}
+			return err
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.Join(slices.Concat(names, below, inModule), "\n")
+		return strings.Join(all, "\n")
 	}
 	want := files(r.Path)
-	for _, path := range []string{"empty", "dir/empty/below", "dir/m/file", "dir/m/empty", ".gitx"} {
+	inDir := func(path string) error { return os.MkdirAll(path, 0o755) }
+	for _, c := range []struct {
+		path string
+		make func(path string) error
+	}{
+		{"empty", inDir}, {"dir/empty/below", inDir}, {"dir/m/file", inDir}, {"dir/m/empty", inDir}, {".gitx", inDir},
+		{"dir/.git/junk", func(path string) error {
+			return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o600))
+		}},
+		{"dir/m/gone", func(path string) error { return os.RemoveAll(filepath.Dir(path)) }},
+		{"dir/m/instead", func(path string) error {
+			return errors.Join(os.RemoveAll(filepath.Dir(path)), os.WriteFile(filepath.Dir(path), nil, 0o600))
+		}},
+	} {
+		path := c.path
 		for _, update := range []bool{false, true} {
-			if err := os.MkdirAll(filepath.Join(r.Path, path), 0o755); err != nil {
+			if err := c.make(filepath.Join(r.Path, path)); err != nil {
 				t.Fatal(err)
 			}
 			action := actionUnchanged

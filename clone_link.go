@@ -2,10 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
+	"sync/atomic"
 )
+
+// errSpareStays means that files of the spare cannot be removed from the new state.
+var errSpareStays = errors.New("files of an earlier state cannot be removed")
 
 const (
 	// maxTreeDepth bounds how deep files are linked, with two open directories for
@@ -18,20 +24,31 @@ const (
 
 // linkFiles gives the new state the files of the old one, as hard links: git
 // removes a file before it writes it anew, so the old state keeps its own. A file
-// that cannot be linked is left out, and git checks it out.
-func (r *clonedRepo) linkFiles(ctx context.Context) {
+// that cannot be linked is left out, and git checks it out. After errSpareStays the
+// new state has other files.
+func (r *clonedRepo) linkFiles(ctx context.Context) error {
 	reused := r.moveSpare()
 	from, err1 := openDirBelow(r.store.root, r.name)
 	to, err2 := openDirBelow(r.store.root, r.temp)
 	if err1 == nil && err2 == nil {
 		l := &treeLinker{ctx: ctx, root: r.store.root, top: r.temp + "/", helpers: make(chan struct{}, linkHelpers)}
+		if info, err := r.store.root.Lstat(r.temp + "/.git/objects"); err == nil {
+			l.mode = info.Mode().Perm()
+		}
 		l.link(from, to, l.top, reused, maxTreeDepth)
+		if l.stays.Load() {
+			err1 = errSpareStays
+		}
 	}
 	for _, dir := range []*dirHandle{from, to} {
 		if dir != nil {
 			dir.close()
 		}
 	}
+	if reused {
+		return errors.Join(err1, err2)
+	}
+	return nil
 }
 
 // moveSpare moves the files of the spare, if there is one, to the new state, which
@@ -56,7 +73,9 @@ type treeLinker struct {
 	ctx     context.Context
 	root    *os.Root
 	top     string        // path of the new state, with a slash
+	mode    fs.FileMode   // of the directories that are made
 	helpers chan struct{} // holds a token for each goroutine besides the first
+	stays   atomic.Bool   // something could not be removed
 }
 
 // link makes the files of a directory, and of those below it, hard links to those in
@@ -69,10 +88,15 @@ func (l *treeLinker) link(from, to *dirHandle, path string, reused bool, depth i
 	}
 	there := map[string]uint64{} // inodes by name
 	if reused {
-		_ = to.readInodes(func(name string, _ fs.FileMode, inode uint64) error {
+		if info, err := to.info(); err == nil && info.mode.Perm() != l.mode && path != l.top {
+			_ = l.root.Chmod(strings.TrimSuffix(path, "/"), l.mode) // whoever made it read-only, it is written to
+		}
+		if to.readInodes(func(name string, _ fs.FileMode, inode uint64) error {
 			there[name] = inode
 			return nil
-		})
+		}) != nil {
+			l.stays.Store(true)
+		}
 	}
 	if path == l.top {
 		delete(there, ".git")
@@ -80,11 +104,13 @@ func (l *treeLinker) link(from, to *dirHandle, path string, reused bool, depth i
 	var below sync.WaitGroup
 	defer below.Wait() // they use the handles of this directory
 	_ = from.readInodes(func(name string, typ fs.FileMode, inode uint64) error {
+		if name == ".git" {
+			return nil
+		}
 		old, exists := there[name]
 		delete(there, name)
 		typ = from.typeOf(name, typ)
 		switch {
-		case name == ".git":
 		case typ.IsDir() && depth > 1:
 			linkDir := func() { l.linkDir(from, to, path+name, name, exists, depth-1) }
 			select {
@@ -97,15 +123,24 @@ func (l *treeLinker) link(from, to *dirHandle, path string, reused bool, depth i
 				linkDir()
 			}
 		case exists && old == inode && inode != 0:
-		case exists && l.root.RemoveAll(path+name) != nil:
+		case exists && !l.remove(path+name):
 		case typ.IsRegular(), typ&fs.ModeSymlink != 0:
 			_ = from.link(name, to)
 		}
 		return nil
 	})
 	for name := range there {
-		_ = l.root.RemoveAll(path + name)
+		l.remove(path + name)
 	}
+}
+
+// remove removes what the spare has at a path, and reports whether that worked.
+func (l *treeLinker) remove(path string) bool {
+	if removeTree(l.ctx, l.root, path) != nil {
+		l.stays.Store(true)
+		return false
+	}
+	return true
 }
 
 // linkDir links the directory called name; reused reports whether to has something of
@@ -118,7 +153,7 @@ func (l *treeLinker) linkDir(from, to *dirHandle, path, name string, reused bool
 	defer below.close()
 	beside, err := to.openDir(name)
 	if err != nil {
-		if reused && l.root.RemoveAll(path) != nil || to.mkdir(name) != nil {
+		if reused && !l.remove(path) || to.mkdir(name) != nil {
 			return
 		}
 		reused = false

@@ -332,13 +332,16 @@ func TestOldStateStaysForItsReaders(t *testing.T) {
 		if n := kept(); n != 0 {
 			t.Errorf("got %d old states after their time, want none", n)
 		}
-		for _, sooner := range []func(){func() {}, func() { s.dropSpare("lib") }} {
+		keep := func() {
 			if old, err = s.temp(); err == nil {
 				err = s.retire(old, "lib", true)
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
+		}
+		for _, sooner := range []func(){func() {}, func() { s.dropSpare("lib") }} {
+			keep()
 			time.Sleep(spareIdle / 2)
 			if n := kept(); n != 1 {
 				t.Errorf("got %d old states that the next update may use, want 1", n)
@@ -348,6 +351,23 @@ func TestOldStateStaysForItsReaders(t *testing.T) {
 			if n := kept(); n != 0 {
 				t.Errorf("got %d old states after that time, want none", n)
 			}
+		}
+		keep()
+		s.dropSpare("lib")
+		if n := kept(); n != 1 {
+			t.Errorf("got %d old states right after they were replaced, want 1: they may be read", n)
+		}
+		keep()
+		if any := s.dropSpares(t.Context()); !any || kept() != 0 {
+			t.Errorf("got %v and %d old states for want of disk space, want true and none", any, kept())
+		}
+		keep()
+		stop()
+		if n := kept(); n != 0 {
+			t.Errorf("got %d old states at the end of the daemon, want none", n)
+		}
+		if spareIdle >= defaultIdleTimeout {
+			t.Errorf("an old state is kept for %v, want less than the %v after which a daemon stops", spareIdle, defaultIdleTimeout)
 		}
 		if retiredGrace < time.Second {
 			t.Errorf("an old state stays for %v, want at least a second", retiredGrace)

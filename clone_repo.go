@@ -51,7 +51,11 @@ func (r *clonedRepo) cloneOrUpdate(ctx context.Context) (cloneResult, error) {
 	}
 	if err == nil {
 		var result cloneResult
-		if result, err = r.update(ctx); err == nil {
+		if result, err = r.update(ctx); errors.Is(err, errSpareStays) {
+			r.discard()
+			result, err = r.update(ctx) // the spare is used up
+		}
+		if err == nil {
 			return result, nil
 		}
 	}
@@ -111,15 +115,18 @@ func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
 	head := want
 	if !r.target.empty {
 		var links sync.WaitGroup
-		if clean {
-			r.clean = true
+		var linked error
+		if r.clean = clean; clean {
 			// Ends when all files are linked, which is waited for before the checkout.
-			links.Go(func() { r.linkFiles(ctx) })
+			links.Go(func() { linked = r.linkFiles(ctx) })
 		} else if err := r.store.root.RemoveAll(r.temp + "/.git/index"); err != nil {
 			return cloneResult{}, fmt.Errorf("leaving out the index: %w", err)
 		}
 		head, err = r.fetchAndCheckout(ctx, args, &links)
 		links.Wait()
+		if linked != nil && ctx.Err() == nil {
+			err = linked
+		}
 		if err != nil {
 			return cloneResult{}, err
 		}
@@ -309,7 +316,7 @@ func (r *clonedRepo) isClean(ctx context.Context) (bool, error) {
 	if err := r.git(ctx, c); err != nil || !clean {
 		return false, err
 	}
-	return !r.hasOtherDirs(ctx), nil
+	return !r.hasOthers(ctx), nil
 }
 
 // maxPacks is how many fetches are kept apart before they are packed together:

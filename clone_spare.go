@@ -1,18 +1,24 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
+	"maps"
 	"runtime"
 	"time"
 )
 
 const (
 	// spareIdle is how long the old state of a clone is kept for the next update:
-	// programs that follow a branch ask every few minutes.
-	spareIdle = 10 * time.Minute
+	// programs that follow a branch ask every few minutes. It is shorter than the time
+	// after which a pool stops an idle daemon, so that none stays on the disk then.
+	spareIdle = 4 * time.Minute
 	// maxSpares bounds the old states that are kept. Each takes its directories and
 	// the files that the update changed; all others are hard links.
 	maxSpares = 8
+	// spareFreeDisk is the percentage of the work dir's disk that must be free when a
+	// clone begins, or the old states are removed first.
+	spareFreeDisk = 10
 )
 
 // spare is the old state of a clone. The next update makes the new state out of it:
@@ -22,20 +28,21 @@ type spare struct {
 	since time.Time
 	done  chan struct{} // closed when it is no longer kept
 	taken bool          // moved away by takeSpare; set before done is closed
+	gone  chan struct{} // closed when it is removed or was taken
 }
 
 // keepSpare keeps the old state at a path of the work dir in place of the one before;
-// it reports false if there are too many.
-func (s *repoStore) keepSpare(name, at string) (*spare, bool) {
+// it returns nil if there are too many.
+func (s *repoStore) keepSpare(name, at string) *spare {
 	s.dropSpare(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.spares) >= maxSpares || runtime.GOOS == "windows" { // where an inode is not told
-		return nil, false
+		return nil
 	}
-	sp := &spare{at: at, since: time.Now(), done: make(chan struct{})}
+	sp := &spare{at: at, since: time.Now(), done: make(chan struct{}), gone: make(chan struct{})}
 	s.spares[name] = sp
-	return sp, true
+	return sp
 }
 
 // dropSpare forgets the spare of a repository, which is then removed.
@@ -43,6 +50,24 @@ func (s *repoStore) dropSpare(name string) {
 	if sp := s.forgetSpare(name, 0); sp != nil {
 		close(sp.done)
 	}
+}
+
+// dropSpares removes all spares, for their space on the disk, and reports whether there
+// were any.
+func (s *repoStore) dropSpares(ctx context.Context) bool {
+	s.mu.Lock()
+	spares := maps.Clone(s.spares)
+	s.mu.Unlock()
+	for name := range spares {
+		s.dropSpare(name)
+	}
+	for _, sp := range spares {
+		select {
+		case <-sp.gone:
+		case <-ctx.Done():
+		}
+	}
+	return len(spares) > 0
 }
 
 // forgetSpare returns the spare of a repository if it has that age, and nil otherwise.

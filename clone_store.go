@@ -30,6 +30,9 @@ const (
 	// retiredGrace is the time after which an old state is removed. A git that has
 	// just begun to read it needs some milliseconds.
 	retiredGrace = time.Second
+	// retiredEnd is how long the end of the daemon waits for the removal of old states:
+	// the scheduler kills it soon after scheduledDrainTime.
+	retiredEnd = 300 * time.Millisecond
 	// maxRetired bounds the old states that wait for removal; beyond that they are
 	// removed at once.
 	maxRetired = 64
@@ -58,8 +61,7 @@ type repoStore struct {
 	spares  map[string]*spare        // under mu: by name of the repository
 }
 
-// openRepoStore creates the directory if necessary and removes what an earlier
-// process left in it.
+// openRepoStore creates the directory if necessary.
 func openRepoStore(base context.Context, workDir string) (_ *repoStore, err error) {
 	work, err := os.OpenRoot(workDir)
 	if err != nil {
@@ -84,7 +86,7 @@ func openRepoStore(base context.Context, workDir string) (_ *repoStore, err erro
 		dir: filepath.Join(workDir, reposDirName), work: work, root: root, grace: retiredGrace,
 		base: base, held: map[string]chan struct{}{}, spares: map[string]*spare{},
 	}
-	return s, s.clear()
+	return s, nil
 }
 
 // close returns when all old states are removed. base must have ended, and no
@@ -148,7 +150,7 @@ func (s *repoStore) discard(name string) error {
 		err = renameIn(s.work, reposDirName+"/"+name, retiredDirName+"/"+rand.Text())
 	}
 	if err != nil {
-		return s.root.RemoveAll(name) // repos is a file system of its own
+		return s.remove(name) // repos is a file system of its own, or name is read-only
 	}
 	return nil
 }
@@ -175,29 +177,39 @@ func (s *repoStore) retire(temp, name string, keep bool) error {
 	}
 	var kept *spare
 	if keep {
-		kept, keep = s.keepSpare(name, at)
+		kept = s.keepSpare(name, at)
 	} else {
 		s.dropSpare(name)
 	}
+	since := time.Now()
 	// Ends after the grace, when the spare is not kept any longer, or at the end of
 	// base; close waits for it.
 	s.retired.Go(func() {
 		defer s.mayWait(-1)
-		if keep {
-			if !s.wait(kept, name) {
-				_ = removeTree(s.base, s.work, at) // clear removes what stays
+		if kept == nil || !s.wait(kept, name) {
+			select {
+			case <-time.After(s.grace - time.Since(since)):
+			case <-s.base.Done():
 			}
-			_ = s.work.Remove(retiredDirName) // when it is empty
-			return
+			s.removeOld(at)
 		}
-		select {
-		case <-time.After(s.grace):
-		case <-s.base.Done():
-		}
-		_ = s.work.RemoveAll(at)          // clear removes what stays
 		_ = s.work.Remove(retiredDirName) // when it is empty
+		if kept != nil {
+			close(kept.gone)
+		}
 	})
 	return nil
+}
+
+// removeOld removes an old state. At the end of base it takes at most retiredEnd, and
+// clear removes what stays.
+func (s *repoStore) removeOld(at string) {
+	if removeTree(s.base, s.work, at) == nil || s.base.Err() == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.base), retiredEnd)
+	defer cancel()
+	_ = removeTree(ctx, s.work, at)
 }
 
 // mayWait adds n to the number of removals that wait, and reports whether there
@@ -347,7 +359,7 @@ func (s *repoStore) temp() (string, error) {
 
 // remove removes a temporary.
 func (s *repoStore) remove(temp string) error {
-	if err := s.root.RemoveAll(temp); err != nil {
+	if err := removeTree(context.WithoutCancel(s.base), s.root, temp); err != nil {
 		return fmt.Errorf("removing a temporary directory: %w", err)
 	}
 	return nil

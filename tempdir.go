@@ -231,9 +231,13 @@ func sweepTempDir(ctx context.Context, parent string, name fs.DirEntry) error {
 }
 
 // maxRemoveDepth bounds the directories that removeTree holds open.
-const maxRemoveDepth = 16
+const maxRemoveDepth = 64
 
-// removeTree is root.RemoveAll that stops when ctx ends. Trees that are deeper
+// ownerRights let the owner of a directory list and change it.
+const ownerRights = 0o700
+
+// removeTree is root.RemoveAll that stops when ctx ends, and empties directories that
+// were made read-only. Trees that are deeper
 // than maxRemoveDepth are deleted from there on in one go.
 func removeTree(ctx context.Context, root *os.Root, name string) error {
 	return removeTreeAt(ctx, root, name, 0)
@@ -247,8 +251,12 @@ func removeTreeAt(ctx context.Context, root *os.Root, name string, depth int) er
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if info, statErr := root.Lstat(name); statErr != nil || !info.IsDir() || depth == maxRemoveDepth {
+	info, statErr := root.Lstat(name)
+	if statErr != nil || !info.IsDir() || depth == maxRemoveDepth {
 		return root.RemoveAll(name)
+	}
+	if info.Mode()&ownerRights != ownerRights {
+		_ = root.Chmod(name, ownerRights) // else nothing in it can be removed, which is an error below
 	}
 	dir, err := root.OpenRoot(name)
 	if err != nil {

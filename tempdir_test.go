@@ -159,6 +159,13 @@ func TestSweepStopsWithItsContext(t *testing.T) {
 	if err := removeTree(t.Context(), root, "deep"); err != nil {
 		t.Errorf("a deep tree: %v, want it deleted", err)
 	}
+	// For root it is always deleted.
+	if err := errors.Join(root.MkdirAll("locked/in/side", 0o700), root.Chmod("locked/in", 0), root.Chmod("locked", 0o500)); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeTree(t.Context(), root, "locked"); err != nil {
+		t.Errorf("a read-only tree: %v, want it deleted", err)
+	}
 	(&tempDirs{}).sweep(ctx, slog.New(slog.DiscardHandler)) // deletes nothing and returns
 }
 
