@@ -89,7 +89,7 @@ func (l *treeLinker) link(from, to *dirHandle, path string, reused bool, depth i
 	there := map[string]uint64{} // inodes by name
 	if reused {
 		if info, err := to.info(); err == nil && info.mode.Perm() != l.mode && path != l.top {
-			_ = l.root.Chmod(strings.TrimSuffix(path, "/"), l.mode) // whoever made it read-only, it is written to
+			_ = l.root.Chmod(strings.TrimSuffix(path, "/"), l.mode) // it may have been made read-only
 		}
 		if to.readInodes(func(name string, _ fs.FileMode, inode uint64) error {
 			there[name] = inode
