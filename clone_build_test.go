@@ -137,7 +137,7 @@ func TestCloneUpdateReusesTheSpare(t *testing.T) {
 	}
 	writeFiles(t, spares[0], map[string]string{"dir/edited": "x", "dir/.git/HEAD": "x", "sub": "x", "other/deep/file": "x"})
 	symlinks(t, map[string]string{spares[0] + "/dir/link": t.TempDir()})
-	if err := errors.Join(syscall.Mkfifo(spares[0]+"/dir/pipe", 0o600), os.Mkdir(spares[0]+"/dir/locked", 0o500), os.Chmod(spares[0]+"/dir", 0o500)); err != nil {
+	if err := errors.Join(syscall.Mkfifo(spares[0]+"/dir/pipe", 0o600), os.Mkdir(spares[0]+"/dir/locked", 0o500), os.Chmod(spares[0]+"/dir", 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	remote.git("rm", "-q", "dir/gone")
