@@ -29,8 +29,14 @@ const (
 	finalPong = 0x8a
 )
 
-// shortFrame is the payload from which a frame of a long message is worth its header.
-const shortFrame = 1 << 10
+// partPrice is how many bytes a part of a message must have to be worth its header, on
+// the average, and maxPaid what long parts pay for short ones behind them. The library
+// writes a compressed message in parts of 4 and of some 235 bytes: what compress/flate
+// writes at once, and its last bytes.
+const (
+	partPrice = 100
+	maxPaid   = 1 << 10
+)
 
 // readBuffer is how much is read at once: some twenty short messages.
 const readBuffer = 4 << 10
@@ -53,6 +59,7 @@ type frameGuard struct {
 	buffer []byte            // was read and not yet returned
 	lent   *[readBuffer]byte // holds the buffer; nil if it is elsewhere
 	left   uint64            // bytes of the current frame that were not yet returned
+	paid   uint64            // bytes of parts of messages beyond partPrice, at most maxPaid
 	err    error             // of the source, after the buffer
 
 	// arrived counts what was read. Together with the number of messages that were
@@ -221,11 +228,19 @@ func (g *frameGuard) answerPings() {
 	}
 }
 
-// noteFrame tells the link of a control frame, and of a short part of a message
-// after the first: a flood of them is no message.
+// noteFrame tells the link of a control frame, and of a part of a message after the
+// first if such parts are short: a flood of them is no message.
 func (g *frameGuard) noteFrame(first byte, payload uint64) {
-	opcode := first & 0x0f
-	if (opcode == 0 || opcode&0x8 != 0) && payload < shortFrame && g.link != nil && g.link.unasked != nil {
+	switch opcode := first & 0x0f; {
+	case opcode == 0:
+		if g.paid = min(g.paid+min(payload, maxPaid), maxPaid); g.paid >= partPrice {
+			g.paid -= partPrice
+			return
+		}
+	case opcode&0x8 == 0:
+		return
+	}
+	if g.link != nil && g.link.unasked != nil {
 		g.link.unasked(0)
 	}
 }
