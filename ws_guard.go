@@ -117,7 +117,7 @@ func (g *frameGuard) Read(p []byte) (int, error) {
 		if !g.open.Load() || len(p) >= readBuffer {
 			var n int
 			n, g.err = g.source.Read(p)
-			g.arrived.count(p[:n])
+			g.came(p[:n])
 			g.left -= uint64(n)
 			return n, g.err
 		}
@@ -189,12 +189,21 @@ func (g *frameGuard) fill() {
 		return
 	}
 	g.buffer = g.lent[:n]
-	g.arrived.count(g.buffer)
+	g.came(g.buffer)
 	if g.left == 0 && g.server && g.link != nil {
 		g.answerPings()
 	}
 	if len(g.buffer) == 0 {
 		g.giveBack()
+	}
+}
+
+// came counts what was read. It is a sign of life: a slow link takes longer for a frame
+// than the other side has to answer a ping, and the pong waits behind that frame.
+func (g *frameGuard) came(data []byte) {
+	g.arrived.count(data)
+	if g.link != nil && len(data) > 0 {
+		g.link.noteRead()
 	}
 }
 
