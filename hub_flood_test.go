@@ -198,6 +198,29 @@ func TestUsualMessagesAreNotSlowed(t *testing.T) {
 	})
 }
 
+// The library writes a compressed message in thousands of short frames: a daemon with
+// --compress that sends a long one is no flood.
+func TestCompressedMessagesAreNotSlowed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newHubBench(t)
+		d := b.daemonVia(b.net.client(), func(c *connector) { c.handshake.MachineID, c.compress = "m", true }, newMethod("test/hex", "", func(context.Context, none) (string, error) { return randomHex(450_000), nil }))
+		defer d.stop()
+		b.online("m")
+		time.Sleep(10 * time.Second)
+		began := time.Now()
+		for range 8 {
+			c := newCall(t, "test/hex", `{}`)
+			if _, err := b.hub.perform(t.Context(), c, b.hub.machineTarget("m")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("got 8 compressed answers of 900 kB in %v, want no pause", took)
+		}
+	})
+}
+
 // What a daemon says that was not asked, or is not its own, changes nothing for the
 // calls of others, and is not published.
 func TestLyingDaemonIsIgnored(t *testing.T) {

@@ -29,8 +29,14 @@ const (
 	finalPong = 0x8a
 )
 
-// shortFrame is the payload from which a frame of a long message is worth its header.
-const shortFrame = 1 << 10
+// partPrice is how many bytes a part of a message must have to be worth its header, on
+// the average, and maxPaid what long parts pay for short ones behind them. The library
+// writes a compressed message in parts of 4 and of some 235 bytes: what compress/flate
+// writes at once, and its last bytes.
+const (
+	partPrice = 100
+	maxPaid   = 1 << 10
+)
 
 // readBuffer is how much is read at once: some twenty short messages.
 const readBuffer = 4 << 10
@@ -53,7 +59,7 @@ type frameGuard struct {
 	buffer []byte            // was read and not yet returned
 	lent   *[readBuffer]byte // holds the buffer; nil if it is elsewhere
 	left   uint64            // bytes of the current frame that were not yet returned
-	short  bool              // the last part of a message was short (noteFrame)
+	paid   uint64            // bytes of parts of messages beyond partPrice, at most maxPaid
 	err    error             // of the source, after the buffer
 
 	// arrived counts what was read. Together with the number of messages that were
@@ -111,7 +117,7 @@ func (g *frameGuard) Read(p []byte) (int, error) {
 		if !g.open.Load() || len(p) >= readBuffer {
 			var n int
 			n, g.err = g.source.Read(p)
-			g.arrived.count(p[:n])
+			g.came(p[:n])
 			g.left -= uint64(n)
 			return n, g.err
 		}
@@ -183,12 +189,21 @@ func (g *frameGuard) fill() {
 		return
 	}
 	g.buffer = g.lent[:n]
-	g.arrived.count(g.buffer)
+	g.came(g.buffer)
 	if g.left == 0 && g.server && g.link != nil {
 		g.answerPings()
 	}
 	if len(g.buffer) == 0 {
 		g.giveBack()
+	}
+}
+
+// came counts what was read. It is a sign of life: a slow link takes longer for a frame
+// than the other side has to answer a ping, and the pong waits behind that frame.
+func (g *frameGuard) came(data []byte) {
+	g.arrived.count(data)
+	if g.link != nil && len(data) > 0 {
+		g.link.noteRead()
 	}
 }
 
@@ -222,18 +237,22 @@ func (g *frameGuard) answerPings() {
 	}
 }
 
-// noteFrame tells the link of a control frame, and of a short part in the middle of
-// a message that follows another one: a flood of them is no message. A long message
-// ends with one short part, and an empty one.
+// noteFrame tells the link of a control frame, and of a part of a message after the
+// first if such parts are short: a flood of them is no message. A long message ends
+// with a short part and an empty one, for which its first part has paid.
 func (g *frameGuard) noteFrame(first byte, payload uint64) {
-	const final, opcode, control = 0x80, 0x0f, 0x08
-	flood := first&control != 0
-	if !flood {
-		short := payload < shortFrame
-		flood = short && g.short && first&(final|opcode) == 0
-		g.short = short
+	const opcode, control = 0x0f, 0x08
+	if first&control == 0 {
+		g.paid = min(g.paid+min(payload, maxPaid), maxPaid)
+		if first&opcode != 0 {
+			return
+		}
+		if g.paid >= partPrice {
+			g.paid -= partPrice
+			return
+		}
 	}
-	if flood && g.link != nil && g.link.unasked != nil {
+	if g.link != nil && g.link.unasked != nil {
 		g.link.unasked(0)
 	}
 }

@@ -321,6 +321,38 @@ func TestSlowLink(t *testing.T) {
 	})
 }
 
+// trickle is a connection from which 4 KiB/s are read: of the path there, the buffers
+// have taken more.
+type trickle struct{ net.Conn }
+
+func (c trickle) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p[:min(len(p), 1<<10)])
+	time.Sleep(time.Duration(n) * time.Second / (4 << 10))
+	return n, err
+}
+
+// TestFrameThatTakesLong: bytes of a frame are a sign of life, though the pong waits
+// behind the frame for longer than a pong may take.
+func TestFrameThatTakesLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		client, server := linkPair(t, func(c net.Conn) net.Conn { return trickle{c} }, defaultLinkTimes())
+		messages, ended := drain(client)
+		_, _ = drain(server)
+		server.send(make([]byte, 256<<10), nil) // 64 s, 16 for a frame
+		select {
+		case m := <-messages:
+			if len(m) != 256<<10 {
+				t.Errorf("got a message of %d bytes, want %d", len(m), 256<<10)
+			}
+			_ = client.fail(errors.New("the test is over"))
+			<-ended // a read may be asleep
+		case err := <-ended:
+			t.Fatalf("the link has ended: %v, want the message", err)
+		}
+	})
+}
+
 // TestCrowdedLinkStopsReading: a link stops reading from a peer that does not read
 // its answers, until it does.
 func TestCrowdedLinkStopsReading(t *testing.T) {
