@@ -198,8 +198,9 @@ func (g *frameGuard) fill() {
 	}
 }
 
-// came counts what was read. It is a sign of life: a slow link takes longer for a frame
-// than the other side has to answer a ping, and the pong waits behind that frame.
+// came counts what was read. Any byte shows that the other side is there: a slow link
+// takes longer for a frame than a ping may stay unanswered, and the pong waits behind
+// that frame.
 func (g *frameGuard) came(data []byte) {
 	g.arrived.count(data)
 	if g.link != nil && len(data) > 0 {

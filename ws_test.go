@@ -331,8 +331,8 @@ func (c trickle) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestFrameThatTakesLong: bytes of a frame are a sign of life, though the pong waits
-// behind the frame for longer than a pong may take.
+// TestFrameThatTakesLong: a link lives while bytes of a frame arrive, though the pong
+// waits behind the frame for longer than a pong may take.
 func TestFrameThatTakesLong(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
