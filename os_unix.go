@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -122,8 +123,13 @@ func tryLock(f *os.File) (held bool, err error) {
 // listener on Linux.
 const maxWaiting = 4096
 
+// handshakeOnTheWay is how long the TCP handshake of a client may still take: some
+// round trips of a proxy and the schedulers behind it.
+const handshakeOnTheWay = 50 * time.Millisecond
+
 // acceptWaiting has a listener refuse connections, and returns those that the system
-// has accepted already, which a close would reset.
+// has accepted already, which a close would reset. Where the system can, it first
+// ignores new ones for a moment, in which the others are accepted.
 func acceptWaiting(l net.Listener) (conns []net.Conn) {
 	listener, ok := l.(syscall.Conn)
 	if !ok {
@@ -132,6 +138,11 @@ func acceptWaiting(l net.Listener) (conns []net.Conn) {
 	raw, err := listener.SyscallConn()
 	if err != nil {
 		return nil // it is closed
+	}
+	ignored := false
+	_ = raw.Control(func(listening uintptr) { ignored = ignoreConnects(int(listening)) == nil })
+	if ignored {
+		time.Sleep(handshakeOnTheWay)
 	}
 	var fds []int
 	syscall.ForkLock.RLock() // until they are close-on-exec
