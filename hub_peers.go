@@ -63,6 +63,7 @@ type nodeView struct {
 type peers struct {
 	id     string                 // of this scheduler, random
 	name   atomic.Pointer[string] // of this scheduler in lists
+	met    atomic.Int64           // requests of its own that came back to it
 	urls   []string
 	silent []peerSilent // by URL; for recall
 	client *http.Client
@@ -95,11 +96,16 @@ func (p *peers) wanted(r *http.Request) bool {
 
 // isSelf reports whether this scheduler has sent the request.
 func (p *peers) isSelf(r *http.Request) bool {
-	return p != nil && r.Header.Get(peerHeader) == p.id
+	if p == nil || r.Header.Get(peerHeader) != p.id {
+		return false
+	}
+	p.met.Add(1)
+	return true
 }
 
 // get sends a request like r to the scheduler at a URL. lastID is for a stream.
 func (p *peers) get(ctx context.Context, r *http.Request, node, lastID string) (*http.Response, error) {
+	met := p.met.Load()
 	response, err := p.do(ctx, r, http.MethodGet, node+r.URL.RequestURI(), lastID)
 	switch {
 	case err != nil:
@@ -108,7 +114,8 @@ func (p *peers) get(ctx context.Context, r *http.Request, node, lastID string) (
 		return response, nil
 	}
 	_ = response.Body.Close() // nothing of it is used
-	if response.StatusCode == http.StatusMisdirectedRequest {
+	misdirected := response.StatusCode == http.StatusMisdirectedRequest
+	if misdirected && p.met.Load() != met { // else another scheduler says so
 		p.name.Store(&node)
 		return nil, errSelf
 	}
@@ -203,7 +210,12 @@ func (p *peers) machines(r *http.Request, after string, limit int, own []machine
 				return errPeerAnswer
 			}
 		}
-		if !earlier(&end, page.NextCursor, after) {
+		last := ""
+		if n := len(page.Machines); n > 0 {
+			last = page.Machines[n-1].MachineID
+		}
+		// The page of a token with patterns may end behind the last machine that it shows.
+		if !earlier(&end, page.NextCursor, after, last, !callerOf(r).restricted()) {
 			return errPeerAnswer
 		}
 		for i := range page.Machines {
@@ -230,17 +242,19 @@ func (p *peers) machines(r *http.Request, after string, limit int, own []machine
 }
 
 // earlier makes end, up to which all pages are complete, that of another page if it
-// ends before. It returns false for a cursor that is not one behind after.
-func earlier(end, cursor *string, after string) bool {
+// ends before. last is the last name of that page, "" for none. It returns false for a
+// cursor that is not one behind after and last, or with exact not that of last.
+func earlier(end, cursor *string, after, last string, exact bool) bool {
 	if cursor == nil {
 		return true
 	}
-	last, err := base64.RawURLEncoding.DecodeString(*cursor)
-	if err != nil || string(last) <= after {
+	data, err := base64.RawURLEncoding.DecodeString(*cursor)
+	id := string(data)
+	if err != nil || id <= after || id < last || exact && id != last || checkMachineID(id) != nil {
 		return false
 	}
-	if *end == "" || string(last) < *end {
-		*end = string(last)
+	if *end == "" || id < *end {
+		*end = id
 	}
 	return true
 }
@@ -263,7 +277,11 @@ func (p *peers) daemons(r *http.Request, after string, limit int, list *daemonLi
 			}
 			other.Daemons[i].Node = node
 		}
-		if !earlier(&end, other.NextCursor, after) {
+		last := ""
+		if n := len(other.Daemons); n > 0 {
+			last = other.Daemons[n-1].LibID
+		}
+		if !earlier(&end, other.NextCursor, after, last, true) {
 			return errPeerAnswer
 		}
 		list.Daemons = append(list.Daemons, other.Daemons...)

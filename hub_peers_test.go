@@ -174,6 +174,9 @@ func TestNodesThatFail(t *testing.T) {
 		{"too large", answer(200, strings.Repeat(" ", maxPeerAnswer+1)), "larger than"},
 		{"a name that no machine may have", machine("a/b", "null"), "not that of a scheduler"},
 		{"a cursor that does not advance", machine("m", `""`), "not that of a scheduler"},
+		{"a cursor before all machines", answer(200, `{"machines":[],"next_cursor":"AAAA"}`), "not that of a scheduler"},
+		{"a cursor behind its page", machine("m", `"bmV2ZXI"`), "not that of a scheduler"},
+		{"it says that it is the one that asks", answer(421, "{}"), "421"},
 		{"a cursor that is not base64", machine("m", `"%"`), "not that of a scheduler"},
 		{"a status that does not exist", answer(200, `{"machines":[{"machine_id":"m","status":"on fire"}]}`), "not that of a scheduler"},
 	} {
