@@ -78,7 +78,9 @@ func TestDaemonDoesNotGrow(t *testing.T) {
 	}
 
 	const bound = 2000
+	tasks.mu.Lock()
 	tasks.maxKept = bound * keptOverhead * 5 / 4 // a result, with its share of the overhead
+	tasks.mu.Unlock()
 	grown = perform(3*bound, func(i int) string { return fmt.Sprintf(`{"task_id":"%0256d"}`, i) })
 	kept, byKey, timer := state()
 	if kept > bound*5/4 || kept < bound || byKey != kept || timer == nil {

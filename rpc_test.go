@@ -247,9 +247,7 @@ func TestCancel(t *testing.T) {
 			t.Errorf("got %s\nwant %s", got, want)
 		}
 	}
-	if active, _, _ := b.service.activity.state(); active != 0 {
-		t.Errorf("%d requests are active after all were cancelled, want 0", active)
-	}
+	awaitThat(t, "no request to be active after all were cancelled", func() bool { active, _, _ := b.service.activity.state(); return active == 0 })
 }
 
 func TestRequestTimeout(t *testing.T) {
