@@ -25,10 +25,13 @@ c4a-daemon-scheduler) tags=$tags,scheduler ;;
 	exit 2
 	;;
 esac
-for cold in bufio compress/... context crypto/... encoding/asn1 encoding/base64 encoding/hex encoding/json encoding/pem errors flag fmt \
-	internal/filepathlite internal/fmtsort internal/godebug internal/oserror internal/poll internal/reflectlite internal/strconv internal/syscall/... \
-	io io/fs iter log/... math/big mime/... net net/http net/netip net/textproto net/url os/... path path/filepath reflect sort strconv strings sync \
-	syscall time unicode vendor/...; do
-	set -- "$@" -gcflags "$cold=-l"
+cold="compress/... crypto/... encoding/asn1 encoding/base64 encoding/hex encoding/json encoding/pem flag fmt iter log/... math/big mime/... net
+	net/netip net/textproto net/url reflect sort time unicode vendor/..."
+if [ "$name" = c4a-daemon-scheduler ]; then # it has more to hold
+	cold="$cold bufio context errors internal/filepathlite internal/fmtsort internal/godebug internal/oserror internal/poll internal/reflectlite
+		internal/strconv internal/syscall/... io io/fs net/http os/... path path/filepath strconv strings sync syscall"
+fi
+for package in $cold; do
+	set -- "$@" -gcflags "$package=-l"
 done
 CGO_ENABLED=0 exec go build -trimpath -ldflags '-s -w -funcalign=8' -tags "$tags" "$@" -o "$file" .
