@@ -84,8 +84,8 @@ func (a *api) handle(pattern string, h http.HandlerFunc) {
 	a.mux.HandleFunc(pattern, a.scoped(pattern, h))
 }
 
-// handleOpen adds a route that needs no API token and no client certificate, because it is open or checks a
-// token of its own.
+// handleOpen adds a route that needs no API token and no client certificate, because
+// it is open or checks a token of its own.
 //
 //go:noinline // it is called in many places, and each copy counts in the size of a release
 func (a *api) handleOpen(pattern string, h http.HandlerFunc) {
