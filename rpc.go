@@ -23,6 +23,10 @@ const (
 	// calls would not be read either. If both sides did this, neither would
 	// make progress.
 	maxUnsentCalls = 32
+	// manyCalls is how many of our calls must wait for a response before the next is
+	// sent together with others: with fewer, to wait for others takes longer than a
+	// write of its own.
+	manyCalls = 4
 	// cancelMethod is the notification that cancels a request, as in the
 	// Language Server Protocol.
 	cancelMethod = "$/cancelRequest"
@@ -41,6 +45,9 @@ type transport interface {
 	// called exactly once: with nil after the message was written, or with an
 	// error when it cannot be written.
 	send(message []byte, sent func(error))
+	// sendSoon is send for one of many messages: it may wait for those that other
+	// goroutines are ready to send.
+	sendSoon(message []byte, sent func(error))
 	// reply is send for the goroutine that reads. The message may wait until the
 	// next call of read.
 	reply(message []byte, sent func(error))
@@ -350,6 +357,7 @@ func (p *peer) exchange(ctx context.Context, method string, params any, sending 
 	p.lastID++
 	id := strconv.FormatInt(p.lastID, 10)
 	p.calls[id] = done
+	many := len(p.calls) > manyCalls
 	p.mu.Unlock()
 	if sending != nil {
 		sending(id)
@@ -370,7 +378,12 @@ func (p *peer) exchange(ctx context.Context, method string, params any, sending 
 		p.forget(id)
 		return response{err: context.Cause(ctx)}
 	}
-	p.transport.send(message, func(error) { <-p.writing }) // if sending fails the link is lost, and run ends this call
+	sent := func(error) { <-p.writing } // if sending fails the link is lost, and run ends this call
+	if many {
+		p.transport.sendSoon(message, sent)
+	} else {
+		p.transport.send(message, sent)
+	}
 	select {
 	case r := <-done:
 		return r

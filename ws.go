@@ -105,6 +105,7 @@ type link struct {
 	unflushed   []outMessage // left by writeShort to the writer
 	writing     bool         // the writer runs
 	replying    bool         // writeShort does its work
+	yielding    bool         // sendSoon is about to call writeShort
 	unsent      int          // messages that are queued or being written
 	pending     int          // bytes of these messages
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"time"
 
@@ -21,6 +22,24 @@ type outMessage struct {
 // ones in the queue, but not the one that is being written.
 func (l *link) send(message []byte, sent func(error)) {
 	l.enqueue(message, sent)
+	l.writeShort()
+}
+
+// sendSoon is send for one of many messages. It lets the goroutines that are ready
+// to run queue theirs first, so that many messages leave in one system call.
+func (l *link) sendSoon(message []byte, sent func(error)) {
+	l.enqueue(message, sent)
+	l.mu.Lock()
+	if l.yielding {
+		l.mu.Unlock()
+		return
+	}
+	l.yielding = true
+	l.mu.Unlock()
+	runtime.Gosched()
+	l.mu.Lock()
+	l.yielding = false
+	l.mu.Unlock()
 	l.writeShort()
 }
 

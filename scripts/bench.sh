@@ -1,6 +1,7 @@
 #!/bin/sh
 # Measures the daemon and the hub beside a node agent, a small node hub, Bun where
-# it is installed, a bare echo on the same WebSocket library, and bare git and find:
+# it is installed, a bare echo and a bare hub on the same libraries, and bare git and
+# find:
 #
 #	scripts/bench.sh [ROUNDS [TIME [REPOS]]]
 #
@@ -67,22 +68,28 @@ fi
 
 ours=$("$dir/bench" port)
 theirs=$("$dir/bench" port)
+bare=$("$dir/bench" port)
 "$dir/c4a-daemon-scheduler" --port "$ours" --workspace "$dir/workspace" --log-level error &
 pids="$pids $!" our_hub=$!
 node "$dir/hub.js" "$theirs" &
 pids="$pids $!" their_hub=$!
-"$dir/bench" await "127.0.0.1:$ours" "127.0.0.1:$theirs"
+"$dir/bench" hub "$bare" &
+pids="$pids $!" bare_hub=$!
+"$dir/bench" await "127.0.0.1:$ours" "127.0.0.1:$theirs" "127.0.0.1:$bare"
+"$dir/c4a-daemon" --server "127.0.0.1:$bare" --allow "$dir/files" --machine-id bench --log-level error &
+pids="$pids $!" bare_agent=$!
 "$dir/c4a-daemon" --server "127.0.0.1:$ours" --allow "$dir/files" --machine-id bench --log-level error &
 pids="$pids $!" our_agent=$!
 node "$dir/agent.js" "ws://127.0.0.1:$theirs/" &
 pids="$pids $!" their_agent=$!
-sleep 1 # both agents are connected
+sleep 1 # the agents are connected
 echo
 echo "A call through a hub, over HTTP with keep-alive:"
 echo
 "$dir/bench" -hubs -rounds "$rounds" -time "$time" -files "$dir/files" \
 	"node hub=http://127.0.0.1:$theirs/=$their_hub,$their_agent" \
-	"c4a hub=http://127.0.0.1:$ours/machines/bench/rpc=$our_hub,$our_agent"
+	"c4a hub=http://127.0.0.1:$ours/machines/bench/rpc=$our_hub,$our_agent" \
+	"bare hub=http://127.0.0.1:$bare/=$bare_hub,$bare_agent"
 
 echo
 echo "Git and files, against the bare commands:"

@@ -46,6 +46,9 @@ func main() {
 		case "echo":
 			echo(os.Args[2])
 			return
+		case "hub":
+			bareHub(os.Args[2])
+			return
 		case "port":
 			fmt.Println(freePort())
 			return
