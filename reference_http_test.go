@@ -201,13 +201,17 @@ use routes that concern all daemons. The machine id of a pool's daemon is cloud_
 Lines of the log about calls, changes and links, the event %[1]sdaemon/status%[1]s and the entries of %[1]sGET /activity%[1]s have %[1]stoken%[1]s, the
 name of the token of this file that was used. The token itself is in none of them.
 
+Within a second or two of a change, links whose token was removed, or is not for that machine or for daemons any more, are closed with 1008: the daemon
+dials again, is refused with 401 and ends with status 4, or repeats the handshake if only the machines have changed. %[1]sGET /events%[1]s and logs that are followed
+end when their token was removed or changed; a client that comes back with %[1]sLast-Event-ID%[1]s misses nothing. Calls that are in flight go on.
+
 ### Client certificates
 
 With --client-ca each request needs a client certificate of one of its authorities, on every address, except on the routes marked open.
 Without one, or with one that is not valid, the answer is 403 with the reason. The certificate may have the extended key usage clientAuth
 or none, and may be followed by those of authorities between it and the root. It does not take the place of the API token. The files of
---tls-cert, --tls-key and --client-ca are read again when they change; files that cannot be used leave those of before in force. Open
-links stay, and the next request of an open connection is checked by the new authorities.
+--tls-cert, --tls-key and --client-ca are read again when they change; files that cannot be used leave those of before in force. Links
+and streams of certificates that the new authorities do not accept end within a second or two, and the next request of an open connection is refused.
 
 The first DNS name of a user's daemon's certificate is its machine id, in the same letters; a daemon that claims another is refused, and
 a certificate without a DNS name or with a wildcard opens no link. If a daemon token or a tokens file is set the daemon needs its token
