@@ -253,6 +253,7 @@ func (h *hub) tryRegister(c *hubConn, params handshakeParams) (old *hubConn, str
 		h.machines[params.MachineID] = m
 	}
 	old = m.conn
+	params.InstanceID = shownInstance(params.InstanceID)
 	stranger = old != nil && m.view.InstanceID != params.InstanceID
 	if stranger && c.child == "" {
 		return old, stranger, nil
