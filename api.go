@@ -49,6 +49,7 @@ type api struct {
 	open     map[string]bool // the patterns that need no API token
 	started  time.Time
 	draining atomic.Bool // /readyz fails
+	streams  openStreams
 }
 
 func newAPI(cfg apiConfig) *api {
@@ -69,7 +70,7 @@ func newAPI(cfg apiConfig) *api {
 	a.handle("DELETE /daemons/{lib_id}", a.deleteDaemon)
 	a.handle("POST /stop", a.postStop)
 	a.registerControl()
-	a.handle("GET /events", a.events.serve)
+	a.handle("GET /events", a.revocable(a.events.serve))
 	a.handle("GET /metrics", a.getMetrics)
 	a.handleOpen("GET /health", a.getHealth)
 	a.handleOpen("GET /livez", a.getLivez)

@@ -143,10 +143,11 @@ func TestTokenMayUseEvents(t *testing.T) {
 	}
 }
 
-// The programs with a tokens file: a daemon takes no other machine's id, and a
-// token that is taken out of the file is refused from then on.
+// The programs with a tokens file: a daemon takes no other machine's id, and a token
+// that is taken out of the file is refused from then on; the daemon that is connected
+// with it ends.
 func TestTokensFileOfAScheduler(t *testing.T) {
-	skipShort(t, "waits 4 s until the file is read again; TestTokensFileIsReadAgain does that by a fake clock")
+	skipShort(t, "waits 3 s for the file and for the daemon; TestTokensFileIsReadAgain and TestRevokedTokens are quick")
 	t.Parallel()
 	made := start(t, schedulerName, nil, "token", "ci", "read")
 	if got := made.exit(); got != exitStopped || !strings.Contains(made.stdout.String(), "ci sha256:") {
@@ -154,7 +155,7 @@ func TestTokensFileOfAScheduler(t *testing.T) {
 	}
 	tokens := testTokens(t, "laptops daemon machines=lap-*", "ci read,call", "gone read")
 	_, url := startSchedulerProcess(t, nil, "--tokens-file", tokens.path)
-	startUserDaemon(t, url, "lap-1", []string{"C4A_TOKEN=LAPTOPS"}, "--allow", t.TempDir())
+	laptop := startUserDaemon(t, url, "lap-1", []string{"C4A_TOKEN=LAPTOPS"}, "--allow", t.TempDir())
 	other := start(t, daemonName, []string{"C4A_TOKEN=LAPTOPS"}, "--server", url, "--machine-id", "desk", "--allow", t.TempDir())
 	other.says("the token laptops is not for this machine_id")
 	refused := start(t, daemonName, []string{"C4A_TOKEN=CI"}, "--server", url, "--machine-id", "lap-2", "--allow", t.TempDir())
@@ -186,6 +187,9 @@ func TestTokensFileOfAScheduler(t *testing.T) {
 	if got := authorized("CI", "/machines"); got != 200 {
 		t.Errorf("a token that stayed: got %d, want 200", got)
 	}
+	if got, want := laptop.exit(), "closed the link (1008 the token laptops was removed from the tokens file)"; got != exitRefused || !strings.Contains(laptop.stderr.String(), want) {
+		t.Errorf("the daemon of a token that was taken out: exit %d, want %d and %q: %s", got, exitRefused, want, laptop.stderr)
+	}
 }
 
 // A file that is half written, broken or gone leaves the tokens as they are.
@@ -205,7 +209,7 @@ func TestTokensFileIsReadAgain(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		log := testLog(t)
-		go f.watch(t.Context(), log)
+		go f.watch(t.Context(), log, func() {})
 		synctest.Wait()
 		for _, step := range []struct {
 			text string

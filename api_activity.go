@@ -87,15 +87,22 @@ func (l *requestLog) end(c *call) {
 }
 
 // progressed keeps the progress of a task for the requests that went out by the
-// link: another machine may use the same task id.
-func (l *requestLog) progressed(via *hubConn, task taskProgress) {
+// link: another machine may use the same task id. It returns the name of the token
+// that the first of them came with.
+func (l *requestLog) progressed(via *hubConn, task taskProgress) (token string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	var first *call
 	for c := range l.byTask[task.TaskID] {
-		if c.via.Load() == via {
-			c.progress.Store(&task.progress)
+		if c.via.Load() != via {
+			continue
+		}
+		c.progress.Store(&task.progress)
+		if first == nil || c.began.Before(first.began) {
+			first, token = c, c.token
 		}
 	}
+	return token
 }
 
 // failed keeps a failure. It drops those that are too old or too many.

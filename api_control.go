@@ -30,7 +30,7 @@ const (
 
 // registerControl adds the routes that steer the scheduler.
 func (a *api) registerControl() {
-	a.handle("GET /daemons/{lib_id}/log", a.getLog)
+	a.handle("GET /daemons/{lib_id}/log", a.revocable(a.getLog))
 	a.handle("POST /daemons/{lib_id}/stop", a.stopDaemon)
 	a.handle("GET /activity", a.getActivity)
 	a.handle("GET /openapi.json", a.getOpenAPI)

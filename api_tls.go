@@ -47,19 +47,67 @@ func (c clientCertificates) check(r *http.Request) error {
 		v = &verdict{}
 	}
 	if roots := c.authorities(); v.by != roots {
-		options := x509.VerifyOptions{
-			Roots: roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		}
-		for _, cert := range r.TLS.PeerCertificates[1:] {
-			options.Intermediates.AddCert(cert)
-		}
-		v.by = roots
-		_, v.err = leaf.Verify(options)
+		v.by, v.err = roots, verifyChain(r.TLS.PeerCertificates, roots)
 	}
-	if err := cmp.Or(checkValidity(leaf, "the server"), v.err); err != nil {
+	return verdictOf(leaf, v.err)
+}
+
+// verifyChain returns an error unless an authority has signed a client's certificate,
+// which the certificates of authorities between them follow.
+func verifyChain(chain []*x509.Certificate, roots *x509.CertPool) error {
+	options := x509.VerifyOptions{
+		Roots: roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	for _, cert := range chain[1:] {
+		options.Intermediates.AddCert(cert)
+	}
+	_, err := chain[0].Verify(options)
+	return err
+}
+
+// verdictOf returns an *apiError if a certificate is not valid now, or err is not nil.
+func verdictOf(leaf *x509.Certificate, err error) error {
+	if err := cmp.Or(checkValidity(leaf, "the server"), err); err != nil {
 		return refusedCertificate("the client certificate is refused: " + cleanText(strings.TrimPrefix(err.Error(), "x509: ")))
 	}
 	return nil
+}
+
+// acceptedChain is a client's certificate that was accepted, with those that follow
+// it. A nil one stands for none.
+type acceptedChain struct {
+	clients clientCertificates
+	certs   []*x509.Certificate
+	by      *x509.CertPool // the authorities that have accepted it; nil if they may have changed
+}
+
+// newest returns the authorities that are in force, nil if no certificate is required.
+func (c clientCertificates) newest() *x509.CertPool {
+	if c.authorities == nil {
+		return nil
+	}
+	return c.authorities()
+}
+
+// chainOf returns the client's certificate of a request, nil if none is required.
+func (c clientCertificates) chainOf(r *http.Request, by *x509.CertPool) *acceptedChain {
+	if c.authorities == nil || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return nil
+	}
+	return &acceptedChain{clients: c, certs: r.TLS.PeerCertificates, by: by}
+}
+
+// revoked returns an *apiError if the authorities have changed since and do not accept
+// the certificate any more. It may be called at any time, unlike check.
+func (a *acceptedChain) revoked() error {
+	if a == nil {
+		return nil
+	}
+	roots := a.clients.newest()
+	if roots == a.by {
+		return nil
+	}
+	return verdictOf(a.certs[0], verifyChain(a.certs, roots))
 }
 
 // machine returns the machine id that the client certificate of r is for: its first

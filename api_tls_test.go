@@ -17,8 +17,9 @@ import (
 )
 
 // certifiedAPI is an API on a real port that requires client certificates of the
-// authorities in a file. It returns its URL.
-func certifiedAPI(t *testing.T, s *serverTLS, daemonToken secret) string {
+// authorities in a file. It returns its URL, and what ends streams and links whose
+// certificates are no longer accepted.
+func certifiedAPI(t *testing.T, s *serverTLS, daemonToken secret) (url string, endRevoked func()) {
 	t.Helper()
 	a := testAPI(t, func(c *apiConfig, _ *poolConfig) {
 		c.token, c.clients.authorities = "single", s.authorities
@@ -31,7 +32,7 @@ func certifiedAPI(t *testing.T, s *serverTLS, daemonToken secret) string {
 	t.Cleanup(h.close)
 	tokens := &childTokens{}
 	(&hubAPI{callRouter: callRouter{hub: h, pool: a.pool, libraries: libs}, tokens: tokens, daemonToken: daemonToken, clients: a.clients, log: a.log}).register(a)
-	return "https://" + serveTLS(t, s, a)
+	return "https://" + serveTLS(t, s, a), func() { a.endRevoked(); h.endRevoked() }
 }
 
 // certifiedClient is a client that always shows the certificates, even if the server
@@ -101,7 +102,7 @@ func TestClientCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	url := certifiedAPI(t, s, "")
+	url, _ := certifiedAPI(t, s, "")
 	link := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "12"}
 	const wrongVersion = "protocol version" // the certificate was accepted
 	token := []string{"Authorization", "Bearer single"}
@@ -151,7 +152,7 @@ func TestClientCertificates(t *testing.T) {
 	}
 
 	// The daemon token is asked for, too.
-	guarded := certifiedAPI(t, s, "t0ken")
+	guarded, _ := certifiedAPI(t, s, "t0ken")
 	client := certifiedClient(t, ca, ca.issue("m", nil))
 	for given, want := range map[string]int{"": 401, "wrong": 401, "t0ken": 400} {
 		if got, body := askCertified(t, client, guarded+linkPath, append(link, "Authorization", "Bearer "+given)...); got != want {
@@ -160,7 +161,7 @@ func TestClientCertificates(t *testing.T) {
 	}
 
 	// A connection does not outlast the authority that its certificate needs.
-	log := watchTLS(t, s)
+	log := watchTLS(t, s, func() {})
 	if got, body := askCertified(t, client, url+"/machines", token...); got != 200 {
 		t.Fatalf("before the authority is removed: got %d %s, want 200", got, body)
 	}
@@ -209,7 +210,7 @@ func TestClientCertificatesOfTLS12(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	url := certifiedAPI(t, s, "")
+	url, _ := certifiedAPI(t, s, "")
 	for want, certs := range map[int][]*testCert{200: {ca.issue("m", nil)}, 403: nil} {
 		client := certifiedClient(t, ca, certs...)
 		config := client.Transport.(*http.Transport).TLSClientConfig

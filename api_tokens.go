@@ -67,6 +67,12 @@ type apiToken struct {
 	rights    rights
 	machines  []string // patterns of path.Match
 	libraries []string
+	hash      [sha256.Size]byte // of its text; zero for the API token
+}
+
+// equal reports whether two tokens have the same name and allow the same.
+func (t *apiToken) equal(u *apiToken) bool {
+	return t.name == u.name && t.rights == u.rights && slices.Equal(t.machines, u.machines) && slices.Equal(t.libraries, u.libraries)
 }
 
 // unrestricted returns a token without patterns that has all rights.
@@ -167,7 +173,7 @@ func parseToken(fields []string) (*apiToken, [sha256.Size]byte, error) {
 		return nil, hash, errors.New("the second field must be sha256: and 64 hexadecimal digits: c4a-daemon-scheduler token prints such a line")
 	}
 	hash = [sha256.Size]byte(sum)
-	t := &apiToken{name: fields[0], caller: "token " + fields[0]}
+	t := &apiToken{name: fields[0], caller: "token " + fields[0], hash: hash}
 	if t.rights, err = parseRights(fields[2]); err != nil {
 		return nil, hash, err
 	}
@@ -232,6 +238,10 @@ func openTokensFile(path string) (*tokensFile, error) {
 // find returns the token with this text, nil if there is none.
 func (f *tokensFile) find(text string) *apiToken { return f.set.Load().find(text) }
 
+// current returns the token with the same text as one that was found before, nil if
+// it was removed.
+func (f *tokensFile) current(t *apiToken) *apiToken { return (*f.set.Load())[t.hash] }
+
 func (f *tokensFile) read() (tokenSet, error) {
 	data, err := readRegularAt(f.path, maxTokensFile)
 	var set tokenSet
@@ -244,9 +254,9 @@ func (f *tokensFile) read() (tokenSet, error) {
 	return set, nil
 }
 
-// watch reads the file again when it changes, until ctx ends. A file that cannot
-// be read or parsed leaves the tokens as they are.
-func (f *tokensFile) watch(ctx context.Context, log *slog.Logger) {
+// watch reads the file again when it changes, and then calls changed, until ctx ends.
+// A file that cannot be read or parsed leaves the tokens as they are.
+func (f *tokensFile) watch(ctx context.Context, log *slog.Logger, changed func()) {
 	f.watched.run(ctx, func() {
 		set, err := f.read()
 		if err != nil {
@@ -255,6 +265,7 @@ func (f *tokensFile) watch(ctx context.Context, log *slog.Logger) {
 		}
 		f.set.Store(&set)
 		log.Info("read the tokens file", "path", f.path, "tokens", len(set))
+		changed()
 	})
 }
 

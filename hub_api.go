@@ -112,8 +112,9 @@ func (h *hubAPI) admit(r *http.Request) (linkAdmission, error) {
 			return linkAdmission{child: child}, nil
 		}
 	}
+	by := h.clients.newest() // first: they may change after the check
 	certified, err := h.clients.machine(r)
-	a := linkAdmission{certified: certified}
+	a := linkAdmission{certified: certified, chain: h.clients.chainOf(r, by)}
 	switch {
 	case err != nil:
 		return a, err
@@ -121,7 +122,7 @@ func (h *hubAPI) admit(r *http.Request) (linkAdmission, error) {
 		return a, nil
 	case h.tokensFile != nil:
 		if t := h.tokensFile.find(given); t != nil && t.allows(rightDaemon) {
-			a.token = t
+			a.token, a.tokens = t, h.tokensFile
 			return a, nil
 		}
 		return a, errNoDaemonToken

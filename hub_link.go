@@ -15,10 +15,12 @@ import (
 
 // linkAdmission holds what the upgrade request of a link says about its machine.
 type linkAdmission struct {
-	child     string    // the machine id that its token is for; "" for a user's daemon
-	token     *apiToken // of a user's daemon, from the tokens file; nil without one
-	claimed   string    // the machine id of the header; "" without one
-	certified string    // the machine id of its client certificate; "" without one
+	child     string         // the machine id that its token is for; "" for a user's daemon
+	token     *apiToken      // of a user's daemon, from the tokens file; nil without one
+	tokens    *tokensFile    // nil without a token
+	chain     *acceptedChain // nil where no certificate is required
+	claimed   string         // the machine id of the header; "" without one
+	certified string         // the machine id of its client certificate; "" without one
 }
 
 // hubConn is one daemon's link. It is the handler of its peer.
@@ -205,12 +207,10 @@ func (c *hubConn) objection(params handshakeParams) string {
 		return otherMachine(c.certified)
 	case c.child != "" && c.child != params.MachineID:
 		return "the token is for another machine_id"
-	case c.token != nil && !c.token.mayUseMachine(params.MachineID):
-		return "the token " + c.token.name + " is not for this machine_id"
 	case c.child == "" && strings.HasPrefix(params.MachineID, cloudPrefix):
 		return "machine ids that begin with " + cloudPrefix + " belong to the pool of this server"
 	}
-	return ""
+	return c.revoked(params.MachineID)
 }
 
 // otherMachine is why a daemon is refused whose certificate is for another machine.
@@ -253,6 +253,7 @@ func (h *hub) tryRegister(c *hubConn, params handshakeParams) (old *hubConn, str
 		h.machines[params.MachineID] = m
 	}
 	old = m.conn
+	params.InstanceID = shownInstance(params.InstanceID)
 	stranger = old != nil && m.view.InstanceID != params.InstanceID
 	if stranger && c.child == "" {
 		return old, stranger, nil

@@ -2,6 +2,8 @@ package main
 
 import (
 	linked "container/list"
+	"crypto/sha256"
+	"encoding/hex"
 	"slices"
 	"time"
 )
@@ -70,6 +72,13 @@ type machineView struct {
 	LastHeartbeatAt *time.Time `json:"last_heartbeat_at"`
 	ActiveRequests  int        `json:"active_requests"`
 	Node            string     `json:"node,omitempty" doc:"with nodes=all, the URL of its scheduler"`
+}
+
+// shownInstance returns what callers are shown of an instance_id, a hash: a daemon
+// that knows the instance_id of another takes its place without a question.
+func shownInstance(instanceID string) string {
+	sum := sha256.Sum256([]byte(instanceID))
+	return hex.EncodeToString(sum[:16])
 }
 
 // offlineLocked notes that a machine is offline, and bounds what is remembered of

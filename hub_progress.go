@@ -35,8 +35,8 @@ func (h *hub) progressed(c *hubConn, params json.RawMessage) {
 	if !ok {
 		return
 	}
-	h.requests.progressed(c, task)
-	h.publish(progressMethod, machineProgress{MachineID: view.MachineID, LibID: view.LibID, taskProgress: task})
+	token := h.requests.progressed(c, task)
+	h.publish(progressMethod, machineProgress{MachineID: view.MachineID, LibID: view.LibID, Token: token, taskProgress: task})
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.progress[progressName{c, task.TaskID}] {

@@ -354,6 +354,21 @@ func TestProgressIsPublishedUnderItsMachine(t *testing.T) {
 		if got := <-published; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
+		// The token is that of the call, and of the one that began first.
+		now := time.Now()
+		for i, token := range []string{"second", "first", ""} {
+			c := &call{taskID: "T", token: token, began: now.Add(time.Duration(1-i) * time.Minute)}
+			if c.via.Store(conn); token == "" {
+				c.began = now.Add(time.Hour)
+			}
+			b.hub.requests.begin(c)
+		}
+		b.hub.requests.begin(&call{taskID: "T", token: "other", began: now.Add(-time.Hour)}) // out by no link
+		b.hub.progressed(conn, json.RawMessage(`{"task_id":"T","method":"m","percent":5,"token":"x"}`))
+		const named = `{"machine_id":"m","lib_id":"lib_of_m","token":"first","task_id":"T","method":"m","percent":5} <nil>`
+		if got := <-published; got != named {
+			t.Errorf("got %s, want %s", got, named)
+		}
 		stranger := &hubConn{hub: b.hub}
 		b.hub.progressed(stranger, json.RawMessage(`{"task_id":"T","percent":5}`))
 		stranger.setHandshake(&handshakeParams{MachineID: "m"}) // not accepted

@@ -191,7 +191,7 @@ func TestHubKnowsMachines(t *testing.T) {
 		b.online("m")
 		time.Sleep(time.Minute + time.Second)
 		v, ok := b.hub.view("m")
-		if !ok || v.Status != "online" || v.LibID != "lib_of_m" || v.InstanceID != "i" || v.LastHeartbeatAt == nil || time.Since(*v.LastHeartbeatAt) > 2*time.Second {
+		if !ok || v.Status != "online" || v.LibID != "lib_of_m" || v.InstanceID != shownInstance("i") || v.LastHeartbeatAt == nil || time.Since(*v.LastHeartbeatAt) > 2*time.Second {
 			t.Errorf("got %+v, want it online with a recent heartbeat", v)
 		}
 		d.stop()
@@ -279,14 +279,22 @@ func TestDuplicateUserDaemon(t *testing.T) {
 		line := <-first.lines
 		second := b.daemon("m", "second", "")
 		time.Sleep(10 * time.Second)
-		if v, _ := b.hub.view("m"); v.InstanceID != "first" || v.Status != "online" {
+		if v, _ := b.hub.view("m"); v.InstanceID != shownInstance("first") || v.Status != "online" {
 			t.Fatalf("got %+v, want the first daemon online", v)
 		}
+		// What callers are shown of the first is not enough to take its place.
+		shown, _ := b.hub.view("m")
+		third := b.daemon("m", shown.InstanceID, "")
+		time.Sleep(10 * time.Second)
+		if v, _ := b.hub.view("m"); v.InstanceID != shown.InstanceID || v.ConnectedAt == nil || !v.ConnectedAt.Equal(*shown.ConnectedAt) {
+			t.Fatalf("a daemon with the instance_id that is shown: got %+v, want the link of %+v", v, shown)
+		}
+		third.stop()
 		// The first one's machine is gone without a word.
 		line.shut.Store(true)
 		first.stop()
 		time.Sleep(time.Minute)
-		if v, _ := b.hub.view("m"); v.InstanceID != "second" || v.Status != "online" {
+		if v, _ := b.hub.view("m"); v.InstanceID != shownInstance("second") || v.Status != "online" {
 			t.Errorf("got %+v, want the second daemon online", v)
 		}
 		second.stop()
@@ -324,7 +332,7 @@ func TestCloudDaemonIsReplaced(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(5 * time.Minute)
-		if v, _ := b.hub.view("cloud_x"); v.InstanceID != "second" || v.Status != "online" {
+		if v, _ := b.hub.view("cloud_x"); v.InstanceID != shownInstance("second") || v.Status != "online" {
 			t.Errorf("got %+v, want the second daemon online", v)
 		}
 		if got := b.statuses("cloud_x"); !slices.Equal(got, []string{"online", "online"}) {

@@ -31,7 +31,7 @@ func routeExamples() []routeExample {
 		{pattern: "GET /{$}", what: "the status page; it asks for the API token itself"},
 		{pattern: "GET /livez", what: "200 while the process runs", path: "/livez"},
 		{pattern: "GET /readyz", what: "200 if the scheduler accepts work; 503 if it is stopping or cannot write to its workspace", path: "/readyz"},
-		{pattern: "GET /events", what: "Server-Sent Events `daemon/status`, `task/progress` (with `machine_id` and `lib_id`) and `pool/entry`; `Last-Event-ID` resumes the stream, with the event `reset` first if events were missed; of more than 256 streams, and of more than `--max-caller-streams` of one caller, the oldest ends. With `--peers`, `nodes=all` adds the events of the other schedulers; each has `node`, the ids are those of this stream, and a client that resumes gets `reset`", path: "/events",
+		{pattern: "GET /events", what: "Server-Sent Events `daemon/status`, `task/progress` (with `machine_id`, `lib_id` and, as in `/activity`, `token`) and `pool/entry`; `Last-Event-ID` resumes the stream, with the event `reset` first if events were missed; of more than 256 streams, and of more than `--max-caller-streams` of one caller, the oldest ends. With `--peers`, `nodes=all` adds the events of the other schedulers; each has `node`, the ids are those of this stream, and a client that resumes gets `reset`", path: "/events",
 			first: func(s *exampleScheduler) { s.ask("PUT", "/daemons/other", "") }, enough: "pool/entry"},
 		{pattern: "POST /daemons", what: "starts the daemon of a library if it is not running and responds when it is ready: 201 to the request that started it, 200 to others", path: "/daemons", body: `{"lib_id":"demo"}`},
 		{pattern: "PUT /daemons/{lib_id}", what: "the same, with the library in the path"},
@@ -53,7 +53,7 @@ func routeExamples() []routeExample {
 			path: "/libraries/demo/rpc", body: `{"jsonrpc":"2.0","id":1,"method":"config/get"}`},
 		{pattern: "POST /libraries/{lib_id}/rpc", path: "/libraries/demo/rpc", body: `{"jsonrpc":"2.0","id":2,"method":"fs/stat","params":{"path":"/etc"}}`, accept: "text/event-stream"},
 		{pattern: "GET /machines", what: "lists the machines that are or were connected or have a library, each as below; `limit` (at most 1000) and `cursor` for pages; `next_cursor` is null at the end; `nodes=all` as for `/daemons`, where a machine that several schedulers know is shown as the one where it is online"},
-		{pattern: "GET /machines/{machine_id}", what: "returns one machine: its handshake and its status", path: "/machines/cloud_demo"},
+		{pattern: "GET /machines/{machine_id}", what: "returns one machine: its handshake and its status; `instance_id` is a hash of that of the handshake", path: "/machines/cloud_demo"},
 		{pattern: "POST /machines/{machine_id}/rpc", what: "sends a JSON-RPC request to a machine", path: "/machines/laptop/rpc", body: `{"jsonrpc":"2.0","id":1,"method":"config/get"}`},
 		{pattern: "POST /machines/{machine_id}/release", what: "closes the link of a user's machine with 1001 when no call runs on it, so that its daemon dials again; 404 if it was not connected within the last 15 s. Schedulers with `--peers` ask each other for this"},
 		{pattern: "POST /machines/{machine_id}/mcp", what: "a Model Context Protocol server for a machine ([docs/tools.md](docs/tools.md))"},
@@ -198,16 +198,20 @@ HEX is the SHA-256 hash of the token. %[1]sc4a-daemon-scheduler token NAME RIGHT
 A token with patterns is for the machines and libraries that they match (* is any text, ? one character), and lists show only those. With
 patterns of one kind alone it is for nothing of the other kind. It may bind a library only to a machine that it is for as well, and cannot
 use routes that concern all daemons. The machine id of a pool's daemon is cloud_ and the lib_id. A request that a token may not make gets 403.
-Lines of the log about calls, changes and links, the event %[1]sdaemon/status%[1]s and the entries of %[1]sGET /activity%[1]s have %[1]stoken%[1]s, the
+Lines of the log about calls, changes and links, the events %[1]sdaemon/status%[1]s and %[1]stask/progress%[1]s and the entries of %[1]sGET /activity%[1]s have %[1]stoken%[1]s, the
 name of the token of this file that was used. The token itself is in none of them.
+
+Within a second or two of a change, links whose token was removed, or is not for that machine or for daemons any more, are closed with 1008: the daemon
+dials again, is refused with 401 and ends with status 4, or repeats the handshake if only the machines have changed. %[1]sGET /events%[1]s and logs that are followed
+end when their token was removed or changed; a client that comes back with %[1]sLast-Event-ID%[1]s misses nothing. Calls that are in flight go on.
 
 ### Client certificates
 
 With --client-ca each request needs a client certificate of one of its authorities, on every address, except on the routes marked open.
 Without one, or with one that is not valid, the answer is 403 with the reason. The certificate may have the extended key usage clientAuth
 or none, and may be followed by those of authorities between it and the root. It does not take the place of the API token. The files of
---tls-cert, --tls-key and --client-ca are read again when they change; files that cannot be used leave those of before in force. Open
-links stay, and the next request of an open connection is checked by the new authorities.
+--tls-cert, --tls-key and --client-ca are read again when they change; files that cannot be used leave those of before in force. Links
+and streams of certificates that the new authorities do not accept end within a second or two, and the next request of an open connection is refused.
 
 The first DNS name of a user's daemon's certificate is its machine id, in the same letters; a daemon that claims another is refused, and
 a certificate without a DNS name or with a wildcard opens no link. If a daemon token or a tokens file is set the daemon needs its token

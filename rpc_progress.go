@@ -41,6 +41,7 @@ type taskProgress struct {
 type machineProgress struct {
 	MachineID string `json:"machine_id" doc:"machine that the progress came from"`
 	LibID     string `json:"lib_id" doc:"library of the machine; empty without one"`
+	Token     string `json:"token,omitempty" doc:"name of the token of the request with this task_id, if it is one of the tokens file"`
 	taskProgress
 }
 

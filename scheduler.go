@@ -209,12 +209,6 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		}
 	}()
 	s.wg.Go(func() { (&tempDirs{}).sweep(work, cfg.log) })
-	if cfg.tokens != nil {
-		s.wg.Go(func() { cfg.tokens.watch(work, cfg.log) })
-	}
-	if cfg.tls != nil {
-		s.wg.Go(func() { cfg.tls.watch(work, cfg.log) })
-	}
 	s.usage = newDiskSize(work, s.pool.workspace, cfg.log)
 	s.api = newAPI(apiConfig{
 		pool: s.pool, events: s.events, token: cfg.apiToken, tokens: cfg.tokens, hosts: append([]string{hostName(), cfg.host}, cfg.allowHosts...),
@@ -263,6 +257,12 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		s.mcp = newMCPAPI(hub, newMCPTools())
 		s.mcp.register(s.api)
 	}
+	if cfg.tokens != nil {
+		s.wg.Go(func() { cfg.tokens.watch(work, cfg.log, s.endRevoked) })
+	}
+	if cfg.tls != nil {
+		s.wg.Go(func() { cfg.tls.watch(work, cfg.log, s.endRevoked) })
+	}
 	if err := s.listen(); err != nil {
 		return nil, err
 	}
@@ -271,6 +271,15 @@ func startScheduler(cfg *schedulerConfig, p *program) (_ *scheduler, err error) 
 		s.api.peers.name.Store(&name)
 	}
 	return s, nil
+}
+
+// endRevoked ends the streams and links whose tokens or client certificates were
+// revoked.
+func (s *scheduler) endRevoked() {
+	s.api.endRevoked()
+	if s.hub != nil {
+		s.hub.endRevoked()
+	}
 }
 
 // listen opens the port and gives the pool the URL that its children dial.

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -16,8 +18,8 @@ import (
 )
 
 // checkScheduler tests what a scheduler with this configuration needs, and prints a line
-// for each: its address, workspace, allowed paths, temporary files, git, the program that it runs as the daemon
-// and, with --server, that server. It changes nothing.
+// for each: its address, workspace, allowed paths, temporary files, git, the bindings of
+// libraries, the program that it runs as the daemon and, with --server, that server. It changes nothing.
 func (p *program) checkScheduler(cfg *schedulerConfig) error {
 	list := &checklist{w: p.stdout}
 	detail, err := p.checkListen(cfg)
@@ -45,6 +47,12 @@ func (p *program) checkScheduler(cfg *schedulerConfig) error {
 	if cfg.tls != nil {
 		list.certificate("certificate of --tls-cert", cfg.tls.pair)
 	}
+	if cfg.server == nil {
+		detail, err := checkBindings(cfg.bindings, filepath.Join(workspace, librariesFile))
+		if err != nil || detail != "" {
+			list.report("bindings", err, detail)
+		}
+	}
 	version, err := checkDaemonBin(cfg, p.environ())
 	list.report("daemon program", err, version)
 	if cfg.server != nil {
@@ -60,6 +68,28 @@ func (p *program) checkScheduler(cfg *schedulerConfig) error {
 		list.clock(c.serverTime, time.Now())
 	}
 	return list.outcome()
+}
+
+// checkBindings reads the file of the bindings: the shared one of --bindings, or own
+// without one. It returns what it found, "" for an own file that is not there yet.
+func checkBindings(shared, own string) (string, error) {
+	path := cmp.Or(shared, own)
+	l := &libraries{file: bindingsFile{path: path, busy: make(chan struct{}, 1)}}
+	l.apply(nil, true)
+	err := l.exclusive(context.Background(), l.read)
+	switch {
+	case err == nil:
+		return fmt.Sprintf("%s, %d libraries", path, len(l.machine)), nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("%s: %w: repair or remove it", path, err)
+	case shared == "":
+		return "", nil
+	}
+	dir := filepath.Dir(path)
+	if _, err := os.Stat(dir); err != nil {
+		return "", fmt.Errorf("%w: --bindings must be in a directory that exists", err)
+	}
+	return path + " (it will be made)", checkWritable(dir)
 }
 
 // checkListen returns where a scheduler would listen, or listens already.

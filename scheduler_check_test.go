@@ -60,6 +60,16 @@ func TestCheckScheduler(t *testing.T) {
 	if code := late.exit(); code != 1 || !strings.Contains(late.stdout.String(), "FAIL certificate of --tls-cert: valid from ") {
 		t.Errorf("an expired certificate: got exit %d and %s, want 1 and until when it was valid", code, late.stdout)
 	}
+	broken := filepath.Join(dir, "broken.json")
+	writeTestFile(t, broken, []byte(`{"a":1}`))
+	bound := start(t, schedulerName, nil, "--check", "--port", "0", "--workspace", workspace, "--cluster", "--bindings", broken, "--peers", "http://10.0.0.2:5110")
+	if code := bound.exit(); code != 1 || !strings.Contains(bound.stdout.String(), "FAIL bindings: "+broken) {
+		t.Errorf("bindings that cannot be parsed: got exit %d and %s, want 1 and their path", code, bound.stdout)
+	}
+	peers := start(t, schedulerName, nil, "--check", "--port", "0", "--workspace", workspace, "--cluster", "--peers", "http://10.0.0.2:5110,10.0.0.3:5110")
+	if code := peers.exit(); code != exitUsage || !strings.Contains(peers.stderr.String(), "URL 2 must be like http://10.0.0.2:5110") {
+		t.Errorf("peers that are no URLs: got exit %d and %s, want %d and which", code, peers.stderr, exitUsage)
+	}
 	for _, want := range []string{
 		"FAIL address: ", "choose another --port", "FAIL workspace: ", "not a directory", "FAIL git: git was not found", "note ssh was not found",
 		"FAIL daemon program: ", "check --daemon-bin", "FAIL server: ",
@@ -88,5 +98,37 @@ func TestCheckScheduler(t *testing.T) {
 	p = start(t, schedulerName, nil, "--check", "--port", port, "--workspace", dir, "--min-free-disk", "0")
 	if code := p.exit(); code != 0 || !strings.Contains(p.stdout.String(), "(a scheduler is running there)") {
 		t.Errorf("exit %d: %s%s, want 0 and that a scheduler is running; it said %s", code, p.stdout, p.stderr, running.stderr)
+	}
+}
+
+// The bindings are read as a scheduler would read them, and nothing is made.
+func TestCheckBindings(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		writeTestFile(t, path, []byte(text))
+		return path
+	}
+	good, object, half := file("good", "{\"a\":\"laptop\"}\n{\"b\":\"desk\"}\n"), file("object", `{"a":1}`), file("half", `{"a":`)
+	absent := filepath.Join(dir, "absent")
+	for _, test := range []struct{ what, shared, own, want string }{
+		{"a shared file", good, half, good + ", 2 libraries"},
+		{"an own file", "", good, good + ", 2 libraries"},
+		{"a shared file that is not there yet", absent, half, absent + " (it will be made)"},
+		{"an own file that is not there yet", "", absent, ""},
+		{"another form", object, "", "repair or remove it"},
+		{"half a file", "", half, "repair or remove it"},
+		{"a directory", dir, "", "not a regular file"},
+		{"no directory", filepath.Join(dir, "gone", "f"), "", "must be in a directory that exists"},
+	} {
+		detail, err := checkBindings(test.shared, test.own)
+		if got := fmt.Sprint(detail, err); err == nil && detail != test.want || err != nil && !strings.Contains(got, test.want) {
+			t.Errorf("%s: got %q, %v, want %q", test.what, detail, err, test.want)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 3 {
+		t.Errorf("got %d files, %v, want the 3 of before", len(entries), err)
 	}
 }

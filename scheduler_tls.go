@@ -14,8 +14,7 @@ import (
 )
 
 // serverTLS holds the certificate of the scheduler's port, and the authorities of
-// its clients' certificates. It reads them again when their files change;
-// connections that are open stay as they are.
+// its clients' certificates. It reads them again when their files change.
 type serverTLS struct {
 	pair     keyPair
 	clientCA string // a file; "" if clients need no certificate
@@ -70,9 +69,9 @@ func (s *serverTLS) listen(l net.Listener) net.Listener {
 	return tls.NewListener(&plainHTTP{l}, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.current.Load(), nil }})
 }
 
-// watch reads the files again when they change, until ctx ends. Files that cannot
-// be used, or do not belong together, leave everything as it is.
-func (s *serverTLS) watch(ctx context.Context, log *slog.Logger) {
+// watch reads the files again when they change, and then calls changed, until ctx
+// ends. Files that cannot be used, or do not belong together, leave everything as it is.
+func (s *serverTLS) watch(ctx context.Context, log *slog.Logger, changed func()) {
 	s.warn(log)
 	s.watched.run(ctx, func() {
 		if err := s.read(); err != nil {
@@ -81,6 +80,7 @@ func (s *serverTLS) watch(ctx context.Context, log *slog.Logger) {
 		}
 		log.Info("read the certificates", "path", s.pair.certFile, "valid_until", s.leaf().NotAfter)
 		s.warn(log)
+		changed()
 	})
 }
 

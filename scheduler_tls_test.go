@@ -40,7 +40,7 @@ func serveTLS(t *testing.T, s *serverTLS, handler http.Handler) string {
 
 // watchTLS watches the files of s in short intervals until the test ends. The lines
 // of its log go to the buffer.
-func watchTLS(t *testing.T, s *serverTLS) *syncBuffer {
+func watchTLS(t *testing.T, s *serverTLS, changed func()) *syncBuffer {
 	t.Helper()
 	log := newSyncBuffer()
 	s.watched.interval = 5 * time.Millisecond
@@ -48,7 +48,7 @@ func watchTLS(t *testing.T, s *serverTLS) *syncBuffer {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.watch(ctx, slog.New(slog.NewTextHandler(log, nil)))
+		s.watch(ctx, slog.New(slog.NewTextHandler(log, nil)), changed)
 	}()
 	t.Cleanup(func() {
 		end()
@@ -107,7 +107,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := watchTLS(t, s)
+	log := watchTLS(t, s, func() {})
 	address := serveTLS(t, s, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }))
 	open, err := tls.Dial("tcp", address, trusting(ca))
 	if err != nil {
