@@ -50,6 +50,7 @@ type repository struct {
 
 	seen    *looks     // what it was read from; nil once it is read
 	listing refListing // its references, for vcs/refs
+	revs    knownRevisions
 }
 
 // read reads the small files of the repository and checks where its objects
@@ -297,7 +298,7 @@ func (r *repository) boundary() map[string]bool {
 // exist.
 func (r *repository) optional(dir resolvedPath, name string, limit int64) ([]byte, error) {
 	path := filepath.Join(dir.abs, name)
-	if _, _, s := r.look(path, false); s == missing {
+	if r.look(path, false).found == missing {
 		return nil, nil
 	}
 	if p, f, info, ok := r.access.openPlain(path); ok {

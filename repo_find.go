@@ -196,7 +196,7 @@ func parseGitFile(text string) string {
 // layoutOf returns a repository with the locations of its parts if git is a git
 // directory, and nil otherwise. Each part must be allowed.
 func layoutOf(a *access, top, git resolvedPath) (*repository, error) {
-	if a.lacks(git, "HEAD") {
+	if _, err := git.root.dir.Lstat(filepath.Join(git.rel, "HEAD")); err != nil {
 		return nil, nil
 	}
 	r := &repository{access: a, top: top, gitDir: git, common: git, seen: &looks{began: time.Now()}}
@@ -222,24 +222,12 @@ func layoutOf(a *access, top, git resolvedPath) (*repository, error) {
 // dirAt returns where a path leads, and whether it is a directory. The error is that
 // of a path that is not allowed.
 func (r *repository) dirAt(path string) (at resolvedPath, isDir bool, err error) {
-	at, info, s := r.look(path, true)
-	if s != unclear {
-		return at, info.mode.IsDir(), nil
-	}
+	r.look(path, true)
 	if at, err = r.access.within(path); err != nil {
 		return at, false, err
 	}
-	described, err := r.access.stat(at)
-	return at, err == nil && described.IsDir(), nil
-}
-
-// lacks reports whether there is nothing called name in a directory.
-func (a *access) lacks(dir resolvedPath, name string) bool {
-	if _, _, s := a.lookPlain(filepath.Join(dir.abs, name)); s != unclear {
-		return s == missing
-	}
-	_, err := dir.root.dir.Lstat(filepath.Join(dir.rel, name))
-	return err != nil
+	info, err := r.access.stat(at)
+	return at, err == nil && info.IsDir(), nil
 }
 
 // absoluteFrom makes a path absolute that was read from a file in dir.

@@ -23,15 +23,15 @@ const (
 // lookedAt is what a repository depends on at one path.
 type lookedAt struct {
 	path  string
-	at    sight
-	info  entryInfo
-	place bool // only the file's identity counts
+	found sight
+	place bool      // only the file's identity counts, and info has nothing else
+	info  entryInfo // zero unless it is present
 }
 
 // looks records what the reading of a repository depends on, each before it is read.
 type looks struct {
 	began   time.Time
-	list    []lookedAt
+	list    []*lookedAt
 	partial bool // something was read that cannot be recorded
 }
 
@@ -45,46 +45,41 @@ func (l *looks) miss() {
 // look describes the file at an absolute path of the repository. While the repository
 // is being read, it records what the file is, so that a later request can find out
 // whether it has changed; for a place, only whether it is the same file.
-func (r *repository) look(path string, place bool) (at resolvedPath, info entryInfo, s sight) {
-	at, info, s = r.access.lookPlain(path)
+func (r *repository) look(path string, place bool) *lookedAt {
+	l := r.access.lookPlain(path, place)
 	switch {
 	case r.seen == nil:
-	case s == unclear, s == present && at.root.quick.isRemote, len(r.seen.list) == maxLooks:
+	case l.found == unclear, len(r.seen.list) == maxLooks:
 		r.seen.miss()
 	default:
-		r.seen.list = append(r.seen.list, lookedAt{path: path, at: s, info: info, place: place})
+		r.seen.list = append(r.seen.list, l)
 	}
-	return at, info, s
+	return l
 }
 
 // lookPlain describes the file at a plain path, in which no symlink is followed.
-func (a *access) lookPlain(path string) (at resolvedPath, info entryInfo, s sight) {
+func (a *access) lookPlain(path string, place bool) *lookedAt {
+	l := &lookedAt{path: path, place: place}
 	root, rel, ok := a.quickPath(path)
-	if !ok || root.quick.isKernel {
-		return at, info, unclear
+	if !ok || root.quick.isRemote {
+		return l
 	}
-	switch info, err := a.describePlain(root, rel); {
+	info, err := a.describePlain(root, rel)
+	switch {
+	case err == nil && place:
+		l.found, l.info = present, entryInfo{mode: info.mode, id: info.id}
 	case err == nil:
-		return resolvedPath{root: root, rel: rel, abs: filepath.Join(root.real, rel)}, info, present
+		l.found, l.info = present, info
 	case errors.Is(err, fs.ErrNotExist), isNotDirectory(err):
-		return at, entryInfo{}, missing
+		l.found = missing
 	}
-	return at, entryInfo{}, unclear
-}
-
-// isSame reports whether the file is as it was.
-func (l *lookedAt) isSame(a *access) bool {
-	_, now, s := a.lookPlain(l.path)
-	if s != l.at || now.id != l.info.id || now.mode != l.info.mode {
-		return false
-	}
-	return l.place || now.size == l.info.size && now.mtime.Equal(l.info.mtime) && now.changed.Equal(l.info.changed)
+	return l
 }
 
 // isSettled reports whether another change of the file would be seen: one within the
 // resolution of its time may not.
 func (l *lookedAt) isSettled(began time.Time) bool {
-	return l.at == missing || l.place || l.info.changed.Before(began.Add(-clockDifference))
+	return l.found == missing || l.place || l.info.changed.Before(began.Add(-clockDifference))
 }
 
 // lookAround records how the repository was found for the path given, which leads to
@@ -100,18 +95,17 @@ func (r *repository) lookAround(given string, start resolvedPath) {
 		r.look(start.abs, true)
 	}
 	above := false // the top of a repository without a .git, which has none above it
-	for dir, ok := start, true; ok && !r.seen.partial; dir, ok = parentOf(r.access, dir) {
+	for dir, ok := start, true; ok; dir, ok = parentOf(r.access, dir) {
 		dotGit := filepath.Join(dir.abs, ".git")
-		_, info, _ := r.access.lookPlain(dotGit)
-		_, _, s := r.look(dotGit, info.mode.IsDir())
+		found := r.look(dotGit, r.access.lookPlain(dotGit, true).info.mode.IsDir()).found
 		if r.dotGit && dir.abs == r.top.abs {
 			return
 		}
 		above = above || dir.abs == r.top.abs
-		if s == missing && !above {
-			_, _, s = r.look(filepath.Join(dir.abs, "HEAD"), false)
+		if found == missing && !above {
+			found = r.look(filepath.Join(dir.abs, "HEAD"), false).found
 		}
-		if s != missing {
+		if found != missing {
 			r.seen.miss()
 		}
 	}
@@ -138,24 +132,23 @@ func (r *repository) memory() int {
 type keptRepo struct {
 	given string // path of the requests
 	repo  *repository
-	looks []lookedAt
+	looks []*lookedAt
 }
 
 // findRepo returns the repository for the path of a request, if each file that it was
 // read from is as it was; otherwise nil.
 func (k *keptViews) findRepo(given string) *repository {
 	k.mu.Lock()
-	at := slices.IndexFunc(k.repos, func(r keptRepo) bool { return r.given == given })
-	if at < 0 {
-		k.mu.Unlock()
+	kept := k.takeRepoLocked(given)
+	if kept != nil {
+		k.addRepoLocked(kept)
+	}
+	k.mu.Unlock()
+	if kept == nil {
 		return nil
 	}
-	kept := k.repos[at]
-	k.repos = append(slices.Delete(k.repos, at, at+1), kept)
-	k.restLocked()
-	k.mu.Unlock()
-	for n := range kept.looks {
-		if !kept.looks[n].isSame(kept.repo.access) {
+	for _, l := range kept.looks {
+		if now := kept.repo.access.lookPlain(l.path, l.place); *now != *l {
 			return nil
 		}
 	}
@@ -168,16 +161,30 @@ func (k *keptViews) keepRepo(given string, r *repository) {
 	seen := r.seen
 	r.seen = nil // from now on requests share it
 	keep := !seen.partial && r.memory() <= maxKeptView
-	for n := range seen.list {
-		keep = keep && seen.list[n].isSettled(seen.began)
+	for _, l := range seen.list {
+		keep = keep && l.isSettled(seen.began)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.repos = slices.DeleteFunc(k.repos, func(old keptRepo) bool { return old.given == given })
+	k.takeRepoLocked(given)
 	if keep && !k.closed {
-		if k.repos = append(k.repos, keptRepo{given, r, seen.list}); len(k.repos) > maxKeptViews {
-			k.repos = slices.Delete(k.repos, 0, 1)
-		}
-		k.restLocked()
+		k.addRepoLocked(&keptRepo{given, r, seen.list})
 	}
+}
+
+func (k *keptViews) takeRepoLocked(given string) *keptRepo {
+	for n, kept := range k.repos {
+		if kept.given == given {
+			k.repos = slices.Delete(k.repos, n, n+1)
+			return kept
+		}
+	}
+	return nil
+}
+
+func (k *keptViews) addRepoLocked(kept *keptRepo) {
+	if k.repos = append(k.repos, kept); len(k.repos) > maxKeptViews {
+		k.repos = slices.Delete(k.repos, 0, 1)
+	}
+	k.restLocked()
 }

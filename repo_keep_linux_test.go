@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -175,6 +176,46 @@ func TestKeptRepositoryIsReadAgain(t *testing.T) {
 				t.Errorf("got HEAD %s %s, the references %v and the git directory %s, want the state after the change", r.headRef, r.head, r.refs, r.gitDir.abs)
 			}
 		})
+	}
+}
+
+// TestKnownRevisions: git resolves a revision once for a state of a repository, and
+// again after a change.
+func TestKnownRevisions(t *testing.T) {
+	t.Parallel()
+	repo := newTestRepo(t, map[string]string{"a": "1"})
+	repo.commit("second", map[string]string{"a": "2"})
+	g := newTestGitReader(t, repo.dir)
+	keepNow(t, g.access, repo.dir)
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel() // git cannot run
+	resolve := func(ctx context.Context) (string, error) {
+		v, err := g.open(at(repo.dir), objectsView)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.remove()
+		return g.commitOf(ctx, v, "ref", "main~1")
+	}
+	first, err := resolve(t.Context())
+	again, errAgain := resolve(canceled)
+	if first == "" || again != first || err != nil || errAgain != nil {
+		t.Errorf("got %q, %v, and without git %q, %v, want the same commit", first, err, again, errAgain)
+	}
+	head := repo.head()
+	repo.commit("third", nil)
+	if commit, err := resolve(canceled); err == nil {
+		t.Errorf("got %s without git after a new commit, want an error", commit)
+	}
+	if commit, err := resolve(t.Context()); commit != head || err != nil {
+		t.Errorf("got %q, %v after a new commit, want %s", commit, err, head)
+	}
+	var known knownRevisions
+	for n := range maxKnownRevisions + 1 {
+		known.keep(string(rune('a'+n)), knownRevision{commit: first})
+	}
+	if n := len(known.known); n > maxKnownRevisions {
+		t.Errorf("%d revisions are known, want at most %d", n, maxKnownRevisions)
 	}
 }
 

@@ -48,7 +48,7 @@ func (v *keptView) isWhole() bool {
 type keptViews struct {
 	mu     sync.Mutex
 	views  []*keptView // guarded by mu, most recently used last
-	repos  []keptRepo  // guarded by mu, most recently used last
+	repos  []*keptRepo // guarded by mu, most recently used last
 	timer  *time.Timer // guarded by mu, empties both
 	closed bool        // guarded by mu
 	logs   logStreams  // use views
