@@ -8,8 +8,16 @@ import (
 	"time"
 )
 
-// maxLooks bounds the files of a repository that are described again for each request.
-const maxLooks = 1000
+const (
+	// maxLooks bounds the files of a repository that are described again for each
+	// request.
+	maxLooks = 1000
+	// clockTick is longer than the tick of the clock that Linux takes the times of files
+	// from (10 ms with CONFIG_HZ=100). A time that is no multiple of coarseTime comes from
+	// a file system that does not round them to more.
+	clockTick  = 50 * time.Millisecond
+	coarseTime = 10 * time.Millisecond
+)
 
 // sight is what look finds at a path.
 type sight int
@@ -79,7 +87,11 @@ func (a *access) lookPlain(path string, place bool) *lookedAt {
 // isSettled reports whether another change of the file would be seen: one within the
 // resolution of its time may not.
 func (l *lookedAt) isSettled(began time.Time) bool {
-	return l.found == missing || l.place || l.info.changed.Before(began.Add(-clockDifference))
+	resolution := clockDifference
+	if l.info.changed.Nanosecond()%int(coarseTime) != 0 {
+		resolution = clockTick
+	}
+	return l.found == missing || l.place || l.info.changed.Before(began.Add(-resolution))
 }
 
 // lookAround records how the repository was found for the path given, which leads to

@@ -219,6 +219,30 @@ func TestKnownRevisions(t *testing.T) {
 	}
 }
 
+// TestSettled: a second change of a file within the resolution of its time would not be
+// seen.
+func TestSettled(t *testing.T) {
+	t.Parallel()
+	exact, rounded := time.Unix(100, 123456789), time.Unix(100, 120000000)
+	for _, test := range []struct {
+		l    lookedAt
+		age  time.Duration
+		want bool
+	}{
+		{lookedAt{info: entryInfo{changed: exact}, found: present}, clockTick, false},
+		{lookedAt{info: entryInfo{changed: exact}, found: present}, clockTick + 1, true},
+		{lookedAt{info: entryInfo{changed: rounded}, found: present}, clockTick + 1, false},
+		{lookedAt{info: entryInfo{changed: rounded}, found: present}, clockDifference, false},
+		{lookedAt{info: entryInfo{changed: rounded}, found: present}, clockDifference + 1, true},
+		{lookedAt{found: missing}, 0, true},
+		{lookedAt{found: present, place: true}, 0, true},
+	} {
+		if got := test.l.isSettled(test.l.info.changed.Add(test.age)); got != test.want {
+			t.Errorf("%+v after %v: got settled %v, want %v", test.l, test.age, got, test.want)
+		}
+	}
+}
+
 // TestKeptRepositories: what is kept is bounded, nothing new is kept, and nothing that
 // was found through a symlink.
 func TestKeptRepositories(t *testing.T) {
@@ -237,7 +261,7 @@ func TestKeptRepositories(t *testing.T) {
 	for _, test := range []struct {
 		name, path string
 		age        time.Duration // of the last change
-	}{{"found through a symlink", filepath.Join(dir, "link"), clockDifference + 1}, {"changed just now", repo, clockDifference}} {
+	}{{"found through a symlink", filepath.Join(dir, "link"), clockDifference + 1}, {"changed just now", repo, 0}} {
 		r, err := findRepository(a, test.path)
 		if err != nil {
 			t.Fatal(err)
