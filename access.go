@@ -396,7 +396,7 @@ func (a *access) find(path string) (*root, string) {
 func (a *access) within(abs string) (resolvedPath, error) {
 	abs = filepath.Clean(abs)
 	if r, rel, ok := a.quickPath(abs); ok {
-		if _, ok := a.describePlain(r, rel); ok {
+		if _, err := a.describePlain(r, rel); err == nil {
 			return resolvedPath{root: r, rel: rel, abs: filepath.Join(r.real, rel)}, nil
 		}
 	}

@@ -38,6 +38,8 @@ type quickRoot struct {
 	// isKernel is set on the kernel's own file systems: their files may be described
 	// but not read.
 	isKernel bool
+	// isRemote is set where a description of a file can be old.
+	isRemote bool
 
 	busy  atomic.Bool  // a look-up is running
 	slow  int          // slow look-ups in a row; used by the one that is running
@@ -55,7 +57,7 @@ func (r *root) openQuick() {
 		_ = file.Close() // only read
 		return
 	}
-	r.quick.file, r.quick.conn, r.quick.isKernel = file, conn, isKernelFile(file)
+	r.quick.file, r.quick.conn, r.quick.isKernel, r.quick.isRemote = file, conn, isKernelFile(file), isRemoteFile(file)
 }
 
 // quickPath returns the allowed directory and the relative path of a plain path;
@@ -119,23 +121,23 @@ func (a *access) quickStat(path string) (info entryInfo, ok bool) {
 		return info, false
 	}
 	began := time.Now()
-	info, ok = a.describePlain(r, rel)
+	info, err := a.describePlain(r, rel)
 	r.quick.end(a.began, began)
-	return info, ok
+	return info, err == nil
 }
 
-// describePlain describes the file at a plain path below r. It returns false for
-// a file that may be a secret, and every error.
-func (a *access) describePlain(r *root, rel string) (info entryInfo, ok bool) {
+// describePlain describes the file at a plain path below r. It returns an error for a
+// file that may be a secret.
+func (a *access) describePlain(r *root, rel string) (info entryInfo, err error) {
 	info, links, err := statBeneath(r.quick.conn, rel)
 	if errors.Is(err, errors.ErrUnsupported) {
 		a.noQuick.Store(true)
 	}
-	if err != nil || !info.mode.IsRegular() {
-		return info, err == nil
-	}
 	// A file with one name is no hard link to a secret, which is denied by name.
-	return info, links == 1 || links > 1 && !slices.Contains(a.secretIDs(), info.id)
+	if err == nil && info.mode.IsRegular() && links != 1 && (links == 0 || slices.Contains(a.secretIDs(), info.id)) {
+		err = denied()
+	}
+	return info, err
 }
 
 // open opens the regular file or directory that a path from the wire names, for
@@ -161,8 +163,8 @@ func (a *access) openPlain(path string) (at resolvedPath, file *os.File, info fs
 	if !ok || r.quick.isKernel {
 		return at, nil, nil, false
 	}
-	before, ok := a.describePlain(r, rel) // without opening it, which a device or pipe would notice
-	if !ok || !before.mode.IsRegular() {
+	before, err := a.describePlain(r, rel) // without opening it, which a device or pipe would notice
+	if err != nil || !before.mode.IsRegular() {
 		return at, nil, nil, false
 	}
 	file, id, err := openBeneath(r.quick.conn, rel)

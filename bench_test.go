@@ -196,6 +196,44 @@ func BenchmarkPatches(b *testing.B) {
 	}
 }
 
+// The goal is 1.1 and 5 ms for all pages.
+func BenchmarkPages(b *testing.B) {
+	d, repo := benchRepo(b)
+	var stream importStream
+	const commits = 1000
+	parent := "refs/heads/main^0"
+	for n := range commits {
+		mark := fmt.Sprintf(":%d", n+1)
+		name := fmt.Sprintf("d%04d/f%06d.go", n%benchDirs, n)
+		stream.commit("refs/heads/main", mark, "change", parent, "", []streamFile{{"100644", name, fmt.Sprintln("change", n)}})
+		fmt.Fprintf(&stream, "reset refs/tags/v%d\nfrom %s\n\n", n, mark)
+		parent = mark
+	}
+	repo.output(stream.String(), "fast-import", "--quiet")
+	repo.git("pack-refs", "--all")
+	time.Sleep(clockDifference) // what was changed just now is read for each page
+	for _, c := range []struct {
+		method, mark string
+		params       object
+		count        int
+		git          []string
+	}{
+		{"vcs/refs", `"name":`, object{"limit": 100}, commits + 1, []string{"for-each-ref"}},
+		{"vcs/log", `"subject":`, object{"limit": 100}, commits + 1, []string{"log"}},
+		{"index/manifest", `"path":`, object{"limit": 1000}, benchFiles, []string{"ls-tree", "-r", "-l", "-z", "HEAD"}},
+		{"index/diff", `"status":`, object{"limit": 100, "from": "HEAD~500"}, 500, []string{"diff", "--raw", "-z", "-M", "HEAD~500", "HEAD"}},
+	} {
+		b.Run(c.method, func(b *testing.B) {
+			c.params["path"] = repo.dir
+			versus(b, "x-git", func() {
+				if n := d.pages(c.method, c.params, c.mark); n != c.count {
+					b.Fatalf("%s lists %d, want %d", c.method, n, c.count)
+				}
+			}, func() { tool(b, nil, "git", append([]string{"-C", repo.dir}, c.git...)...) })
+		})
+	}
+}
+
 // The goal is 1.1 and 5 ms.
 func BenchmarkBlame(b *testing.B) {
 	repo := newTestRepoAt(b, filepath.Join(realTempDir(b), "repo"), nil)

@@ -180,7 +180,7 @@ func (f *fsService) statOne(p pathParam, name string) (statEntry, error) {
 		return statEntry{}, err
 	}
 	if r, rel, ok := f.access.quickPath(path); ok {
-		if info, ok := f.access.describePlain(r, rel); ok {
+		if info, err := f.access.describePlain(r, rel); err == nil {
 			return newStatEntry(filepath.Join(r.real, rel), info), nil
 		}
 	}

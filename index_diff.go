@@ -103,7 +103,7 @@ func (g *gitReader) diff(ctx context.Context, p diffParams) (diffResult, error) 
 // diffPage returns the page at the cursor, and keeps the list while more of its
 // pages follow.
 func (g *gitReader) diffPage(ctx context.Context, v *gitView, list *diffList, cursor pageCursor, limit int) (diffResult, error) {
-	if g.diffs.find(list.key) == list && !list.sized { // a caller who pages gets the sizes of all at once
+	if !list.sized && (len(list.changes) <= maxSizedAtOnce || g.diffs.find(list.key) == list) { // a caller who pages gets the sizes of all at once
 		all := *list
 		all.changes, all.sized = slices.Clone(list.changes), true
 		if err := g.addSizes(ctx, v, all.changes); err != nil {
@@ -135,6 +135,9 @@ const (
 	// maxKeptChanges bounds the changes of one kept list: some 10 MB.
 	maxKeptChanges = 20_000
 	changeBytes    = 500
+	// maxSizedAtOnce bounds the changes that the first page gets the sizes of for all
+	// pages: it takes less time than another git process.
+	maxSizedAtOnce = 1000
 )
 
 // diffList is a part of the changes between two commits, in order.

@@ -97,7 +97,11 @@ func unpackBlock(block []byte, skip, limit int, files []manifestFile) []manifest
 		return int(v)
 	}
 	var path []byte
-	sizes := make([]int64, 0, min(limit-len(files), listingBlock)) // one allocation for all sizes
+	// One allocation for all sizes, and one for all ids.
+	most := min(limit-len(files), listingBlock)
+	sizes := make([]int64, 0, most)
+	var ids []byte
+	first := len(files)
 	for len(block) > 0 && len(files) < limit {
 		mode := number()
 		size := int64(number()) - 1
@@ -112,14 +116,25 @@ func unpackBlock(block []byte, skip, limit int, files []manifestFile) []manifest
 			skip--
 			continue
 		}
-		f := manifestFile{Path: string(path), OID: hex.EncodeToString(oid), Mode: gitMode(mode)}
-		f.PathBase64 = nameBase64(f.Path)
-		f.Path = showName(f.Path)
+		if ids == nil {
+			ids = make([]byte, 0, 2*width*most)
+		}
+		ids = hex.AppendEncode(ids, oid)
+		f := manifestFile{Path: string(path), Mode: gitMode(mode)}
+		if f.PathBase64 = nameBase64(f.Path); f.PathBase64 != "" {
+			f.Path = showName(f.Path)
+		}
 		if size >= 0 {
 			sizes = append(sizes, size)
 			f.Size = &sizes[len(sizes)-1]
 		}
 		files = append(files, f)
+	}
+	if listed := files[first:]; len(listed) > 0 {
+		text, width := string(ids), len(ids)/len(listed) // the same for all
+		for n := range listed {
+			listed[n].OID = text[n*width : (n+1)*width]
+		}
 	}
 	return files
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // gitReader implements vcs/* and index/*, which read repositories on this
@@ -134,6 +135,10 @@ func (g *gitReader) resolve(ctx context.Context, v *gitView, revs ...namedRevisi
 		if r.rev == "HEAD" && v.repo.head == "" {
 			continue
 		}
+		if known, ok := v.repo.revs.find(r.rev); ok {
+			commits[n], at[n] = known.commit, known.at
+			continue
+		}
 		// A name on standard input cannot be taken for an option. The
 		// references are the view's copies, so both lines see the same state.
 		names, indexes = append(names, r.rev+"^{commit}"), append(indexes, n)
@@ -156,8 +161,41 @@ func (g *gitReader) resolve(ctx context.Context, v *gitView, revs ...namedRevisi
 		if direct {
 			at[n], objects = objects[0], objects[1:]
 		}
+		v.repo.revs.keep(revs[n].rev, knownRevision{commits[n], at[n]})
 	}
 	return commits, at, nil
+}
+
+// maxKnownRevisions bounds the revisions that are known of one repository.
+const maxKnownRevisions = 50
+
+// knownRevisions are revisions that git resolved in a state of a repository: they stay
+// the same as long as it is kept.
+type knownRevisions struct {
+	mu    sync.Mutex
+	known map[string]knownRevision // guarded by mu
+}
+
+// knownRevision is the commit of a revision, and what that has at the caller's path.
+type knownRevision struct {
+	commit string
+	at     objectInfo
+}
+
+func (k *knownRevisions) find(rev string) (knownRevision, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known, ok := k.known[rev]
+	return known, ok
+}
+
+func (k *knownRevisions) keep(rev string, known knownRevision) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.known == nil || len(k.known) == maxKnownRevisions {
+		k.known = map[string]knownRevision{}
+	}
+	k.known[rev] = known
 }
 
 // unknownRevision returns the error for a revision that has no commit here.

@@ -40,6 +40,21 @@ func isKernelFile(f *os.File) bool {
 	return false
 }
 
+// isRemoteFile reports whether f is on a file system whose files others can change
+// without this kernel: it describes them as they were some seconds ago.
+func isRemoteFile(f *os.File) bool {
+	var s unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &s); err != nil {
+		return true
+	}
+	switch int64(s.Type) {
+	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.CEPH_SUPER_MAGIC,
+		unix.FUSE_SUPER_MAGIC, unix.V9FS_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC, unix.OCFS2_SUPER_MAGIC, unix.NCP_SUPER_MAGIC:
+		return true
+	}
+	return false
+}
+
 // kernelMountsBelow returns where the kernel's file systems are mounted below
 // dir, relative to it (proc_pid_mountinfo(5)). It looks at no file of a mounted
 // file system, which could block.

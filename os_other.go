@@ -15,6 +15,9 @@ const runningImage = ""
 // such files under ordinary paths.
 func isKernelFile(*os.File) bool { return false }
 
+// isRemoteFile is for Linux, which alone has quick look-ups.
+func isRemoteFile(*os.File) bool { return true }
+
 // kernelMountsBelow returns nothing: see isKernelFile.
 func kernelMountsBelow(string) []string { return nil }
 

@@ -47,6 +47,10 @@ type repository struct {
 	head    string // commit id of HEAD, "" without commits
 	shallow []byte // ids of the commits whose parents are missing, one per line
 	sha256  bool
+
+	seen    *looks     // what it was read from; nil once it is read
+	listing refListing // its references, for vcs/refs
+	revs    knownRevisions
 }
 
 // read reads the small files of the repository and checks where its objects
@@ -142,11 +146,7 @@ func (r *repository) findWorkTree(ownConfig bool) {
 	switch {
 	case r.bare: // and git refuses to use core.worktree
 	case elsewhere:
-		at, err := r.access.within(absoluteFrom(r.gitDir.abs, tree))
-		if err != nil {
-			return
-		}
-		if info, err := r.access.stat(at); err == nil && info.IsDir() {
+		if at, isDir, err := r.dirAt(absoluteFrom(r.gitDir.abs, tree)); err == nil && isDir {
 			r.work = at
 		}
 	case r.dotGit:
@@ -194,6 +194,7 @@ func (r *repository) readHead() (recognized bool, err error) {
 	// HEAD can be a symlink instead of a symbolic reference
 	// (gitrepository-layout(5)); git only looks at its text.
 	if target, err := r.gitDir.root.dir.Readlink(filepath.Join(r.gitDir.rel, "HEAD")); err == nil {
+		r.seen.miss()
 		if target = filepath.ToSlash(target); isRefName(target) {
 			r.headRef = target
 			return true, nil
@@ -217,7 +218,7 @@ func (r *repository) checkObjects() error {
 	if err != nil {
 		return err
 	}
-	check := linkCheck{access: r.access, linkedDirs: true, seen: map[string]bool{}}
+	check := linkCheck{access: r.access, linkedDirs: true, seen: map[string]bool{}, look: func(path string) { r.look(path, false) }}
 	for _, store := range stores {
 		if err := check.below(store, maxObjectDepth); err != nil {
 			return err
@@ -272,11 +273,11 @@ func (r *repository) alternatesOf(store resolvedPath) ([]resolvedPath, error) {
 		if line[0] == '"' {
 			return nil, failure(codeAccessDenied, "%s: has a quoted line in objects/info/alternates, which this daemon does not support", showName(r.top.abs))
 		}
-		p, err := r.access.within(absoluteFrom(store.abs, line))
+		p, isDir, err := r.dirAt(absoluteFrom(store.abs, line))
 		if err != nil {
 			return nil, err
 		}
-		if info, err := r.access.stat(p); err != nil || !info.IsDir() {
+		if !isDir {
 			continue // git ignores it too
 		}
 		alternates = append(alternates, p)
@@ -296,11 +297,15 @@ func (r *repository) boundary() map[string]bool {
 // optional reads a file of the repository, and returns nil if it does not
 // exist.
 func (r *repository) optional(dir resolvedPath, name string, limit int64) ([]byte, error) {
-	if p, f, info, ok := r.access.openPlain(filepath.Join(dir.abs, name)); ok {
+	path := filepath.Join(dir.abs, name)
+	if r.look(path, false).found == missing {
+		return nil, nil
+	}
+	if p, f, info, ok := r.access.openPlain(path); ok {
 		defer f.Close() // only read
 		return r.access.readOpen(p, f, info, limit)
 	}
-	p, err := r.access.within(filepath.Join(dir.abs, name))
+	p, err := r.access.within(path)
 	if err != nil {
 		return nil, err
 	}

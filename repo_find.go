@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // openRepository finds and reads the repository that p belongs to: the one at
@@ -15,14 +16,25 @@ import (
 //
 // If a file of the repository disappears while it is read, because git or
 // somebody replaces it, the repository is read again.
+//
+// The result is shared with other requests, which must not change it.
 func openRepository(a *access, p pathParam) (*repository, error) {
+	path, err := p.text("path")
+	if err != nil {
+		return nil, err
+	}
+	if r := a.views.findRepo(path); r != nil {
+		return r, nil
+	}
 	for attempt := 1; ; attempt++ {
-		r, err := findRepository(a, p)
+		r, err := findRepository(a, path)
 		switch {
+		case err == nil:
+			a.views.keepRepo(path, r)
+			return r, nil
 		case !isMissing(err):
-			return r, err
+			return nil, err
 		case attempt == maxRepositoryReads:
-			path, _ := p.text("path") // findRepository has checked it
 			return nil, failure(codeRepoNotFound, "%s: parts of the repository disappeared while it was read", showName(path))
 		}
 	}
@@ -34,8 +46,8 @@ const maxRepositoryReads = 3
 
 // findRepository finds and reads the repository once. The error is
 // SOURCE_NOT_FOUND if a part of it has disappeared.
-func findRepository(a *access, p pathParam) (*repository, error) {
-	start, err := a.resolve(p)
+func findRepository(a *access, path string) (*repository, error) {
+	start, err := a.resolvePath(path)
 	if err == nil {
 		_, err = a.stat(start)
 	}
@@ -68,6 +80,7 @@ func findRepository(a *access, p pathParam) (*repository, error) {
 	if err := found.read(); err != nil {
 		return nil, err
 	}
+	found.lookAround(path, start)
 	prefix, inside := found.relative(start)
 	// Nothing inside a git directory can be listed by path.
 	for _, git := range []resolvedPath{found.gitDir, found.common} {
@@ -186,7 +199,7 @@ func layoutOf(a *access, top, git resolvedPath) (*repository, error) {
 	if _, err := git.root.dir.Lstat(filepath.Join(git.rel, "HEAD")); err != nil {
 		return nil, nil
 	}
-	r := &repository{access: a, top: top, gitDir: git, common: git}
+	r := &repository{access: a, top: top, gitDir: git, common: git, seen: &looks{began: time.Now()}}
 	if text, err := r.optional(git, "commondir", maxSmallFile); err != nil {
 		return nil, err
 	} else if text != nil {
@@ -195,21 +208,26 @@ func layoutOf(a *access, top, git resolvedPath) (*repository, error) {
 		}
 	}
 	for _, name := range []string{"objects", "refs"} {
-		if _, err := r.common.root.dir.Lstat(filepath.Join(r.common.rel, name)); err != nil {
-			return nil, nil
-		}
-		part, err := a.within(filepath.Join(r.common.abs, name))
-		if err != nil {
+		part, isDir, err := r.dirAt(filepath.Join(r.common.abs, name))
+		if err != nil || !isDir {
 			return nil, err
-		}
-		if info, err := a.stat(part); err != nil || !info.IsDir() {
-			return nil, nil
 		}
 		if name == "objects" {
 			r.objects = part
 		}
 	}
 	return r, nil
+}
+
+// dirAt returns where a path leads, and whether it is a directory. The error is that
+// of a path that is not allowed.
+func (r *repository) dirAt(path string) (at resolvedPath, isDir bool, err error) {
+	r.look(path, true)
+	if at, err = r.access.within(path); err != nil {
+		return at, false, err
+	}
+	info, err := r.access.stat(at)
+	return at, err == nil && info.IsDir(), nil
 }
 
 // absoluteFrom makes a path absolute that was read from a file in dir.

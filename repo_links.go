@@ -22,6 +22,7 @@ type linkCheck struct {
 	access     *access
 	linkedDirs bool            // a symlink may lead to a directory; below refs git would list one that contains itself until the path is too long
 	seen       map[string]bool // directories that were checked: many symlinks can lead to one
+	look       func(string)    // called with each path before it is read; may be nil
 }
 
 // below returns an error if a symlink below dir leads outside the allowed
@@ -35,6 +36,7 @@ func (l *linkCheck) below(dir resolvedPath, depth int) error {
 		return nil
 	}
 	l.seen[dir.abs] = true
+	l.lookAt(dir.abs)
 	entries, err := readDir(dir.root.dir, dir.rel)
 	if errors.Is(err, fs.ErrNotExist) || isNotDirectory(err) {
 		return nil // git repack deletes directories that have become empty
@@ -47,6 +49,7 @@ func (l *linkCheck) below(dir resolvedPath, depth int) error {
 		isDir := e.IsDir()
 		switch {
 		case e.Type()&fs.ModeSymlink != 0:
+			l.lookAt(sub.abs)
 			if sub, isDir, err = l.follow(sub.abs); err != nil {
 				return err
 			}
@@ -63,6 +66,12 @@ func (l *linkCheck) below(dir resolvedPath, depth int) error {
 		}
 	}
 	return nil
+}
+
+func (l *linkCheck) lookAt(path string) {
+	if l.look != nil {
+		l.look(path)
+	}
 }
 
 // follow returns what the path leads to, and whether that is a directory. It may

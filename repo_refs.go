@@ -93,6 +93,7 @@ func isPrivateRef(name string) bool {
 // readLoose reads the files below refs in a git directory. It adds those with a
 // wanted name to direct or to r.symrefs.
 func (r *repository) readLoose(gitDir resolvedPath, wanted func(name string) bool, direct map[string]string) error {
+	r.look(filepath.Join(gitDir.abs, "refs"), false)
 	refs, err := r.access.within(filepath.Join(gitDir.abs, "refs"))
 	if err != nil {
 		return err
@@ -102,7 +103,9 @@ func (r *repository) readLoose(gitDir resolvedPath, wanted func(name string) boo
 		return r.access.wireError(err, refs.abs)
 	}
 	defer dir.Close()
-	loose := looseRefs{root: dir, wanted: wanted, direct: direct, symbolic: r.symrefs}
+	loose := looseRefs{root: dir, wanted: wanted, direct: direct, symbolic: r.symrefs, look: func(rel string) {
+		r.look(filepath.Join(refs.abs, filepath.FromSlash(rel)), false)
+	}}
 	if err := loose.read(".", maxRefDepth); err != nil {
 		return r.access.wireError(err, refs.abs)
 	}
@@ -114,6 +117,7 @@ type looseRefs struct {
 	root             *os.Root // refs
 	wanted           func(name string) bool
 	direct, symbolic map[string]string
+	look             func(rel string) // is called with each path before it is read
 }
 
 // read reads the files below dir, which is relative to root and separated by
@@ -134,13 +138,16 @@ func (l *looseRefs) read(dir string, depth int) error {
 		name := "refs/" + rel
 		switch {
 		case e.IsDir():
+			l.look(rel)
 			if err := l.read(rel, depth-1); err != nil {
 				return err
 			}
 		case !isRefName(name) || !l.wanted(name):
 		case e.Type()&fs.ModeSymlink != 0:
+			l.look(rel)
 			l.readSymlink(name, rel)
 		case e.Type().IsRegular():
+			l.look(rel)
 			text, err := readRefFile(l.root, rel)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // deleted since it was listed

@@ -50,6 +50,12 @@ func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 		view = objectsView
 	}
 	v := &gitView{repo: r, view: view}
+	if view == objectsView {
+		if v.kept = r.access.views.takeFor(r); v.kept != nil {
+			v.dir = v.kept.temp.path
+			return v, nil
+		}
+	}
 	files, err := v.files()
 	if err != nil {
 		return nil, err
@@ -61,6 +67,7 @@ func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 	}
 	if v.kept = r.access.views.take(key, files, index); v.kept != nil {
 		v.dir = v.kept.temp.path
+		r.access.views.fit(v)
 		return v, nil
 	}
 	temp, err := r.access.temp.make(inspectTemp)
@@ -73,6 +80,7 @@ func (r *repository) gitView(view gitViewKind) (*gitView, error) {
 		return nil, err
 	}
 	r.access.views.keep(v.kept)
+	r.access.views.fit(v)
 	return v, nil
 }
 

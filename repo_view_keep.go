@@ -10,7 +10,8 @@ import (
 )
 
 const (
-	// maxKeptViews bounds the views that are kept while no request uses them.
+	// maxKeptViews bounds the views that are kept while no request uses them, and the
+	// repositories.
 	maxKeptViews = 16
 	// maxKeptView bounds the size of one, and maxKeptIndex that of its index, which is
 	// not in memory: larger views are made for each request.
@@ -32,6 +33,7 @@ type keptView struct {
 	temp  *tempDir
 	users int // guarded by mu of its keptViews
 	stale bool
+	repo  *repository // guarded by mu: a kept one whose objectsView this is
 }
 
 // isWhole reports whether the directory of a kept view is still there.
@@ -40,13 +42,14 @@ func (v *keptView) isWhole() bool {
 	return err == nil
 }
 
-// keptViews keeps the views of repositories, because making one takes as long as a
-// short git command. A view is used again as long as each of its files would be
-// written as it is, and the index is the file that was copied.
+// keptViews keeps repositories that were read, and their views, because making one
+// takes as long as a short git command. A view is used again as long as each of its
+// files would be written as it is, and the index is the file that was copied.
 type keptViews struct {
 	mu     sync.Mutex
 	views  []*keptView // guarded by mu, most recently used last
-	timer  *time.Timer // guarded by mu, empties views
+	repos  []*keptRepo // guarded by mu, most recently used last
+	timer  *time.Timer // guarded by mu, empties both
 	closed bool        // guarded by mu
 	logs   logStreams  // use views
 }
@@ -54,7 +57,25 @@ type keptViews struct {
 // take returns a view that holds exactly these files and this index, which the caller
 // gives back, or nil.
 func (k *keptViews) take(key string, files map[string]string, index fileFacts) *keptView {
-	v := k.find(key, files, index)
+	return k.find(func(v *keptView) bool { return v.key == key && v.index.equal(index) && maps.Equal(v.files, files) })
+}
+
+// takeFor is take for the objectsView of a kept repository.
+func (k *keptViews) takeFor(r *repository) *keptView {
+	return k.find(func(v *keptView) bool { return v.repo == r })
+}
+
+// fit notes that takeFor can return the view.
+func (k *keptViews) fit(v *gitView) {
+	if v.view == objectsView && v.repo.seen == nil {
+		k.mu.Lock()
+		v.kept.repo = v.repo
+		k.mu.Unlock()
+	}
+}
+
+func (k *keptViews) find(which func(*keptView) bool) *keptView {
+	v := k.use(which)
 	if v != nil && !v.isWhole() {
 		k.give(v)
 		return nil
@@ -62,10 +83,11 @@ func (k *keptViews) take(key string, files map[string]string, index fileFacts) *
 	return v
 }
 
-func (k *keptViews) find(key string, files map[string]string, index fileFacts) *keptView {
+// use counts a user of a view, which it returns, or nil.
+func (k *keptViews) use(which func(*keptView) bool) *keptView {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	at := slices.IndexFunc(k.views, func(v *keptView) bool { return v.key == key && v.index.equal(index) && maps.Equal(v.files, files) })
+	at := slices.IndexFunc(k.views, which)
 	if at < 0 {
 		return nil
 	}
@@ -93,13 +115,18 @@ func (k *keptViews) keep(v *keptView) {
 		for len(k.views) > maxKeptViews {
 			unused = append(unused, k.dropLocked(func(old *keptView) bool { return old == k.views[0] })...)
 		}
-		if k.timer == nil {
-			k.timer = time.AfterFunc(viewIdle, k.empty)
-		}
-		k.timer.Reset(viewIdle)
+		k.restLocked()
 	}
 	k.mu.Unlock()
 	removeViews(unused)
+}
+
+// restLocked has everything dropped when no request comes for viewIdle.
+func (k *keptViews) restLocked() {
+	if k.timer == nil {
+		k.timer = time.AfterFunc(viewIdle, k.empty)
+	}
+	k.timer.Reset(viewIdle)
 }
 
 // give ends the use of a view.
@@ -133,6 +160,7 @@ func (k *keptViews) dropLocked(which func(*keptView) bool) (unused []*keptView) 
 func (k *keptViews) empty() {
 	k.mu.Lock()
 	unused := k.dropLocked(func(*keptView) bool { return true })
+	k.repos = nil
 	k.mu.Unlock()
 	removeViews(unused)
 }

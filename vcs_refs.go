@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 )
 
 const (
@@ -87,25 +88,42 @@ func (g *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (ref
 	if err != nil {
 		return refsResult{}, err
 	}
-	refs := make([]refEntry, 0, len(repo.refs)+len(repo.symrefs))
-	state := []string{repo.headRef, repo.head}
-	for _, ref := range repo.refs {
-		refs = append(refs, refEntry{Name: ref.name, OID: ref.oid, PeeledOID: optionalString(ref.peeled)})
-	}
-	for name := range repo.symrefs {
-		if oid := repo.refID(name); oid != "" { // a dangling reference is not listed
-			refs = append(refs, refEntry{Name: name, OID: oid})
-		}
-	}
-	sortBy(refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
-	for _, ref := range refs {
-		state = append(state, ref.Name, ref.OID)
-	}
+	list := repo.listed()
 	result := refsResult{Head: refsHead{optionalString(repo.headRef), optionalString(repo.head)}}
-	if result.Refs, result.NextCursor, err = pageOfRefs(refs, p.Cursor, fingerprint("vcs/refs", "path", repo.top.abs), fingerprint(state...), limit); err != nil {
+	if result.Refs, result.NextCursor, err = pageOfRefs(list.refs, p.Cursor, fingerprint("vcs/refs", "path", repo.top.abs), list.state, limit); err != nil {
 		return refsResult{}, err
 	}
 	return result, g.peel(ctx, repo, result.Refs)
+}
+
+// refListing is all references of a repository.
+type refListing struct {
+	once  sync.Once
+	refs  []refEntry // without what a page adds
+	state string     // fingerprint for cursors
+}
+
+// listed returns the references, which the caller does not change.
+func (r *repository) listed() *refListing {
+	list := &r.listing
+	list.once.Do(func() {
+		list.refs = make([]refEntry, 0, len(r.refs)+len(r.symrefs))
+		for n := range r.refs {
+			list.refs = append(list.refs, refEntry{Name: r.refs[n].name, OID: r.refs[n].oid, PeeledOID: optionalString(r.refs[n].peeled)})
+		}
+		for name := range r.symrefs {
+			if oid := r.refID(name); oid != "" { // a dangling reference is not listed
+				list.refs = append(list.refs, refEntry{Name: name, OID: oid})
+			}
+		}
+		sortBy(list.refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
+		state := []string{r.headRef, r.head}
+		for n := range list.refs {
+			state = append(state, list.refs[n].Name, list.refs[n].OID)
+		}
+		list.state = fingerprint(state...)
+	})
+	return list
 }
 
 // pageOfRefs returns the page of refs at the cursor.
