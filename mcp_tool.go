@@ -191,6 +191,7 @@ func (c *mcpCall) newRPC(method string, params any) (*call, error) {
 		return nil, err
 	}
 	call.libID, call.machineID, call.token = c.target.libID, c.target.machineID, c.target.caller.label()
+	call.caller = c.target.callerID
 	return call, nil
 }
 
