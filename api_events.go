@@ -194,11 +194,11 @@ func (s *events) serve(w http.ResponseWriter, r *http.Request) {
 	if all {
 		lastID = nil
 	}
-	caller, most := "", 0
-	if q := callerRequestOf(w); q != nil {
-		caller, most = q.id, q.limits.streams
+	q, most := callerRequestOf(w), 0
+	if q != nil {
+		most = q.limits.streams
 	}
-	sub, ok := s.subscribe(lastID, caller, most)
+	sub, ok := s.subscribe(lastID, q.caller(), most)
 	if !ok {
 		w.Header().Set("Retry-After", "10")
 		writeProblem(w, http.StatusServiceUnavailable, codeCapacity, "the scheduler is stopping")

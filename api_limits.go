@@ -131,6 +131,14 @@ func callerRequestOf(w http.ResponseWriter) *callerRequest {
 	return q
 }
 
+// caller returns the name of the caller, "" for a request without limits.
+func (q *callerRequest) caller() string {
+	if q == nil {
+		return ""
+	}
+	return q.id
+}
+
 // unlimited reports whether the requests of a route are not counted: a health check
 // must never fail because others flood, and links have a limit of their own.
 func unlimited(pattern string) bool {

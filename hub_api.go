@@ -316,6 +316,7 @@ func (h *hubAPI) answer(w http.ResponseWriter, r *http.Request, find target) {
 		return
 	}
 	c.libID, c.machineID, c.token = r.PathValue("lib_id"), r.PathValue("machine_id"), callerOf(r).name
+	c.caller = callerRequestOf(w).caller()
 	if strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
 		h.stream(w, r, c, find)
 		return

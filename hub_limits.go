@@ -33,6 +33,11 @@ type machineLoad struct {
 	mu    sync.Mutex // guards the fields below
 	calls int
 	bytes int
+
+	// Of the calls without clones, which the daemon runs beside them (hub_share.go).
+	shares  []*callerShare
+	waiting int       // calls in shares that wait
+	swept   time.Time // when those that are idle were removed last
 }
 
 // begin counts a call with params of some bytes. The error is an *apiError.

@@ -36,6 +36,7 @@ type call struct {
 	watch   *progressWatch          // nil if no caller wants the progress
 	message []byte                  // the daemon's answer, of which the result is a part
 	via     atomic.Pointer[hubConn] // the link that it went out by last
+	caller  string                  // as callerOfRequest names it; "" where it has no limits
 
 	// What GET /activity and the log show; set before perform.
 	libID, machineID string // of the route
@@ -235,8 +236,17 @@ func (h *hub) perform(ctx context.Context, c *call, find target) (result json.Ra
 		if err := conn.load.begin(len(c.params)); err != nil {
 			return nil, err
 		}
+		if c.method != cloneMethod {
+			if err := conn.load.enter(ctx, c.caller, conn.done); err != nil {
+				conn.load.end(len(c.params))
+				return nil, deliveryError(err)
+			}
+		}
 		c.via.Store(conn)
 		r := conn.peer.exchange(ctx, c.method, c.params, c.sending(h, conn))
+		if c.method != cloneMethod {
+			conn.load.leave(c.caller)
+		}
 		conn.load.end(len(c.params))
 		result, err := r.result, r.err
 		c.message = r.message

@@ -49,6 +49,7 @@ type mcpTarget struct {
 	methods          []string      // of the machine; nil if they are not known
 	readOnly         bool
 	caller           *apiToken
+	callerID         string // as callerOfRequest names it
 }
 
 // offers reports whether the target has the tool.
@@ -107,7 +108,7 @@ func knownMethods(view machineView) []string {
 
 // serve answers one POST.
 func (m *mcpAPI) serve(w http.ResponseWriter, r *http.Request, t *mcpTarget) {
-	t.caller = callerOf(r)
+	t.caller, t.callerID = callerOf(r), callerRequestOf(w).caller()
 	body, err := readBody(w, r, maxBody)
 	if err != nil {
 		m.send(w, newMCPFault(http.StatusBadRequest, nil, codeParseError, "Parse error: %v", err))

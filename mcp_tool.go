@@ -47,7 +47,21 @@ type mcpReads struct {
 // newMCPTool returns a tool that calls a typed function. P is a struct with the
 // tags json and doc; its schema uses only keywords that all model providers take.
 func newMCPTool[P any](name, description string, hints any, methods []string, run func(context.Context, *mcpCall, P) (*mcpAnswer, error)) *mcpTool {
-	tool := &mcpTool{name: name, methods: methods, arguments: jsonFields(reflect.TypeFor[P]())}
+	tool := newUntypedTool(name, description, hints, methods, reflect.TypeFor[P]())
+	tool.run = func(ctx context.Context, c *mcpCall, arguments json.RawMessage) (*mcpAnswer, error) {
+		var p P
+		if err := tool.decode(arguments, &p); err != nil {
+			return nil, err
+		}
+		return run(ctx, c, p)
+	}
+	return tool
+}
+
+// newUntypedTool returns a tool without its function. It is no part of newMCPTool, of
+// which the program has a copy for each tool.
+func newUntypedTool(name, description string, hints any, methods []string, params reflect.Type) *mcpTool {
+	tool := &mcpTool{name: name, methods: methods, arguments: jsonFields(params)}
 	input := &schema{Type: "object", Properties: map[string]*schema{}}
 	types := newSchemas()
 	for _, f := range tool.arguments {
@@ -64,13 +78,6 @@ func newMCPTool[P any](name, description string, hints any, methods []string, ru
 		Annotations any     `json:"annotations,omitempty"`
 	}{name, description, input, hints})
 	tool.definition = buf.Bytes()
-	tool.run = func(ctx context.Context, c *mcpCall, arguments json.RawMessage) (*mcpAnswer, error) {
-		var p P
-		if err := tool.decode(arguments, &p); err != nil {
-			return nil, err
-		}
-		return run(ctx, c, p)
-	}
 	return tool
 }
 
@@ -191,6 +198,7 @@ func (c *mcpCall) newRPC(method string, params any) (*call, error) {
 		return nil, err
 	}
 	call.libID, call.machineID, call.token = c.target.libID, c.target.machineID, c.target.caller.label()
+	call.caller = c.target.callerID
 	return call, nil
 }
 

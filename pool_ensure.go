@@ -81,6 +81,8 @@ type admission struct {
 }
 
 // admit looks for libID's entry, and makes one if nothing is in its way.
+//
+//go:noinline // it is called in two places, and each copy counts in the size of a release
 func (p *pool) admit(libID string) (found admission) {
 	p.update(func(s *poolState) {
 		e, now := s.entries[libID], time.Now()

@@ -269,7 +269,8 @@ API token is set, except through a Unix socket.
 		"those of `/events`, of a log with `follow=1` and of calls with `Accept: text/event-stream`. An answer that does not fit any more is refused, too:\n" +
 		"ask again when others were taken. A caller gets 500 refusals a second after the first 100, and further ones wait; requests without a valid token\n" +
 		"count as those of one caller. `/livez`, `/readyz` and `/health` are never refused. For one machine at most 2,000 calls wait, with 64 MiB\n" +
-		"of params. After 10,000 handshakes at once, users' daemons are accepted at the rate of `--max-handshakes`.\n\n")
+		"of params. While several callers have calls for one machine, its daemon gets 64 of them at a time, clones not counted, the same number from each\n" +
+		"caller and at least 4, and the others wait; a caller alone has no such limit. After 10,000 handshakes at once, users' daemons are accepted at the rate of `--max-handshakes`.\n\n")
 	for _, e := range examples {
 		if e.path == "" {
 			continue
