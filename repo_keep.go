@@ -19,7 +19,7 @@ const (
 	coarseTime = 10 * time.Millisecond
 )
 
-// sight is what look finds at a path.
+// sight says what look finds at a path.
 type sight int
 
 const (
@@ -28,7 +28,7 @@ const (
 	present
 )
 
-// lookedAt is what a repository depends on at one path.
+// lookedAt describes what a repository depends on at one path.
 type lookedAt struct {
 	path  string
 	found sight
