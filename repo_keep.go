@@ -13,7 +13,7 @@ const (
 	// request.
 	maxLooks = 1000
 	// clockTick is longer than the tick of the clock that Linux takes the times of files
-	// from (10 ms with CONFIG_HZ=100). A time that is no multiple of coarseTime comes from
+	// from (10 ms with CONFIG_HZ=100). A time that is not a multiple of coarseTime comes from
 	// a file system that does not round them to more.
 	clockTick  = 50 * time.Millisecond
 	coarseTime = 10 * time.Millisecond
