@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -184,7 +183,7 @@ func (h *hubAPI) listMachines(w http.ResponseWriter, r *http.Request) {
 		last = views[len(views)-1].MachineID
 	}
 	caller := callerOf(r)
-	views = slices.DeleteFunc(views, func(v machineView) bool { return !caller.mayUseMachine(v.MachineID) })
+	views = dropIf(views, func(v *machineView) bool { return !caller.mayUseMachine(v.MachineID) })
 	if h.peers.wanted(r) {
 		writeJSON(w, http.StatusOK, h.peers.machines(r, after, limit, views, last))
 		return
