@@ -429,6 +429,8 @@ func (h *hubAPI) stream(w http.ResponseWriter, r *http.Request, c *call, find ta
 }
 
 // logWriteError notes a client that does not take its answer.
+//
+//go:noinline // each copy counts in the size of a release
 func (h *hubAPI) logWriteError(err error) {
 	if err != nil {
 		h.log.Debug("a client did not take its answer", "error", err)
