@@ -315,7 +315,7 @@ func (a *api) listDaemons(w http.ResponseWriter, r *http.Request) {
 	}
 	caller, last := callerOf(r), ""
 	list := daemonList{Max: a.pool.maxDaemons}
-	list.Daemons = slices.DeleteFunc(a.pool.list(), func(e poolEntry) bool { return e.LibID <= after || !caller.mayUseLibrary(e.LibID) })
+	list.Daemons = dropIf(a.pool.list(), func(e *poolEntry) bool { return e.LibID <= after || !caller.mayUseLibrary(e.LibID) })
 	if len(list.Daemons) > limit {
 		list.Daemons = list.Daemons[:limit]
 		last = list.Daemons[limit-1].LibID

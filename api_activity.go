@@ -118,7 +118,7 @@ func (l *requestLog) failed(f failedRequest) {
 // recentLocked returns the failures that are not too old. An entry from the future,
 // as after the clock was set back, goes too.
 func (l *requestLog) recentLocked(now time.Time) []failedRequest {
-	return slices.DeleteFunc(l.failures, func(f failedRequest) bool {
+	return dropIf(l.failures, func(f *failedRequest) bool {
 		age := now.Sub(f.At)
 		return age > failureAge || age < -failureAge
 	})
@@ -155,7 +155,7 @@ func (l *requestLog) view(now time.Time) activityView {
 // GET /activity
 func (a *api) getActivity(w http.ResponseWriter, r *http.Request) {
 	caller, view := callerOf(r), a.requests.view(time.Now())
-	view.Requests = slices.DeleteFunc(view.Requests, func(q runningRequest) bool { return !caller.mayUseEither(q.MachineID, q.LibID) })
-	view.Failures = slices.DeleteFunc(view.Failures, func(f failedRequest) bool { return !caller.mayUseEither(f.MachineID, f.LibID) })
+	view.Requests = dropIf(view.Requests, func(q *runningRequest) bool { return !caller.mayUseEither(q.MachineID, q.LibID) })
+	view.Failures = dropIf(view.Failures, func(f *failedRequest) bool { return !caller.mayUseEither(f.MachineID, f.LibID) })
 	writeJSON(w, http.StatusOK, view)
 }

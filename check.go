@@ -31,6 +31,8 @@ func (c *checklist) report(what string, err error, detail string) {
 }
 
 // note prints an error that is not a failure, because the program can do without.
+//
+//go:noinline // each copy counts in the size of a release
 func (c *checklist) note(err error) {
 	if err != nil {
 		fmt.Fprintf(c.w, "note %v\n", err)

@@ -48,6 +48,8 @@ type gitRunner struct {
 const maxGitVersion = 100
 
 // version returns the version of git, such as "2.39.5", or "" if it is unknown.
+//
+//go:noinline // each copy counts in the size of a release
 func (g *gitRunner) version() string {
 	g.versionDone.Wait()
 	return g.versionText

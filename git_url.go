@@ -315,6 +315,8 @@ func checkURLPath(p string) error {
 	return nil
 }
 
+//
+//go:noinline // each copy counts in the size of a release
 func hasControl(s string) bool {
 	return strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f })
 }

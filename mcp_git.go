@@ -254,7 +254,7 @@ func runCallMethod(ctx context.Context, c *mcpCall, args callMethodArgs) (*mcpAn
 // such method.
 func (c *mcpCall) methodUsage(name string) string {
 	if m := c.hub.methods[name]; m != nil {
-		fields := slices.DeleteFunc(jsonFields(m.params), func(f jsonField) bool { return strings.HasSuffix(f.name, "_base64") })
+		fields := dropIf(jsonFields(m.params), func(f *jsonField) bool { return strings.HasSuffix(f.name, "_base64") })
 		return "Params of " + name + ": " + describeFields(fields) + "."
 	}
 	if slices.Contains(c.target.methods, name) {

@@ -87,6 +87,8 @@ func listedName(dir mcpPath, name, nameBase64 string) string {
 
 // cutText returns at most limit bytes of a text, in whole characters, with an
 // ellipsis where it was cut.
+//
+//go:noinline // each copy counts in the size of a release
 func cutText(text string, limit int) string {
 	if len(text) <= limit {
 		return text

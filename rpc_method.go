@@ -64,19 +64,22 @@ type commonParams struct {
 // newMethod returns a method that calls a typed function. Params are decoded by
 // name; unknown ones are ignored.
 func newMethod[P, R any](name, summary string, call func(context.Context, P) (R, error)) *method {
-	return &method{
-		name:    name,
-		summary: summary,
-		params:  reflect.TypeFor[P](),
-		result:  reflect.TypeFor[R](),
-		call: func(ctx context.Context, params json.RawMessage) (any, error) {
-			var p P
-			if err := decodeParams(params, &p); err != nil {
-				return nil, err
-			}
-			return call(ctx, p)
-		},
+	m := newUntypedMethod(name, summary, reflect.TypeFor[P](), reflect.TypeFor[R]())
+	m.call = func(ctx context.Context, params json.RawMessage) (any, error) {
+		var p P
+		if err := decodeParams(params, &p); err != nil {
+			return nil, err
+		}
+		return call(ctx, p)
 	}
+	return m
+}
+
+// newUntypedMethod returns a method without its function.
+//
+//go:noinline // newMethod is compiled for each method, and each copy counts in the size of a release
+func newUntypedMethod(name, summary string, params, result reflect.Type) *method {
+	return &method{name: name, summary: summary, params: params, result: result}
 }
 
 // fails adds errors that this method may return, in addition to those of every

@@ -10,6 +10,8 @@ const plainWidth = 80
 
 // columns returns how many columns of a terminal a text takes. It knows wide
 // characters and those that combine with the one before.
+//
+//go:noinline // each copy counts in the size of a release
 func columns(text string) (n int) {
 	for _, r := range text {
 		n += runeColumns(r)
