@@ -72,16 +72,20 @@ func (a *access) lookPlain(path string, place bool) *lookedAt {
 	if !ok || root.quick.isRemote {
 		return l
 	}
-	info, err := a.describePlain(root, rel)
+	l.set(a.describePlain(root, rel))
+	return l
+}
+
+// set sets what was found: a description, or an error.
+func (l *lookedAt) set(info entryInfo, err error) {
 	switch {
-	case err == nil && place:
+	case err == nil && l.place:
 		l.found, l.info = present, entryInfo{mode: info.mode, id: info.id}
 	case err == nil:
 		l.found, l.info = present, info
 	case errors.Is(err, fs.ErrNotExist), isNotDirectory(err):
 		l.found = missing
 	}
-	return l
 }
 
 // isSettled reports whether another change of the file would be seen: one within the
@@ -159,12 +163,47 @@ func (k *keptViews) findRepo(given string) *repository {
 	if kept == nil {
 		return nil
 	}
-	for _, l := range kept.looks {
-		if now := kept.repo.access.lookPlain(l.path, l.place); *now != *l {
+	for rest := kept.looks; len(rest) > 0; {
+		n := 1
+		for dir := filepath.Dir(rest[0].path); n < len(rest) && filepath.Dir(rest[n].path) == dir; n++ {
+		}
+		if !kept.repo.access.areSame(rest[:n]) {
 			return nil
 		}
+		rest = rest[n:]
 	}
 	return kept.repo
+}
+
+// areSame reports whether the files at paths in one directory are as they were.
+func (a *access) areSame(looks []*lookedAt) bool {
+	const few = 3 // to look for without opening the directory
+	if len(looks) <= few {
+		for _, l := range looks {
+			if *a.lookPlain(l.path, l.place) != *l {
+				return false
+			}
+		}
+		return true
+	}
+	root, rel, ok := a.quickPath(filepath.Dir(looks[0].path))
+	if !ok {
+		return false
+	}
+	names := make([]string, len(looks))
+	for n, l := range looks {
+		names[n] = filepath.Base(l.path)
+	}
+	same := 0
+	err := statEachBeneath(root.quick.conn, rel, names, func(n int, info entryInfo, err error) bool {
+		now := lookedAt{path: looks[n].path, place: looks[n].place}
+		now.set(info, err)
+		if now == *looks[n] {
+			same++
+		}
+		return same == n+1
+	})
+	return err == nil && same == len(looks)
 }
 
 // keepRepo keeps a repository that was just read, in place of an older state, if a
