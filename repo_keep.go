@@ -40,6 +40,7 @@ type lookedAt struct {
 type looks struct {
 	began   time.Time
 	list    []*lookedAt
+	bytes   int  // of the content of files
 	partial bool // something was read that cannot be recorded
 }
 
@@ -129,18 +130,8 @@ func (r *repository) lookAround(given string, start resolvedPath) {
 
 // memory is about the size of the repository in memory.
 func (r *repository) memory() int {
-	const entry, listed = 100, 200 // bytes beside the texts
-	size := len(r.shallow)
-	for _, ref := range r.refs {
-		size += len(ref.name) + len(ref.oid) + len(ref.peeled) + entry + listed
-	}
-	for name, target := range r.symrefs {
-		size += len(name) + len(target) + entry + listed
-	}
-	for _, s := range r.config {
-		size += len(s.subsection) + len(s.value) + entry
-	}
-	return size
+	const ref, setting = 400, 200 // with what vcs/refs keeps
+	return r.seen.bytes + ref*(len(r.refs)+len(r.symrefs)) + setting*len(r.config)
 }
 
 // keptRepo is a repository that was read, which takes longer than a page of most
@@ -210,8 +201,8 @@ func (a *access) areSame(looks []*lookedAt) bool {
 // change of it would be seen.
 func (k *keptViews) keepRepo(given string, r *repository) {
 	seen := r.seen
-	r.seen = nil // from now on requests share it
 	keep := !seen.partial && r.memory() <= maxKeptView
+	r.seen = nil // from now on requests share it
 	for _, l := range seen.list {
 		keep = keep && l.isSettled(seen.began)
 	}
