@@ -214,6 +214,7 @@ func (k *keptViews) keepRepo(given string, r *repository) {
 	}
 }
 
+//go:noinline // each copy counts in the size of a release
 func (k *keptViews) takeRepoLocked(given string) *keptRepo {
 	for n, kept := range k.repos {
 		if kept.given == given {
