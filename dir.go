@@ -290,12 +290,28 @@ func safeRel(rel string) bool {
 	return filepath.IsLocal(filepath.FromSlash(rel)) && !hasSecretName(rel)
 }
 
-// readDir returns the entries of a directory below root, in no order.
-func readDir(root *os.Root, rel string) ([]fs.DirEntry, error) {
-	f, err := root.Open(rel)
+// readDir returns the names and types of the entries of a directory below root, in no
+// order. It describes no entry whose type the directory has, as os.Root would.
+func readDir(root *os.Root, rel string) ([]dirEntryName, error) {
+	d, err := openDirBelow(root, rel)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() // nothing is written
-	return f.ReadDir(-1)
+	defer d.close()
+	var entries []dirEntryName
+	err = d.read(func(name string, typ fs.FileMode) error {
+		if typ == typeUnknown {
+			info, err := d.lstat(name)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // removed since it was listed
+			}
+			if err != nil {
+				return err
+			}
+			typ = info.mode.Type()
+		}
+		entries = append(entries, dirEntryName{name: name, typ: typ})
+		return nil
+	})
+	return entries, err
 }

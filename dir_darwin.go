@@ -43,9 +43,13 @@ func exchangeNames(fromDir *os.File, from string, toDir *os.File, to string) err
 	return err
 }
 
-// statBeneath and openBeneath are for Linux, which can look a path up in one step.
+// statBeneath and its like are for Linux, which can look a path up in one step.
 func statBeneath(syscall.RawConn, string) (entryInfo, uint64, error) {
 	return entryInfo{}, 0, errors.ErrUnsupported
+}
+
+func statEachBeneath(syscall.RawConn, string, []string, func(int, entryInfo, error) bool) error {
+	return errors.ErrUnsupported
 }
 
 func openBeneath(syscall.RawConn, string) (*os.File, fileID, error) {

@@ -117,6 +117,27 @@ func statBeneath(dir syscall.RawConn, rel string) (info entryInfo, links uint64,
 	return describe(&st), uint64(st.Nlink), errors.Join(err, rawErr)
 }
 
+// statEachBeneath calls each with the description of each of the files in the directory
+// called rel below a directory, until it returns false. It fails like statBeneath, but
+// describes symlinks and other mounts.
+func statEachBeneath(dir syscall.RawConn, rel string, names []string, each func(n int, info entryInfo, err error) bool) (err error) {
+	rawErr := dir.Control(func(fd uintptr) {
+		var at int
+		if at, err = openat2Beneath(fd, rel, unix.O_PATH|unix.O_DIRECTORY); err != nil {
+			return
+		}
+		for n, name := range names {
+			var st unix.Stat_t
+			statErr := unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+			if !each(n, describe(&st), statErr) {
+				break
+			}
+		}
+		_ = unix.Close(at) // nothing was written
+	})
+	return errors.Join(err, rawErr)
+}
+
 // openBeneath opens the file called rel below a directory for reading, and returns
 // its identity. It fails like statBeneath.
 func openBeneath(dir syscall.RawConn, rel string) (file *os.File, id fileID, err error) {

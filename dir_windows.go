@@ -247,9 +247,13 @@ func (d *dirHandle) link(string, *dirHandle) error { return errors.ErrUnsupporte
 // exchangeNames has no form here.
 func exchangeNames(*os.File, string, *os.File, string) error { return errors.ErrUnsupported }
 
-// statBeneath and openBeneath are for Linux, which can look a path up in one step.
+// statBeneath and its like are for Linux, which can look a path up in one step.
 func statBeneath(syscall.RawConn, string) (entryInfo, uint64, error) {
 	return entryInfo{}, 0, errors.ErrUnsupported
+}
+
+func statEachBeneath(syscall.RawConn, string, []string, func(int, entryInfo, error) bool) error {
+	return errors.ErrUnsupported
 }
 
 func openBeneath(syscall.RawConn, string) (*os.File, fileID, error) {

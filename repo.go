@@ -303,6 +303,9 @@ func (r *repository) optional(dir resolvedPath, name string, limit int64) ([]byt
 	}
 	if p, f, info, ok := r.access.openPlain(path); ok {
 		defer f.Close() // only read
+		if r.seen != nil {
+			r.seen.bytes += int(info.Size())
+		}
 		return r.access.readOpen(p, f, info, limit)
 	}
 	p, err := r.access.within(path)

@@ -40,6 +40,7 @@ type lookedAt struct {
 type looks struct {
 	began   time.Time
 	list    []*lookedAt
+	bytes   int  // of the content of files
 	partial bool // something was read that cannot be recorded
 }
 
@@ -72,16 +73,20 @@ func (a *access) lookPlain(path string, place bool) *lookedAt {
 	if !ok || root.quick.isRemote {
 		return l
 	}
-	info, err := a.describePlain(root, rel)
+	l.set(a.describePlain(root, rel))
+	return l
+}
+
+// set sets what was found: a description, or an error.
+func (l *lookedAt) set(info entryInfo, err error) {
 	switch {
-	case err == nil && place:
+	case err == nil && l.place:
 		l.found, l.info = present, entryInfo{mode: info.mode, id: info.id}
 	case err == nil:
 		l.found, l.info = present, info
 	case errors.Is(err, fs.ErrNotExist), isNotDirectory(err):
 		l.found = missing
 	}
-	return l
 }
 
 // isSettled reports whether another change of the file would be seen: one within the
@@ -125,18 +130,8 @@ func (r *repository) lookAround(given string, start resolvedPath) {
 
 // memory is about the size of the repository in memory.
 func (r *repository) memory() int {
-	const entry, listed = 100, 200 // bytes beside the texts
-	size := len(r.shallow)
-	for _, ref := range r.refs {
-		size += len(ref.name) + len(ref.oid) + len(ref.peeled) + entry + listed
-	}
-	for name, target := range r.symrefs {
-		size += len(name) + len(target) + entry + listed
-	}
-	for _, s := range r.config {
-		size += len(s.subsection) + len(s.value) + entry
-	}
-	return size
+	const ref, setting = 400, 200 // with what vcs/refs keeps
+	return r.seen.bytes + ref*(len(r.refs)+len(r.symrefs)) + setting*len(r.config)
 }
 
 // keptRepo is a repository that was read, which takes longer than a page of most
@@ -159,20 +154,55 @@ func (k *keptViews) findRepo(given string) *repository {
 	if kept == nil {
 		return nil
 	}
-	for _, l := range kept.looks {
-		if now := kept.repo.access.lookPlain(l.path, l.place); *now != *l {
+	for rest := kept.looks; len(rest) > 0; {
+		n := 1
+		for dir := filepath.Dir(rest[0].path); n < len(rest) && filepath.Dir(rest[n].path) == dir; n++ {
+		}
+		if !kept.repo.access.areSame(rest[:n]) {
 			return nil
 		}
+		rest = rest[n:]
 	}
 	return kept.repo
+}
+
+// areSame reports whether the files at paths in one directory are as they were.
+func (a *access) areSame(looks []*lookedAt) bool {
+	const few = 3 // to look for without opening the directory
+	if len(looks) <= few {
+		for _, l := range looks {
+			if *a.lookPlain(l.path, l.place) != *l {
+				return false
+			}
+		}
+		return true
+	}
+	root, rel, ok := a.quickPath(filepath.Dir(looks[0].path))
+	if !ok {
+		return false
+	}
+	names := make([]string, len(looks))
+	for n, l := range looks {
+		names[n] = filepath.Base(l.path)
+	}
+	same := 0
+	err := statEachBeneath(root.quick.conn, rel, names, func(n int, info entryInfo, err error) bool {
+		now := lookedAt{path: looks[n].path, place: looks[n].place}
+		now.set(info, err)
+		if now == *looks[n] {
+			same++
+		}
+		return same == n+1
+	})
+	return err == nil && same == len(looks)
 }
 
 // keepRepo keeps a repository that was just read, in place of an older state, if a
 // change of it would be seen.
 func (k *keptViews) keepRepo(given string, r *repository) {
 	seen := r.seen
-	r.seen = nil // from now on requests share it
 	keep := !seen.partial && r.memory() <= maxKeptView
+	r.seen = nil // from now on requests share it
 	for _, l := range seen.list {
 		keep = keep && l.isSettled(seen.began)
 	}
@@ -184,6 +214,7 @@ func (k *keptViews) keepRepo(given string, r *repository) {
 	}
 }
 
+//go:noinline // each copy counts in the size of a release
 func (k *keptViews) takeRepoLocked(given string) *keptRepo {
 	for n, kept := range k.repos {
 		if kept.given == given {

@@ -71,6 +71,7 @@ func writeRepo(t *testing.T, dir, branch string) {
 	writeFiles(t, dir, map[string]string{
 		".git/HEAD": "ref: refs/heads/" + branch + "\n", ".git/config": "[core]\nbare = false\n",
 		".git/refs/heads/" + branch: "2222222222222222222222222222222222222222\n", ".git/refs/tags/deep/old": other,
+		".git/refs/tags/many/a": other, ".git/refs/tags/many/b": other, ".git/refs/tags/many/c": other, ".git/refs/tags/many/d": other,
 		".git/objects/info/packs": "", ".git/objects/pack/y": "", "sub/file": "",
 	})
 }
@@ -113,21 +114,24 @@ func TestKeptRepositoryIsReadAgain(t *testing.T) {
 			info, err := os.Stat(path)
 			must(t, err, os.WriteFile(path, []byte(other+"\n"), 0o600), os.Chtimes(path, info.ModTime(), info.ModTime()))
 		}, ref("refs/heads/main", other)},
-		"a new reference":        {"", write(".git/refs/heads/topic/x", other), ref("refs/heads/topic/x", other)},
-		"a new one, deeper":      {"", write(".git/refs/tags/deep/er", other), ref("refs/tags/deep/er", other)},
-		"packed-refs":            {"", write(".git/packed-refs", other+" refs/tags/p\n"), ref("refs/tags/p", other)},
-		"a reference less":       {"", func(t *testing.T, g rig) { must(t, os.Remove(filepath.Join(g.repo, ".git/refs/tags/deep/old"))) }, ref("refs/tags/deep/old", "")},
-		"HEAD":                   {"", write(".git/HEAD", other), func(r *repository) bool { return r.head == other }},
-		"shallow":                {"", write(".git/shallow", other), func(r *repository) bool { return string(r.shallow) == other }},
-		"configuration":          {"", write(".git/config", "[core]\nbare = true\n"), func(r *repository) bool { return r.bare }},
-		"an object directory":    {"", write(".git/objects/pack/x", ""), func(*repository) bool { return true }},
-		"a pack that leads out":  {"", linkOut(".git/objects/pack/pack-1.pack"), nil},
-		"packs that lead out":    {"", linkOut(".git/objects/pack"), nil},
-		"objects that lead out":  {"", linkOut(".git/objects"), nil},
-		"references leading out": {"", linkOut(".git/refs"), nil},
-		"HEAD that leads out":    {"", linkOut(".git/HEAD"), nil},
-		".git that leads out":    {"", linkOut(".git"), nil},
-		"a path that leads out":  {"", linkOut(""), nil},
+		"a new reference":         {"", write(".git/refs/heads/topic/x", other), ref("refs/heads/topic/x", other)},
+		"a new one, deeper":       {"", write(".git/refs/tags/deep/er", other), ref("refs/tags/deep/er", other)},
+		"one of many references":  {"", write(".git/refs/tags/many/d", "2222222222222222222222222222222222222222"), ref("refs/tags/many/d", "2222222222222222222222222222222222222222")},
+		"one of many leading out": {"", linkOut(".git/refs/tags/many/c"), ref("refs/tags/many/c", "")},
+		"many references less":    {"", func(t *testing.T, g rig) { must(t, os.RemoveAll(filepath.Join(g.repo, ".git/refs/tags/many"))) }, ref("refs/tags/many/a", "")},
+		"packed-refs":             {"", write(".git/packed-refs", other+" refs/tags/p\n"), ref("refs/tags/p", other)},
+		"a reference less":        {"", func(t *testing.T, g rig) { must(t, os.Remove(filepath.Join(g.repo, ".git/refs/tags/deep/old"))) }, ref("refs/tags/deep/old", "")},
+		"HEAD":                    {"", write(".git/HEAD", other), func(r *repository) bool { return r.head == other }},
+		"shallow":                 {"", write(".git/shallow", other), func(r *repository) bool { return string(r.shallow) == other }},
+		"configuration":           {"", write(".git/config", "[core]\nbare = true\n"), func(r *repository) bool { return r.bare }},
+		"an object directory":     {"", write(".git/objects/pack/x", ""), func(*repository) bool { return true }},
+		"a pack that leads out":   {"", linkOut(".git/objects/pack/pack-1.pack"), nil},
+		"packs that lead out":     {"", linkOut(".git/objects/pack"), nil},
+		"objects that lead out":   {"", linkOut(".git/objects"), nil},
+		"references leading out":  {"", linkOut(".git/refs"), nil},
+		"HEAD that leads out":     {"", linkOut(".git/HEAD"), nil},
+		".git that leads out":     {"", linkOut(".git"), nil},
+		"a path that leads out":   {"", linkOut(""), nil},
 		"alternates": {"", func(t *testing.T, g rig) {
 			writeFiles(t, g.repo, map[string]string{".git/objects/info/alternates": g.outside + "\n"})
 		}, nil},

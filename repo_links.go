@@ -45,18 +45,21 @@ func (l *linkCheck) below(dir resolvedPath, depth int) error {
 		return l.access.wireError(err, dir.abs)
 	}
 	for _, e := range entries {
-		sub := resolvedPath{root: dir.root, rel: filepath.Join(dir.rel, e.Name()), abs: filepath.Join(dir.abs, e.Name())}
-		isDir := e.IsDir()
+		if e.typ.IsRegular() {
+			continue
+		}
+		sub := resolvedPath{root: dir.root, rel: filepath.Join(dir.rel, e.name), abs: filepath.Join(dir.abs, e.name)}
+		isDir := e.typ.IsDir()
 		switch {
-		case e.Type()&fs.ModeSymlink != 0:
+		case e.typ&fs.ModeSymlink != 0:
 			l.lookAt(sub.abs)
 			if sub, isDir, err = l.follow(sub.abs); err != nil {
 				return err
 			}
 			if isDir && !l.linkedDirs {
-				return gitFailure(gitCorrupt, "%s: is a symbolic link to a directory", showName(filepath.Join(dir.abs, e.Name())))
+				return gitFailure(gitCorrupt, "%s: is a symbolic link to a directory", showName(filepath.Join(dir.abs, e.name)))
 			}
-		case !isDir && !e.Type().IsRegular():
+		case !isDir:
 			return notRegular(sub.abs)
 		}
 		if isDir {

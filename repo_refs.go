@@ -134,19 +134,19 @@ func (l *looseRefs) read(dir string, depth int) error {
 		return err
 	}
 	for _, e := range entries {
-		rel := path.Join(dir, e.Name())
+		rel := path.Join(dir, e.name)
 		name := "refs/" + rel
 		switch {
-		case e.IsDir():
+		case e.typ.IsDir():
 			l.look(rel)
 			if err := l.read(rel, depth-1); err != nil {
 				return err
 			}
 		case !isRefName(name) || !l.wanted(name):
-		case e.Type()&fs.ModeSymlink != 0:
+		case e.typ&fs.ModeSymlink != 0:
 			l.look(rel)
 			l.readSymlink(name, rel)
-		case e.Type().IsRegular():
+		case e.typ.IsRegular():
 			l.look(rel)
 			text, err := readRefFile(l.root, rel)
 			if errors.Is(err, fs.ErrNotExist) {
@@ -189,14 +189,14 @@ func (l *looseRefs) readSymlink(name, rel string) {
 // maxRelists more times, and returns the entries of all listings. A file that is
 // renamed over another one while its directory is listed can be absent from the
 // list, although the name exists all the time (readdir(3)).
-func readChangingDir(root *os.Root, rel string) ([]fs.DirEntry, error) {
+func readChangingDir(root *os.Root, rel string) ([]dirEntryName, error) {
 	entries, err := readDir(root, rel)
 	if err != nil {
 		return nil, err
 	}
 	known := map[string]bool{}
 	for _, e := range entries {
-		known[e.Name()] = true
+		known[e.name] = true
 	}
 	for range maxRelists {
 		again, err := readDir(root, rel)
@@ -205,8 +205,8 @@ func readChangingDir(root *os.Root, rel string) ([]fs.DirEntry, error) {
 		}
 		before := len(entries)
 		for _, e := range again {
-			if !known[e.Name()] {
-				known[e.Name()] = true
+			if !known[e.name] {
+				known[e.name] = true
 				entries = append(entries, e)
 			}
 		}

@@ -273,8 +273,8 @@ func (v *gitView) copyIndex() error {
 		return r.access.wireError(err, r.gitDir.abs)
 	}
 	for _, e := range entries {
-		if id, ok := strings.CutPrefix(e.Name(), "sharedindex."); ok && isObjectID(id) {
-			if err := v.copyFile(e.Name()); err != nil {
+		if id, ok := strings.CutPrefix(e.name, "sharedindex."); ok && isObjectID(id) {
+			if err := v.copyFile(e.name); err != nil {
 				return err
 			}
 		}

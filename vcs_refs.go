@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"sync"
 )
@@ -68,18 +67,12 @@ func (g *gitReader) remoteRefs(ctx context.Context, url string, p refsParams, li
 	if err != nil {
 		return refsResult{}, err
 	}
-	refs := make([]refEntry, 0, len(list.refs))
-	state := []string{list.head, list.headOID}
+	var refs refListing
 	for _, ref := range list.refs {
-		refs = append(refs, refEntry{Name: ref.name, OID: ref.oid, PeeledOID: optionalString(ref.peeled)})
+		refs.add(ref.name, ref.oid, ref.peeled)
 	}
-	sortStableBy(refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
-	for _, ref := range refs {
-		state = append(state, ref.Name, ref.OID)
-	}
-	result := refsResult{Head: refsHead{optionalString(list.head), optionalString(list.headOID)}}
-	result.Refs, result.NextCursor, err = pageOfRefs(refs, p.Cursor, fingerprint("vcs/refs", "url", rm.key()), fingerprint(state...), limit)
-	return result, err
+	refs.finish(list.head, list.headOID)
+	return refs.page(p, fingerprint("vcs/refs", "url", rm.key()), limit)
 }
 
 // localRefs lists the references of a repository on this machine.
@@ -88,66 +81,73 @@ func (g *gitReader) localRefs(ctx context.Context, p refsParams, limit int) (ref
 	if err != nil {
 		return refsResult{}, err
 	}
-	list := repo.listed()
-	result := refsResult{Head: refsHead{optionalString(repo.headRef), optionalString(repo.head)}}
-	if result.Refs, result.NextCursor, err = pageOfRefs(list.refs, p.Cursor, fingerprint("vcs/refs", "path", repo.top.abs), list.state, limit); err != nil {
+	result, err := repo.listed().page(p, fingerprint("vcs/refs", "path", repo.top.abs), limit)
+	if err != nil {
 		return refsResult{}, err
 	}
 	return result, g.peel(ctx, repo, result.Refs)
 }
 
-// refListing is all references of a repository.
-type refListing struct {
-	once  sync.Once
-	refs  []refEntry // without what a page adds
-	state string     // fingerprint for cursors
-}
-
-// listed returns the references, which the caller does not change.
+// listed returns the references for vcs/refs, which the caller does not change.
 func (r *repository) listed() *refListing {
 	list := &r.listing
 	list.once.Do(func() {
-		list.refs = make([]refEntry, 0, len(r.refs)+len(r.symrefs))
 		for n := range r.refs {
-			list.refs = append(list.refs, refEntry{Name: r.refs[n].name, OID: r.refs[n].oid, PeeledOID: optionalString(r.refs[n].peeled)})
+			ref := &r.refs[n]
+			list.add(ref.name, ref.oid, ref.peeled)
 		}
 		for name := range r.symrefs {
 			if oid := r.refID(name); oid != "" { // a dangling reference is not listed
-				list.refs = append(list.refs, refEntry{Name: name, OID: oid})
+				list.add(name, oid, "")
 			}
 		}
-		sortBy(list.refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
-		state := []string{r.headRef, r.head}
-		for n := range list.refs {
-			state = append(state, list.refs[n].Name, list.refs[n].OID)
-		}
-		list.state = fingerprint(state...)
+		list.finish(r.headRef, r.head)
 	})
 	return list
 }
 
-// pageOfRefs returns the page of refs at the cursor.
-func pageOfRefs(refs []refEntry, given *string, request, state string, limit int) ([]refEntry, *string, error) {
-	cursor, err := startCursor(given, request, state)
-	if err != nil {
-		return nil, nil, err
+// refListing is all references of a repository.
+type refListing struct {
+	once  sync.Once // for listed
+	head  refsHead
+	refs  []refEntry // without what a page adds
+	state string     // fingerprint for cursors
+}
+
+//go:noinline // each copy counts in the size of a release
+func (l *refListing) add(name, oid, peeled string) {
+	l.refs = append(l.refs, refEntry{Name: name, OID: oid, PeeledOID: optionalString(peeled)})
+}
+
+// finish sorts the references after the last one was added.
+func (l *refListing) finish(headRef, head string) {
+	l.head = refsHead{optionalString(headRef), optionalString(head)}
+	sortStableBy(l.refs, func(a, b refEntry) int { return strings.Compare(a.Name, b.Name) })
+	state := []string{headRef, head}
+	for n := range l.refs {
+		state = append(state, l.refs[n].Name, l.refs[n].OID)
 	}
-	page := refs[min(cursor.At, int64(len(refs))):]
-	var next *string
+	l.state = fingerprint(state...)
+}
+
+// page returns the page at the cursor of p.
+func (l *refListing) page(p refsParams, request string, limit int) (refsResult, error) {
+	cursor, err := startCursor(p.Cursor, request, l.state)
+	if err != nil {
+		return refsResult{}, err
+	}
+	result := refsResult{Head: l.head}
+	page := l.refs[min(cursor.At, int64(len(l.refs))):]
 	if len(page) > limit {
 		page = page[:limit]
-		next = cursor.next(limit)
+		result.NextCursor = cursor.next(limit)
 	}
-	page = slices.Clone(page)
-	for n := range page {
-		page[n].Type = refType(page[n].Name)
-		page[n].NameBase64 = nameBase64(page[n].Name)
-		page[n].Name = showName(page[n].Name)
+	result.Refs = append([]refEntry{}, page...)
+	for n := range result.Refs {
+		ref := &result.Refs[n]
+		ref.Type, ref.NameBase64, ref.Name = refType(ref.Name), nameBase64(ref.Name), showName(ref.Name)
 	}
-	if page == nil {
-		page = []refEntry{}
-	}
-	return page, next, nil
+	return result, nil
 }
 
 // refType returns the type of a reference by its name.
