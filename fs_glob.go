@@ -82,7 +82,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, err
 	}
-	g := &globPage{ctx: ctx, access: f.access, filter: filter, start: dir, self: self, at: at, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs(), gitDirs: namedGitDirs{access: f.access, start: at.abs}}
+	g := &globPage{ctx: ctx, access: f.access, filter: filter, start: dir, self: self, at: at, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs(), denies: f.access.deniesBelow(at.abs), gitDirs: namedGitDirs{access: f.access, start: at.abs}}
 	var repo *repository
 	if respect {
 		repo = f.workTreeOf(at)
@@ -117,6 +117,7 @@ type globPage struct {
 	limit   int
 	cursor  pageCursor // at first where the page starts, at the end where it ends
 	secrets []fileID
+	denies  bool // a path below may be denied
 	gitDirs namedGitDirs
 
 	files   []globFile
@@ -129,13 +130,21 @@ type globPage struct {
 	chain   []entryInfo     // the directories from start to the current one
 }
 
+// fileOf returns a file as the page shows it. Its path is empty if no page does: it is
+// not a regular file, or one of the daemon's own.
+func (g *globPage) fileOf(rel string, info entryInfo) (file globFile) {
+	if info.mode.IsRegular() && !slices.Contains(g.secrets, info.id) {
+		file = globFile{Path: showName(rel), PathBase64: nameBase64(rel), Size: info.size, Mtime: wireTime(info.mtime)}
+	}
+	return file
+}
+
 // add appends a file to the page. It returns errEnough when the page is full.
-func (g *globPage) add(rel string, info entryInfo) error {
-	if !info.mode.IsRegular() || slices.Contains(g.secrets, info.id) {
+func (g *globPage) add(rel string, file globFile) error {
+	if file.Path == "" {
 		return nil
 	}
 	const rest = 120 // keys, punctuation, numbers and the time
-	file := globFile{Path: showName(rel), PathBase64: nameBase64(rel), Size: info.size, Mtime: wireTime(info.mtime)}
 	g.size += rest + jsonSize(file.Path) + len(file.PathBase64)
 	if len(g.files) == g.limit || g.size > maxPageBytes && len(g.files) > 0 {
 		g.more = true
@@ -225,7 +234,8 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 				g.skipped++ // removed, or not readable
 			} else {
 				before := len(g.files)
-				err = g.add(rel+n.name, info)
+				path := rel + n.name
+				err = g.add(path, g.fileOf(path, info))
 				if len(g.files) > before {
 					if state == "" {
 						state = chainState(g.chain)
@@ -262,7 +272,7 @@ func (g *globPage) child(d *dirHandle, name, rel, after string, rules *ignoreRul
 		return nil
 	}
 	defer sub.close()
-	if g.access.hides(filepath.Join(g.abs, rel), self.id, g.secrets) {
+	if self.id.known() && slices.Contains(g.secrets, self.id) || g.denies && g.access.covers(filepath.Join(g.abs, rel)) {
 		return nil
 	}
 	g.chain = append(g.chain, self)

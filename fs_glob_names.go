@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,14 +37,14 @@ type nameList struct {
 	dir     fileID // of the directory that was listed
 	index   fileFacts
 
-	sizes []namedInfo // of the first names, in order; nil once the list is kept
+	found []foundFile // of the first names, in order; nil once the list is kept
 }
 
-// namedInfo is a file and what lstat found.
-type namedInfo struct {
-	name string
-	info entryInfo
-	err  error
+// foundFile is what was found about a name: a file, none that a page shows, or that it
+// cannot be read.
+type foundFile struct {
+	file    globFile
+	skipped bool
 }
 
 // page returns up to limit names after the given one; ok reports whether the list
@@ -65,7 +67,10 @@ func (g *globPage) list(f *fsService, r *repository) error {
 	after := string(g.cursor.After)
 	if l, _ := f.names.find(g.cursor.Request).(*nameList); l != nil && after != "" && l.state == g.cursor.State && l.dir == g.self.id && l.index.equal(index) {
 		if names, more, ok := l.page(after, g.limit); ok {
-			changed, err := g.addNames(l, names, more)
+			found, changed, err := g.lookUp(g.ctx, names)
+			if err == nil {
+				g.addNames(l, names, found, more)
+			}
 			if err != nil || !changed.After(l.began.Add(-clockDifference)) {
 				if !g.more {
 					f.names.drop(g.cursor.Request)
@@ -88,17 +93,18 @@ func (g *globPage) list(f *fsService, r *repository) error {
 	}
 	g.cursor.State = l.state
 	names, more, _ := l.page(after, g.limit)
-	if _, err = g.addNames(l, names, more); err == nil && g.more {
+	g.addNames(l, names, l.found, more)
+	if g.more {
 		l.dir, l.index = g.self.id, index
 		f.names.keep(g.cursor.Request, l.kept(), maxKeptNameBytes)
 	}
-	return err
+	return nil
 }
 
 // kept returns the part of the list that is kept for other pages.
 func (l *nameList) kept() *nameList {
 	kept, size := *l, 0
-	kept.sizes = nil
+	kept.found = nil
 	for n, name := range l.names {
 		if size += len(name); n == maxKeptNames || size > maxKeptNameBytes {
 			kept.names, kept.more = slices.Clone(l.names[:n]), true
@@ -108,37 +114,70 @@ func (l *nameList) kept() *nameList {
 	return &kept
 }
 
-// addNames adds files to the page, up to its size. It returns the time of the last
-// change of a directory on the way to them.
-func (g *globPage) addNames(l *nameList, names []string, more bool) (changed time.Time, err error) {
-	below := &statBelow{access: g.access, abs: g.abs, start: g.start, self: g.self, changed: g.self.changed}
-	defer below.close()
+// addNames adds what was found about names to the page, up to its size.
+func (g *globPage) addNames(l *nameList, names []string, found []foundFile, more bool) {
 	g.skipped += l.skipped
-	sizes := l.sizes
-	for _, name := range names {
-		if err := g.tick(); err != nil {
-			return changed, err
+	g.files = make([]globFile, 0, len(names))
+	for n, name := range names {
+		if found[n].skipped {
+			g.skipped++
 		}
-		var info entryInfo
-		if len(sizes) > 0 && sizes[0].name == name {
-			info, err, sizes = sizes[0].info, sizes[0].err, sizes[1:]
-		} else {
-			info, err = below.lstat(name)
-		}
-		if err != nil {
-			if _, hidden := errors.AsType[*rpcError](err); !hidden && !errors.Is(err, fs.ErrNotExist) {
-				g.skipped++ // no right to read it, or behind a symlink
-			}
-			continue
-		}
-		if err := g.add(name, info); errors.Is(err, errEnough) {
-			return below.changed, nil
+		if g.add(name, found[n].file) != nil {
+			return // enough
 		}
 	}
 	if g.more = more; more {
 		g.cursor.After = []byte(names[len(names)-1])
 	}
-	return below.changed, nil
+}
+
+const (
+	// lookUps is how many goroutines look files up for one page, and lookUpBatch how
+	// many names one of them takes at a time: those of some directories.
+	lookUps     = 4
+	lookUpBatch = 256
+)
+
+// lookUp describes files. It returns the time of the last change of a directory on the
+// way to them.
+func (g *globPage) lookUp(ctx context.Context, names []string) (found []foundFile, changed time.Time, err error) {
+	found, changed = make([]foundFile, len(names)), g.self.changed
+	var next atomic.Int64
+	var mu sync.Mutex // guards changed
+	work := func() {
+		below := &statBelow{access: g.access, abs: g.abs, start: g.start, self: g.self, changed: g.self.changed}
+		defer below.close()
+		for ctx.Err() == nil {
+			first := int(next.Add(lookUpBatch)) - lookUpBatch
+			if first >= len(names) {
+				break
+			}
+			for n, name := range names[first:min(first+lookUpBatch, len(names))] {
+				beat(ctx)
+				info, err := below.lstat(name)
+				if err == nil {
+					found[first+n].file = g.fileOf(name, info)
+				} else if _, hidden := errors.AsType[*rpcError](err); !hidden && !errors.Is(err, fs.ErrNotExist) {
+					found[first+n].skipped = true // no right to read it, or behind a symlink
+				}
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if below.changed.After(changed) {
+			changed = below.changed
+		}
+	}
+	var helpers sync.WaitGroup
+	for range min(lookUps, runtime.GOMAXPROCS(0), (len(names)+lookUpBatch-1)/lookUpBatch) - 1 {
+		helpers.Go(work) // ends with the names
+	}
+	work()
+	helpers.Wait()
+	if ctx.Err() != nil {
+		return nil, changed, context.Cause(ctx)
+	}
+	return found, changed, nil
 }
 
 // listNames asks git for the names after the cursor, a page or as many as are kept.
@@ -151,11 +190,9 @@ func (g *globPage) listNames(f *fsService, r *repository) (*nameList, error) {
 	}
 	defer v.remove()
 	l := &nameList{after: string(g.cursor.After), began: time.Now()}
-	limit := max(g.limit, maxKeptNames)
-	tracked, others := &topK{after: l.after, limit: limit}, &topK{after: l.after, limit: limit}
 	ctx, stop := context.WithCancelCause(g.ctx)
 	defer stop(nil)
-	var sum, otherSum uint64
+	var others gitNames
 	var otherErr error
 	var search sync.WaitGroup
 	search.Go(func() { // ends with git
@@ -166,14 +203,11 @@ func (g *globPage) listNames(f *fsService, r *repository) (*nameList, error) {
 			}
 		}
 		command.check = func(ctx context.Context) error { return f.access.checkRules(ctx, r.work, g.at) }
-		if otherSum, otherErr = g.readNames(ctx, f.git, command, others, func() error { beat(ctx); return nil }); otherErr != nil {
+		if others, otherErr = g.readNames(ctx, f.git, command, func() error { beat(ctx); return nil }); otherErr != nil {
 			stop(otherErr)
 		}
 	})
-	sum, err = g.readNames(ctx, f.git, v.command("ls-files", "-z", "--cached", "--deduplicate"), tracked, g.tick)
-	if err == nil {
-		err = g.lookUp(ctx, l, tracked.sorted())
-	}
+	tracked, err := g.readNames(ctx, f.git, v.command("ls-files", "-z", "--cached", "--deduplicate"), g.tick)
 	if err != nil {
 		stop(err)
 	}
@@ -186,21 +220,49 @@ func (g *globPage) listNames(f *fsService, r *repository) (*nameList, error) {
 	case err != nil:
 		return nil, err
 	}
-	for _, e := range others.sorted() {
-		tracked.add(e)
-	}
-	for _, e := range tracked.sorted() {
-		l.names = append(l.names, e.name)
-	}
-	l.more = tracked.more || others.more
-	l.state = strconv.FormatUint(sum+otherSum, 36)
+	l.merge(tracked, others, g.limit)
+	l.state = strconv.FormatUint(tracked.sum+others.sum, 36)
 	return l, nil
 }
 
-// readNames runs git ls-files, adds the names that the filter selects to list, and
-// returns their checksum, which does not depend on their order. It calls tick for each
-// name.
-func (g *globPage) readNames(ctx context.Context, git *gitRunner, command gitCommand, list *topK, tick func() error) (sum uint64, err error) {
+// gitNames is the names that one run of git ls-files lists, in order.
+type gitNames struct {
+	names []string
+	found []foundFile // of the first names
+	more  bool        // others follow
+	sum   uint64      // checksum of all, which does not depend on their order
+}
+
+// merge sets the names of the list to those of both runs. The first limit ones of each
+// were looked up.
+func (l *nameList) merge(a, b gitNames, limit int) {
+	most := maxListedNames(limit)
+	l.more = a.more || b.more
+	l.names, l.found = make([]string, 0, min(len(a.names)+len(b.names), most)), make([]foundFile, 0, limit)
+	for x, y := 0, 0; x < len(a.names) || y < len(b.names); {
+		if len(l.names) == most {
+			l.more = true
+			break
+		}
+		from, at := &a, &x
+		if x == len(a.names) || y < len(b.names) && b.names[y] < a.names[x] {
+			from, at = &b, &y
+		}
+		l.names = append(l.names, from.names[*at])
+		if len(l.found) < limit {
+			l.found = append(l.found, from.found[*at])
+		}
+		*at++
+	}
+}
+
+// maxListedNames returns how many names of a list are in memory for a page.
+func maxListedNames(limit int) int { return max(limit, maxKeptNames) }
+
+// readNames runs git ls-files, and looks the first names that the filter selects up.
+// It calls tick for each name.
+func (g *globPage) readNames(ctx context.Context, git *gitRunner, command gitCommand, tick func() error) (list gitNames, err error) {
+	top := &topK{after: string(g.cursor.After), limit: maxListedNames(g.limit)}
 	command.dir = g.abs
 	err = git.stream(ctx, command, func(out *bufio.Reader) error {
 		return readRecords(out, func(record []byte) error {
@@ -208,34 +270,26 @@ func (g *globPage) readNames(ctx context.Context, git *gitRunner, command gitCom
 				return err
 			}
 			rel := string(record)
-			if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) || g.access.covers(filepath.Join(g.abs, rel)) {
+			if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) || g.denies && g.access.covers(filepath.Join(g.abs, rel)) {
 				return nil // a nested repository, or filtered out
 			}
 			hash := fnv.New64a()
 			_, _ = hash.Write(record) // a hash never fails
-			sum += hash.Sum64()
-			list.add(dirEntryName{key: rel, name: rel})
+			list.sum += hash.Sum64()
+			top.add(dirEntryName{key: rel, name: rel})
 			return nil
 		})
 	})
-	return sum, err
-}
-
-// lookUp sets the sizes of the first names.
-func (g *globPage) lookUp(ctx context.Context, l *nameList, names []dirEntryName) error {
-	below := &statBelow{access: g.access, abs: g.abs, start: g.start, self: g.self}
-	defer below.close()
-	names = names[:min(len(names), g.limit)]
-	l.sizes = make([]namedInfo, len(names))
-	for n, e := range names {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		beat(ctx)
-		info, err := below.lstat(e.name)
-		l.sizes[n] = namedInfo{e.name, info, err}
+	if err != nil {
+		return list, err
 	}
-	return nil
+	entries := top.sorted()
+	list.names, list.more = make([]string, len(entries)), top.more
+	for n, e := range entries {
+		list.names[n] = e.name
+	}
+	list.found, _, err = g.lookUp(ctx, list.names[:min(len(list.names), g.limit)])
+	return list, err
 }
 
 // listWithoutRules is list for a work tree in which git would wait for a pipe
