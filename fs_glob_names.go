@@ -2,10 +2,12 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"hash/fnv"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"runtime"
@@ -207,7 +209,7 @@ func (g *globPage) listNames(f *fsService, r *repository) (*nameList, error) {
 			stop(otherErr)
 		}
 	})
-	tracked, err := g.readNames(ctx, f.git, v.command("ls-files", "-z", "--cached", "--deduplicate"), g.tick)
+	tracked, err := g.trackedNames(ctx, f.git, v)
 	if err != nil {
 		stop(err)
 	}
@@ -259,37 +261,90 @@ func (l *nameList) merge(a, b gitNames, limit int) {
 // maxListedNames returns how many names of a list are in memory for a page.
 func maxListedNames(limit int) int { return max(limit, maxKeptNames) }
 
-// readNames runs git ls-files, and looks the first names that the filter selects up.
-// It calls tick for each name.
-func (g *globPage) readNames(ctx context.Context, git *gitRunner, command gitCommand, tick func() error) (list gitNames, err error) {
-	top := &topK{after: string(g.cursor.After), limit: maxListedNames(g.limit)}
-	command.dir = g.abs
-	err = git.stream(ctx, command, func(out *bufio.Reader) error {
-		return readRecords(out, func(record []byte) error {
-			if err := tick(); err != nil {
-				return err
-			}
-			rel := string(record)
-			if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) || g.denies && g.access.covers(filepath.Join(g.abs, rel)) {
-				return nil // a nested repository, or filtered out
-			}
-			hash := fnv.New64a()
-			_, _ = hash.Write(record) // a hash never fails
-			list.sum += hash.Sum64()
-			top.add(dirEntryName{key: rel, name: rel})
-			return nil
-		})
-	})
-	if err != nil {
-		return list, err
+// nameCollector selects the names of one run.
+type nameCollector struct {
+	page *globPage
+	top  topK
+	sum  uint64
+}
+
+func (g *globPage) collector() *nameCollector {
+	return &nameCollector{page: g, top: topK{after: string(g.cursor.After), limit: maxListedNames(g.limit)}}
+}
+
+// add adds a name, unless it is that of a nested repository or filtered out.
+func (c *nameCollector) add(name []byte) {
+	g, rel := c.page, string(name)
+	if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) || g.denies && g.access.covers(filepath.Join(g.abs, rel)) {
+		return
 	}
-	entries := top.sorted()
-	list.names, list.more = make([]string, len(entries)), top.more
+	hash := fnv.New64a()
+	_, _ = hash.Write(name) // a hash never fails
+	c.sum += hash.Sum64()
+	c.top.add(dirEntryName{key: rel, name: rel})
+}
+
+// list returns the names and looks the first ones up.
+func (c *nameCollector) list(ctx context.Context) (list gitNames, err error) {
+	entries := c.top.sorted()
+	list = gitNames{names: make([]string, len(entries)), more: c.top.more, sum: c.sum}
 	for n, e := range entries {
 		list.names[n] = e.name
 	}
-	list.found, _, err = g.lookUp(ctx, list.names[:min(len(list.names), g.limit)])
+	list.found, _, err = c.page.lookUp(ctx, list.names[:min(len(list.names), c.page.limit)])
 	return list, err
+}
+
+// readNames runs git ls-files. It calls tick for each name.
+func (g *globPage) readNames(ctx context.Context, git *gitRunner, command gitCommand, tick func() error) (gitNames, error) {
+	names := g.collector()
+	command.dir = g.abs
+	err := git.stream(ctx, command, func(out *bufio.Reader) error {
+		return readRecords(out, func(record []byte) error {
+			names.add(record)
+			return tick()
+		})
+	})
+	if err != nil {
+		return gitNames{}, err
+	}
+	return names.list(ctx)
+}
+
+// trackedNames returns the names in the index of a view: of most indexes without a git,
+// which would take longer to start than to read them.
+func (g *globPage) trackedNames(ctx context.Context, git *gitRunner, v *gitView) (gitNames, error) {
+	if names := g.collector(); names.addIndex(v) {
+		return names.list(ctx)
+	}
+	return g.readNames(ctx, git, v.command("ls-files", "-z", "--cached", "--deduplicate"), g.tick)
+}
+
+// addIndex adds the names in the index of a view, and reports whether it could read
+// them all.
+func (c *nameCollector) addIndex(v *gitView) bool {
+	g := c.page
+	below, inside := v.repo.relative(g.at)
+	info, err := os.Stat(filepath.Join(v.dir, "index"))
+	if !inside || err != nil || info.Size() > maxKeptIndex {
+		return false
+	}
+	index, err := os.ReadFile(filepath.Join(v.dir, "index"))
+	if err != nil {
+		return false
+	}
+	prefix := []byte(below)
+	if below != "" {
+		prefix = append(prefix, '/')
+	}
+	var last []byte
+	return eachIndexEntry(index, v.repo.sha256, func(name []byte, _ uint32) {
+		rel, ok := bytes.CutPrefix(name, prefix)
+		if ok && !bytes.Equal(name, last) {
+			c.add(rel)
+		}
+		last = name
+	})
 }
 
 // listWithoutRules is list for a work tree in which git would wait for a pipe
