@@ -155,6 +155,11 @@ func (g *globPage) add(rel string, file globFile) error {
 	return nil
 }
 
+// hidesDir reports whether the directory rel must not be entered.
+func (g *globPage) hidesDir(rel string, id fileID) bool {
+	return id.known() && slices.Contains(g.secrets, id) || g.denies && g.access.covers(filepath.Join(g.abs, rel))
+}
+
 // tick returns the context's error, if any, and reports progress from time to
 // time.
 func (g *globPage) tick() error {
@@ -272,7 +277,7 @@ func (g *globPage) child(d *dirHandle, name, rel, after string, rules *ignoreRul
 		return nil
 	}
 	defer sub.close()
-	if self.id.known() && slices.Contains(g.secrets, self.id) || g.denies && g.access.covers(filepath.Join(g.abs, rel)) {
+	if g.hidesDir(rel, self.id) {
 		return nil
 	}
 	g.chain = append(g.chain, self)

@@ -2,12 +2,10 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"hash/fnv"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"runtime"
@@ -182,9 +180,8 @@ func (g *globPage) lookUp(ctx context.Context, names []string) (found []foundFil
 	return found, changed, nil
 }
 
-// listNames asks git for the names after the cursor, a page or as many as are kept.
-// The tracked files, which git has in its index, are looked up while it searches the
-// directories for others.
+// listNames lists the names after the cursor, a page or as many as are kept, and looks
+// up those of the page.
 func (g *globPage) listNames(f *fsService, r *repository) (*nameList, error) {
 	v, err := f.workTreeView(r)
 	if err != nil {
@@ -192,39 +189,49 @@ func (g *globPage) listNames(f *fsService, r *repository) (*nameList, error) {
 	}
 	defer v.remove()
 	l := &nameList{after: string(g.cursor.After), began: time.Now()}
+	tracked, others, skipped, err := g.readTree(f, v)
+	if errors.Is(err, errAskGit) {
+		tracked, others, skipped, err = g.askGit(f, v)
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.merge(tracked, others, g.limit)
+	l.skipped, l.state = skipped, strconv.FormatUint(tracked.sum+others.sum, 36)
+	return l, nil
+}
+
+// askGit asks git for the tracked and the other names, and counts the directories that
+// it cannot read. The tracked files, which git has in its index, are looked up while it
+// searches the directories for others.
+func (g *globPage) askGit(f *fsService, v *gitView) (tracked, others gitNames, skipped int, err error) {
 	ctx, stop := context.WithCancelCause(g.ctx)
 	defer stop(nil)
-	var others gitNames
 	var otherErr error
 	var search sync.WaitGroup
 	search.Go(func() { // ends with git
 		command := v.command("ls-files", "-z", "--others", "--exclude-standard")
 		command.line = func(line string) {
 			if isUnreadable(line) {
-				l.skipped++
+				skipped++
 			}
 		}
-		command.check = func(ctx context.Context) error { return f.access.checkRules(ctx, r.work, g.at) }
+		command.check = func(ctx context.Context) error { return f.access.checkRules(ctx, v.repo.work, g.at) }
 		if others, otherErr = g.readNames(ctx, f.git, command, func() error { beat(ctx); return nil }); otherErr != nil {
 			stop(otherErr)
 		}
 	})
-	tracked, err := g.trackedNames(ctx, f.git, v)
-	if err != nil {
+	if tracked, err = g.readNames(ctx, f.git, v.command("ls-files", "-z", "--cached", "--deduplicate"), g.tick); err != nil {
 		stop(err)
 	}
 	search.Wait()
 	switch {
 	case g.ctx.Err() != nil:
-		return nil, context.Cause(g.ctx)
+		err = context.Cause(g.ctx)
 	case otherErr != nil: // the other one may have been stopped for it
-		return nil, otherErr
-	case err != nil:
-		return nil, err
+		err = otherErr
 	}
-	l.merge(tracked, others, g.limit)
-	l.state = strconv.FormatUint(tracked.sum+others.sum, 36)
-	return l, nil
+	return tracked, others, skipped, err
 }
 
 // gitNames is the names that one run of git ls-files lists, in order.
@@ -272,16 +279,24 @@ func (g *globPage) collector() *nameCollector {
 	return &nameCollector{page: g, top: topK{after: string(g.cursor.After), limit: maxListedNames(g.limit)}}
 }
 
-// add adds a name, unless it is that of a nested repository or filtered out.
+// add adds a name if the page selects it.
 func (c *nameCollector) add(name []byte) {
-	g, rel := c.page, string(name)
-	if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) || g.denies && g.access.covers(filepath.Join(g.abs, rel)) {
-		return
+	if rel := string(name); c.page.selects(rel) {
+		c.sum += nameSum(name)
+		c.top.add(dirEntryName{key: rel, name: rel})
 	}
+}
+
+// selects reports whether a name of git's is one of a file that the filter selects,
+// not of a nested repository.
+func (g *globPage) selects(rel string) bool {
+	return !strings.HasSuffix(rel, "/") && safeRel(rel) && g.filter.file(rel) && !(g.denies && g.access.covers(filepath.Join(g.abs, rel)))
+}
+
+func nameSum(name []byte) uint64 {
 	hash := fnv.New64a()
 	_, _ = hash.Write(name) // a hash never fails
-	c.sum += hash.Sum64()
-	c.top.add(dirEntryName{key: rel, name: rel})
+	return hash.Sum64()
 }
 
 // list returns the names and looks the first ones up.
@@ -309,42 +324,6 @@ func (g *globPage) readNames(ctx context.Context, git *gitRunner, command gitCom
 		return gitNames{}, err
 	}
 	return names.list(ctx)
-}
-
-// trackedNames returns the names in the index of a view: of most indexes without a git,
-// which would take longer to start than to read them.
-func (g *globPage) trackedNames(ctx context.Context, git *gitRunner, v *gitView) (gitNames, error) {
-	if names := g.collector(); names.addIndex(v) {
-		return names.list(ctx)
-	}
-	return g.readNames(ctx, git, v.command("ls-files", "-z", "--cached", "--deduplicate"), g.tick)
-}
-
-// addIndex adds the names in the index of a view, and reports whether it could read
-// them all.
-func (c *nameCollector) addIndex(v *gitView) bool {
-	g := c.page
-	below, inside := v.repo.relative(g.at)
-	info, err := os.Stat(filepath.Join(v.dir, "index"))
-	if !inside || err != nil || info.Size() > maxKeptIndex {
-		return false
-	}
-	index, err := os.ReadFile(filepath.Join(v.dir, "index"))
-	if err != nil {
-		return false
-	}
-	prefix := []byte(below)
-	if below != "" {
-		prefix = append(prefix, '/')
-	}
-	var last []byte
-	return eachIndexEntry(index, v.repo.sha256, func(name []byte, _ uint32) {
-		rel, ok := bytes.CutPrefix(name, prefix)
-		if ok && !bytes.Equal(name, last) {
-			c.add(rel)
-		}
-		last = name
-	})
 }
 
 // listWithoutRules is list for a work tree in which git would wait for a pipe
