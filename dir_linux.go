@@ -39,9 +39,12 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 // readInodes is read with the inode of each entry, which is 0 where the system does
 // not tell.
 func (d *dirHandle) readInodes(each func(name string, typ fs.FileMode, inode uint64) error) error {
-	if _, err := unix.Seek(d.fd, 0, 0); err != nil {
-		return &fs.PathError{Op: "seek", Path: d.name, Err: err}
+	if d.used {
+		if _, err := unix.Seek(d.fd, 0, 0); err != nil {
+			return &fs.PathError{Op: "seek", Path: d.name, Err: err}
+		}
 	}
+	d.used = true
 	var first [firstDirents]byte
 	buf := first[:]
 	for {

@@ -21,6 +21,7 @@ type dirHandle struct {
 	fd   int
 	name string
 	file *os.File // owns fd; nil if the handle itself does
+	used bool     // names were read from it
 }
 
 func dirOf(f *os.File) *dirHandle { return &dirHandle{fd: int(f.Fd()), name: f.Name(), file: f} }
