@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 )
 
 type globParams struct {
@@ -124,7 +125,7 @@ type globPage struct {
 	size    int // of files as JSON
 	more    bool
 	skipped int
-	seen    int64
+	seen    atomic.Int64
 	tracked map[string]bool // listed whatever the rules say; directories above them included
 	rules   *ignoreRules    // of the repository
 	chain   []entryInfo     // the directories from start to the current one
@@ -161,14 +162,14 @@ func (g *globPage) hidesDir(rel string, id fileID) bool {
 }
 
 // tick returns the context's error, if any, and reports progress from time to
-// time.
+// time. Several goroutines may call it.
 func (g *globPage) tick() error {
 	if g.ctx.Err() != nil {
 		return context.Cause(g.ctx)
 	}
 	beat(g.ctx)
-	if g.seen++; g.seen%progressEvery == 0 {
-		reportProgress(g.ctx, progress{Phase: "listing", Message: "listing files", Done: g.seen})
+	if seen := g.seen.Add(1); seen%progressEvery == 0 {
+		reportProgress(g.ctx, progress{Phase: "listing", Message: "listing files", Done: seen})
 	}
 	return nil
 }

@@ -209,6 +209,10 @@ func TestGlobIndexKinds(t *testing.T) {
 	gitIn(t, dir+"/super", "submodule", "--quiet", "add", dir+"/split", "sub")
 	check("submodule", dir+"/super/sub", want)
 	check("above a submodule", dir+"/super", ".gitmodules own")
+	if err := os.Remove(dir + "/super/sub/.git"); err != nil {
+		t.Fatal(err)
+	}
+	check("above a submodule without its repository", dir+"/super", ".gitmodules own")
 }
 
 // Programs that a repository's configuration names are not run.

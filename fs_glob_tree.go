@@ -180,8 +180,7 @@ func (w *treeWalk) dir(d *dirHandle, self entryInfo, rel string, lo, hi int, rul
 	var fresh []newName
 	hasRules := false
 	err := d.read(func(name string, typ fs.FileMode) error {
-		beat(w.ctx)
-		if w.stopped.Load() || w.ctx.Err() != nil {
+		if w.page.tick() != nil || w.stopped.Load() {
 			return errEnough
 		}
 		if name == ".git" {
