@@ -120,13 +120,7 @@ func (a *access) isSecret(info fs.FileInfo) bool {
 
 // deniesBelow reports whether covers can be true for a path below dir, which is not
 // denied itself. A walk asks once instead of for each file.
-func (a *access) deniesBelow(dir string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.ContainsFunc(a.denied, func(d deniedPath) bool {
-		return slices.ContainsFunc(d.names, func(name string) bool { return isWithin(dir, name) })
-	})
-}
+func (a *access) deniesBelow(dir string) bool { return len(a.deniedBelow(dir)) > 0 }
 
 // hides reports whether a directory must not be shown or entered, by its path
 // or by its identity.

@@ -131,13 +131,8 @@ type globPage struct {
 	chain   []entryInfo     // the directories from start to the current one
 }
 
-// fileOf returns a file as the page shows it. Its path is empty if no page does: it is
-// not a regular file, or one of the daemon's own.
-func (g *globPage) fileOf(rel string, info entryInfo) (file globFile) {
-	if info.mode.IsRegular() && !slices.Contains(g.secrets, info.id) {
-		file = globFile{Path: showName(rel), PathBase64: nameBase64(rel), Size: info.size, Mtime: wireTime(info.mtime)}
-	}
-	return file
+func newGlobFile(rel string, info entryInfo) globFile {
+	return globFile{Path: showName(rel), PathBase64: nameBase64(rel), Size: info.size, Mtime: wireTime(info.mtime)}
 }
 
 // add appends a file to the page. It returns errEnough when the page is full.
@@ -196,7 +191,7 @@ func (g *globPage) walk(ignore bool) error {
 // files that sort after `after`, a path relative to d, are listed.
 func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, ignore bool) error {
 	if ignore {
-		rules = rules.below(d, rel)
+		rules, _ = rules.below(d, rel)
 	}
 	// Start at the entry that contains `after` and continue inside it.
 	first, inside, deeper := strings.Cut(after, "/")
@@ -238,10 +233,10 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 				err = g.child(d, n.name, rel+n.key, below, rules, ignore)
 			} else if info, statErr := d.lstat(n.name); statErr != nil {
 				g.skipped++ // removed, or not readable
-			} else {
+			} else if info.mode.IsRegular() && !slices.Contains(g.secrets, info.id) {
 				before := len(g.files)
 				path := rel + n.name
-				err = g.add(path, g.fileOf(path, info))
+				err = g.add(path, newGlobFile(path, info))
 				if len(g.files) > before {
 					if state == "" {
 						state = chainState(g.chain)

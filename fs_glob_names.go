@@ -43,8 +43,9 @@ type nameList struct {
 // foundFile is what was found about a name: a file, none that a page shows, or that it
 // cannot be read.
 type foundFile struct {
-	file    globFile
+	known   bool
 	skipped bool
+	file    globFile
 }
 
 // page returns up to limit names after the given one; ok reports whether the list
@@ -67,7 +68,8 @@ func (g *globPage) list(f *fsService, r *repository) error {
 	after := string(g.cursor.After)
 	if l, _ := f.names.find(g.cursor.Request).(*nameList); l != nil && after != "" && l.state == g.cursor.State && l.dir == g.self.id && l.index.equal(index) {
 		if names, more, ok := l.page(after, g.limit); ok {
-			found, changed, err := g.lookUp(g.ctx, names)
+			found := make([]foundFile, len(names))
+			changed, err := g.lookUp(names, found)
 			if err == nil {
 				g.addNames(l, names, found, more)
 			}
@@ -138,27 +140,24 @@ const (
 	lookUpBatch = 256
 )
 
-// lookUp describes files. It returns the time of the last change of a directory on the
-// way to them.
-func (g *globPage) lookUp(ctx context.Context, names []string) (found []foundFile, changed time.Time, err error) {
-	found, changed = make([]foundFile, len(names)), g.self.changed
+// lookUp describes files that are not known yet. It returns the time of the last change
+// of a directory on the way to them.
+func (g *globPage) lookUp(names []string, found []foundFile) (changed time.Time, err error) {
 	var next atomic.Int64
 	var mu sync.Mutex // guards changed
 	work := func() {
 		below := &statBelow{access: g.access, abs: g.abs, start: g.start, self: g.self, changed: g.self.changed}
 		defer below.close()
-		for ctx.Err() == nil {
+		for g.ctx.Err() == nil {
 			first := int(next.Add(lookUpBatch)) - lookUpBatch
 			if first >= len(names) {
 				break
 			}
-			for n, name := range names[first:min(first+lookUpBatch, len(names))] {
-				beat(ctx)
-				info, err := below.lstat(name)
-				if err == nil {
-					found[first+n].file = g.fileOf(name, info)
-				} else if _, hidden := errors.AsType[*rpcError](err); !hidden && !errors.Is(err, fs.ErrNotExist) {
-					found[first+n].skipped = true // no right to read it, or behind a symlink
+			for n := first; n < min(first+lookUpBatch, len(names)); n++ {
+				if !found[n].known {
+					beat(g.ctx)
+					info, err := below.lstat(names[n])
+					g.describe(&found[n], names[n], info, err)
 				}
 			}
 		}
@@ -174,10 +173,19 @@ func (g *globPage) lookUp(ctx context.Context, names []string) (found []foundFil
 	}
 	work()
 	helpers.Wait()
-	if ctx.Err() != nil {
-		return nil, changed, context.Cause(ctx)
+	return changed, context.Cause(g.ctx)
+}
+
+// describe sets what lstat found of a name.
+func (g *globPage) describe(found *foundFile, name string, info entryInfo, err error) {
+	found.known = true
+	if err == nil {
+		if info.mode.IsRegular() && !slices.Contains(g.secrets, info.id) {
+			found.file = newGlobFile(name, info)
+		}
+	} else if _, hidden := errors.AsType[*rpcError](err); !hidden && !errors.Is(err, fs.ErrNotExist) {
+		found.skipped = true // no right to read it, or behind a symlink
 	}
-	return found, changed, nil
 }
 
 // listNames lists the names after the cursor, a page or as many as are kept, and looks
@@ -189,80 +197,39 @@ func (g *globPage) listNames(f *fsService, r *repository) (*nameList, error) {
 	}
 	defer v.remove()
 	l := &nameList{after: string(g.cursor.After), began: time.Now()}
-	tracked, others, skipped, err := g.readTree(f, v)
-	if errors.Is(err, errAskGit) {
-		tracked, others, skipped, err = g.askGit(f, v)
+	if err = g.readTree(f, v, l); errors.Is(err, errAskGit) {
+		err = g.askGit(f, v, l)
 	}
-	if err != nil {
-		return nil, err
-	}
-	l.merge(tracked, others, g.limit)
-	l.skipped, l.state = skipped, strconv.FormatUint(tracked.sum+others.sum, 36)
-	return l, nil
+	return l, err
 }
 
-// askGit asks git for the tracked and the other names, and counts the directories that
-// it cannot read. The tracked files, which git has in its index, are looked up while it
-// searches the directories for others.
-func (g *globPage) askGit(f *fsService, v *gitView) (tracked, others gitNames, skipped int, err error) {
-	ctx, stop := context.WithCancelCause(g.ctx)
-	defer stop(nil)
-	var otherErr error
-	var search sync.WaitGroup
-	search.Go(func() { // ends with git
-		command := v.command("ls-files", "-z", "--others", "--exclude-standard")
-		command.line = func(line string) {
-			if isUnreadable(line) {
-				skipped++
-			}
+// askGit asks git for the names.
+func (g *globPage) askGit(f *fsService, v *gitView, l *nameList) error {
+	names := g.collector()
+	command := v.command("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
+	command.dir = g.abs
+	command.line = func(line string) {
+		if isUnreadable(line) {
+			l.skipped++
 		}
-		command.check = func(ctx context.Context) error { return f.access.checkRules(ctx, v.repo.work, g.at) }
-		if others, otherErr = g.readNames(ctx, f.git, command, func() error { beat(ctx); return nil }); otherErr != nil {
-			stop(otherErr)
-		}
+	}
+	command.check = func(ctx context.Context) error { return f.access.checkRules(ctx, v.repo.work, g.at) }
+	err := f.git.stream(g.ctx, command, func(out *bufio.Reader) error {
+		return readRecords(out, func(record []byte) error {
+			names.add(record)
+			return g.tick()
+		})
 	})
-	if tracked, err = g.readNames(ctx, f.git, v.command("ls-files", "-z", "--cached", "--deduplicate"), g.tick); err != nil {
-		stop(err)
+	if err != nil {
+		return err
 	}
-	search.Wait()
-	switch {
-	case g.ctx.Err() != nil:
-		err = context.Cause(g.ctx)
-	case otherErr != nil: // the other one may have been stopped for it
-		err = otherErr
+	for _, e := range names.top.sorted() {
+		l.names = append(l.names, e.name)
 	}
-	return tracked, others, skipped, err
-}
-
-// gitNames is the names that one run of git ls-files lists, in order.
-type gitNames struct {
-	names []string
-	found []foundFile // of the first names
-	more  bool        // others follow
-	sum   uint64      // checksum of all, which does not depend on their order
-}
-
-// merge sets the names of the list to those of both runs. The first limit ones of each
-// were looked up.
-func (l *nameList) merge(a, b gitNames, limit int) {
-	most := maxListedNames(limit)
-	l.more = a.more || b.more
-	l.names, l.found = make([]string, 0, min(len(a.names)+len(b.names), most)), make([]foundFile, 0, limit)
-	for x, y := 0, 0; x < len(a.names) || y < len(b.names); {
-		if len(l.names) == most {
-			l.more = true
-			break
-		}
-		from, at := &a, &x
-		if x == len(a.names) || y < len(b.names) && b.names[y] < a.names[x] {
-			from, at = &b, &y
-		}
-		l.names = append(l.names, from.names[*at])
-		if len(l.found) < limit {
-			l.found = append(l.found, from.found[*at])
-		}
-		*at++
-	}
+	l.more, l.state = names.top.more, strconv.FormatUint(names.sum, 36)
+	l.found = make([]foundFile, min(len(l.names), g.limit))
+	_, err = g.lookUp(l.names[:len(l.found)], l.found)
+	return err
 }
 
 // maxListedNames returns how many names of a list are in memory for a page.
@@ -299,33 +266,6 @@ func nameSum(name []byte) uint64 {
 	return hash.Sum64()
 }
 
-// list returns the names and looks the first ones up.
-func (c *nameCollector) list(ctx context.Context) (list gitNames, err error) {
-	entries := c.top.sorted()
-	list = gitNames{names: make([]string, len(entries)), more: c.top.more, sum: c.sum}
-	for n, e := range entries {
-		list.names[n] = e.name
-	}
-	list.found, _, err = c.page.lookUp(ctx, list.names[:min(len(list.names), c.page.limit)])
-	return list, err
-}
-
-// readNames runs git ls-files. It calls tick for each name.
-func (g *globPage) readNames(ctx context.Context, git *gitRunner, command gitCommand, tick func() error) (gitNames, error) {
-	names := g.collector()
-	command.dir = g.abs
-	err := git.stream(ctx, command, func(out *bufio.Reader) error {
-		return readRecords(out, func(record []byte) error {
-			names.add(record)
-			return tick()
-		})
-	})
-	if err != nil {
-		return gitNames{}, err
-	}
-	return names.list(ctx)
-}
-
 // listWithoutRules is list for a work tree in which git would wait for a pipe
 // named .gitignore: git lists the tracked files alone, for which it reads no
 // rules, and a walk finds those that no rule ignores.
@@ -354,7 +294,7 @@ func (g *globPage) listWithoutRules(f *fsService, r *repository) error {
 		return err
 	}
 	if text, err := r.optional(r.common, filepath.Join("info", "exclude"), maxConfigFile); err == nil && r.work.abs == g.abs {
-		g.rules = &ignoreRules{rules: parseIgnore(string(text))}
+		g.rules, _ = g.rules.add("", string(text))
 	}
 	return g.walk(true)
 }

@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,7 +34,6 @@ var errAskGit = errors.New("git must list the files")
 // is rare is left to git: other kinds of index, a repository inside that is not in the
 // index, rules that are not in an ordinary file.
 type treeWalk struct {
-	ctx    context.Context
 	page   *globPage
 	prefix string // of the walk's start in the work tree: "", or with a slash at the end
 
@@ -57,29 +56,27 @@ type treeWalk struct {
 	skipped int            // guarded by mu, directories that cannot be read
 }
 
-// readTree returns the tracked and the other names of a work tree, or errAskGit.
-func (g *globPage) readTree(f *fsService, v *gitView) (tracked, others gitNames, skipped int, err error) {
+// readTree lists a work tree, or returns errAskGit.
+func (g *globPage) readTree(f *fsService, v *gitView, l *nameList) error {
 	r := v.repo
 	below, inside := r.relative(g.at)
 	// Other systems know a name by several spellings. A file of rules that is not
 	// checked out is in the index.
 	if runtime.GOOS != "linux" || !inside || r.config.isTrue("core", "ignorecase") || r.config.isTrue("core", "sparsecheckout") {
-		return tracked, others, 0, errAskGit
+		return errAskGit
 	}
-	w := &treeWalk{ctx: g.ctx, page: g, prefix: below, others: g.collector(), links: map[string]bool{}, spare: make(chan struct{}, treeWalkers)}
+	w := &treeWalk{page: g, prefix: below, others: g.collector(), links: map[string]bool{}, spare: make(chan struct{}, treeWalkers)}
 	if below != "" {
 		w.prefix += "/"
 	}
 	if !w.readIndex(v) {
-		return tracked, others, 0, errAskGit
+		return errAskGit
 	}
-	after := string(g.cursor.After)
-	w.first = sort.Search(len(w.names), func(n int) bool { return w.names[n] > after })
+	w.first = sort.Search(len(w.names), func(n int) bool { return w.names[n] > l.after })
 	w.found = make([]foundFile, min(len(w.names)-w.first, g.limit))
-	w.seen = make([]bool, len(w.found))
-	rules, ignored, err := w.rulesAbove(f, v)
-	if err != nil {
-		return tracked, others, 0, err
+	rules, ignored, ok := w.rulesAbove(f, v)
+	if !ok {
+		return errAskGit
 	}
 	for range min(treeWalkers, runtime.GOMAXPROCS(0)) - 1 {
 		w.spare <- struct{}{}
@@ -87,13 +84,9 @@ func (g *globPage) readTree(f *fsService, v *gitView) (tracked, others gitNames,
 	w.dir(g.start, g.self, "", 0, len(w.index), rules, ignored, 0)
 	w.walkers.Wait()
 	if w.err != nil {
-		return tracked, others, 0, w.err
+		return w.err
 	}
-	if tracked, err = w.tracked(); err != nil {
-		return tracked, others, 0, err
-	}
-	others, err = w.others.list(g.ctx)
-	return tracked, others, w.skipped, err
+	return w.list(l)
 }
 
 // readIndex reads the paths of the index, and reports whether it could.
@@ -131,24 +124,28 @@ func (w *treeWalk) readIndex(v *gitView) bool {
 	return whole && sorted
 }
 
-// tracked returns the names in the index. It looks up those that the walk did not meet.
-func (w *treeWalk) tracked() (list gitNames, err error) {
-	var missing []string
-	var places []int
-	for n, seen := range w.seen {
-		if !seen {
-			missing, places = append(missing, w.names[w.first+n]), append(places, n)
+// list sets the names of the list to those in the index and the others, and looks up
+// those of the page that the walk did not.
+func (w *treeWalk) list(l *nameList) error {
+	tracked, others := w.names[w.first:], w.others.top.sorted()
+	all, most := len(tracked)+len(others), maxListedNames(w.page.limit)
+	l.more, l.skipped, l.state = all > most || w.others.top.more, w.skipped, strconv.FormatUint(w.sum+w.others.sum, 36)
+	l.names = make([]string, min(all, most))
+	l.found = make([]foundFile, min(all, w.page.limit))
+	o := 0
+	for n := range l.names {
+		if t := n - o; o == len(others) || t < len(tracked) && tracked[t] < others[o].name {
+			l.names[n] = tracked[t]
+			if n < len(l.found) {
+				l.found[n] = w.found[t]
+			}
+		} else {
+			l.names[n] = others[o].name
+			o++
 		}
 	}
-	found, _, err := w.page.lookUp(w.ctx, missing)
-	for n, place := range places {
-		if err == nil {
-			w.found[place] = found[n]
-		}
-	}
-	names := w.names[w.first:]
-	most := min(len(names), maxListedNames(w.page.limit))
-	return gitNames{names: names[:most], found: w.found, more: most < len(names), sum: w.sum}, err
+	_, err := w.page.lookUp(l.names[:len(l.found)], l.found)
+	return err
 }
 
 // fail ends the walk with an error.
@@ -210,11 +207,13 @@ func (w *treeWalk) dir(d *dirHandle, self entryInfo, rel string, lo, hi int, rul
 		return nil
 	})
 	if hasRules && err == nil && !ignored && len(fresh) > 0 {
-		rules, err = addRules(rules, d, w.prefix+rel)
+		if rules, hasRules = rules.below(d, w.prefix+rel); !hasRules {
+			err = errAskGit
+		}
 	}
 	switch {
-	case w.ctx.Err() != nil:
-		w.fail(context.Cause(w.ctx))
+	case w.page.ctx.Err() != nil:
+		w.fail(context.Cause(w.page.ctx))
 		return
 	case errors.Is(err, errEnough):
 		return
@@ -294,74 +293,30 @@ func (w *treeWalk) look(d *dirHandle, n int, name string) {
 		return
 	}
 	info, err := d.lstat(name)
-	switch {
-	case err == nil:
-		w.found[at].file = w.page.fileOf(w.index[n], info)
-	case !errors.Is(err, fs.ErrNotExist):
-		w.found[at].skipped = true
-	}
-	w.seen[at] = true
+	w.page.describe(&w.found[at], w.index[n], info, err)
 }
 
 // rulesAbove returns the rules of the repository and of the directories above the
 // start, and whether they ignore the start.
-func (w *treeWalk) rulesAbove(f *fsService, v *gitView) (rules *ignoreRules, ignored bool, err error) {
-	rules, ok := addText(nil, "", v.kept.files["info/exclude"])
-	if !ok {
-		return nil, false, errAskGit
-	}
+func (w *treeWalk) rulesAbove(f *fsService, v *gitView) (rules *ignoreRules, ignored, ok bool) {
+	rules, ok = rules.add("", v.kept.files["info/exclude"])
 	var above []resolvedPath
-	for dir := w.page.at; dir.abs != v.repo.work.abs; {
-		if dir, ok = parentOf(f.access, dir); !ok {
-			return nil, false, errAskGit
-		}
+	for dir := w.page.at; ok && dir.abs != v.repo.work.abs; {
+		dir, ok = parentOf(f.access, dir)
 		above = append(above, dir)
 	}
 	base, rest := "", w.prefix
-	for n := len(above) - 1; n >= 0; n-- {
+	for n := len(above) - 1; n >= 0 && ok && !ignored; n-- {
 		d, err := f.access.openDir(above[n])
 		if err != nil {
-			return nil, false, errAskGit
+			return nil, false, false
 		}
-		rules, err = addRules(rules, d, base)
+		rules, ok = rules.below(d, base)
 		d.close()
-		if err != nil {
-			return nil, false, err
-		}
-		name, after, _ := strings.Cut(rest, "/")
-		if rules.ignored(base+name, true) {
-			return rules, true, nil
-		}
-		base, rest = base+name+"/", after
+		var name string
+		name, rest, _ = strings.Cut(rest, "/")
+		ignored = rules.ignored(base+name, true)
+		base += name + "/"
 	}
-	return rules, false, nil
-}
-
-// addRules adds the .gitignore of the directory d, whose path is base, if there is one.
-func addRules(rules *ignoreRules, d *dirHandle, base string) (*ignoreRules, error) {
-	file, err := d.openFile(".gitignore")
-	if errors.Is(err, fs.ErrNotExist) {
-		return rules, nil
-	}
-	if err != nil {
-		return nil, errAskGit
-	}
-	defer file.Close() // only read
-	text, err := io.ReadAll(io.LimitReader(file, maxIgnoreFile+1))
-	rules, ok := addText(rules, base, string(text))
-	if err != nil || len(text) > maxIgnoreFile || !ok {
-		return nil, errAskGit
-	}
-	return rules, nil
-}
-
-// addText adds the rules in text, and reports whether these are all: one can be too
-// long.
-func addText(rules *ignoreRules, base, text string) (*ignoreRules, bool) {
-	for line := range strings.Lines(text) {
-		if len(line) > maxGlobLength {
-			return nil, false
-		}
-	}
-	return &ignoreRules{parent: rules, base: base, rules: parseIgnore(text)}, true
+	return rules, ignored, ok
 }
