@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -403,6 +404,53 @@ func TestWorkTreesAreListedAsGitDoes(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A directory of a work tree that becomes a symlink during the walk leads it nowhere.
+func TestGlobFollowsNoSymlinkThatAppears(t *testing.T) {
+	needsLinks(t)
+	skipShort(t, "lists many times; TestGlobRepository has a symlink that is there")
+	t.Parallel()
+	dir, outside := realTempDir(t), realTempDir(t)
+	const secret = 7777 // bytes
+	for _, name := range []string{"tracked", "new"} {
+		writeFiles(t, outside, map[string]string{"deep/" + name: strings.Repeat("x", secret)})
+	}
+	fsRepo(t, dir, map[string]string{"sub/deep/tracked": "1"})
+	writeFiles(t, dir, map[string]string{"sub/deep/new": "1"})
+	if err := os.Symlink(outside, dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	f := fsOn(t, dir)
+	done := make(chan struct{})
+	var swapping sync.WaitGroup
+	defer swapping.Wait()
+	defer close(done)
+	swapping.Go(func() { // ends with done
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			_, _, _ = os.Rename(dir+"/sub", dir+"/was"), os.Rename(dir+"/link", dir+"/sub"), os.Rename(dir+"/was", dir+"/link")
+		}
+	})
+	listed := 0
+	for range 200 {
+		page, err := f.glob(t.Context(), globParams{pathParam: pathOf(dir)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range page.Files {
+			if listed++; file.Size == secret {
+				t.Fatalf("got %s with %d bytes, want no file behind the symlink", file.Path, file.Size)
+			}
+		}
+	}
+	if listed == 0 {
+		t.Error("no file was listed at all, want some")
 	}
 }
 
