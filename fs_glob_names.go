@@ -20,9 +20,10 @@ import (
 
 const (
 	// maxKeptNames and maxKeptNameBytes bound the names of one list that are kept for
-	// the next pages. Git lists the files again for those after them.
-	maxKeptNames     = 20_000
-	maxKeptNameBytes = 4 << 20
+	// the next pages. The files are listed again for those after them.
+	maxKeptNames     = 200_000
+	maxKeptNameBytes = 16 << 20
+	nameHeader       = 16 // bytes of memory for a name beside its text
 )
 
 // nameList is the names of a repository's files that git does not ignore, in order
@@ -98,22 +99,25 @@ func (g *globPage) list(f *fsService, r *repository) error {
 	g.addNames(l, names, l.found, more)
 	if g.more {
 		l.dir, l.index = g.self.id, index
-		f.names.keep(g.cursor.Request, l.kept(), maxKeptNameBytes)
+		kept, size := l.kept()
+		f.names.keep(g.cursor.Request, kept, size)
 	}
 	return nil
 }
 
-// kept returns the part of the list that is kept for other pages.
-func (l *nameList) kept() *nameList {
-	kept, size := *l, 0
+// kept returns the part of the list that is kept for other pages, and its size.
+func (l *nameList) kept() (kept *nameList, size int) {
+	kept = new(*l)
 	kept.found = nil
 	for n, name := range l.names {
-		if size += len(name); n == maxKeptNames || size > maxKeptNameBytes {
+		more := nameHeader + len(name)
+		if size+more > maxKeptNameBytes {
 			kept.names, kept.more = slices.Clone(l.names[:n]), true
 			break
 		}
+		size += more
 	}
-	return &kept
+	return kept, size
 }
 
 // addNames adds what was found about names to the page, up to its size.
