@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -164,6 +165,32 @@ func (w *treeWalk) skip() {
 	w.skipped++
 }
 
+// nested returns errEnough if the directory d has a repository in .git: git lists none
+// of its files. What is unusual there is left to git.
+func (w *treeWalk) nested(d *dirHandle, self entryInfo) error {
+	dir, _, err := d.child(".git", self)
+	if err != nil || dir == nil {
+		return errAskGit
+	}
+	defer dir.close()
+	for _, name := range []string{"objects", "refs"} {
+		if info, err := dir.lstat(name); err != nil || !info.mode.IsDir() {
+			return errAskGit
+		}
+	}
+	head, err := dir.openFile("HEAD")
+	if err != nil {
+		return errAskGit
+	}
+	defer head.Close() // only read
+	const branch = "ref: refs/heads/"
+	text := make([]byte, len(branch))
+	if _, err = io.ReadFull(head, text); err != nil || string(text) != branch {
+		return errAskGit
+	}
+	return errEnough
+}
+
 // newName is an entry of a directory that the rules decide about.
 type newName struct {
 	name string
@@ -181,10 +208,10 @@ func (w *treeWalk) dir(d *dirHandle, self entryInfo, rel string, lo, hi int, rul
 			return errEnough
 		}
 		if name == ".git" {
-			if rel != "" && lo == hi {
-				return errAskGit // possibly a repository, whose files git does not list
+			if rel == "" || lo < hi {
+				return nil
 			}
-			return nil
+			return w.nested(d, self)
 		}
 		if hasSecretName(name) {
 			return nil
