@@ -32,8 +32,8 @@ var errAskGit = errors.New("git must list the files")
 
 // treeWalk lists a work tree as git ls-files does, and looks the files up on its way:
 // git would read the same directories for half of the time that the whole takes. What
-// is rare is left to git: other kinds of index, a repository inside that is not in the
-// index, rules that are not in an ordinary file.
+// is rare is left to git: other kinds of index, rules that are not in an ordinary file,
+// an unusual repository inside that is not in the index.
 type treeWalk struct {
 	page   *globPage
 	prefix string // of the walk's start in the work tree: "", or with a slash at the end
@@ -43,9 +43,8 @@ type treeWalk struct {
 	at    []int32         // the position of each in names, or -1
 	names []string        // those that the filter selects
 	sum   uint64          // checksum of the names
-	found []foundFile     // of the names from first on, a page
-	seen  []bool          // those that were found
-	first int
+	first int             // the names from there on come after the cursor
+	found []foundFile     // of a page of them
 
 	spare   chan struct{} // holds a token for each further goroutine
 	walkers sync.WaitGroup
