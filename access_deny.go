@@ -118,6 +118,10 @@ func (a *access) isSecret(info fs.FileInfo) bool {
 	return false
 }
 
+// deniesBelow reports whether covers can be true for a path below dir, which is not
+// denied itself. A walk asks once instead of for each file.
+func (a *access) deniesBelow(dir string) bool { return len(a.deniedBelow(dir)) > 0 }
+
 // hides reports whether a directory must not be shown or entered, by its path
 // or by its identity.
 func (a *access) hides(abs string, id fileID, secrets []fileID) bool {
@@ -127,7 +131,11 @@ func (a *access) hides(abs string, id fileID, secrets []fileID) bool {
 // hasSecretName reports whether an element of path names one of the daemon's
 // own files, under a temporary name too.
 func hasSecretName(path string) bool {
-	for part := range strings.SplitSeq(filepath.ToSlash(path), "/") {
+	path = filepath.ToSlash(path)
+	if !strings.HasPrefix(path, ".") && !strings.Contains(path, "/.") {
+		return false // as almost always
+	}
+	for part := range strings.SplitSeq(path, "/") {
 		// A temporary file that replaces one has more dots in front. EqualFold,
 		// because file systems on macOS and Windows ignore case.
 		bare := strings.TrimLeft(part, ".")

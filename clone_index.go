@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"io/fs"
 	"path"
@@ -72,41 +70,18 @@ type indexFacts struct {
 	attributes []string // .gitattributes files, the first ones
 }
 
-// scanIndex reads an index of version 2 (gitformat-index(5)). It has no facts of
-// another one.
+// scanIndex reads an index, as far as eachIndexEntry can.
 func scanIndex(index []byte, sha256 bool) indexFacts {
+	const gitlink = 0o16000 // the mode without permissions, in units of 010
 	facts := indexFacts{submodules: map[string]bool{}}
-	const (
-		headerSize = 12
-		modeAt     = 24      // in an entry
-		gitlink    = 0o16000 // the mode without permissions, in units of 010
-		idAt       = 40
-		flagsSize  = 2
-	)
-	idSize := 20
-	if sha256 {
-		idSize = 32
-	}
-	if len(index) < headerSize || !bytes.HasPrefix(index, []byte("DIRC\x00\x00\x00\x02")) {
-		return facts
-	}
-	entries := binary.BigEndian.Uint32(index[8:])
-	rest := index[headerSize:]
-	nameAt := idAt + idSize + flagsSize
-	for ; entries > 0 && len(rest) > nameAt; entries-- {
-		end := bytes.IndexByte(rest[nameAt:], 0)
-		if end < 0 {
-			break
-		}
-		switch name := rest[nameAt : nameAt+end]; {
-		case binary.BigEndian.Uint32(rest[modeAt:])>>3 == gitlink:
+	eachIndexEntry(index, sha256, func(name []byte, mode uint32) {
+		switch {
+		case mode>>3 == gitlink:
 			facts.submodules[string(name)] = true
 		case path.Base(string(name)) == ".gitattributes" && len(facts.attributes) < maxAttributeFiles:
 			facts.attributes = append(facts.attributes, string(name))
 		}
-		size := (nameAt + end + 8) / 8 * 8 // at least one NUL
-		rest = rest[min(size, len(rest)):]
-	}
+	})
 	return facts
 }
 

@@ -186,6 +186,7 @@ type statBelow struct {
 	last   string    // that directory, with a slash
 
 	secrets []fileID  // nil until needed
+	denies  bool      // a path below may be denied; set with secrets
 	changed time.Time // last change of a directory that was entered
 }
 
@@ -199,7 +200,7 @@ type statDir struct {
 
 func (s *statBelow) lstat(rel string) (entryInfo, error) {
 	if s.secrets == nil {
-		s.secrets = s.access.secretIDs()
+		s.secrets, s.denies = append([]fileID{}, s.access.secretIDs()...), s.access.deniesBelow(s.abs)
 	}
 	dir, name := path.Split(rel)
 	if dir != s.last {
@@ -258,7 +259,7 @@ func (s *statBelow) openBelow(at *dirHandle, self entryInfo, dir, name string) (
 		case err != nil:
 		case next == nil:
 			err = errors.ErrUnsupported
-		case s.access.hides(filepath.Join(s.abs, dir), info.id, s.secrets):
+		case info.id.known() && slices.Contains(s.secrets, info.id), s.denies && s.access.covers(filepath.Join(s.abs, dir)):
 			next.close()
 			err = denied()
 		}

@@ -10,14 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// newDirHandle returns the handle of a descriptor, with a file: only that reads names.
+func newDirHandle(fd int, name string) *dirHandle { return dirOf(os.NewFile(uintptr(fd), name)) }
+
+// isKernel returns false: macOS has no such file systems under ordinary paths.
+func (d *dirHandle) isKernel() bool { return false }
+
 // read calls each for every entry of the directory except "." and "..", in no
 // order, and stops at the first error from each. Types are unknown: lstat
 // reports them.
 func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
-	if _, err := d.f.Seek(0, io.SeekStart); err != nil {
+	if _, err := d.file.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	return eachName(d.f, func(name string) error { return each(name, typeUnknown) })
+	return eachName(d.file, func(name string) error { return each(name, typeUnknown) })
 }
 
 // readInodes is read with the inode of each entry.

@@ -13,9 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// direntBufferSize is the buffer of getdents64(2): few system calls for a large
-// directory, little memory for a deep walk.
-const direntBufferSize = 32 << 10
+const (
+	// direntBufferSize is the buffer of getdents64(2): few system calls for a large
+	// directory, little memory for a deep walk.
+	direntBufferSize = 32 << 10
+	// firstDirents is the buffer for the first names: it is on the stack, and most
+	// directories need no other.
+	firstDirents = 4 << 10
+	maxDirent    = 280 // bytes of an entry with a name of 255
+)
+
+// newDirHandle returns the handle of a descriptor. An os.File would cost two more
+// system calls: it asks whether it can wait for the descriptor.
+func newDirHandle(fd int, name string) *dirHandle { return &dirHandle{fd: fd, name: name} }
+
+// isKernel reports whether the directory is on a file system of the kernel.
+func (d *dirHandle) isKernel() bool { return isKernelFD(d.fd) }
 
 // read calls each for every entry of the directory except "." and "..", in no
 // order, and stops at the first error from each.
@@ -26,15 +39,18 @@ func (d *dirHandle) read(each func(name string, typ fs.FileMode) error) error {
 // readInodes is read with the inode of each entry, which is 0 where the system does
 // not tell.
 func (d *dirHandle) readInodes(each func(name string, typ fs.FileMode, inode uint64) error) error {
-	fd := int(d.f.Fd())
-	if _, err := unix.Seek(fd, 0, 0); err != nil {
-		return &fs.PathError{Op: "seek", Path: d.f.Name(), Err: err}
+	if d.used {
+		if _, err := unix.Seek(d.fd, 0, 0); err != nil {
+			return &fs.PathError{Op: "seek", Path: d.name, Err: err}
+		}
 	}
-	buf := make([]byte, direntBufferSize)
+	d.used = true
+	var first [firstDirents]byte
+	buf := first[:]
 	for {
-		n, err := retryEINTR(func() (int, error) { return unix.Getdents(fd, buf) })
+		n, err := retryEINTR(func() (int, error) { return unix.Getdents(d.fd, buf) })
 		if err != nil {
-			return &fs.PathError{Op: "readdir", Path: d.f.Name(), Err: err}
+			return &fs.PathError{Op: "readdir", Path: d.name, Err: err}
 		}
 		if n <= 0 {
 			return nil
@@ -42,11 +58,11 @@ func (d *dirHandle) readInodes(each func(name string, typ fs.FileMode, inode uin
 		for rest := buf[:n]; len(rest) > 0; {
 			const header = int(unsafe.Offsetof(unix.Dirent{}.Name))
 			if len(rest) < header {
-				return fmt.Errorf("reading directory %s: short entry", d.f.Name())
+				return fmt.Errorf("reading directory %s: short entry", d.name)
 			}
 			size := int(binary.NativeEndian.Uint16(rest[unsafe.Offsetof(unix.Dirent{}.Reclen):]))
 			if size < header || size > len(rest) {
-				return fmt.Errorf("reading directory %s: entry of %d bytes", d.f.Name(), size)
+				return fmt.Errorf("reading directory %s: entry of %d bytes", d.name, size)
 			}
 			name, typ := string(rest[header:size]), rest[unsafe.Offsetof(unix.Dirent{}.Type)]
 			inode := binary.NativeEndian.Uint64(rest)
@@ -60,6 +76,9 @@ func (d *dirHandle) readInodes(each func(name string, typ fs.FileMode, inode uin
 			if err := each(name, direntType(typ), inode); err != nil {
 				return err
 			}
+		}
+		if len(buf) == firstDirents && n > firstDirents-maxDirent {
+			buf = make([]byte, direntBufferSize)
 		}
 	}
 }

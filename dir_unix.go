@@ -17,7 +17,14 @@ import (
 // dirHandle is an open directory. Names are looked up from its descriptor and
 // symlinks are never followed. So swapping a directory for a symlink during a
 // walk cannot lead the walk elsewhere.
-type dirHandle struct{ f *os.File }
+type dirHandle struct {
+	fd   int
+	name string
+	file *os.File // owns fd; nil if the handle itself does
+	used bool     // names were read from it
+}
+
+func dirOf(f *os.File) *dirHandle { return &dirHandle{fd: int(f.Fd()), name: f.Name(), file: f} }
 
 // openDir opens the directory at p.
 func (a *access) openDir(p resolvedPath) (*dirHandle, error) {
@@ -29,21 +36,27 @@ func (a *access) openDir(p resolvedPath) (*dirHandle, error) {
 		_ = f.Close() // nothing was written
 		return nil, invalidParam("path", "is not a directory")
 	}
-	return &dirHandle{f: f}, nil
+	return dirOf(f), nil
 }
 
 //go:noinline // it is called in many places, and each copy counts in the size of a release
-func (d *dirHandle) close() { _ = d.f.Close() } // nothing was written
+func (d *dirHandle) close() {
+	if d.file != nil {
+		_ = d.file.Close() // nothing was written
+	} else {
+		_ = unix.Close(d.fd) // likewise
+	}
+}
 
 // openDir opens the directory called name in d. It does not follow a symlink.
 func (d *dirHandle) openDir(name string) (*dirHandle, error) {
 	fd, err := retryEINTR(func() (int, error) {
-		return unix.Openat(int(d.f.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		return unix.Openat(d.fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	})
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	return &dirHandle{f: os.NewFile(uintptr(fd), name)}, nil
+	return newDirHandle(fd, name), nil
 }
 
 // openFile opens the regular file called name in d. It does not follow a
@@ -55,7 +68,7 @@ func (d *dirHandle) openFile(name string) (*os.File, error) {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.ErrUnsupported}
 	}
 	fd, err := retryEINTR(func() (int, error) {
-		return unix.Openat(int(d.f.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|openNonblock, 0)
+		return unix.Openat(d.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|openNonblock, 0)
 	})
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
@@ -83,14 +96,11 @@ func longName(_ *os.Root, path string) (string, error) { return filepath.Base(pa
 // fileSize returns the size that the file system reports, also for a directory.
 func fileSize(info fs.FileInfo) int64 { return info.Size() }
 
-// isKernel reports whether the directory is on a file system of the kernel.
-func (d *dirHandle) isKernel() bool { return isKernelFile(d.f) }
-
 // info describes the directory itself.
 func (d *dirHandle) info() (entryInfo, error) {
 	var st unix.Stat_t
-	if _, err := retryEINTR(func() (int, error) { return 0, unix.Fstat(int(d.f.Fd()), &st) }); err != nil {
-		return entryInfo{}, &fs.PathError{Op: "stat", Path: d.f.Name(), Err: err}
+	if _, err := retryEINTR(func() (int, error) { return 0, unix.Fstat(d.fd, &st) }); err != nil {
+		return entryInfo{}, &fs.PathError{Op: "stat", Path: d.name, Err: err}
 	}
 	return describe(&st), nil
 }
@@ -99,7 +109,7 @@ func (d *dirHandle) info() (entryInfo, error) {
 func (d *dirHandle) lstat(name string) (entryInfo, error) {
 	var st unix.Stat_t
 	_, err := retryEINTR(func() (int, error) {
-		return 0, unix.Fstatat(int(d.f.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		return 0, unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	})
 	if err != nil {
 		return entryInfo{}, &fs.PathError{Op: "stat", Path: name, Err: err}
@@ -110,7 +120,7 @@ func (d *dirHandle) lstat(name string) (entryInfo, error) {
 // readlink returns the target of the symlink called name.
 func (d *dirHandle) readlink(name string) (string, error) {
 	buf := make([]byte, 4096) // PATH_MAX, the longest target on Linux
-	n, err := retryEINTR(func() (int, error) { return unix.Readlinkat(int(d.f.Fd()), name, buf) })
+	n, err := retryEINTR(func() (int, error) { return unix.Readlinkat(d.fd, name, buf) })
 	if err != nil {
 		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
 	}
@@ -134,19 +144,19 @@ func openDirBelow(root *os.Root, name string) (*dirHandle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &dirHandle{f: f}, nil
+	return dirOf(f), nil
 }
 
 // mkdir makes the directory called name in d.
 func (d *dirHandle) mkdir(name string) error {
-	_, err := retryEINTR(func() (int, error) { return 0, unix.Mkdirat(int(d.f.Fd()), name, 0o777) })
+	_, err := retryEINTR(func() (int, error) { return 0, unix.Mkdirat(d.fd, name, 0o777) })
 	return err
 }
 
 // link gives the file or symbolic link called name in d the same name in to.
 func (d *dirHandle) link(name string, to *dirHandle) error {
 	_, err := retryEINTR(func() (int, error) {
-		return 0, unix.Linkat(int(d.f.Fd()), name, int(to.f.Fd()), name, 0)
+		return 0, unix.Linkat(d.fd, name, to.fd, name, 0)
 	})
 	return err
 }

@@ -41,12 +41,12 @@ func FuzzIgnore(f *testing.F) {
 	f.Add("\\ \r\n[!a-\n**/x/**\n\xff", "x/y", false)
 	f.Add("x", "# end", false)
 	f.Fuzz(func(t *testing.T, text, path string, isDir bool) {
-		rules := &ignoreRules{rules: parseIgnore(text)}
+		rules := ignoreRulesOf(text)
 		first := rules.ignored(path, isDir)
-		if first != (&ignoreRules{rules: parseIgnore(text + "\n# end")}).ignored(path, isDir) {
+		if first != ignoreRulesOf(text+"\n# end").ignored(path, isDir) {
 			t.Errorf("%q, %q: a comment changes the answer, want the same", text, path)
 		}
-		if (&ignoreRules{rules: parseIgnore(text + "\n!**")}).ignored(path, isDir) {
+		if ignoreRulesOf(text+"\n!**").ignored(path, isDir) {
 			t.Errorf("%q, %q: ignored although all is taken back, want false", text, path)
 		}
 	})
@@ -78,4 +78,10 @@ func FuzzEncodePart(f *testing.F) {
 			}
 		}
 	})
+}
+
+func ignoreRulesOf(text string) *ignoreRules {
+	var none *ignoreRules
+	rules, _ := none.add("", text)
+	return rules
 }

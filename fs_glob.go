@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 )
 
 type globParams struct {
@@ -82,7 +83,7 @@ func (f *fsService) glob(ctx context.Context, p globParams) (*globResult, error)
 	if err != nil {
 		return nil, err
 	}
-	g := &globPage{ctx: ctx, access: f.access, filter: filter, start: dir, self: self, at: at, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs(), gitDirs: namedGitDirs{access: f.access, start: at.abs}}
+	g := &globPage{ctx: ctx, access: f.access, filter: filter, start: dir, self: self, at: at, abs: at.abs, limit: limit, cursor: cursor, secrets: f.access.secretIDs(), denies: f.access.deniesBelow(at.abs), gitDirs: namedGitDirs{access: f.access, start: at.abs}}
 	var repo *repository
 	if respect {
 		repo = f.workTreeOf(at)
@@ -117,25 +118,29 @@ type globPage struct {
 	limit   int
 	cursor  pageCursor // at first where the page starts, at the end where it ends
 	secrets []fileID
+	denies  bool // a path below may be denied
 	gitDirs namedGitDirs
 
 	files   []globFile
 	size    int // of files as JSON
 	more    bool
 	skipped int
-	seen    int64
+	seen    atomic.Int64
 	tracked map[string]bool // listed whatever the rules say; directories above them included
 	rules   *ignoreRules    // of the repository
 	chain   []entryInfo     // the directories from start to the current one
 }
 
+func newGlobFile(rel string, info entryInfo) globFile {
+	return globFile{Path: showName(rel), PathBase64: nameBase64(rel), Size: info.size, Mtime: wireTime(info.mtime)}
+}
+
 // add appends a file to the page. It returns errEnough when the page is full.
-func (g *globPage) add(rel string, info entryInfo) error {
-	if !info.mode.IsRegular() || slices.Contains(g.secrets, info.id) {
+func (g *globPage) add(rel string, file globFile) error {
+	if file.Path == "" {
 		return nil
 	}
 	const rest = 120 // keys, punctuation, numbers and the time
-	file := globFile{Path: showName(rel), PathBase64: nameBase64(rel), Size: info.size, Mtime: wireTime(info.mtime)}
 	g.size += rest + jsonSize(file.Path) + len(file.PathBase64)
 	if len(g.files) == g.limit || g.size > maxPageBytes && len(g.files) > 0 {
 		g.more = true
@@ -146,15 +151,20 @@ func (g *globPage) add(rel string, info entryInfo) error {
 	return nil
 }
 
+// hidesDir reports whether the directory rel must not be entered.
+func (g *globPage) hidesDir(rel string, id fileID) bool {
+	return id.known() && slices.Contains(g.secrets, id) || g.denies && g.access.covers(filepath.Join(g.abs, rel))
+}
+
 // tick returns the context's error, if any, and reports progress from time to
-// time.
+// time. Several goroutines may call it.
 func (g *globPage) tick() error {
 	if g.ctx.Err() != nil {
 		return context.Cause(g.ctx)
 	}
 	beat(g.ctx)
-	if g.seen++; g.seen%progressEvery == 0 {
-		reportProgress(g.ctx, progress{Phase: "listing", Message: "listing files", Done: g.seen})
+	if seen := g.seen.Add(1); seen%progressEvery == 0 {
+		reportProgress(g.ctx, progress{Phase: "listing", Message: "listing files", Done: seen})
 	}
 	return nil
 }
@@ -181,7 +191,7 @@ func (g *globPage) walk(ignore bool) error {
 // files that sort after `after`, a path relative to d, are listed.
 func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, ignore bool) error {
 	if ignore {
-		rules = rules.below(d, rel)
+		rules, _ = rules.below(d, rel)
 	}
 	// Start at the entry that contains `after` and continue inside it.
 	first, inside, deeper := strings.Cut(after, "/")
@@ -223,9 +233,10 @@ func (g *globPage) dir(d *dirHandle, rel, after string, rules *ignoreRules, igno
 				err = g.child(d, n.name, rel+n.key, below, rules, ignore)
 			} else if info, statErr := d.lstat(n.name); statErr != nil {
 				g.skipped++ // removed, or not readable
-			} else {
+			} else if info.mode.IsRegular() && !slices.Contains(g.secrets, info.id) {
 				before := len(g.files)
-				err = g.add(rel+n.name, info)
+				path := rel + n.name
+				err = g.add(path, newGlobFile(path, info))
 				if len(g.files) > before {
 					if state == "" {
 						state = chainState(g.chain)
@@ -262,7 +273,7 @@ func (g *globPage) child(d *dirHandle, name, rel, after string, rules *ignoreRul
 		return nil
 	}
 	defer sub.close()
-	if g.access.hides(filepath.Join(g.abs, rel), self.id, g.secrets) {
+	if g.hidesDir(rel, self.id) {
 		return nil
 	}
 	g.chain = append(g.chain, self)

@@ -8,19 +8,22 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const (
 	// maxKeptNames and maxKeptNameBytes bound the names of one list that are kept for
-	// the next pages. Git lists the files again for those after them.
-	maxKeptNames     = 20_000
-	maxKeptNameBytes = 4 << 20
+	// the next pages. The files are listed again for those after them.
+	maxKeptNames     = 200_000
+	maxKeptNameBytes = 16 << 20
+	nameHeader       = 16 // bytes of memory for a name beside its text
 )
 
 // nameList is the names of a repository's files that git does not ignore, in order
@@ -35,14 +38,15 @@ type nameList struct {
 	dir     fileID // of the directory that was listed
 	index   fileFacts
 
-	sizes []namedInfo // of the first names, in order; nil once the list is kept
+	found []foundFile // of the first names, in order; nil once the list is kept
 }
 
-// namedInfo is a file and what lstat found.
-type namedInfo struct {
-	name string
-	info entryInfo
-	err  error
+// foundFile is what was found about a name: a file, none that a page shows, or that it
+// cannot be read.
+type foundFile struct {
+	known   bool
+	skipped bool
+	file    globFile
 }
 
 // page returns up to limit names after the given one; ok reports whether the list
@@ -65,7 +69,11 @@ func (g *globPage) list(f *fsService, r *repository) error {
 	after := string(g.cursor.After)
 	if l, _ := f.names.find(g.cursor.Request).(*nameList); l != nil && after != "" && l.state == g.cursor.State && l.dir == g.self.id && l.index.equal(index) {
 		if names, more, ok := l.page(after, g.limit); ok {
-			changed, err := g.addNames(l, names, more)
+			found := make([]foundFile, len(names))
+			changed, err := g.lookUp(names, found)
+			if err == nil {
+				g.addNames(l, names, found, more)
+			}
 			if err != nil || !changed.After(l.began.Add(-clockDifference)) {
 				if !g.more {
 					f.names.drop(g.cursor.Request)
@@ -88,62 +96,104 @@ func (g *globPage) list(f *fsService, r *repository) error {
 	}
 	g.cursor.State = l.state
 	names, more, _ := l.page(after, g.limit)
-	if _, err = g.addNames(l, names, more); err == nil && g.more {
+	g.addNames(l, names, l.found, more)
+	if g.more {
 		l.dir, l.index = g.self.id, index
-		f.names.keep(g.cursor.Request, l.kept(), maxKeptNameBytes)
+		kept, size := l.kept()
+		f.names.keep(g.cursor.Request, kept, size)
 	}
-	return err
+	return nil
 }
 
-// kept returns the part of the list that is kept for other pages.
-func (l *nameList) kept() *nameList {
-	kept, size := *l, 0
-	kept.sizes = nil
+// kept returns the part of the list that is kept for other pages, and its size.
+func (l *nameList) kept() (kept *nameList, size int) {
+	kept = new(*l)
+	kept.found = nil
 	for n, name := range l.names {
-		if size += len(name); n == maxKeptNames || size > maxKeptNameBytes {
+		more := nameHeader + len(name)
+		if size+more > maxKeptNameBytes {
 			kept.names, kept.more = slices.Clone(l.names[:n]), true
 			break
 		}
+		size += more
 	}
-	return &kept
+	return kept, size
 }
 
-// addNames adds files to the page, up to its size. It returns the time of the last
-// change of a directory on the way to them.
-func (g *globPage) addNames(l *nameList, names []string, more bool) (changed time.Time, err error) {
-	below := &statBelow{access: g.access, abs: g.abs, start: g.start, self: g.self, changed: g.self.changed}
-	defer below.close()
+// addNames adds what was found about names to the page, up to its size.
+func (g *globPage) addNames(l *nameList, names []string, found []foundFile, more bool) {
 	g.skipped += l.skipped
-	sizes := l.sizes
-	for _, name := range names {
-		if err := g.tick(); err != nil {
-			return changed, err
+	g.files = make([]globFile, 0, len(names))
+	for n, name := range names {
+		if found[n].skipped {
+			g.skipped++
 		}
-		var info entryInfo
-		if len(sizes) > 0 && sizes[0].name == name {
-			info, err, sizes = sizes[0].info, sizes[0].err, sizes[1:]
-		} else {
-			info, err = below.lstat(name)
-		}
-		if err != nil {
-			if _, hidden := errors.AsType[*rpcError](err); !hidden && !errors.Is(err, fs.ErrNotExist) {
-				g.skipped++ // no right to read it, or behind a symlink
-			}
-			continue
-		}
-		if err := g.add(name, info); errors.Is(err, errEnough) {
-			return below.changed, nil
+		if g.add(name, found[n].file) != nil {
+			return // enough
 		}
 	}
 	if g.more = more; more {
 		g.cursor.After = []byte(names[len(names)-1])
 	}
-	return below.changed, nil
 }
 
-// listNames asks git for the names after the cursor, a page or as many as are kept.
-// The tracked files, which git has in its index, are looked up while it searches the
-// directories for others.
+const (
+	// lookUps is how many goroutines look files up for one page, and lookUpBatch how
+	// many names one of them takes at a time: those of some directories.
+	lookUps     = 4
+	lookUpBatch = 256
+)
+
+// lookUp describes files that are not known yet. It returns the time of the last change
+// of a directory on the way to them.
+func (g *globPage) lookUp(names []string, found []foundFile) (changed time.Time, err error) {
+	var next atomic.Int64
+	var mu sync.Mutex // guards changed
+	work := func() {
+		below := &statBelow{access: g.access, abs: g.abs, start: g.start, self: g.self, changed: g.self.changed}
+		defer below.close()
+		for g.ctx.Err() == nil {
+			first := int(next.Add(lookUpBatch)) - lookUpBatch
+			if first >= len(names) {
+				break
+			}
+			for n := first; n < min(first+lookUpBatch, len(names)); n++ {
+				if !found[n].known {
+					beat(g.ctx)
+					info, err := below.lstat(names[n])
+					g.describe(&found[n], names[n], info, err)
+				}
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if below.changed.After(changed) {
+			changed = below.changed
+		}
+	}
+	var helpers sync.WaitGroup
+	for range min(lookUps, runtime.GOMAXPROCS(0), (len(names)+lookUpBatch-1)/lookUpBatch) - 1 {
+		helpers.Go(work) // ends with the names
+	}
+	work()
+	helpers.Wait()
+	return changed, context.Cause(g.ctx)
+}
+
+// describe sets what lstat found of a name.
+func (g *globPage) describe(found *foundFile, name string, info entryInfo, err error) {
+	found.known = true
+	if err == nil {
+		if info.mode.IsRegular() && !slices.Contains(g.secrets, info.id) {
+			found.file = newGlobFile(name, info)
+		}
+	} else if _, hidden := errors.AsType[*rpcError](err); !hidden && !errors.Is(err, fs.ErrNotExist) {
+		found.skipped = true // no right to read it, or behind a symlink
+	}
+}
+
+// listNames lists the names after the cursor, a page or as many as are kept, and looks
+// up those of the page.
 func (g *globPage) listNames(f *fsService, r *repository) (*nameList, error) {
 	v, err := f.workTreeView(r)
 	if err != nil {
@@ -151,91 +201,73 @@ func (g *globPage) listNames(f *fsService, r *repository) (*nameList, error) {
 	}
 	defer v.remove()
 	l := &nameList{after: string(g.cursor.After), began: time.Now()}
-	limit := max(g.limit, maxKeptNames)
-	tracked, others := &topK{after: l.after, limit: limit}, &topK{after: l.after, limit: limit}
-	ctx, stop := context.WithCancelCause(g.ctx)
-	defer stop(nil)
-	var sum, otherSum uint64
-	var otherErr error
-	var search sync.WaitGroup
-	search.Go(func() { // ends with git
-		command := v.command("ls-files", "-z", "--others", "--exclude-standard")
-		command.line = func(line string) {
-			if isUnreadable(line) {
-				l.skipped++
-			}
-		}
-		command.check = func(ctx context.Context) error { return f.access.checkRules(ctx, r.work, g.at) }
-		if otherSum, otherErr = g.readNames(ctx, f.git, command, others, func() error { beat(ctx); return nil }); otherErr != nil {
-			stop(otherErr)
-		}
-	})
-	sum, err = g.readNames(ctx, f.git, v.command("ls-files", "-z", "--cached", "--deduplicate"), tracked, g.tick)
-	if err == nil {
-		err = g.lookUp(ctx, l, tracked.sorted())
+	if err = g.readTree(f, v, l); errors.Is(err, errAskGit) {
+		err = g.askGit(f, v, l)
 	}
-	if err != nil {
-		stop(err)
-	}
-	search.Wait()
-	switch {
-	case g.ctx.Err() != nil:
-		return nil, context.Cause(g.ctx)
-	case otherErr != nil: // the other one may have been stopped for it
-		return nil, otherErr
-	case err != nil:
-		return nil, err
-	}
-	for _, e := range others.sorted() {
-		tracked.add(e)
-	}
-	for _, e := range tracked.sorted() {
-		l.names = append(l.names, e.name)
-	}
-	l.more = tracked.more || others.more
-	l.state = strconv.FormatUint(sum+otherSum, 36)
-	return l, nil
+	return l, err
 }
 
-// readNames runs git ls-files, adds the names that the filter selects to list, and
-// returns their checksum, which does not depend on their order. It calls tick for each
-// name.
-func (g *globPage) readNames(ctx context.Context, git *gitRunner, command gitCommand, list *topK, tick func() error) (sum uint64, err error) {
+// askGit asks git for the names.
+func (g *globPage) askGit(f *fsService, v *gitView, l *nameList) error {
+	names := g.collector()
+	command := v.command("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
 	command.dir = g.abs
-	err = git.stream(ctx, command, func(out *bufio.Reader) error {
+	command.line = func(line string) {
+		if isUnreadable(line) {
+			l.skipped++
+		}
+	}
+	command.check = func(ctx context.Context) error { return f.access.checkRules(ctx, v.repo.work, g.at) }
+	err := f.git.stream(g.ctx, command, func(out *bufio.Reader) error {
 		return readRecords(out, func(record []byte) error {
-			if err := tick(); err != nil {
-				return err
-			}
-			rel := string(record)
-			if strings.HasSuffix(rel, "/") || !safeRel(rel) || !g.filter.file(rel) || g.access.covers(filepath.Join(g.abs, rel)) {
-				return nil // a nested repository, or filtered out
-			}
-			hash := fnv.New64a()
-			_, _ = hash.Write(record) // a hash never fails
-			sum += hash.Sum64()
-			list.add(dirEntryName{key: rel, name: rel})
-			return nil
+			names.add(record)
+			return g.tick()
 		})
 	})
-	return sum, err
+	if err != nil {
+		return err
+	}
+	for _, e := range names.top.sorted() {
+		l.names = append(l.names, e.name)
+	}
+	l.more, l.state = names.top.more, strconv.FormatUint(names.sum, 36)
+	l.found = make([]foundFile, min(len(l.names), g.limit))
+	_, err = g.lookUp(l.names[:len(l.found)], l.found)
+	return err
 }
 
-// lookUp sets the sizes of the first names.
-func (g *globPage) lookUp(ctx context.Context, l *nameList, names []dirEntryName) error {
-	below := &statBelow{access: g.access, abs: g.abs, start: g.start, self: g.self}
-	defer below.close()
-	names = names[:min(len(names), g.limit)]
-	l.sizes = make([]namedInfo, len(names))
-	for n, e := range names {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		beat(ctx)
-		info, err := below.lstat(e.name)
-		l.sizes[n] = namedInfo{e.name, info, err}
+// maxListedNames returns how many names of a list are in memory for a page.
+func maxListedNames(limit int) int { return max(limit, maxKeptNames) }
+
+// nameCollector selects the names of one run.
+type nameCollector struct {
+	page *globPage
+	top  topK
+	sum  uint64
+}
+
+func (g *globPage) collector() *nameCollector {
+	return &nameCollector{page: g, top: topK{after: string(g.cursor.After), limit: maxListedNames(g.limit)}}
+}
+
+// add adds a name if the page selects it.
+func (c *nameCollector) add(name []byte) {
+	if rel := string(name); c.page.selects(rel) {
+		c.sum += nameSum(name)
+		c.top.add(dirEntryName{key: rel, name: rel})
 	}
-	return nil
+}
+
+// selects reports whether a name of git's is one of a file that the filter selects,
+// not of a nested repository.
+func (g *globPage) selects(rel string) bool {
+	return !strings.HasSuffix(rel, "/") && safeRel(rel) && g.filter.file(rel) && !(g.denies && g.access.covers(filepath.Join(g.abs, rel)))
+}
+
+func nameSum(name []byte) uint64 {
+	hash := fnv.New64a()
+	_, _ = hash.Write(name) // a hash never fails
+	return hash.Sum64()
 }
 
 // listWithoutRules is list for a work tree in which git would wait for a pipe
@@ -266,7 +298,7 @@ func (g *globPage) listWithoutRules(f *fsService, r *repository) error {
 		return err
 	}
 	if text, err := r.optional(r.common, filepath.Join("info", "exclude"), maxConfigFile); err == nil && r.work.abs == g.abs {
-		g.rules = &ignoreRules{rules: parseIgnore(string(text))}
+		g.rules, _ = g.rules.add("", string(text))
 	}
 	return g.walk(true)
 }

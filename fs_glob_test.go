@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -144,6 +146,9 @@ func TestGlobRepository(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := fsOn(t, dir)
+	if runtime.GOOS == "linux" {
+		f.git.path = filepath.Join(dir, "no such git") // it is asked for what is rare alone
+	}
 	for path, want := range map[string]string{
 		top:          ".gitignore new.go sub/.gitignore sub/a.go tracked.log",
 		top + "/sub": ".gitignore a.go",
@@ -208,6 +213,10 @@ func TestGlobIndexKinds(t *testing.T) {
 	gitIn(t, dir+"/super", "submodule", "--quiet", "add", dir+"/split", "sub")
 	check("submodule", dir+"/super/sub", want)
 	check("above a submodule", dir+"/super", ".gitmodules own")
+	if err := os.Remove(dir + "/super/sub/.git"); err != nil {
+		t.Fatal(err)
+	}
+	check("above a submodule without its repository", dir+"/super", ".gitmodules own")
 }
 
 // Programs that a repository's configuration names are not run.
@@ -292,41 +301,46 @@ func TestGlobStaleCursor(t *testing.T) {
 	}
 }
 
+// randomIgnoreTree returns files in directories that have a random .gitignore each.
+func randomIgnoreTree(rng *rand.Rand) map[string]string {
+	names := []string{"a", "b", "c.log", "d.go", "a b", "logs", "x!y", "#h"}
+	patterns := []string{"a", "*.log", "!c.log", "/b", "logs/", "a/b", "**/b", "a/**", "!a/", "!logs", "/logs", "*", "!*/", "!d.go", "x\\!y", "\\#h", "#h", "\\!z", "a b  ", "a\\ b", "[a-c]", "[!a]", "**", "a/**/b", "/*/a", "b/*", "?", "", " ", "/", "!", "!/a", "*/", "[", "a\\"}
+	tree := map[string]string{}
+	for range 25 {
+		path := ""
+		for range 1 + rng.IntN(3) {
+			path = filepath.Join(path, names[rng.IntN(len(names))]+[]string{"", "", "1"}[rng.IntN(3)])
+		}
+		clash := false
+		for other := range tree {
+			clash = clash || strings.HasPrefix(other, path+"/") || strings.HasPrefix(path, other+"/")
+		}
+		if !clash {
+			tree[path] = ""
+		}
+	}
+	dirs := map[string]bool{".": true}
+	for path := range tree {
+		dirs[filepath.Dir(path)] = true
+	}
+	for d := range dirs {
+		var text strings.Builder
+		for range rng.IntN(4) {
+			text.WriteString(patterns[rng.IntN(len(patterns))] + []string{"\n", "\r\n"}[rng.IntN(2)])
+		}
+		tree[filepath.Join(d, ".gitignore")] = text.String()
+	}
+	return tree
+}
+
 // The walk reads .gitignore files as git does.
 func TestGlobIgnoresAsGit(t *testing.T) {
 	needsAnyName(t)
 	skipShort(t, "compares with git many times, for 2 s; TestGlobRepository does it once")
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(3, 4))
-	names := []string{"a", "b", "c.log", "d.go", "a b", "logs", "x!y", "#h"}
-	patterns := []string{"a", "*.log", "!c.log", "/b", "logs/", "a/b", "**/b", "a/**", "!a/", "!logs", "/logs", "*", "!*/", "!d.go", "x\\!y", "\\#h", "#h", "\\!z", "a b  ", "a\\ b", "[a-c]", "[!a]", "**", "a/**/b", "/*/a", "b/*", "?", "", " ", "/", "!", "!/a", "*/", "[", "a\\"}
 	for round := range 60 {
-		dir := realTempDir(t)
-		tree := map[string]string{}
-		for range 25 {
-			path := ""
-			for range 1 + rng.IntN(3) {
-				path = filepath.Join(path, names[rng.IntN(len(names))]+[]string{"", "", "1"}[rng.IntN(3)])
-			}
-			clash := false
-			for other := range tree {
-				clash = clash || strings.HasPrefix(other, path+"/") || strings.HasPrefix(path, other+"/")
-			}
-			if !clash {
-				tree[path] = ""
-			}
-		}
-		dirs := map[string]bool{".": true}
-		for path := range tree {
-			dirs[filepath.Dir(path)] = true
-		}
-		for d := range dirs {
-			var text strings.Builder
-			for range rng.IntN(4) {
-				text.WriteString(patterns[rng.IntN(len(patterns))] + []string{"\n", "\r\n"}[rng.IntN(2)])
-			}
-			tree[filepath.Join(d, ".gitignore")] = text.String()
-		}
+		dir, tree := realTempDir(t), randomIgnoreTree(rng)
 		writeFiles(t, dir, tree)
 		f := fsOn(t, dir)
 		got := fsGlobAll(t, f, globParams{pathParam: pathOf(dir), Limit: new(7)})
@@ -342,6 +356,104 @@ func TestGlobIgnoresAsGit(t *testing.T) {
 		if again := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); !slices.Equal(again, want) {
 			t.Fatalf("round %d, asking git:\n got %q\nwant %q", round, again, want)
 		}
+	}
+}
+
+// What is listed of a work tree is what git lists of it, whether or not files are
+// tracked that its rules ignore. The daemon asks git for no usual one.
+func TestWorkTreesAreListedAsGitDoes(t *testing.T) {
+	needsAnyName(t)
+	skipShort(t, "compares with git many times, for 2 s; TestGlobRepository does it once")
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(5, 6))
+	for round := range 50 {
+		dir, tree := realTempDir(t), randomIgnoreTree(rng)
+		tree[".git/info/exclude"] = []string{"", "d.go\n!c.log\n", "/a\n*1\n"}[rng.IntN(3)]
+		gitIn(t, dir, "init", "-q")
+		writeFiles(t, dir, tree)
+		dirs := []string{"."}
+		for _, path := range slices.Sorted(maps.Keys(tree)) {
+			if strings.HasPrefix(path, ".git/") {
+				continue
+			}
+			if above := filepath.Dir(path); dirs[len(dirs)-1] != above {
+				dirs = append(dirs, above)
+			}
+			if rng.IntN(3) == 0 {
+				gitIn(t, dir, "add", "-f", "--", path)
+			}
+			if rng.IntN(8) == 0 && filepath.Base(path) != ".gitignore" {
+				if err := os.Remove(filepath.Join(dir, path)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		f := fsOn(t, dir)
+		if runtime.GOOS == "linux" {
+			f.git.path = filepath.Join(dir, "no such git")
+		}
+		for _, below := range []string{".", dirs[rng.IntN(len(dirs))]} {
+			at := filepath.Join(dir, below)
+			var want []string
+			for name := range strings.SplitSeq(gitIn(t, at, "ls-files", "-z", "--cached", "--others", "--exclude-standard"), "\x00") {
+				if _, err := os.Stat(filepath.Join(at, name)); err == nil && name != "" {
+					want = append(want, name)
+				}
+			}
+			slices.Sort(want)
+			for _, limit := range []int{3, 1000} {
+				if got := fsGlobAll(t, f, globParams{pathParam: pathOf(at), Limit: &limit}); !slices.Equal(got, want) {
+					t.Fatalf("round %d, %s, pages of %d:\n got %q\nwant %q\ntree %q\ntracked %q", round, below, limit, got, want, tree, gitIn(t, dir, "ls-files"))
+				}
+			}
+		}
+	}
+}
+
+// A directory of a work tree that becomes a symlink during the walk leads it nowhere.
+func TestGlobFollowsNoSymlinkThatAppears(t *testing.T) {
+	needsLinks(t)
+	skipShort(t, "lists many times; TestGlobRepository has a symlink that is there")
+	t.Parallel()
+	dir, outside := realTempDir(t), realTempDir(t)
+	const secret = 7777 // bytes
+	for _, name := range []string{"tracked", "new"} {
+		writeFiles(t, outside, map[string]string{"deep/" + name: strings.Repeat("x", secret)})
+	}
+	fsRepo(t, dir, map[string]string{"sub/deep/tracked": "1"})
+	writeFiles(t, dir, map[string]string{"sub/deep/new": "1"})
+	if err := os.Symlink(outside, dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	f := fsOn(t, dir)
+	done := make(chan struct{})
+	var swapping sync.WaitGroup
+	defer swapping.Wait()
+	defer close(done)
+	swapping.Go(func() { // ends with done
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			_, _, _ = os.Rename(dir+"/sub", dir+"/was"), os.Rename(dir+"/link", dir+"/sub"), os.Rename(dir+"/was", dir+"/link")
+		}
+	})
+	listed := 0
+	for range 200 {
+		page, err := f.glob(t.Context(), globParams{pathParam: pathOf(dir)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range page.Files {
+			if listed++; file.Size == secret {
+				t.Fatalf("got %s with %d bytes, want no file behind the symlink", file.Path, file.Size)
+			}
+		}
+	}
+	if listed == 0 {
+		t.Error("no file was listed at all, want some")
 	}
 }
 

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 	"strings"
 )
 
@@ -24,22 +26,29 @@ type ignoreRule struct {
 }
 
 // below adds the .gitignore of the directory d, if there is one. Like git, it
-// does not follow a symlink.
-func (r *ignoreRules) below(d *dirHandle, base string) *ignoreRules {
+// does not follow a symlink. It returns false if git may know other rules there.
+func (r *ignoreRules) below(d *dirHandle, base string) (*ignoreRules, bool) {
 	f, err := d.openFile(".gitignore")
 	if err != nil {
-		return r
+		return r, errors.Is(err, fs.ErrNotExist)
 	}
 	defer f.Close() // only read
 	text, err := io.ReadAll(io.LimitReader(f, maxIgnoreFile))
 	if err != nil {
-		return r
+		return r, false
 	}
-	rules := parseIgnore(string(text))
+	below, whole := r.add(base, string(text))
+	return below, whole && len(text) < maxIgnoreFile
+}
+
+// add adds the rules of a file in the directory base. It returns false if it does not
+// know all of them.
+func (r *ignoreRules) add(base, text string) (*ignoreRules, bool) {
+	rules, whole := parseIgnore(text)
 	if len(rules) == 0 {
-		return r
+		return r, whole
 	}
-	return &ignoreRules{parent: r, base: base, rules: rules}
+	return &ignoreRules{parent: r, base: base, rules: rules}, whole
 }
 
 // ignored reports whether a path, relative to the walk, is ignored. The last
@@ -70,9 +79,10 @@ func (r *ignoreRule) match(path string) bool {
 	return ok && !p.broken && matchTokens(p.tokens, rest)
 }
 
-// parseIgnore parses a .gitignore file.
-func parseIgnore(text string) []ignoreRule {
-	var rules []ignoreRule
+// parseIgnore parses a .gitignore file. It returns false if it left out a rule for its
+// length.
+func parseIgnore(text string) (rules []ignoreRule, whole bool) {
+	whole = true
 	for line := range strings.SplitSeq(strings.TrimPrefix(text, "\ufeff"), "\n") {
 		line = trimIgnoreSpace(strings.TrimSuffix(line, "\r"))
 		if line == "" || line[0] == '#' {
@@ -86,12 +96,13 @@ func parseIgnore(text string) []ignoreRule {
 		}
 		line = strings.TrimPrefix(line, "/")
 		if line == "" || line == "**/" || len(line) > maxGlobLength {
+			whole = whole && len(line) <= maxGlobLength
 			continue
 		}
 		rule.pattern = parsePattern(line)
 		rules = append(rules, rule)
 	}
-	return rules
+	return rules, whole
 }
 
 // trimIgnoreSpace removes trailing spaces, except one that a backslash escapes.

@@ -24,9 +24,11 @@ const (
 
 // isKernelFile reports whether f is on a kernel file system such as /proc
 // instead of a disk: /proc/self/environ would reveal the daemon's secrets.
-func isKernelFile(f *os.File) bool {
+func isKernelFile(f *os.File) bool { return isKernelFD(int(f.Fd())) }
+
+func isKernelFD(fd int) bool {
 	var s unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &s); err != nil {
+	if err := unix.Fstatfs(fd, &s); err != nil {
 		return true
 	}
 	switch int64(s.Type) {

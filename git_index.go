@@ -1,0 +1,49 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// eachIndexEntry calls each for the entries of an index of version 2
+// (gitformat-index(5)), in order, and reports whether these are all: an index may be of
+// another version, share entries with another file, or be broken. A path in conflict
+// has several entries.
+func eachIndexEntry(index []byte, sha256 bool, each func(name []byte, mode uint32)) bool {
+	const (
+		headerSize      = 12
+		extensionHeader = 8  // its name and its size
+		modeAt          = 24 // in an entry
+		idAt            = 40
+		flagsSize       = 2
+	)
+	idSize := 20
+	if sha256 {
+		idSize = 32
+	}
+	if len(index) < headerSize+idSize || !bytes.HasPrefix(index, []byte("DIRC\x00\x00\x00\x02")) {
+		return false
+	}
+	rest := index[headerSize:]
+	nameAt := idAt + idSize + flagsSize
+	for entries := binary.BigEndian.Uint32(index[8:]); entries > 0; entries-- {
+		if len(rest) <= nameAt {
+			return false
+		}
+		length := bytes.IndexByte(rest[nameAt:], 0)
+		if length <= 0 {
+			return false
+		}
+		each(rest[nameAt:nameAt+length], binary.BigEndian.Uint32(rest[modeAt:]))
+		rest = rest[min((nameAt+length+8)/8*8, len(rest)):] // at least one NUL
+	}
+	// The name of an extension that a reader must know begins with a small letter.
+	for len(rest) >= extensionHeader+idSize {
+		size := uint64(binary.BigEndian.Uint32(rest[4:])) + extensionHeader
+		if rest[0] >= 'a' || size > uint64(len(rest)) {
+			return false
+		}
+		rest = rest[size:]
+	}
+	return len(rest) == idSize
+}
