@@ -41,7 +41,7 @@ type nameList struct {
 	found []foundFile // of the first names, in order; nil once the list is kept
 }
 
-// foundFile is what was found about a name: a file, none that a page shows, or that it
+// foundFile holds what was found about a name: a file, none that a page shows, or that it
 // cannot be read.
 type foundFile struct {
 	known   bool
