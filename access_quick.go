@@ -117,12 +117,15 @@ func (a *access) hasDenied(r *root, path string) bool {
 // system that is slow, and every error.
 func (a *access) quickStat(path string) (info entryInfo, ok bool) {
 	r, rel, ok := a.quickPath(path)
-	if !ok || !r.quick.begin(a.began) {
+	if !ok {
 		return info, false
 	}
-	began := time.Now()
+	began := time.Since(a.began)
+	if !r.quick.begin(began) {
+		return info, false
+	}
 	info, err := a.describePlain(r, rel)
-	r.quick.end(a.began, began)
+	r.quick.end(time.Since(a.began), began)
 	return info, err == nil
 }
 
@@ -179,16 +182,17 @@ func (a *access) openPlain(path string) (at resolvedPath, file *os.File, info fs
 }
 
 // begin starts a quick look-up. It returns false while another one runs, which
-// then is blocked, and for a while after slow ones.
-func (q *quickRoot) begin(epoch time.Time) bool {
-	return time.Since(epoch) >= time.Duration(q.pause.Load()) && q.busy.CompareAndSwap(false, true)
+// then is blocked, and for a while after slow ones. Times are since access.began: to
+// ask for more than one at each end would take a part of the look-up.
+func (q *quickRoot) begin(now time.Duration) bool {
+	return now >= time.Duration(q.pause.Load()) && q.busy.CompareAndSwap(false, true)
 }
 
-func (q *quickRoot) end(epoch, began time.Time) {
-	if took := time.Since(began); took <= slowLookup {
+func (q *quickRoot) end(now, began time.Duration) {
+	if took := now - began; took <= slowLookup {
 		q.slow = 0
 	} else if q.slow++; q.slow > maxSlow {
-		q.pause.Store(int64(time.Since(epoch) + slowPause*took))
+		q.pause.Store(int64(now + slowPause*took))
 	}
 	q.busy.Store(false)
 }
