@@ -1,7 +1,12 @@
 package main
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"io"
+	"math"
+	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -10,14 +15,21 @@ const (
 	// maxGathered is how many bytes of frames are gathered before they are
 	// written: with 64 KiB the system calls no longer matter.
 	maxGathered = 64 << 10
+	// minPart is the smallest part of a message that is made to fill a write.
+	minPart = 4 << 10
 	// maxControls bounds what other goroutines may add to the frames that wait
 	// while a write is blocked. A control frame has at most 125 bytes.
 	maxControls = maxGathered + maxFrame
+	// maskKeys is how many keys of masks are drawn at once: the call takes longer than
+	// a short message.
+	maskKeys = 32
 )
 
 // gatherer collects the frames of a connection, so that many of them leave in
 // one system call. It stands below the WebSocket library, which writes each
-// frame by itself and a long one in pieces of 4 KiB, and above TLS.
+// frame by itself and a long one in pieces of 4 KiB, and above TLS. The frames of
+// messages that are not compressed do not come from the library, which would copy
+// them three times.
 //
 // The goroutine that writes messages calls hold, writes some frames and calls
 // flush. Other goroutines write control frames at any time. The library holds a
@@ -35,7 +47,8 @@ type gatherer struct {
 	direct func([]byte) (int, error)
 
 	mu      sync.Mutex   // guards the fields below; not held while conn is written
-	sent    frameCounter // of a server
+	sent    frameCounter // what the library has written
+	keys    []byte       // for the masks of the next frames of a client
 	changed sync.Cond    // broadcast when a write has ended
 	frames  []byte       // what waits to be written
 	spare   []byte       // the buffer of the last write, for reuse
@@ -70,13 +83,51 @@ func (g *gatherer) Write(p []byte) (int, error) {
 		return 0, g.err
 	}
 	g.frames = append(g.frames, p...)
-	if g.server {
-		g.sent.count(p)
-	}
+	g.sent.count(p)
 	if !g.held && !g.busy {
 		g.drainLocked()
 	}
 	return len(p), g.err
+}
+
+// addFrame adds a frame of a message to the frames that wait for flush, between two of
+// the library. first is its first byte (RFC 6455, section 5.2).
+func (g *gatherer) addFrame(first byte, payload []byte) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.err != nil:
+		return g.err
+	case g.sent.closed:
+		return net.ErrClosed
+	}
+	g.frames = slices.Grow(g.frames, maxFrameHeader+len(payload))
+	masked := byte(0x80)
+	if g.server {
+		masked = 0
+	}
+	switch n := len(payload); {
+	case n < 126:
+		g.frames = append(g.frames, first, masked|byte(n))
+	case n <= math.MaxUint16:
+		g.frames = binary.BigEndian.AppendUint16(append(g.frames, first, masked|126), uint16(n))
+	default:
+		g.frames = binary.BigEndian.AppendUint64(append(g.frames, first, masked|127), uint64(n))
+	}
+	if g.server {
+		g.frames = append(g.frames, payload...)
+		return nil
+	}
+	if len(g.keys) == 0 {
+		g.keys = make([]byte, 4*maskKeys)
+		_, _ = rand.Read(g.keys) // never fails
+	}
+	key := binary.LittleEndian.Uint32(g.keys)
+	g.keys = g.keys[4:]
+	n := len(g.frames) + 4
+	g.frames = binary.LittleEndian.AppendUint32(g.frames, key)[:n+len(payload)]
+	maskBytes(g.frames[n:], payload, key)
+	return nil
 }
 
 // hold makes frames wait for flush.

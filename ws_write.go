@@ -238,7 +238,10 @@ func (l *link) next(last bool) (outMessage, bool) {
 func (l *link) writeMessage(data []byte) error {
 	ctx := context.Background()
 	early := l.compresses && !l.trusted()
-	if len(data) <= maxFrame && !early {
+	switch {
+	case !l.compresses || len(data) < minCompressed && !early:
+		return l.writeFrames(data)
+	case len(data) <= maxFrame && !early:
 		if err := l.makeRoom(len(data)); err != nil {
 			return err
 		}
@@ -267,6 +270,30 @@ func (l *link) writeMessage(data []byte) error {
 		data = data[n:]
 	}
 	return w.Close()
+}
+
+// writeFrames is writeMessage without compression and without the library.
+func (l *link) writeFrames(data []byte) error {
+	const final = 0x80
+	if len(data) > maxFrame {
+		l.sending.Store(true) // until the flush
+	}
+	for first := byte(finalText &^ final); ; first = 0 { // continues the message
+		n := min(len(data), maxFrame)
+		if room := maxGathered - l.gather.waiting(); room >= minPart {
+			n = min(n, room) // each write is full
+		}
+		if n == len(data) {
+			first |= final
+		}
+		if err := l.makeRoom(n); err != nil {
+			return err
+		}
+		if err := l.gather.addFrame(first, data[:n]); err != nil || n == len(data) {
+			return err
+		}
+		data = data[n:]
+	}
 }
 
 // makeRoom prepares the gatherer for a frame of n bytes.
