@@ -124,11 +124,15 @@ func (f *fsService) readFile(ctx context.Context, p readFileParams) (*readFileRe
 	if encoding == "base64" { // the content is a buffer of its own
 		f.buffers.put(data)
 	}
+	var head *string
+	if dir, ok := parentOf(f.access, at); ok {
+		head = f.headOf(dir)
+	}
 	return &readFileResult{
 		Path: showName(at.abs), PathBase64: nameBase64(at.abs),
 		Content: content, Encoding: encoding,
 		Offset: offset, Length: used, Size: size, EOF: offset+int64(used) >= size,
-		Mtime: wireTime(info.ModTime()), Head: f.headOf(at),
+		Mtime: wireTime(info.ModTime()), Head: head,
 		buffers: &f.buffers,
 	}, nil
 }
