@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -33,8 +32,8 @@ const (
 
 // quickRoot holds what quick look-ups below an allowed directory need.
 type quickRoot struct {
-	file *os.File        // the directory
-	conn syscall.RawConn // its descriptor; nil where quick look-ups are not possible
+	file *os.File // the directory; nil where quick look-ups are not possible
+	fd   uintptr  // of the file, which stays open while there are requests: to ask it each time takes a twentieth of a look-up
 	// isKernel is set on the kernel's own file systems: their files may be described
 	// but not read.
 	isKernel bool
@@ -52,12 +51,7 @@ func (r *root) openQuick() {
 	if err != nil {
 		return
 	}
-	conn, err := file.SyscallConn()
-	if err != nil {
-		_ = file.Close() // only read
-		return
-	}
-	r.quick.file, r.quick.conn, r.quick.isKernel, r.quick.isRemote = file, conn, isKernelFile(file), isRemoteFile(file)
+	r.quick.file, r.quick.fd, r.quick.isKernel, r.quick.isRemote = file, file.Fd(), isKernelFile(file), isRemoteFile(file)
 }
 
 // quickPath returns the allowed directory and the relative path of a plain path;
@@ -77,7 +71,7 @@ func (a *access) quickPath(path string) (r *root, rel string, ok bool) {
 			}
 		case isWithin(r.real, path):
 			rel = strings.TrimPrefix(path[len(r.real):], string(filepath.Separator))
-			return r, rel, r.quick.conn != nil && !a.noQuick.Load() && isPlain(rel) && !hasSecretName(rel) && !a.hasDenied(r, path)
+			return r, rel, r.quick.file != nil && !a.noQuick.Load() && isPlain(rel) && !hasSecretName(rel) && !a.hasDenied(r, path)
 		case r.given != r.real && isWithin(r.given, path):
 			return nil, "", false
 		}
@@ -132,7 +126,7 @@ func (a *access) quickStat(path string) (info entryInfo, ok bool) {
 // describePlain describes the file at a plain path below r. It returns an error for a
 // file that may be a secret.
 func (a *access) describePlain(r *root, rel string) (info entryInfo, err error) {
-	info, links, err := statBeneath(r.quick.conn, rel)
+	info, links, err := statBeneath(r.quick.fd, rel)
 	if errors.Is(err, errors.ErrUnsupported) {
 		a.noQuick.Store(true)
 	}
@@ -170,7 +164,7 @@ func (a *access) openPlain(path string) (at resolvedPath, file *os.File, info fs
 	if err != nil || !before.mode.IsRegular() {
 		return at, nil, nil, false
 	}
-	file, id, err := openBeneath(r.quick.conn, rel)
+	file, id, err := openBeneath(r.quick.fd, rel)
 	if err != nil {
 		return at, nil, nil, false
 	}

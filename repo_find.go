@@ -129,8 +129,8 @@ func repositoryAt(a *access, dir resolvedPath) (*repository, error) {
 // workTreeAt returns the repository whose .git is in dir, or nil.
 func workTreeAt(a *access, dir resolvedPath) (*repository, error) {
 	name := filepath.Join(dir.rel, ".git")
-	if quick := dir.root.quick.conn; quick != nil { // most directories have none: os.Root would open each one above
-		if _, _, err := statBeneath(quick, name); errors.Is(err, fs.ErrNotExist) {
+	if quick := &dir.root.quick; quick.file != nil { // most directories have none: os.Root would open each one above
+		if _, _, err := statBeneath(quick.fd, name); errors.Is(err, fs.ErrNotExist) {
 			return nil, nil
 		}
 	}

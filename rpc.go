@@ -76,6 +76,7 @@ type peer struct {
 	unasked    func(bytes int)       // called in the reading goroutine for each message that answers no call; nil for none
 	received   int                   // bytes of the message, if unasked was not told; used by the reading goroutine
 	quick      quickHandler          // nil if the handler has no quick methods
+	endQuick   func(error)           // of quick, made once
 	relief     *time.Timer           // calls relieve; nil without quick methods
 	watched    atomic.Bool           // relief is running
 	seen       int64                 // state of the reading goroutine at the last check; used by relieve
@@ -104,6 +105,7 @@ func newPeer(t transport, h handler, maxMessage int, log *slog.Logger) *peer {
 	}
 	p.quick, _ = h.(quickHandler)
 	if p.quick != nil {
+		p.endQuick = p.quick.endQuick
 		p.reading.Store(&reader{})
 		p.buffers = &bufferPool{}
 		p.relief = time.AfterFunc(reliefTime, p.relieve)

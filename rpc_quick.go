@@ -18,7 +18,7 @@ const (
 	// is in the same request at two checks is relieved.
 	reliefTime = 4 * time.Millisecond
 	// quickAnswer is the size of a buffer that holds most quick answers.
-	quickAnswer = 512
+	quickAnswer = 256
 )
 
 // quickHandler is a handler that answers some requests at once.
@@ -104,7 +104,7 @@ func (p *peer) answerQuick(id json.RawMessage, method string, params json.RawMes
 		p.quick.endQuick(nil)
 		return false
 	}
-	p.transport.reply(message, p.quick.endQuick)
+	p.transport.reply(message, p.endQuick)
 	return true
 }
 
