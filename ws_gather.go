@@ -15,6 +15,10 @@ const (
 	// maxGathered is how many bytes of frames are gathered before they are
 	// written: with 64 KiB the system calls no longer matter.
 	maxGathered = 64 << 10
+	// maxDirect bounds a long message that is written without the writer: a file of 64
+	// KiB has about 70 in JSON. What the kernel does not take is left for one write,
+	// which must not take longer than linkTimes.piece.
+	maxDirect = 96 << 10
 	// minPart is the smallest part of a message that is made to fill a write.
 	minPart = 4 << 10
 	// maxControls bounds what other goroutines may add to the frames that wait
