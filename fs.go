@@ -34,12 +34,12 @@ type fsService struct {
 	access  *access
 	git     *gitRunner
 	log     *slog.Logger
-	buffers bufferPool // of files that are read
-	names   keptLists  // of fs/glob
+	buffers *bufferPool // of files that are read
+	names   keptLists   // of fs/glob
 }
 
 func newFSService(access *access, git *gitRunner, log *slog.Logger) *fsService {
-	return &fsService{access: access, git: git, log: log}
+	return &fsService{access: access, git: git, log: log, buffers: &bufferPool{}}
 }
 
 // methods returns the fs/* rows of the method table.
@@ -49,7 +49,7 @@ func (f *fsService) methods() []*method {
 		newMethod("fs/repoScan", "Find git repositories below directories.", f.repoScan).fails(path...).walk(),
 		newMethod("fs/listDir", "List a directory, page by page.", f.listDir).fails(path...),
 		newMethod("fs/stat", "Describe files; symlinks are followed.", f.stat).fails(path...).quickly(f.quickStat),
-		newMethod("fs/readFile", "Read a file or part of it.", f.readFile).fails(path...),
+		newMethod("fs/readFile", "Read a file or part of it.", f.readFile).fails(path...).quickly(f.quickReadFile),
 		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob).fails(path...).fails(codeGitFailed).walk(),
 		newMethod("fs/search", "Search the files of a tree for a string or a regular expression.", f.search).fails(path...).fails(codeGitFailed).walk(),
 	}

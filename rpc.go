@@ -78,6 +78,7 @@ type peer struct {
 	quick      quickHandler          // nil if the handler has no quick methods
 	endQuick   func(error)           // of quick, made once
 	relief     *time.Timer           // calls relieve; nil without quick methods
+	quickBytes atomic.Int64          // of long quick answers that wait to be written
 	watched    atomic.Bool           // relief is running
 	seen       int64                 // state of the reading goroutine at the last check; used by relieve
 	reading    atomic.Pointer[reader]
@@ -107,7 +108,7 @@ func newPeer(t transport, h handler, maxMessage int, log *slog.Logger) *peer {
 	if p.quick != nil {
 		p.endQuick = p.quick.endQuick
 		p.reading.Store(&reader{})
-		p.buffers = &bufferPool{}
+		p.buffers = p.quick.lender()
 		p.relief = time.AfterFunc(reliefTime, p.relieve)
 		p.relief.Stop()
 	}

@@ -47,6 +47,7 @@ type service struct {
 	access        *access // nil if no method reads files
 	maxConcurrent int
 	log           *slog.Logger
+	buffers       *bufferPool // of files and answers; nil for none
 
 	queued atomic.Int64   // requests of all links that wait for a place
 	wg     sync.WaitGroup // running requests
@@ -117,7 +118,7 @@ func (d *dispatcher) request(r *incoming) {
 	}
 }
 
-// quickMethod, beginQuick and endQuick implement quickHandler.
+// quickMethod, lender, beginQuick and endQuick implement quickHandler.
 
 func (d *dispatcher) quickMethod(name string) quickMethod {
 	if m := d.methods[name]; m != nil {
@@ -126,8 +127,9 @@ func (d *dispatcher) quickMethod(name string) quickMethod {
 	return nil
 }
 
-func (d *dispatcher) beginQuick() bool { return d.activity.begin() }
-func (d *dispatcher) endQuick(error)   { d.activity.end() }
+func (d *dispatcher) lender() *bufferPool { return d.buffers }
+func (d *dispatcher) beginQuick() bool    { return d.activity.begin() }
+func (d *dispatcher) endQuick(error)      { d.activity.end() }
 
 // admit checks a request and returns its job, without doing any of its work.
 func (d *dispatcher) admit(r *incoming) (*job, error) {

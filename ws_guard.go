@@ -147,7 +147,7 @@ func (g *frameGuard) await(limit int) (message []byte) {
 	}
 	header, payload := frameSize(g.buffer)
 	switch {
-	case header == 0 || g.left != uint64(header)+payload || payload > uint64(min(limit, len(g.buffer)-header)):
+	case header == 0 || len(g.buffer) < header || g.left != uint64(header)+payload || payload > uint64(min(limit, len(g.buffer)-header)):
 		return nil
 	case g.buffer[0] != finalText || g.buffer[1]&0x80 != 0 != g.server || g.link.ending.Load():
 		return nil // the library knows what to do

@@ -174,6 +174,16 @@ func (c *rawClient) next() (first byte, payload []byte, err error) {
 	return head[0], payload, err
 }
 
+// message reads one message of the server, in any number of frames.
+func (c *rawClient) message() (message []byte, err error) {
+	for {
+		first, payload, err := c.next()
+		if message = append(message, payload...); err != nil || first&frameFin != 0 {
+			return message, err
+		}
+	}
+}
+
 // says checks that the next message begins with text.
 func (c *rawClient) says(text string) {
 	c.t.Helper()
