@@ -105,32 +105,30 @@ func (g *gatherer) addFrame(first byte, payload []byte) error {
 	case g.sent.closed:
 		return net.ErrClosed
 	}
-	g.frames = slices.Grow(g.frames, maxFrameHeader+len(payload))
-	masked := byte(0x80)
-	if g.server {
-		masked = 0
-	}
+	header, size := [maxFrameHeader]byte{first, byte(len(payload))}, 2
 	switch n := len(payload); {
-	case n < 126:
-		g.frames = append(g.frames, first, masked|byte(n))
-	case n <= math.MaxUint16:
-		g.frames = binary.BigEndian.AppendUint16(append(g.frames, first, masked|126), uint16(n))
-	default:
-		g.frames = binary.BigEndian.AppendUint64(append(g.frames, first, masked|127), uint64(n))
+	case n > math.MaxUint16:
+		header[1], size = 127, 10
+		binary.BigEndian.PutUint64(header[2:], uint64(n))
+	case n > 125:
+		header[1], size = 126, 4
+		binary.BigEndian.PutUint16(header[2:], uint16(n))
 	}
-	if g.server {
-		g.frames = append(g.frames, payload...)
-		return nil
+	key := uint32(0) // of a server: leaves the payload as it is
+	if !g.server {
+		if len(g.keys) == 0 {
+			g.keys = make([]byte, 4*maskKeys)
+			_, _ = rand.Read(g.keys) // never fails
+		}
+		key = binary.LittleEndian.Uint32(g.keys)
+		header[1] |= 0x80
+		size += copy(header[size:], g.keys[:4])
+		g.keys = g.keys[4:]
 	}
-	if len(g.keys) == 0 {
-		g.keys = make([]byte, 4*maskKeys)
-		_, _ = rand.Read(g.keys) // never fails
-	}
-	key := binary.LittleEndian.Uint32(g.keys)
-	g.keys = g.keys[4:]
-	n := len(g.frames) + 4
-	g.frames = binary.LittleEndian.AppendUint32(g.frames, key)[:n+len(payload)]
-	maskBytes(g.frames[n:], payload, key)
+	g.frames = append(g.frames, header[:size]...)
+	begin := len(g.frames)
+	g.frames = slices.Grow(g.frames, len(payload))[:begin+len(payload)]
+	maskBytes(g.frames[begin:], payload, key)
 	return nil
 }
 

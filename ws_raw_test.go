@@ -174,12 +174,18 @@ func (c *rawClient) next() (first byte, payload []byte, err error) {
 	return head[0], payload, err
 }
 
-// message reads one message of the server, in any number of frames.
+// message reads one message of the server, in any number of frames, past control frames.
 func (c *rawClient) message() (message []byte, err error) {
 	for {
 		first, payload, err := c.next()
-		if message = append(message, payload...); err != nil || first&frameFin != 0 {
-			return message, err
+		if err != nil {
+			return nil, err
+		}
+		if first&0x08 != 0 {
+			continue
+		}
+		if message = append(message, payload...); first&frameFin != 0 {
+			return message, nil
 		}
 	}
 }
