@@ -47,6 +47,7 @@ func TestQuickAnswers(t *testing.T) {
 				t.Errorf("%s was answered with %s, want %s", test.message, got, test.want)
 			}
 		}
+		synctest.Wait() // the last one ends after its answer
 		if active, _, _ := b.service.activity.state(); active != 0 {
 			t.Errorf("%d requests are active, want 0", active)
 		}

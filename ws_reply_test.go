@@ -24,7 +24,7 @@ func TestRepliesOverSocket(t *testing.T) {
 		wait int // requests that run before the client reads
 	}{
 		{"short answers", 5000, 10, 0}, {"client that takes nothing at first", 5000, 4000, maxUnsent},
-		{"one long answer", 1, maxFrame + 5000, 0}, {"long answers to a client that takes nothing at first", 400, maxFrame + 5000, maxQuickBytes / (2 * maxFrame)},
+		{"one long answer", 1, maxFrame + 5000, 0}, {"long answers to a client that takes nothing at first", 150, maxFrame + 5000, maxQuickBytes / (2 * maxFrame)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

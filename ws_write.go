@@ -89,7 +89,8 @@ func (l *link) writeShort() {
 		size += len(l.short[n].data) + maxFrameHeader
 		n++
 	}
-	alone := len(l.short) == 0 && len(l.long) == 1 && size+len(l.long[0].data)+2*maxFrameHeader <= maxDirect && !l.compresses
+	const more = 4 * (maxFrameHeader + maxControlPayload) // its headers, and control frames that come meanwhile
+	alone := len(l.short) == 0 && len(l.long) == 1 && size+len(l.long[0].data)+more <= maxDirect && !l.compresses
 	if l.err != nil || l.writing || l.replying || n == 0 && !alone || l.compresses && !l.trusted() || !l.gather.tryHold() {
 		l.mu.Unlock()
 		l.startWriter()
