@@ -3,12 +3,12 @@ package main
 import (
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -22,6 +22,9 @@ const (
 	// slowLookup is the time from which a quick look-up counts as slow: the file
 	// system is not in memory, such as one on the network.
 	slowLookup = time.Millisecond
+	// slowRead is the same for a look-up and a read, which take 20 to 60 µs from memory:
+	// many reads from a disk are faster side by side.
+	slowRead = 250 * time.Microsecond
 	// slowPause is for how many times its own time a slow one keeps quick look-ups
 	// from the directory: those would wait for each other, regular requests run
 	// side by side.
@@ -33,8 +36,8 @@ const (
 
 // quickRoot holds what quick look-ups below an allowed directory need.
 type quickRoot struct {
-	file *os.File        // the directory
-	conn syscall.RawConn // its descriptor; nil where quick look-ups are not possible
+	file *os.File // the directory; nil where quick look-ups are not possible
+	fd   uintptr  // of the file, which stays open while there are requests: to ask it each time takes a twentieth of a look-up
 	// isKernel is set on the kernel's own file systems: their files may be described
 	// but not read.
 	isKernel bool
@@ -52,12 +55,7 @@ func (r *root) openQuick() {
 	if err != nil {
 		return
 	}
-	conn, err := file.SyscallConn()
-	if err != nil {
-		_ = file.Close() // only read
-		return
-	}
-	r.quick.file, r.quick.conn, r.quick.isKernel, r.quick.isRemote = file, conn, isKernelFile(file), isRemoteFile(file)
+	r.quick.file, r.quick.fd, r.quick.isKernel, r.quick.isRemote = file, file.Fd(), isKernelFile(file), isRemoteFile(file)
 }
 
 // quickPath returns the allowed directory and the relative path of a plain path;
@@ -77,7 +75,7 @@ func (a *access) quickPath(path string) (r *root, rel string, ok bool) {
 			}
 		case isWithin(r.real, path):
 			rel = strings.TrimPrefix(path[len(r.real):], string(filepath.Separator))
-			return r, rel, r.quick.conn != nil && !a.noQuick.Load() && isPlain(rel) && !hasSecretName(rel) && !a.hasDenied(r, path)
+			return r, rel, r.quick.file != nil && !a.noQuick.Load() && isPlain(rel) && !hasSecretName(rel) && !a.hasDenied(r, path)
 		case r.given != r.real && isWithin(r.given, path):
 			return nil, "", false
 		}
@@ -117,19 +115,22 @@ func (a *access) hasDenied(r *root, path string) bool {
 // system that is slow, and every error.
 func (a *access) quickStat(path string) (info entryInfo, ok bool) {
 	r, rel, ok := a.quickPath(path)
-	if !ok || !r.quick.begin(a.began) {
+	if !ok {
 		return info, false
 	}
-	began := time.Now()
+	began := time.Since(a.began)
+	if !r.quick.begin(began) {
+		return info, false
+	}
 	info, err := a.describePlain(r, rel)
-	r.quick.end(a.began, began)
+	r.quick.end(time.Since(a.began), began, slowLookup)
 	return info, err == nil
 }
 
 // describePlain describes the file at a plain path below r. It returns an error for a
 // file that may be a secret.
 func (a *access) describePlain(r *root, rel string) (info entryInfo, err error) {
-	info, links, err := statBeneath(r.quick.conn, rel)
+	info, links, err := statBeneath(r.quick.fd, rel)
 	if errors.Is(err, errors.ErrUnsupported) {
 		a.noQuick.Store(true)
 	}
@@ -144,7 +145,7 @@ func (a *access) describePlain(r *root, rel string) (info entryInfo, err error) 
 // reading, and describes it.
 func (a *access) open(p pathParam) (resolvedPath, *os.File, fs.FileInfo, error) {
 	if p.PathBase64 == "" {
-		if at, file, info, ok := a.openPlain(p.Path); ok {
+		if at, file, info, ok := a.openPlain(p.Path, math.MaxInt64); ok {
 			return at, file, info, nil
 		}
 	}
@@ -156,18 +157,36 @@ func (a *access) open(p pathParam) (resolvedPath, *os.File, fs.FileInfo, error) 
 	return at, file, info, err
 }
 
-// openPlain opens the regular file at a plain path. If it returns false, open
-// must look it up element by element.
-func (a *access) openPlain(path string) (at resolvedPath, file *os.File, info fs.FileInfo, ok bool) {
+// quickOpen is openPlain for the goroutine that reads requests: it returns false as
+// quickStat does. ended must be called when the file was read.
+func (a *access) quickOpen(path string, most int64) (at resolvedPath, file *os.File, info fs.FileInfo, ended func(), ok bool) {
+	r, _, ok := a.quickPath(path)
+	if !ok || r.quick.isRemote {
+		return at, nil, nil, nil, false
+	}
+	began := time.Since(a.began)
+	if !r.quick.begin(began) {
+		return at, nil, nil, nil, false
+	}
+	ended = func() { r.quick.end(time.Since(a.began), began, slowRead) }
+	if at, file, info, ok = a.openPlain(path, most); !ok {
+		ended()
+	}
+	return at, file, info, ended, ok
+}
+
+// openPlain opens the regular file at a plain path, of at most the given size. If it
+// returns false, open must look it up element by element.
+func (a *access) openPlain(path string, most int64) (at resolvedPath, file *os.File, info fs.FileInfo, ok bool) {
 	r, rel, ok := a.quickPath(path)
 	if !ok || r.quick.isKernel {
 		return at, nil, nil, false
 	}
 	before, err := a.describePlain(r, rel) // without opening it, which a device or pipe would notice
-	if err != nil || !before.mode.IsRegular() {
+	if err != nil || !before.mode.IsRegular() || before.size > most {
 		return at, nil, nil, false
 	}
-	file, id, err := openBeneath(r.quick.conn, rel)
+	file, id, err := openBeneath(r.quick.fd, rel)
 	if err != nil {
 		return at, nil, nil, false
 	}
@@ -179,16 +198,17 @@ func (a *access) openPlain(path string) (at resolvedPath, file *os.File, info fs
 }
 
 // begin starts a quick look-up. It returns false while another one runs, which
-// then is blocked, and for a while after slow ones.
-func (q *quickRoot) begin(epoch time.Time) bool {
-	return time.Since(epoch) >= time.Duration(q.pause.Load()) && q.busy.CompareAndSwap(false, true)
+// then is blocked, and for a while after slow ones. Times are since access.began: to
+// ask for more than one at each end would take a part of the look-up.
+func (q *quickRoot) begin(now time.Duration) bool {
+	return now >= time.Duration(q.pause.Load()) && q.busy.CompareAndSwap(false, true)
 }
 
-func (q *quickRoot) end(epoch, began time.Time) {
-	if took := time.Since(began); took <= slowLookup {
+func (q *quickRoot) end(now, began, slow time.Duration) {
+	if took := now - began; took <= slow {
 		q.slow = 0
 	} else if q.slow++; q.slow > maxSlow {
-		q.pause.Store(int64(time.Since(epoch) + slowPause*took))
+		q.pause.Store(int64(now + slowPause*took))
 	}
 	q.busy.Store(false)
 }

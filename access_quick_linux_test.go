@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,7 +72,7 @@ func TestQuickStatEqualsStat(t *testing.T) {
 		if ok != test.quick {
 			t.Errorf("%q: the quick look-up returned %v and %+v, want %v", test.path, ok, info, test.quick)
 		}
-		if _, file, got, ok := a.openPlain(test.path); ok != (test.quick && info.mode.IsRegular()) {
+		if _, file, got, ok := a.openPlain(test.path, math.MaxInt64); ok != (test.quick && info.mode.IsRegular()) {
 			t.Errorf("%q: it was opened: %v, want %v", test.path, ok, test.quick)
 		} else if ok {
 			if got.Size() != info.size {
@@ -103,39 +105,101 @@ func TestQuickStatEqualsStat(t *testing.T) {
 	}
 }
 
+// TestQuickReadEqualsRead: the quick version of fs/readFile answers for small files like
+// the regular one, byte for byte, and leaves the others to it.
+func TestQuickReadEqualsRead(t *testing.T) {
+	t.Parallel()
+	dir := realTempDir(t)
+	const head = "0123456789012345678901234567890123456789"
+	writeFiles(t, dir, map[string]string{
+		"text": "a \"quoted\" line\n\u2028", "empty": "", "binary": "\x00\xff", "cut": "\xe4\xb8", "sub/controls": strings.Repeat("\x01", maxQuickRead),
+		"largest": strings.Repeat("x", maxQuickRead), "large": strings.Repeat("x", maxQuickRead+1), ".git-daemon.token": "t",
+		"repo/.git/HEAD": head + "\n", "repo/.git/refs/heads/x": "", "repo/.git/objects/x": "", "repo/src/a.go": "package a\n",
+	})
+	if err := os.Symlink("text", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	a, err := openAccess(nil, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.close)
+	a.keepSecret(dir + "/.git-daemon.token")
+	f := newFSService(a, nil, slog.New(slog.DiscardHandler))
+	if _, ok := a.quickStat("text"); !ok {
+		t.Skip("the kernel or a filter of system calls refuses openat2")
+	}
+	for _, test := range []struct {
+		path  string
+		quick bool
+	}{
+		{"text", true}, {"empty", true}, {"binary", true}, {"cut", true}, {"sub/controls", true}, {"largest", true}, {dir + "/text", true}, {"repo/src/a.go", true},
+		{"large", false}, {"sub", false}, {"link", false}, {"missing", false}, {".git-daemon.token", false}, {"sub/../text", false}, {".", false},
+	} {
+		params, err := json.Marshal(map[string]string{"path": test.path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.roots[0].quick.slow = 0 // a busy machine reads slowly
+		a.roots[0].quick.pause.Store(0)
+		answer, ok := f.quickReadFile([]byte("before "), params)
+		if ok != test.quick {
+			t.Errorf("%q: answered quickly: %v, want %v", test.path, ok, test.quick)
+		}
+		if !ok {
+			continue
+		}
+		want, err := f.readFile(t.Context(), readFileParams{pathParam: pathParam{Path: test.path}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := strings.TrimPrefix(string(answer), "before "), reflected(t, want); got != want {
+			t.Errorf("%q: the quick version answered %.300q, want %.300q", test.path, got, want)
+		}
+		if strings.HasPrefix(test.path, "repo/") && !strings.Contains(string(answer), head) {
+			t.Errorf("%q: got %s, want the commit %s in it", test.path, answer, head)
+		}
+		ended := a.replaced.begin(dir)
+		if _, ok := f.quickReadFile(nil, params); ok {
+			t.Errorf("%q: answered quickly while it was being replaced, want the regular way, which asks again", test.path)
+		}
+		ended()
+	}
+}
+
 // TestQuickLookupOfSlowDirectory: after look-ups that took long, and while one is
 // blocked, the others go the regular way, which runs side by side.
 func TestQuickLookupOfSlowDirectory(t *testing.T) {
 	t.Parallel()
 	var q quickRoot
-	epoch := time.Now().Add(-time.Hour)
-	if !q.begin(epoch) {
+	const now = time.Hour
+	if !q.begin(now) {
 		t.Fatal("the first look-up was refused, want it to begin")
 	}
-	if q.begin(epoch) {
+	if q.begin(now) {
 		t.Error("a second look-up began while one was running, want it refused")
 	}
-	q.end(epoch, time.Now())
+	q.end(now, now, slowLookup)
 	slow := func() {
-		if !q.begin(epoch) {
+		if !q.begin(now) {
 			t.Error("a look-up was refused before too many were slow, want it to begin")
 		}
-		q.end(epoch, time.Now().Add(-time.Minute))
+		q.end(now, now-time.Minute, slowLookup)
 	}
 	slow()
 	for range 2 { // a fast one lies between
-		if !q.begin(epoch) {
+		if !q.begin(now) {
 			t.Error("a look-up was refused after one slow look-up, want it to begin")
 		}
-		q.end(epoch, time.Now())
+		q.end(now, now, slowLookup)
 	}
 	for range maxSlow + 1 {
 		slow()
 	}
-	if q.begin(epoch) {
+	if q.begin(now) {
 		t.Error("a look-up began after too many slow ones, want it refused")
 	}
-	if pause := time.Duration(q.pause.Load()) - time.Hour; pause < slowPause*time.Minute || pause > 2*slowPause*time.Minute {
+	if pause := time.Duration(q.pause.Load()) - now; pause != slowPause*time.Minute {
 		t.Errorf("the pause after a look-up of a minute lasts %v, want %v", pause, slowPause*time.Minute)
 	}
 }

@@ -16,11 +16,12 @@ type activity struct {
 
 	mu        sync.Mutex // guards the fields below
 	requests  int
-	lastEnd   time.Time
+	lastEnd   time.Time   // when the last work ended; out of date while requests run
 	refusing  bool        // set by quiesce or drain
 	draining  bool        // set by drain: resume has no effect
-	idleTimer *time.Timer // fires after the daemon was idle for idleAfter; nil if unused
+	idleTimer *time.Timer // calls checkIdle; nil if unused
 	idleAfter time.Duration
+	timed     bool // idleTimer runs
 }
 
 func newActivity(detached func() int) *activity {
@@ -33,8 +34,27 @@ func (a *activity) whenIdle(after time.Duration, act func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.idleAfter = after
-	a.idleTimer = time.AfterFunc(after, act)
+	a.idleTimer = time.AfterFunc(after, func() {
+		if a.checkIdle() {
+			act()
+		}
+	})
 	a.idleTimer.Stop() // the end of work starts it
+}
+
+// checkIdle reports whether the daemon has been idle for idleAfter. If it was not, it
+// looks again when that may be. To set the timer anew at each request would take as
+// long as some of them.
+func (a *activity) checkIdle() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	left := a.idleAfter - time.Since(a.lastEnd)
+	idle := a.isIdleLocked()
+	a.timed = idle && left > 0 // the end of work starts it otherwise
+	if a.timed {
+		a.idleTimer.Reset(left)
+	}
+	return idle && left <= 0
 }
 
 // close stops the timer of whenIdle.
@@ -63,7 +83,9 @@ func (a *activity) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.requests--
-	a.lastEnd = time.Now()
+	if a.requests == 0 {
+		a.lastEnd = time.Now()
+	}
 	a.notifyLocked()
 }
 
@@ -77,14 +99,12 @@ func (a *activity) touch() {
 
 func (a *activity) notifyLocked() {
 	wake(a.changed)
-	if a.activeLocked() > 0 {
-		if a.idleTimer != nil {
-			a.idleTimer.Stop()
-		}
+	if !a.isIdleLocked() {
 		return
 	}
 	wake(a.becameIdle)
-	if a.idleTimer != nil {
+	if a.idleTimer != nil && !a.timed {
+		a.timed = true
 		a.idleTimer.Reset(a.idleAfter)
 	}
 }
@@ -122,12 +142,15 @@ func (a *activity) state() (active int, idle time.Duration, refusing bool) {
 
 func (a *activity) activeLocked() int { return max(a.requests, a.detached()) }
 
+// isIdleLocked is cheaper than activeLocked while requests run.
+func (a *activity) isIdleLocked() bool { return a.requests == 0 && a.detached() == 0 }
+
 // quiesce makes the daemon refuse new work if it has been idle for the given
 // time, and reports whether it refuses.
 func (a *activity) quiesce(idle time.Duration) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.activeLocked() == 0 && time.Since(a.lastEnd) >= idle {
+	if a.isIdleLocked() && time.Since(a.lastEnd) >= idle {
 		a.refusing = true
 	}
 	a.notifyLocked()

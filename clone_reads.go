@@ -91,6 +91,9 @@ func (m *method) readsWhole(a *access) *method {
 // disturbed reports whether anything that a request with these params reads was
 // replaced since mark.
 func (a *access) disturbed(mark int, params json.RawMessage) bool {
+	if replaced, known := a.replaced.since(mark); known && len(replaced) == 0 {
+		return false // as nearly always
+	}
 	var given struct {
 		pathParam
 		Paths []string `json:"paths"`
@@ -118,8 +121,8 @@ func localPaths(text string) []string {
 // replaced since mark.
 func (a *access) replacedAt(mark int, texts []string) bool {
 	replaced, known := a.replaced.since(mark)
-	if !known || len(replaced) == 0 {
-		return !known && len(texts) > 0
+	if !known {
+		return len(texts) > 0
 	}
 	return slices.ContainsFunc(texts, func(text string) bool { return a.overlaps(text, replaced) })
 }

@@ -33,6 +33,7 @@ type daemon struct {
 	cloner      *cloner
 	handlers    []*method
 	service     *service
+	buffers     *bufferPool // of files and answers
 	instanceID  string
 	noTemp      error // why no directory takes temporary files; nil if one does
 	began       time.Time
@@ -162,12 +163,14 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 		maxFiles: cfg.maxCloneFiles, maxBytes: int64(cfg.maxCloneBytes), allowHosts: cfg.allowGitHosts, minFreeDisk: cfg.minFreeDisk, predecessorDied: died,
 	})
 	d.handlers = newCommandMethods(cfg.handlers, p.environ(), int(cfg.maxMessage), cfg.log, p.started)
+	d.buffers = &bufferPool{}
 	d.service = &service{
 		methods:       map[string]*method{},
 		tasks:         tasks,
 		access:        d.access,
 		maxConcurrent: cfg.maxConcurrent,
 		log:           cfg.log,
+		buffers:       d.buffers,
 	}
 	d.service.activity = newActivity(func() int { return max(tasks.running(), d.cloner.group.running()) }) // a clone with a task_id counts in both
 	d.service.activity.whenIdle(memoryIdle, giveBackMemory)
@@ -189,8 +192,10 @@ func newDaemon(base context.Context, cfg *daemonConfig, p *program) (_ *daemon, 
 // reading returns the methods that read files and repositories. fs/repoScan, which
 // can take minutes, checks each repository by itself.
 func (d *daemon) reading() []*method {
+	files := newFSService(d.access, d.git, d.cfg.log)
+	files.buffers = d.buffers
 	methods := slices.Concat(
-		newFSService(d.access, d.git, d.cfg.log).methods(),
+		files.methods(),
 		newGitReader(d.git, d.access, d.cloner.remotes, d.cfg.log).methods(),
 	)
 	for _, m := range methods {

@@ -5,7 +5,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,14 +49,14 @@ func exchangeNames(fromDir *os.File, from string, toDir *os.File, to string) err
 }
 
 // statBeneath and its like are for Linux, which can look a path up in one step.
-func statBeneath(syscall.RawConn, string) (entryInfo, uint64, error) {
+func statBeneath(uintptr, string) (entryInfo, uint64, error) {
 	return entryInfo{}, 0, errors.ErrUnsupported
 }
 
-func statEachBeneath(syscall.RawConn, string, []string, func(int, entryInfo, error) bool) error {
+func statEachBeneath(uintptr, string, []string, func(int, entryInfo, error) bool) error {
 	return errors.ErrUnsupported
 }
 
-func openBeneath(syscall.RawConn, string) (*os.File, fileID, error) {
+func openBeneath(uintptr, string) (*os.File, fileID, error) {
 	return nil, fileID{}, errors.ErrUnsupported
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -120,51 +119,44 @@ func exchangeNames(fromDir *os.File, from string, toDir *os.File, to string) err
 // number of its hard links. It fails for symlinks and for other mounts, and with
 // errors.ErrUnsupported where the kernel (before 5.6) or a filter of system calls
 // does not know openat2(2).
-func statBeneath(dir syscall.RawConn, rel string) (info entryInfo, links uint64, err error) {
-	var st unix.Stat_t
-	rawErr := dir.Control(func(fd uintptr) {
-		var file int
-		if file, err = openat2Beneath(fd, rel, unix.O_PATH); err != nil {
-			return
-		}
-		err = unix.Fstat(file, &st)
-		_ = unix.Close(file) // nothing was written
-	})
+func statBeneath(dir uintptr, rel string) (info entryInfo, links uint64, err error) {
+	file, err := openat2Beneath(dir, rel, unix.O_PATH)
 	if err == unix.ENOSYS || err == unix.EPERM {
-		err = errors.ErrUnsupported
+		return info, 0, errors.ErrUnsupported
 	}
-	return describe(&st), uint64(st.Nlink), errors.Join(err, rawErr)
+	if err != nil {
+		return info, 0, err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(file, &st)
+	_ = unix.Close(file) // nothing was written
+	return describe(&st), uint64(st.Nlink), err
 }
 
 // statEachBeneath calls each with the description of each of the files in the directory
 // called rel below a directory, until it returns false. It fails like statBeneath, but
 // describes symlinks and other mounts.
-func statEachBeneath(dir syscall.RawConn, rel string, names []string, each func(n int, info entryInfo, err error) bool) (err error) {
-	rawErr := dir.Control(func(fd uintptr) {
-		var at int
-		if at, err = openat2Beneath(fd, rel, unix.O_PATH|unix.O_DIRECTORY); err != nil {
-			return
+func statEachBeneath(dir uintptr, rel string, names []string, each func(n int, info entryInfo, err error) bool) error {
+	at, err := openat2Beneath(dir, rel, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at) // nothing was written
+	for n, name := range names {
+		var st unix.Stat_t
+		err := unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if !each(n, describe(&st), err) {
+			break
 		}
-		for n, name := range names {
-			var st unix.Stat_t
-			statErr := unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-			if !each(n, describe(&st), statErr) {
-				break
-			}
-		}
-		_ = unix.Close(at) // nothing was written
-	})
-	return errors.Join(err, rawErr)
+	}
+	return nil
 }
 
 // openBeneath opens the file called rel below a directory for reading, and returns
 // its identity. It fails like statBeneath.
-func openBeneath(dir syscall.RawConn, rel string) (file *os.File, id fileID, err error) {
-	fd := -1
-	rawErr := dir.Control(func(dir uintptr) {
-		fd, err = openat2Beneath(dir, rel, unix.O_RDONLY|uint64(openNonblock))
-	})
-	if err := errors.Join(err, rawErr); err != nil {
+func openBeneath(dir uintptr, rel string) (file *os.File, id fileID, err error) {
+	fd, err := openat2Beneath(dir, rel, unix.O_RDONLY|uint64(openNonblock))
+	if err != nil {
 		return nil, id, err
 	}
 	var st unix.Stat_t

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/windows"
 )
@@ -248,14 +247,14 @@ func (d *dirHandle) link(string, *dirHandle) error { return errors.ErrUnsupporte
 func exchangeNames(*os.File, string, *os.File, string) error { return errors.ErrUnsupported }
 
 // statBeneath and its like are for Linux, which can look a path up in one step.
-func statBeneath(syscall.RawConn, string) (entryInfo, uint64, error) {
+func statBeneath(uintptr, string) (entryInfo, uint64, error) {
 	return entryInfo{}, 0, errors.ErrUnsupported
 }
 
-func statEachBeneath(syscall.RawConn, string, []string, func(int, entryInfo, error) bool) error {
+func statEachBeneath(uintptr, string, []string, func(int, entryInfo, error) bool) error {
 	return errors.ErrUnsupported
 }
 
-func openBeneath(syscall.RawConn, string) (*os.File, fileID, error) {
+func openBeneath(uintptr, string) (*os.File, fileID, error) {
 	return nil, fileID{}, errors.ErrUnsupported
 }

@@ -34,12 +34,12 @@ type fsService struct {
 	access  *access
 	git     *gitRunner
 	log     *slog.Logger
-	buffers bufferPool // of files that are read
-	names   keptLists  // of fs/glob
+	buffers *bufferPool // of files that are read
+	names   keptLists   // of fs/glob
 }
 
 func newFSService(access *access, git *gitRunner, log *slog.Logger) *fsService {
-	return &fsService{access: access, git: git, log: log}
+	return &fsService{access: access, git: git, log: log, buffers: &bufferPool{}}
 }
 
 // methods returns the fs/* rows of the method table.
@@ -49,7 +49,7 @@ func (f *fsService) methods() []*method {
 		newMethod("fs/repoScan", "Find git repositories below directories.", f.repoScan).fails(path...).walk(),
 		newMethod("fs/listDir", "List a directory, page by page.", f.listDir).fails(path...),
 		newMethod("fs/stat", "Describe files; symlinks are followed.", f.stat).fails(path...).quickly(f.quickStat),
-		newMethod("fs/readFile", "Read a file or part of it.", f.readFile).fails(path...),
+		newMethod("fs/readFile", "Read a file or part of it.", f.readFile).fails(path...).quickly(f.quickReadFile),
 		newMethod("fs/glob", "List the files of a tree that match patterns, page by page.", f.glob).fails(path...).fails(codeGitFailed).walk(),
 		newMethod("fs/search", "Search the files of a tree for a string or a regular expression.", f.search).fails(path...).fails(codeGitFailed).walk(),
 	}
@@ -155,7 +155,7 @@ func (f *fsService) quickStat(to []byte, params json.RawMessage) ([]byte, bool) 
 	to = append(append(to, `,"exists":true,"type":"`...), fileType(info.mode)...)
 	to = strconv.AppendInt(append(to, `","size":`...), info.size, 10)
 	to = append(append(to, `,"mode":"`...), permMode(info.mode)...)
-	to = append(append(to, `","mtime":"`...), wireTime(info.mtime)...)
+	to = appendWireTime(append(to, `","mtime":"`...), info.mtime)
 	return append(to, `"}]}`...), true
 }
 
@@ -253,20 +253,26 @@ func permMode(mode fs.FileMode) string {
 	if mode&fs.ModeSticky != 0 {
 		bits |= 0o1000
 	}
-	return fmt.Sprintf("%04o", bits)
+	return string([]byte{'0' + byte(bits>>9), '0' + byte(bits>>6&7), '0' + byte(bits>>3&7), '0' + byte(bits&7)})
 }
 
 // wireTime formats t as RFC 3339 in UTC with nanoseconds. Files and commits can
 // have times outside the years 0 to 9999 of RFC 3339: the first or the last
 // second of those years stands for them.
 func wireTime(t time.Time) string {
-	switch t = t.UTC(); {
-	case t.Year() < 0:
-		return "0000-01-01T00:00:00Z"
-	case t.Year() > 9999:
-		return "9999-12-31T23:59:59Z"
+	return string(appendWireTime(make([]byte, 0, len(time.RFC3339Nano)), t))
+}
+
+// appendWireTime appends what wireTime returns.
+func appendWireTime(to []byte, t time.Time) []byte {
+	const firstSecond, lastSecond = -62167219200, 253402300799 // of the years 0 and 9999, since 1970
+	switch seconds := t.Unix(); {
+	case seconds < firstSecond:
+		return append(to, "0000-01-01T00:00:00Z"...)
+	case seconds > lastSecond:
+		return append(to, "9999-12-31T23:59:59Z"...)
 	}
-	return t.Format(time.RFC3339Nano)
+	return t.UTC().AppendFormat(to, time.RFC3339Nano)
 }
 
 // jsonSize returns an upper bound for the size of s as a JSON string: an

@@ -15,7 +15,7 @@ const maxNamedGitDirs = 100_000
 // configuration does not fail the request: what it says up to the error counts.
 func (f *fsService) workTreeOf(at resolvedPath) *repository {
 	for dir, ok := at, true; ok; dir, ok = parentOf(f.access, dir) {
-		r := f.repositoryIn(dir.abs, false)
+		r := f.repositoryAt(dir, workTreeAt)
 		if r == nil {
 			continue
 		}
@@ -30,7 +30,7 @@ func (f *fsService) workTreeOf(at resolvedPath) *repository {
 	return nil
 }
 
-// headOf returns the commit that is checked out in the repository around at; nil
+// headOf returns the commit that is checked out in the repository around a directory; nil
 // outside a repository, and in one without commits.
 func (f *fsService) headOf(at resolvedPath) *string {
 	r := f.workTreeOf(at)

@@ -37,10 +37,15 @@ func (f *fsService) repositoryIn(dir string, isGitDir bool) *repository {
 	if err != nil {
 		return nil
 	}
-	open := workTreeAt
 	if isGitDir {
-		open = gitDirAt
+		return f.repositoryAt(at, gitDirAt)
 	}
+	return f.repositoryAt(at, workTreeAt)
+}
+
+// repositoryAt is repositoryIn for a directory that was looked up, of the kind that
+// open opens.
+func (f *fsService) repositoryAt(at resolvedPath, open func(*access, resolvedPath) (*repository, error)) *repository {
 	r, err := open(f.access, at)
 	if err != nil || r == nil {
 		return nil

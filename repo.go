@@ -301,7 +301,7 @@ func (r *repository) optional(dir resolvedPath, name string, limit int64) ([]byt
 	if r.look(path, false).found == missing {
 		return nil, nil
 	}
-	if p, f, info, ok := r.access.openPlain(path); ok {
+	if p, f, info, ok := r.access.openPlain(path, limit); ok {
 		defer f.Close() // only read
 		if r.seen != nil {
 			r.seen.bytes += int(info.Size())

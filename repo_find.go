@@ -128,7 +128,13 @@ func repositoryAt(a *access, dir resolvedPath) (*repository, error) {
 
 // workTreeAt returns the repository whose .git is in dir, or nil.
 func workTreeAt(a *access, dir resolvedPath) (*repository, error) {
-	_, err := dir.root.dir.Lstat(filepath.Join(dir.rel, ".git"))
+	name := filepath.Join(dir.rel, ".git")
+	if quick := &dir.root.quick; quick.file != nil { // most directories have none: os.Root would open each one above
+		if _, _, err := statBeneath(quick.fd, name); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+	}
+	_, err := dir.root.dir.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) || isNotDirectory(err) {
 		return nil, nil
 	}

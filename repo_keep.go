@@ -186,7 +186,7 @@ func (a *access) areSame(looks []*lookedAt) bool {
 		names[n] = filepath.Base(l.path)
 	}
 	same := 0
-	err := statEachBeneath(root.quick.conn, rel, names, func(n int, info entryInfo, err error) bool {
+	err := statEachBeneath(root.quick.fd, rel, names, func(n int, info entryInfo, err error) bool {
 		now := lookedAt{path: looks[n].path, place: looks[n].place}
 		now.set(info, err)
 		if now == *looks[n] {

@@ -76,7 +76,9 @@ type peer struct {
 	unasked    func(bytes int)       // called in the reading goroutine for each message that answers no call; nil for none
 	received   int                   // bytes of the message, if unasked was not told; used by the reading goroutine
 	quick      quickHandler          // nil if the handler has no quick methods
+	endQuick   func(error)           // of quick, made once
 	relief     *time.Timer           // calls relieve; nil without quick methods
+	quickBytes atomic.Int64          // of long quick answers that wait to be written
 	watched    atomic.Bool           // relief is running
 	seen       int64                 // state of the reading goroutine at the last check; used by relieve
 	reading    atomic.Pointer[reader]
@@ -104,8 +106,9 @@ func newPeer(t transport, h handler, maxMessage int, log *slog.Logger) *peer {
 	}
 	p.quick, _ = h.(quickHandler)
 	if p.quick != nil {
+		p.endQuick = p.quick.endQuick
 		p.reading.Store(&reader{})
-		p.buffers = &bufferPool{}
+		p.buffers = p.quick.lender()
 		p.relief = time.AfterFunc(reliefTime, p.relieve)
 		p.relief.Stop()
 	}

@@ -43,86 +43,92 @@ func (t *jsonText) UnmarshalJSON(data []byte) error {
 // appendJSONString appends s as a JSON string.
 func appendJSONString(to []byte, s string) []byte { return appendJSONText(to, []byte(s)) } // the compiler makes no copy
 
+// jsonEscapes holds, for each control character, the letter behind the backslash
+// in a JSON string: u where it is written as a number.
+const jsonEscapes = "uuuuuuuubtnufruuuuuuuuuuuuuuuuuu"
+
 // appendJSONText appends text as a JSON string. It looks at eight bytes at a time
 // and copies them before it knows how many of them may stay as they are.
 func appendJSONText(to, text []byte) []byte {
 	const (
 		low, high = 0x0101010101010101, 0x8080808080808080
-		room      = 8 // one word, or one escape
+		room      = 16 // one word, and one escape
 	)
 	to = append(slices.Grow(to, len(text)+2*room), '"')
-	n := len(to)
-	to = to[:cap(to)]
-	for i := 0; i < len(text); {
-		if len(to)-n < 2*room {
-			to = slices.Grow(to[:n], len(text)-i+len(text)/8+2*room)
-			to = to[:cap(to)]
+	for len(text) > 0 {
+		if cap(to)-len(to) < room {
+			to = slices.Grow(to, len(text)+len(text)/8+2*room)
 		}
-		if len(text)-i >= 8 && text[i] < utf8.RuneSelf {
-			word := binary.LittleEndian.Uint64(text[i:])
-			binary.LittleEndian.PutUint64(to[n:], word)
-			// The high bit of a byte is set where it is below the space, equals a
-			// quote or a backslash (a zero byte borrows when 1 is subtracted), or is
-			// not ASCII. A borrow can only mark a byte behind the first one that counts.
-			special := word | (word - ' '*low) | ((word ^ '"'*low) - low) | ((word ^ '\\'*low) - low)
-			if special &= high; special == 0 {
-				i, n = i+8, n+8
+		dst := to[len(to):cap(to)]
+		free := len(dst)
+		for len(text) >= 8 && len(dst) >= room {
+			word := binary.LittleEndian.Uint64(text)
+			binary.LittleEndian.PutUint64(dst, word)
+			// The high bit of a byte is set where it is below the space or a quote (which
+			// changes places with the space when bit 1 is flipped), equals a backslash (a
+			// zero byte borrows when 1 is subtracted), or is not ASCII. A borrow can only
+			// mark a byte behind the first one that counts.
+			special := (word | ((word ^ 2*low) - ('"'-1)*low) | ((word ^ '\\'*low) - low)) & high
+			if special == 0 {
+				text, dst = text[8:], dst[8:]
 				continue
 			}
-			plain := bits.TrailingZeros64(special) / 8
-			i, n = i+plain, n+plain
+			plain := bits.TrailingZeros64(special) / 8 & 7 // the compiler sees that it is below 8
+			c := text[plain]
+			letter := c
+			if c < ' ' {
+				letter = jsonEscapes[c]
+			}
+			if c >= utf8.RuneSelf || letter == 'u' {
+				text, dst = text[plain:], dst[plain:]
+				break
+			}
+			dst[plain], dst[plain+1] = '\\', letter
+			text, dst = text[plain+1:], dst[plain+2:]
 		}
-		var width int
-		if c := text[i]; c < utf8.RuneSelf {
-			n, width = n+putJSONByte(to[n:], c), 1
-		} else {
-			var r rune
-			r, width = utf8.DecodeRune(text[i:])
+		for len(text) > 0 && text[0] >= utf8.RuneSelf && len(dst) >= room {
+			r, width := utf8.DecodeRune(text)
+			n := width
 			switch {
 			case r == utf8.RuneError && width == 1:
-				n += copy(to[n:], `\ufffd`)
+				n = copy(dst, `\ufffd`)
 			case r == '\u2028': // not allowed in JavaScript strings before ES2019
-				n += copy(to[n:], `\u2028`)
+				n = copy(dst, `\u2028`)
 			case r == '\u2029':
-				n += copy(to[n:], `\u2029`)
+				n = copy(dst, `\u2029`)
 			default:
-				for range width {
-					to[n] = text[i]
-					i, n = i+1, n+1
+				for i := range width {
+					dst[i] = text[i]
 				}
-				continue
 			}
+			text, dst = text[width:], dst[n:]
 		}
-		i += width
+		// The byte that the words stopped at, and those behind the last word.
+		for first := true; len(text) > 0 && text[0] < utf8.RuneSelf && len(dst) >= room && (first || len(text) < 8); first = false {
+			n := putJSONByte(dst, text[0])
+			text, dst = text[1:], dst[n:]
+		}
+		to = to[:len(to)+free-len(dst)]
 	}
-	return append(to[:n], '"')
+	return append(to, '"')
 }
 
 // putJSONByte writes an ASCII character of a JSON string to the start of to and
 // returns how many bytes that takes, at most six.
 func putJSONByte(to []byte, c byte) int {
 	const hex = "0123456789abcdef"
-	switch c {
-	case '"', '\\':
+	switch {
+	case c == '"' || c == '\\':
 		to[0], to[1] = '\\', c
-	case '\n':
-		to[0], to[1] = '\\', 'n'
-	case '\r':
-		to[0], to[1] = '\\', 'r'
-	case '\t':
-		to[0], to[1] = '\\', 't'
-	case '\b':
-		to[0], to[1] = '\\', 'b'
-	case '\f':
-		to[0], to[1] = '\\', 'f'
-	default:
-		if c >= ' ' {
-			to[0] = c
-			return 1
-		}
+	case c >= ' ':
+		to[0] = c
+		return 1
+	case jsonEscapes[c] == 'u':
 		copy(to, `\u00`)
 		to[4], to[5] = hex[c>>4], hex[c&15]
 		return 6
+	default:
+		to[0], to[1] = '\\', jsonEscapes[c]
 	}
 	return 2
 }

@@ -18,13 +18,19 @@ const (
 	// is in the same request at two checks is relieved.
 	reliefTime = 4 * time.Millisecond
 	// quickAnswer is the size of a buffer that holds most quick answers.
-	quickAnswer = 512
+	quickAnswer = 256
+	// maxQuickBytes bounds the long answers of quick methods that wait to be written:
+	// above it requests are regular ones, of which only --max-concurrent run before
+	// their answers are taken.
+	maxQuickBytes = 4 << 20
 )
 
 // quickHandler is a handler that answers some requests at once.
 type quickHandler interface {
 	// quickMethod returns the quick version of a method, nil if there is none.
 	quickMethod(method string) quickMethod
+	// lender returns the pool of long answers, nil for none.
+	lender() *bufferPool
 	// beginQuick admits a quick request. It returns false if no request is
 	// admitted any more. endQuick ends it, when its answer was written.
 	beginQuick() bool
@@ -82,7 +88,7 @@ func (p *peer) readMessages(r *reader) {
 // false if it did nothing.
 func (p *peer) answerQuick(id json.RawMessage, method string, params json.RawMessage) bool {
 	call := p.quick.quickMethod(method)
-	if call == nil || p.isInFlight(id) || !p.quick.beginQuick() {
+	if call == nil || p.quickBytes.Load() >= maxQuickBytes || p.isInFlight(id) || !p.quick.beginQuick() {
 		return false
 	}
 	message := append(append(append(make([]byte, 0, quickAnswer), `{"jsonrpc":"2.0","id":`...), id...), `,"result":`...)
@@ -104,7 +110,16 @@ func (p *peer) answerQuick(id json.RawMessage, method string, params json.RawMes
 		p.quick.endQuick(nil)
 		return false
 	}
-	p.transport.reply(message, p.quick.endQuick)
+	sent := p.endQuick
+	if size := len(message); size >= minLent {
+		p.quickBytes.Add(int64(size))
+		sent = func(err error) {
+			p.quickBytes.Add(-int64(size))
+			p.buffers.put(message)
+			p.quick.endQuick(err)
+		}
+	}
+	p.transport.reply(message, sent)
 	return true
 }
 

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestQuickStatOnDeadFileSystem: a stat in an allowed directory whose file system
-// does not answer delays no other request, and is answered when it does.
+// TestQuickStatOnDeadFileSystem: a stat or read in an allowed directory whose file
+// system does not answer delays no other request, and is answered when it does.
 func TestQuickStatOnDeadFileSystem(t *testing.T) {
 	skipShort(t, "mounts a file system; TestQuickMethodBlocks does it in memory")
 	t.Parallel()
@@ -19,7 +19,11 @@ func TestQuickStatOnDeadFileSystem(t *testing.T) {
 	stat := func(id int, path string) { b.send(id, "fs/stat", fmt.Sprintf(`{"path":%q}`, path)) }
 	m.die()
 	for id := range 5 { // the first one blocks the reading goroutine
-		stat(id, filepath.Join(m.dir, "f"))
+		if id%2 == 0 {
+			b.send(id, "fs/readFile", fmt.Sprintf(`{"path":%q}`, filepath.Join(m.dir, "f")))
+		} else {
+			stat(id, filepath.Join(m.dir, "f"))
+		}
 	}
 	for id := 100; id < 110; id++ {
 		stat(id, filepath.Join(dir, "live/f"))

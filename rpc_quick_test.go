@@ -18,6 +18,8 @@ func quickTest(release <-chan bool) *method {
 		case `{"block":true}`:
 			ok := <-release
 			return append(to, `"late"`...), ok
+		case `{"long":true}`:
+			return append(append(append(to, '"'), strings.Repeat("x", minLent)...), '"'), true
 		case `{}`:
 			return append(to, `"quick"`...), true
 		case `{"panic":1}`:
@@ -45,9 +47,21 @@ func TestQuickAnswers(t *testing.T) {
 				t.Errorf("%s was answered with %s, want %s", test.message, got, test.want)
 			}
 		}
+		synctest.Wait() // the last one ends after its answer
 		if active, _, _ := b.service.activity.state(); active != 0 {
 			t.Errorf("%d requests are active, want 0", active)
 		}
+		b.peer.maxMessage = 1 << 20
+		b.put(`{"jsonrpc":"2.0","id":7,"method":"test/quick","params":{"long":true}}`)
+		if got := b.get(); len(got) < minLent || b.peer.quickBytes.Load() != 0 {
+			t.Errorf("a long answer has %d bytes, and %d are left to be written, want %d and none", len(got), b.peer.quickBytes.Load(), minLent)
+		}
+		b.peer.quickBytes.Store(maxQuickBytes)
+		b.put(`{"jsonrpc":"2.0","id":8,"method":"test/quick","params":{}}`)
+		if got := b.get(); !strings.Contains(got, "regular") {
+			t.Errorf("with many long answers to be written came %s, want a regular one", got)
+		}
+		b.peer.quickBytes.Store(0)
 		b.service.activity.drain()
 		b.put(`{"jsonrpc":"2.0","id":1,"method":"test/quick","params":{}}`)
 		if got := b.get(); !strings.Contains(got, "DRAINING") {

@@ -348,6 +348,7 @@ func runWork(ctx context.Context, w *work, stopLimit time.Duration, call func(co
 	// Ends when the call returns. No one waits for it if a file system blocks
 	// it: it ends with the process at the latest.
 	go func() {
+		growStack()
 		o := &outcome{}
 		func() {
 			defer recoverAs(&o.err)

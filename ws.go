@@ -82,6 +82,7 @@ type link struct {
 	sending    atomic.Bool   // a long message is being written
 	broken     atomic.Bool   // a write has failed
 	known      atomic.Bool   // the handshake was accepted
+	ending     atomic.Bool   // the link has failed, or this side closes it: messages that arrive go to the library
 	pinged     atomic.Int64  // ns since began: ping that the clock has sent
 	pinging    atomic.Bool   // a ping of the library is on its way
 	clock      *linkClock
@@ -202,13 +203,17 @@ func (l *link) read() ([]byte, error) {
 		case <-l.done:
 		}
 	}
-	return l.readMessage(l.guard.await())
+	if message := l.guard.await(l.readLimit()); message != nil {
+		l.lastData.Store(l.lastRead.Load())
+		l.taken++
+		return message, nil
+	}
+	return l.readMessage()
 }
 
-// readMessage is read for a message that has begun to arrive, whose size is known
-// unless it is 0. The stack of a link that waits for a message does not have its
-// frame.
-func (l *link) readMessage(size int) ([]byte, error) {
+// readMessage is read for a message that has begun to arrive, through the library.
+// The stack of a link that waits for a message does not have its frame.
+func (l *link) readMessage() ([]byte, error) {
 	typ, r, err := l.conn.Reader(context.Background())
 	if errors.Is(err, errEarlyCompression) {
 		l.sendClose(websocket.StatusPolicyViolation, "no compression before the handshake is accepted")
@@ -223,9 +228,6 @@ func (l *link) readMessage(size int) ([]byte, error) {
 	l.receiving.Store(true)
 	defer l.receiving.Store(false)
 	var message []byte
-	if size > 0 {
-		message = make([]byte, 0, size+1) // one more for the read that ends it
-	}
 	for {
 		if len(message) == cap(message) {
 			message = l.grow(message)
@@ -301,6 +303,7 @@ func (l *link) fail(err error) error {
 	}
 	l.err = err
 	l.mu.Unlock()
+	l.ending.Store(true)
 	close(l.done)
 	l.clock.remove(l)
 	l.startWriter() // reports the loss of what waits
@@ -320,6 +323,7 @@ func (l *link) abort() {
 // sendClose sends a close frame and waits at most closeTimeout for the
 // response.
 func (l *link) sendClose(code websocket.StatusCode, reason string) {
+	l.ending.Store(true)
 	timer := time.AfterFunc(closeTimeout, func() { _ = l.socket.Close() })
 	defer timer.Stop()
 	if err := l.conn.Close(code, reason); err != nil {

@@ -1,7 +1,12 @@
 package main
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"io"
+	"math"
+	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -10,14 +15,25 @@ const (
 	// maxGathered is how many bytes of frames are gathered before they are
 	// written: with 64 KiB the system calls no longer matter.
 	maxGathered = 64 << 10
+	// maxDirect bounds a long message that is written without the writer: a file of 64
+	// KiB has about 70 in JSON. What the kernel does not take is left for one write,
+	// which must not take longer than linkTimes.piece.
+	maxDirect = 96 << 10
+	// minPart is the smallest part of a message that is made to fill a write.
+	minPart = 4 << 10
 	// maxControls bounds what other goroutines may add to the frames that wait
 	// while a write is blocked. A control frame has at most 125 bytes.
 	maxControls = maxGathered + maxFrame
+	// maskKeys is how many keys of masks are drawn at once: the call takes longer than
+	// a short message.
+	maskKeys = 32
 )
 
 // gatherer collects the frames of a connection, so that many of them leave in
 // one system call. It stands below the WebSocket library, which writes each
-// frame by itself and a long one in pieces of 4 KiB, and above TLS.
+// frame by itself and a long one in pieces of 4 KiB, and above TLS. The frames of
+// messages that are not compressed do not come from the library, which would copy
+// them three times.
 //
 // The goroutine that writes messages calls hold, writes some frames and calls
 // flush. Other goroutines write control frames at any time. The library holds a
@@ -35,7 +51,8 @@ type gatherer struct {
 	direct func([]byte) (int, error)
 
 	mu      sync.Mutex   // guards the fields below; not held while conn is written
-	sent    frameCounter // of a server
+	sent    frameCounter // what the library has written
+	keys    []byte       // for the masks of the next frames of a client
 	changed sync.Cond    // broadcast when a write has ended
 	frames  []byte       // what waits to be written
 	spare   []byte       // the buffer of the last write, for reuse
@@ -70,13 +87,49 @@ func (g *gatherer) Write(p []byte) (int, error) {
 		return 0, g.err
 	}
 	g.frames = append(g.frames, p...)
-	if g.server {
-		g.sent.count(p)
-	}
+	g.sent.count(p)
 	if !g.held && !g.busy {
 		g.drainLocked()
 	}
 	return len(p), g.err
+}
+
+// addFrame adds a frame of a message to the frames that wait for flush, between two of
+// the library. first is its first byte (RFC 6455, section 5.2).
+func (g *gatherer) addFrame(first byte, payload []byte) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.err != nil:
+		return g.err
+	case g.sent.closed:
+		return net.ErrClosed
+	}
+	header, size := [maxFrameHeader]byte{first, byte(len(payload))}, 2
+	switch n := len(payload); {
+	case n > math.MaxUint16:
+		header[1], size = 127, 10
+		binary.BigEndian.PutUint64(header[2:], uint64(n))
+	case n > 125:
+		header[1], size = 126, 4
+		binary.BigEndian.PutUint16(header[2:], uint16(n))
+	}
+	key := uint32(0) // of a server: leaves the payload as it is
+	if !g.server {
+		if len(g.keys) == 0 {
+			g.keys = make([]byte, 4*maskKeys)
+			_, _ = rand.Read(g.keys) // never fails
+		}
+		key = binary.LittleEndian.Uint32(g.keys)
+		header[1] |= 0x80
+		size += copy(header[size:], g.keys[:4])
+		g.keys = g.keys[4:]
+	}
+	g.frames = append(g.frames, header[:size]...)
+	begin := len(g.frames)
+	g.frames = slices.Grow(g.frames, len(payload))[:begin+len(payload)]
+	maskBytes(g.frames[begin:], payload, key)
+	return nil
 }
 
 // hold makes frames wait for flush.

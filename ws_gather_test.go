@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // heldWriter blocks each write until it is released.
@@ -85,6 +87,39 @@ func TestGathererBoundsControls(t *testing.T) {
 			t.Errorf("flush returned %v, want the error of the write", err)
 		}
 	})
+}
+
+// TestFramesFillWrites: the parts of long messages fill each write, and none is sent
+// behind a close frame.
+func TestFramesFillWrites(t *testing.T) {
+	t.Parallel()
+	var sizes []int
+	l := &link{began: time.Now(), gather: newGatherer(writerFunc(func(p []byte) (int, error) {
+		sizes = append(sizes, len(p))
+		return len(p), nil
+	}))}
+	const messages, length = 10, maxFrame + maxFrame/10
+	for range messages {
+		if err := l.writeMessage(make([]byte, length)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.flush(); err != nil {
+		t.Fatal(err)
+	}
+	for i, size := range sizes {
+		if size > maxGathered+maxFrameHeader || size < maxGathered-minPart && i < len(sizes)-1 {
+			t.Errorf("got writes of %d bytes, want all but the last of about %d", sizes, maxGathered)
+			break
+		}
+	}
+	l.gather.hold()
+	if _, err := l.gather.Write([]byte{finalClose, 0x80, 0, 0, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.writeMessage([]byte("{}")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a message behind a close frame: got %v, want %v", err, net.ErrClosed)
+	}
 }
 
 // TestGathererFreesBuffers: each flush is one write, and an idle link keeps no buffer.

@@ -150,6 +150,63 @@ func FuzzFrameGuard(f *testing.F) {
 	})
 }
 
+// TestWholeMessages: the guard takes messages that are at hand, and leaves to the
+// library what it has to refuse, and everything once the link ends.
+func TestWholeMessages(t *testing.T) {
+	t.Parallel()
+	masked, plain := whole(frameFin|frameText, "hello"), []byte("\x81\x05hello")
+	for _, test := range []struct {
+		name           string
+		frames         []byte
+		server, ending bool
+		limit          int
+		want           string
+	}{
+		{name: "of a client", frames: masked, server: true, limit: 5, want: "hello"},
+		{name: "of a server", frames: plain, limit: 5, want: "hello"},
+		{name: "too long", frames: masked, server: true, limit: 4},
+		{name: "of a client without a mask", frames: plain, server: true, limit: 5},
+		{name: "of a server with a mask", frames: masked, limit: 5},
+		{name: "while the link ends", frames: masked, server: true, ending: true, limit: 5},
+		{name: "in parts", frames: whole(frameText, "hello"), server: true, limit: 5},
+		{name: "compressed", frames: whole(frameFin|frameText|frameRSV1, "hello"), server: true, limit: 5},
+		{name: "binary", frames: whole(frameFin|frameBinary, "hello"), server: true, limit: 5},
+		{name: "cut short", frames: masked[:len(masked)-1], server: true, limit: 5},
+		{name: "with a cut header", frames: masked[:3], server: true, limit: 5},
+		{name: "empty", frames: whole(frameFin|frameText, ""), server: true},
+	} {
+		guard := newFrameGuard(bytes.NewReader(test.frames), nil)
+		guard.server, guard.link = test.server, &link{}
+		guard.link.ending.Store(test.ending)
+		guard.open.Store(true)
+		if got := guard.await(test.limit); string(got) != test.want {
+			t.Errorf("%s: got the message %q, want %q", test.name, got, test.want)
+		}
+		if rest, _ := io.ReadAll(guard); test.want == "" && test.name != "empty" && !bytes.Equal(rest, test.frames) {
+			t.Errorf("%s: the library gets %q, want all of %q", test.name, rest, test.frames)
+		}
+	}
+}
+
+func FuzzMaskBytes(f *testing.F) {
+	f.Add([]byte("hello"), uint32(0x01020304))
+	f.Add(bytes.Repeat([]byte("0123456789a"), 20), uint32(0xfffefdfc))
+	f.Fuzz(func(t *testing.T, text []byte, key uint32) {
+		mask := binary.LittleEndian.AppendUint32(nil, key)
+		want := make([]byte, len(text))
+		for i, c := range text {
+			want[i] = c ^ mask[i%4]
+		}
+		got := make([]byte, len(text))
+		if maskBytes(got, text, key); !bytes.Equal(got, want) {
+			t.Errorf("%q with the mask %x: got %q, want %q", text, mask, got, want)
+		}
+		if maskBytes(got, got, key); !bytes.Equal(got, text) {
+			t.Errorf("got %q in place, want %q again", got, text)
+		}
+	})
+}
+
 // TestPingsDoNotHideAClose: the frame behind the pings is the library's.
 func TestPingsDoNotHideAClose(t *testing.T) {
 	t.Parallel()

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -44,7 +45,10 @@ func newLinkServer(t *testing.T, more ...*method) *linkServer {
 	for _, m := range append(more, mark, echo) {
 		service.methods[m.name] = m
 	}
+	var links sync.WaitGroup // those whose clients were closed: the server does not wait for them
 	server := newHTTPServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		links.Add(1)
+		defer links.Done()
 		hooks := &linkHooks{}
 		conn, err := websocket.Accept(hooks.wrapWriter(w), r, &websocket.AcceptOptions{
 			CompressionMode: websocket.CompressionNoContextTakeover, OnPingReceived: hooks.ping, OnPongReceived: hooks.pong,
@@ -61,6 +65,7 @@ func newLinkServer(t *testing.T, more ...*method) *linkServer {
 	}))
 	s.address = strings.TrimPrefix(server, "http://")
 	t.Cleanup(func() {
+		links.Wait()
 		end()
 		service.tasks.wait()
 		service.wait()
@@ -172,6 +177,22 @@ func (c *rawClient) next() (first byte, payload []byte, err error) {
 	payload = make([]byte, n)
 	_, err = io.ReadFull(c.r, payload)
 	return head[0], payload, err
+}
+
+// message reads one message of the server, in any number of frames, past control frames.
+func (c *rawClient) message() (message []byte, err error) {
+	for {
+		first, payload, err := c.next()
+		if err != nil {
+			return nil, err
+		}
+		if first&0x08 != 0 {
+			continue
+		}
+		if message = append(message, payload...); first&frameFin != 0 {
+			return message, nil
+		}
+	}
 }
 
 // says checks that the next message begins with text.

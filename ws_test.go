@@ -171,12 +171,12 @@ func TestLinkCarriesMessages(t *testing.T) {
 		client, server := linkPair(t, nil, defaultLinkTimes())
 		for _, ends := range [][2]*link{{client, server}, {server, client}} {
 			messages, ended := drain(ends[1])
-			for _, n := range []int{0, 1, maxFrame - 1, maxFrame, maxFrame + 1, 3*maxFrame + 5, 1 << 20} {
-				want := strings.Repeat("x", n)
+			for _, n := range []int{0, 1, 9, 125, 126, 1000, maxFrame - 1, maxFrame, maxFrame + 1, 3*maxFrame + 5, 1 << 20} {
+				want := strings.Repeat("0123456789a", n/11+1)[:n]
 				written := make(chan error, 1)
 				ends[0].send([]byte(want), func(err error) { written <- err })
 				if got := <-messages; string(got) != want {
-					t.Errorf("a message of %d bytes came with %d", n, len(got))
+					t.Errorf("a message of %d bytes came with %d, want the same bytes", n, len(got))
 				}
 				if err := <-written; err != nil {
 					t.Error(err)

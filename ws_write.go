@@ -79,8 +79,8 @@ func (l *link) queued() int {
 	return l.pending
 }
 
-// writeShort writes the short messages that wait, if the kernel takes them at once.
-// It leaves the rest to the writer.
+// writeShort writes the short messages that wait, or a long one alone of up to
+// maxDirect bytes, if the kernel takes them at once. It leaves the rest to the writer.
 func (l *link) writeShort() {
 	l.replied.Store(false)
 	l.mu.Lock()
@@ -89,17 +89,26 @@ func (l *link) writeShort() {
 		size += len(l.short[n].data) + maxFrameHeader
 		n++
 	}
-	if l.err != nil || l.writing || l.replying || n == 0 || l.compresses && !l.trusted() || !l.gather.tryHold() {
+	const more = 4 * (maxFrameHeader + maxControlPayload) // its headers, and control frames that come meanwhile
+	alone := len(l.short) == 0 && len(l.long) == 1 && size+len(l.long[0].data)+more <= maxDirect && !l.compresses
+	if l.err != nil || l.writing || l.replying || n == 0 && !alone || l.compresses && !l.trusted() || !l.gather.tryHold() {
 		l.mu.Unlock()
 		l.startWriter()
 		return
 	}
 	messages := l.short[:n:n]
-	l.short, l.replying = l.short[n:], true
+	if l.short = l.short[n:]; alone {
+		messages, l.long = l.long, nil
+	}
+	l.replying = true
 	l.mu.Unlock()
 	failed := false
 	for _, m := range messages {
-		failed = failed || l.writeMessage(m.data) != nil
+		if alone {
+			failed = l.writeFrames(m.data, maxDirect) != nil
+		} else {
+			failed = failed || l.writeMessage(m.data) != nil
+		}
 	}
 	flushed := l.gather.tryFlush() && !failed
 	if flushed {
@@ -238,8 +247,11 @@ func (l *link) next(last bool) (outMessage, bool) {
 func (l *link) writeMessage(data []byte) error {
 	ctx := context.Background()
 	early := l.compresses && !l.trusted()
-	if len(data) <= maxFrame && !early {
-		if err := l.makeRoom(len(data)); err != nil {
+	switch {
+	case !l.compresses || len(data) < minCompressed && !early:
+		return l.writeFrames(data, maxGathered)
+	case len(data) <= maxFrame && !early:
+		if err := l.makeRoom(len(data), maxGathered); err != nil {
 			return err
 		}
 		return l.conn.Write(ctx, websocket.MessageText, data)
@@ -258,7 +270,7 @@ func (l *link) writeMessage(data []byte) error {
 			// shorter than minCompressed.
 			n, early = 1, false
 		}
-		if err := l.makeRoom(n); err != nil {
+		if err := l.makeRoom(n, maxGathered); err != nil {
 			return err
 		}
 		if _, err := w.Write(data[:n]); err != nil {
@@ -269,9 +281,34 @@ func (l *link) writeMessage(data []byte) error {
 	return w.Close()
 }
 
-// makeRoom prepares the gatherer for a frame of n bytes.
-func (l *link) makeRoom(n int) error {
-	if waiting := l.gather.waiting(); waiting > 0 && waiting+n > maxGathered {
+// writeFrames is writeMessage without compression and without the library. It
+// flushes before more than most bytes wait.
+func (l *link) writeFrames(data []byte, most int) error {
+	const final = 0x80
+	if len(data) > maxFrame {
+		l.sending.Store(true) // until the flush
+	}
+	for first := byte(finalText &^ final); ; first = 0 { // continues the message
+		n := min(len(data), maxFrame)
+		if room := most - l.gather.waiting(); room >= minPart {
+			n = min(n, room) // each write is full
+		}
+		if n == len(data) {
+			first |= final
+		}
+		if err := l.makeRoom(n, most); err != nil {
+			return err
+		}
+		if err := l.gather.addFrame(first, data[:n]); err != nil || n == len(data) {
+			return err
+		}
+		data = data[n:]
+	}
+}
+
+// makeRoom prepares the gatherer for a frame of n bytes, of which most may wait.
+func (l *link) makeRoom(n, most int) error {
+	if waiting := l.gather.waiting(); waiting > 0 && waiting+n > most {
 		if err := l.flush(); err != nil {
 			return err
 		}
