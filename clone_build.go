@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -131,31 +130,6 @@ func isObjectFile(name string) bool {
 	return ok && len(first) == 2 && isObjectID(first+rest)
 }
 
-// create makes an empty repository for the new state.
-func (r *clonedRepo) create(ctx context.Context) error {
-	if err := r.makeTemp(); err != nil {
-		return err
-	}
-	args := []string{"init", "-q", "--template=", "--initial-branch=main"}
-	if r.target.sha256 {
-		args = append(args, "--object-format=sha256")
-	}
-	// Not with GIT_DIR: init would write the work tree's path into the config.
-	dir := r.store.path(r.temp)
-	if _, err := r.cfg.git.run(ctx, gitCommand{args: append(args, "--", dir), dir: dir, env: []string{r.owner}}); err != nil {
-		return err
-	}
-	text, err := r.readFile("config")
-	if err != nil {
-		return err
-	}
-	settings, err := parseGitConfig(text)
-	if err != nil {
-		return fmt.Errorf("reading the configuration of a new repository: %w", err)
-	}
-	return r.writeFiles(map[string]string{"config": r.config(settings, ""), "info/attributes": cloneAttributes})
-}
-
 // carryOver makes a git directory for the new state out of the old one: its
 // objects and its index are hard links, refs and configuration are written anew.
 // Files that others wrote into the old one, and those of a killed git, are not
@@ -275,13 +249,9 @@ func (r *clonedRepo) setRefs(head headState) error {
 	if err := r.store.root.MkdirAll(r.temp+"/.git/refs/heads", 0o777); err != nil {
 		return fmt.Errorf("making the directory of refs: %w", err)
 	}
-	text, err := r.readFile("config")
+	settings, err := r.settings()
 	if err != nil {
 		return err
-	}
-	settings, err := parseGitConfig(text)
-	if err != nil {
-		return fmt.Errorf("reading the configuration of a new repository: %w", err)
 	}
 	files := map[string]string{
 		"HEAD":        head.commit + "\n",

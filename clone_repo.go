@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,26 +65,6 @@ func (r *clonedRepo) cloneOrUpdate(ctx context.Context) (cloneResult, error) {
 	return r.cloneNew(ctx)
 }
 
-// cloneNew clones without using the repository at the name.
-func (r *clonedRepo) cloneNew(ctx context.Context) (cloneResult, error) {
-	r.discard()
-	r.old = nil
-	if err := r.pickTarget(ctx); err != nil {
-		return cloneResult{}, err
-	}
-	if err := r.create(ctx); err != nil {
-		return cloneResult{}, err
-	}
-	head := headState{branch: cmp.Or(r.target.defaultBranch, "main")}
-	if !r.target.empty {
-		var err error
-		if head, err = r.fetchAndCheckout(ctx, depthArgs(r.depth, true, false), &sync.WaitGroup{}); err != nil {
-			return cloneResult{}, err
-		}
-	}
-	return r.finish(ctx, head)
-}
-
 // update starts from the repository at the name. After errRepoCorrupt the caller
 // uses cloneNew.
 func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
@@ -122,7 +101,15 @@ func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
 		} else if err := r.store.root.RemoveAll(r.temp + "/.git/index"); err != nil {
 			return cloneResult{}, fmt.Errorf("leaving out the index: %w", err)
 		}
-		head, err = r.fetchAndCheckout(ctx, args, &links)
+		rev := r.target.commit
+		if args != nil {
+			if rev, err = r.fetch(ctx, args); err == nil {
+				r.target.oid = rev
+			}
+		}
+		if err == nil {
+			head, err = r.checkoutWithinLimits(ctx, rev, &links)
+		}
 		links.Wait()
 		if linked != nil && ctx.Err() == nil {
 			err = linked
