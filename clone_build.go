@@ -37,6 +37,7 @@ type cloneFacts struct {
 	settings gitSettings
 	objects  []string // packs and loose objects, below .git
 	packs    int
+	stamp    cloneStamp
 	// pristine means that the git directory holds nothing but what the cloner
 	// wrote there, so that its index can be trusted.
 	pristine bool
@@ -98,6 +99,7 @@ func (r *clonedRepo) scanGitDir(f *cloneFacts) error {
 	git := r.name + "/.git"
 	attributes, err := r.store.root.ReadFile(git + "/info/attributes")
 	f.pristine = err == nil && string(attributes) == cloneAttributes
+	f.stamp = r.store.stamp(git)
 	return r.store.walk(git, func(p string, d fs.DirEntry) error {
 		rel := strings.TrimPrefix(strings.TrimPrefix(p, git), "/")
 		switch {
@@ -133,8 +135,11 @@ func isObjectFile(name string) bool {
 // carryOver makes a git directory for the new state out of the old one: its
 // objects and its index are hard links, refs and configuration are written anew.
 // Files that others wrote into the old one, and those of a killed git, are not
-// taken over.
+// taken over. It does nothing if the new state is begun.
 func (r *clonedRepo) carryOver() error {
+	if r.temp != "" {
+		return nil
+	}
 	if err := r.makeTemp(); err != nil {
 		return err
 	}
@@ -212,12 +217,19 @@ func (r *clonedRepo) writeFiles(files map[string]string) error {
 	return nil
 }
 
+func (r *clonedRepo) usesSHA256() bool {
+	if r.old != nil {
+		return r.old.sha256
+	}
+	return r.target.sha256
+}
+
 // config returns the whole configuration of a clone: the properties of its file
 // system, taken from known, and an origin without credentials. Other settings are
 // not taken over, because they could name programs.
 func (r *clonedRepo) config(known gitSettings, branch string) string {
 	var b strings.Builder
-	sha256 := r.target.sha256 || r.old != nil && r.old.sha256
+	sha256 := r.usesSHA256()
 	version := 0
 	if sha256 {
 		version = 1

@@ -24,14 +24,25 @@ func depthArgs(depth int, isNew, isShallow bool) []string {
 	return []string{"--update-shallow"} // the remote may be a shallow clone itself
 }
 
-// checkoutWithinLimits holds the tree of rev against the limits and checks it out,
-// once the files are linked that links stands for. HEAD is detached then.
+// checkoutWithinLimits checks rev out, once the files are linked that links stands
+// for, and meanwhile holds its tree against the limits, which ends the checkout: that
+// reads the whole tree before it writes the first file. HEAD is detached then.
 func (r *clonedRepo) checkoutWithinLimits(ctx context.Context, rev string, links *sync.WaitGroup) (headState, error) {
 	r.progress.enter(phaseCheckout)
-	err := r.checkTree(ctx, rev)
+	running, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var counting sync.WaitGroup
+	var counted error
+	counting.Go(func() { // ends with git
+		if counted = r.checkTree(running, rev); counted != nil {
+			stop(counted)
+		}
+	})
 	links.Wait()
-	if err == nil {
-		err = r.checkout(ctx, rev)
+	err := r.checkout(running, rev)
+	counting.Wait()
+	if counted != nil {
+		err = counted
 	}
 	if err != nil {
 		return headState{}, r.unlessNoCommit(ctx, rev, err)
