@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +37,7 @@ type cloneFacts struct {
 	settings gitSettings
 	objects  []string // packs and loose objects, below .git
 	packs    int
+	stamp    cloneStamp
 	// pristine means that the git directory holds nothing but what the cloner
 	// wrote there, so that its index can be trusted.
 	pristine bool
@@ -99,6 +99,7 @@ func (r *clonedRepo) scanGitDir(f *cloneFacts) error {
 	git := r.name + "/.git"
 	attributes, err := r.store.root.ReadFile(git + "/info/attributes")
 	f.pristine = err == nil && string(attributes) == cloneAttributes
+	f.stamp = r.store.stamp(git)
 	return r.store.walk(git, func(p string, d fs.DirEntry) error {
 		rel := strings.TrimPrefix(strings.TrimPrefix(p, git), "/")
 		switch {
@@ -131,36 +132,14 @@ func isObjectFile(name string) bool {
 	return ok && len(first) == 2 && isObjectID(first+rest)
 }
 
-// create makes an empty repository for the new state.
-func (r *clonedRepo) create(ctx context.Context) error {
-	if err := r.makeTemp(); err != nil {
-		return err
-	}
-	args := []string{"init", "-q", "--template=", "--initial-branch=main"}
-	if r.target.sha256 {
-		args = append(args, "--object-format=sha256")
-	}
-	// Not with GIT_DIR: init would write the work tree's path into the config.
-	dir := r.store.path(r.temp)
-	if _, err := r.cfg.git.run(ctx, gitCommand{args: append(args, "--", dir), dir: dir, env: []string{r.owner}}); err != nil {
-		return err
-	}
-	text, err := r.readFile("config")
-	if err != nil {
-		return err
-	}
-	settings, err := parseGitConfig(text)
-	if err != nil {
-		return fmt.Errorf("reading the configuration of a new repository: %w", err)
-	}
-	return r.writeFiles(map[string]string{"config": r.config(settings, ""), "info/attributes": cloneAttributes})
-}
-
 // carryOver makes a git directory for the new state out of the old one: its
 // objects and its index are hard links, refs and configuration are written anew.
 // Files that others wrote into the old one, and those of a killed git, are not
-// taken over.
+// taken over. It does nothing if the new state is begun.
 func (r *clonedRepo) carryOver() error {
+	if r.temp != "" {
+		return nil
+	}
 	if err := r.makeTemp(); err != nil {
 		return err
 	}
@@ -238,12 +217,19 @@ func (r *clonedRepo) writeFiles(files map[string]string) error {
 	return nil
 }
 
+func (r *clonedRepo) usesSHA256() bool {
+	if r.old != nil {
+		return r.old.sha256
+	}
+	return r.target.sha256
+}
+
 // config returns the whole configuration of a clone: the properties of its file
 // system, taken from known, and an origin without credentials. Other settings are
 // not taken over, because they could name programs.
 func (r *clonedRepo) config(known gitSettings, branch string) string {
 	var b strings.Builder
-	sha256 := r.target.sha256 || r.old != nil && r.old.sha256
+	sha256 := r.usesSHA256()
 	version := 0
 	if sha256 {
 		version = 1
@@ -275,13 +261,9 @@ func (r *clonedRepo) setRefs(head headState) error {
 	if err := r.store.root.MkdirAll(r.temp+"/.git/refs/heads", 0o777); err != nil {
 		return fmt.Errorf("making the directory of refs: %w", err)
 	}
-	text, err := r.readFile("config")
+	settings, err := r.settings()
 	if err != nil {
 		return err
-	}
-	settings, err := parseGitConfig(text)
-	if err != nil {
-		return fmt.Errorf("reading the configuration of a new repository: %w", err)
 	}
 	files := map[string]string{
 		"HEAD":        head.commit + "\n",

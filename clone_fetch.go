@@ -24,23 +24,25 @@ func depthArgs(depth int, isNew, isShallow bool) []string {
 	return []string{"--update-shallow"} // the remote may be a shallow clone itself
 }
 
-// fetchAndCheckout fetches the target (args nil: it is there), holds its tree
-// against the limits and checks it out, once the files are linked that links
-// stands for. HEAD is detached then.
-func (r *clonedRepo) fetchAndCheckout(ctx context.Context, args []string, links *sync.WaitGroup) (headState, error) {
-	rev := r.target.commit
-	if args != nil {
-		var err error
-		if rev, err = r.fetch(ctx, args); err != nil {
-			return headState{}, err
-		}
-		r.target.oid = rev
-	}
+// checkoutWithinLimits checks rev out, once the files are linked that links stands
+// for, and meanwhile holds its tree against the limits, which ends the checkout: that
+// reads the whole tree before it writes the first file. HEAD is detached then.
+func (r *clonedRepo) checkoutWithinLimits(ctx context.Context, rev string, links *sync.WaitGroup) (headState, error) {
 	r.progress.enter(phaseCheckout)
-	err := r.checkTree(ctx, rev)
+	running, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var counting sync.WaitGroup
+	var counted error
+	counting.Go(func() { // ends with git
+		if counted = r.checkTree(running, rev); counted != nil {
+			stop(counted)
+		}
+	})
 	links.Wait()
-	if err == nil {
-		err = r.checkout(ctx, rev)
+	err := r.checkout(running, rev)
+	counting.Wait()
+	if counted != nil {
+		err = counted
 	}
 	if err != nil {
 		return headState{}, r.unlessNoCommit(ctx, rev, err)
@@ -90,16 +92,15 @@ func (r *clonedRepo) checkout(ctx context.Context, commit string) error {
 	return err
 }
 
-// fetch brings the target and returns the object that the remote has there. A
-// server that hands out only its refs is asked for all of them; a dumb one for
-// everything.
+// fetch brings the target and returns the object that the remote has there. It asks
+// for the object that was listed, which saves a list (gitprotocol-v2(5)), and for the
+// ref if that is gone. A server that hands out only its refs is asked for all of them;
+// a dumb one for everything.
 func (r *clonedRepo) fetch(ctx context.Context, args []string) (oid string, err error) {
 	one := "+" + r.target.source + ":" + targetRef
-	err = r.fetchOnce(ctx, args, one)
+	err = r.fetchOnce(ctx, args, "+"+r.target.oid+":"+targetRef)
 	e, ok := errors.AsType[*gitError](err)
-	if ok && strings.Contains(e.stderr, noRemoteRef) {
-		// The ref was just listed: it was removed since, or git took a connection
-		// that was cut for a list without refs (see confirmEmpty).
+	if ok && r.target.oid != r.target.source && e.reason == gitNotFound {
 		err = r.fetchOnce(ctx, args, one)
 		e, ok = errors.AsType[*gitError](err)
 	}
@@ -131,18 +132,23 @@ func (r *clonedRepo) fetch(ctx context.Context, args []string) (oid string, err 
 }
 
 func (r *clonedRepo) fetchOnce(ctx context.Context, args []string, refspecs ...string) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	all := append([]string{"fetch", "--progress", "--no-tags", "--force", "--no-recurse-submodules", "--no-auto-maintenance", "--no-write-fetch-head"}, args...)
 	cmd := r.in(r.remote.command(append(append(all, "--end-of-options", r.remote.String()), refspecs...)...), r.temp)
 	cmd.config = append(cmd.config, "fetch.unpackLimit=1") // always a pack: they are counted, loose objects are not
+	return r.receive(ctx, cmd)
+}
+
+// receive runs a command that brings objects, and ends it at the limit.
+func (r *clonedRepo) receive(ctx context.Context, cmd gitCommand) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	cmd.line = func(line string) {
 		if count, ok := r.progress.line(line); ok && count.bytes > r.cfg.maxBytes {
 			cancel(errCloneTooLarge)
 		}
 	}
 	_, err := r.cfg.git.run(ctx, cmd)
-	if errors.Is(err, errCloneTooLarge) {
+	if errors.Is(context.Cause(ctx), errCloneTooLarge) { // git may have ended by itself meanwhile
 		return gitFailure(gitTooLarge, "the remote sent more than %d bytes (--max-clone-bytes)", r.cfg.maxBytes)
 	}
 	return err

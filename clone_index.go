@@ -34,7 +34,7 @@ func (r *clonedRepo) findLeftOut(dir string) []leftOut {
 	if err != nil {
 		return found
 	}
-	facts := scanIndex(index, r.target.sha256 || r.old != nil && r.old.sha256)
+	facts := scanIndex(index, r.usesSHA256())
 	if len(facts.submodules) > 0 {
 		found = append(found, leftOutSubmodules)
 	}
@@ -72,11 +72,10 @@ type indexFacts struct {
 
 // scanIndex reads an index, as far as eachIndexEntry can.
 func scanIndex(index []byte, sha256 bool) indexFacts {
-	const gitlink = 0o16000 // the mode without permissions, in units of 010
 	facts := indexFacts{submodules: map[string]bool{}}
-	eachIndexEntry(index, sha256, func(name []byte, mode uint32) {
+	eachIndexEntry(index, sha256, func(name, entry []byte) {
 		switch {
-		case mode>>3 == gitlink:
+		case indexMode(entry)>>12 == indexGitlink:
 			facts.submodules[string(name)] = true
 		case path.Base(string(name)) == ".gitattributes" && len(facts.attributes) < maxAttributeFiles:
 			facts.attributes = append(facts.attributes, string(name))

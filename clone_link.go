@@ -23,11 +23,17 @@ const (
 )
 
 // linkFiles gives the new state the files of the old one, as hard links: git
-// removes a file before it writes it anew, so the old state keeps its own. A file
+// removes a file before it writes it anew, so the old state keeps its own. Only a
+// program that has a file of the old state open and writes into it changes the new
+// state too, as if it had opened it there; the next run sees the file's new time and
+// checks everything out. A file
 // that cannot be linked is left out, and git checks it out. After errSpareStays the
 // new state has other files.
 func (r *clonedRepo) linkFiles(ctx context.Context) error {
-	reused := r.moveSpare()
+	reused, index := r.moveSpare()
+	if index != nil {
+		return r.linkChanges(ctx, index)
+	}
 	from, err1 := openDirBelow(r.store.root, r.name)
 	to, err2 := openDirBelow(r.store.root, r.temp)
 	if err1 == nil && err2 == nil {
@@ -52,20 +58,24 @@ func (r *clonedRepo) linkFiles(ctx context.Context) error {
 }
 
 // moveSpare moves the files of the spare, if there is one, to the new state, which
-// has none yet.
-func (r *clonedRepo) moveSpare() bool {
-	old := r.store.takeSpare(r.name)
+// has none yet. It returns their index if that is still true.
+func (r *clonedRepo) moveSpare() (moved bool, index *treeIndex) {
+	old, dirs := r.store.takeSpare(r.name)
 	if old == "" {
-		return false
+		return false, nil
 	}
 	defer r.store.remove(old) // the next clear removes what stays
+	index = r.indexOfSpare(old, dirs)
 	entries, err := fs.ReadDir(r.store.root.FS(), old)
 	for _, e := range entries {
-		if e.Name() != ".git" {
-			_ = renameIn(r.store.root, old+"/"+e.Name(), r.temp+"/"+e.Name()) // else it is linked
+		if e.Name() != ".git" && renameIn(r.store.root, old+"/"+e.Name(), r.temp+"/"+e.Name()) != nil {
+			index = nil // it is linked
 		}
 	}
-	return err == nil
+	if err != nil {
+		index = nil
+	}
+	return err == nil, index
 }
 
 // treeLinker makes a tree of hard links.

@@ -37,7 +37,7 @@ func TestCloneIsCutAtEachStep(t *testing.T) {
 	const (
 		step     = 100 * time.Millisecond
 		takes    = 3 * time.Second
-		requests = 5 // of git, for one clone
+		requests = 3 // of git, for one clone
 	)
 	git := newGitServer(t)
 	repo := git.repo("lib.git", map[string]string{"a": "1"})

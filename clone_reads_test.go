@@ -321,7 +321,7 @@ func TestOldStateStaysForItsReaders(t *testing.T) {
 			}
 			return len(names)
 		}
-		if err := s.retire(old, "lib", false); err != nil {
+		if err := s.retire(old, "lib", false, nil); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(retiredGrace / 2)
@@ -334,7 +334,7 @@ func TestOldStateStaysForItsReaders(t *testing.T) {
 		}
 		keep := func() {
 			if old, err = s.temp(); err == nil {
-				err = s.retire(old, "lib", true)
+				err = s.retire(old, "lib", true, nil)
 			}
 			if err != nil {
 				t.Fatal(err)

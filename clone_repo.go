@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +27,8 @@ type clonedRepo struct {
 	old    *cloneFacts // repository at the name; nil if there is none that can be used
 	target cloneTarget // set by pickTarget
 	clean  bool        // the files of the old state are those of its commit
+	live   *treeIndex  // index of the old state, if its files were compared with it
+	seal   cloneSeal   // of the old state, if it is clean
 	temp   string      // name of the new state in the store; "" before it is begun and after it is installed
 }
 
@@ -66,32 +67,9 @@ func (r *clonedRepo) cloneOrUpdate(ctx context.Context) (cloneResult, error) {
 	return r.cloneNew(ctx)
 }
 
-// cloneNew clones without using the repository at the name.
-func (r *clonedRepo) cloneNew(ctx context.Context) (cloneResult, error) {
-	r.discard()
-	r.old = nil
-	if err := r.pickTarget(ctx); err != nil {
-		return cloneResult{}, err
-	}
-	if err := r.create(ctx); err != nil {
-		return cloneResult{}, err
-	}
-	head := headState{branch: cmp.Or(r.target.defaultBranch, "main")}
-	if !r.target.empty {
-		var err error
-		if head, err = r.fetchAndCheckout(ctx, depthArgs(r.depth, true, false), &sync.WaitGroup{}); err != nil {
-			return cloneResult{}, err
-		}
-	}
-	return r.finish(ctx, head)
-}
-
 // update starts from the repository at the name. After errRepoCorrupt the caller
 // uses cloneNew.
 func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
-	if err := r.carryOver(); err != nil {
-		return cloneResult{}, err
-	}
 	clean, err := r.checkWhileAsking(ctx)
 	if err != nil {
 		return cloneResult{}, err
@@ -110,7 +88,11 @@ func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
 	}
 	if args == nil && clean && r.old.head == want && r.old.isExactly(r) {
 		r.action = actionUnchanged
+		r.store.seal(r.name, r.seal)
 		return r.result(r.old.head, r.old.shallow, r.findLeftOut(r.name)), nil
+	}
+	if err := r.carryOver(); err != nil {
+		return cloneResult{}, err
 	}
 	head := want
 	if !r.target.empty {
@@ -122,7 +104,15 @@ func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
 		} else if err := r.store.root.RemoveAll(r.temp + "/.git/index"); err != nil {
 			return cloneResult{}, fmt.Errorf("leaving out the index: %w", err)
 		}
-		head, err = r.fetchAndCheckout(ctx, args, &links)
+		rev := r.target.commit
+		if args != nil {
+			if rev, err = r.fetch(ctx, args); err == nil {
+				r.target.oid = rev
+			}
+		}
+		if err == nil {
+			head, err = r.checkoutWithinLimits(ctx, rev, &links)
+		}
 		links.Wait()
 		if linked != nil && ctx.Err() == nil {
 			err = linked
@@ -141,12 +131,21 @@ func (r *clonedRepo) update(ctx context.Context) (cloneResult, error) {
 func (r *clonedRepo) checkWhileAsking(ctx context.Context) (clean bool, err error) {
 	checking, stop := context.WithCancel(ctx)
 	defer stop()
+	r.live, r.seal = nil, cloneSeal{stamp: r.old.stamp}
+	seal, sealed := r.store.sealOf(r.name, r.old.stamp)
+	if !sealed {
+		if err := r.carryOver(); err != nil {
+			return false, err
+		}
+	}
 	var corrupt error
 	var check sync.WaitGroup
 	// Ends with its git processes, at the latest when checking is stopped.
 	check.Go(func() {
-		if corrupt = r.checkHistory(checking); corrupt == nil && r.old.pristine {
-			clean, corrupt = r.isClean(checking)
+		if sealed {
+			clean = r.isUntouched(checking, seal)
+		} else {
+			clean, corrupt = r.checkWithGit(checking)
 		}
 	})
 	err = r.pickTarget(ctx)
@@ -154,10 +153,24 @@ func (r *clonedRepo) checkWhileAsking(ctx context.Context) (clean bool, err erro
 		stop()
 	}
 	check.Wait()
-	if err == nil {
-		err = corrupt
+	switch {
+	case err != nil:
+		return false, err
+	case sealed && !clean: // somebody touched it
+		if err = r.carryOver(); err == nil {
+			clean, err = r.checkWithGit(ctx)
+		}
+		return clean, err
 	}
-	return clean, err
+	return clean, corrupt
+}
+
+// checkWithGit is the check where nothing is known of the repository.
+func (r *clonedRepo) checkWithGit(ctx context.Context) (clean bool, err error) {
+	if err := r.checkHistory(ctx); err != nil || !r.old.pristine {
+		return false, err
+	}
+	return r.isClean(ctx)
 }
 
 // pickTarget asks the remote for its refs, once in a run.
@@ -197,12 +210,14 @@ func (r *clonedRepo) finish(ctx context.Context, head headState) (cloneResult, e
 		r.action = actionUnchanged // local edits were discarded
 	}
 	missing := r.findLeftOut(r.temp)
+	seal := r.newSeal()
 	if ctx.Err() != nil {
 		return cloneResult{}, context.Cause(ctx)
 	}
 	if err := r.install(); err != nil {
 		return cloneResult{}, err
 	}
+	r.store.seal(r.name, seal)
 	return r.result(head, shallow, missing), nil
 }
 
@@ -216,7 +231,7 @@ func (r *clonedRepo) install() error {
 		return err
 	}
 	if replaced {
-		if err := r.store.retire(r.temp, r.name, r.clean); err != nil {
+		if err := r.store.retire(r.temp, r.name, r.clean, r.seal.dirs); err != nil {
 			r.cfg.log.Warn("removing an old repository failed", "name", r.name, "error", err)
 		}
 	}

@@ -517,6 +517,7 @@ func TestCloneFullDiskIsNoDamage(t *testing.T) {
 	git := w.cfg.git.path
 	w.cfg.git.path = wrapper
 	asked := w.server.fetches()
+	w.store.seal("lib", cloneSeal{}) // else git does not look at it
 	_, err := w.try(p)
 	wantGitFailure(t, err, gitDiskFull)
 	if n := w.server.fetches() - asked; n != 0 {

@@ -24,7 +24,8 @@ const (
 // spare is the old state of a clone. The next update makes the new state out of it:
 // that takes hard links of the few files that differ, instead of one of every file.
 type spare struct {
-	at    string // in the work dir
+	at    string              // in the work dir
+	dirs  map[string]dirStamp // of its work tree, if they were compared with its index
 	since time.Time
 	done  chan struct{} // closed when it is no longer kept
 	taken bool          // moved away by takeSpare; set before done is closed
@@ -33,14 +34,14 @@ type spare struct {
 
 // keepSpare keeps the old state at a path of the work dir in place of the one before;
 // it returns nil if there are too many.
-func (s *repoStore) keepSpare(name, at string) *spare {
+func (s *repoStore) keepSpare(name, at string, dirs map[string]dirStamp) *spare {
 	s.dropSpare(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.spares) >= maxSpares || runtime.GOOS == "windows" { // where an inode is not told
 		return nil
 	}
-	sp := &spare{at: at, since: time.Now(), done: make(chan struct{}), gone: make(chan struct{})}
+	sp := &spare{at: at, dirs: dirs, since: time.Now(), done: make(chan struct{}), gone: make(chan struct{})}
 	s.spares[name] = sp
 	return sp
 }
@@ -84,18 +85,19 @@ func (s *repoStore) forgetSpare(name string, age time.Duration) *spare {
 }
 
 // takeSpare moves the spare of a repository to a new temporary and returns its name,
-// or "" if there is none that its last readers have left.
-func (s *repoStore) takeSpare(name string) string {
+// or "" if there is none that its last readers have left, and what is known of its
+// directories.
+func (s *repoStore) takeSpare(name string) (string, map[string]dirStamp) {
 	sp := s.forgetSpare(name, s.grace)
 	if sp == nil {
-		return ""
+		return "", nil
 	}
 	defer close(sp.done)
 	temp := tempPrefix + rand.Text()
 	if sp.taken = renameIn(s.work, sp.at, reposDirName+"/"+temp) == nil; !sp.taken {
-		return ""
+		return "", nil
 	}
-	return temp
+	return temp, sp.dirs
 }
 
 // wait returns when the spare is no longer kept; taken reports whether its directory

@@ -59,6 +59,7 @@ type repoStore struct {
 	held    map[string]chan struct{} // under mu: names in use; closed on release
 	waiting int                      // under mu: how many old states wait
 	spares  map[string]*spare        // under mu: by name of the repository
+	seals   map[string]cloneSeal     // under mu: by name of the repository
 }
 
 // openRepoStore creates the directory if necessary.
@@ -84,7 +85,7 @@ func openRepoStore(base context.Context, workDir string) (_ *repoStore, err erro
 	}
 	s := &repoStore{
 		dir: filepath.Join(workDir, reposDirName), work: work, root: root, grace: retiredGrace,
-		base: base, held: map[string]chan struct{}{}, spares: map[string]*spare{},
+		base: base, held: map[string]chan struct{}{}, spares: map[string]*spare{}, seals: map[string]cloneSeal{},
 	}
 	return s, nil
 }
@@ -156,8 +157,9 @@ func (s *repoStore) discard(name string) error {
 }
 
 // retire removes the old state of a repository, which is at temp, after a grace period
-// for its readers, or later if it is kept for the next update.
-func (s *repoStore) retire(temp, name string, keep bool) error {
+// for its readers, or later if it is kept for the next update; dirs are what is known
+// of its work tree.
+func (s *repoStore) retire(temp, name string, keep bool, dirs map[string]dirStamp) error {
 	at := retiredDirName + "/" + strings.TrimPrefix(temp, tempPrefix)
 	if !s.mayWait(1) {
 		return s.remove(temp)
@@ -177,7 +179,7 @@ func (s *repoStore) retire(temp, name string, keep bool) error {
 	}
 	var kept *spare
 	if keep {
-		kept = s.keepSpare(name, at)
+		kept = s.keepSpare(name, at, dirs)
 	} else {
 		s.dropSpare(name)
 	}

@@ -91,7 +91,6 @@ func (g *globPage) readTree(f *fsService, v *gitView, l *nameList) error {
 
 // readIndex reads the paths of the index, and reports whether it could.
 func (w *treeWalk) readIndex(v *gitView) bool {
-	const gitlink = 0o160000
 	file := filepath.Join(v.dir, "index")
 	switch info, err := os.Stat(file); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -104,7 +103,7 @@ func (w *treeWalk) readIndex(v *gitView) bool {
 		return false
 	}
 	sorted, last := true, []byte(nil)
-	whole := eachIndexEntry(index, v.repo.sha256, func(name []byte, mode uint32) {
+	whole := eachIndexEntry(index, v.repo.sha256, func(name, entry []byte) {
 		order := bytes.Compare(last, name)
 		sorted, last = sorted && order <= 0, name
 		below, inside := bytes.CutPrefix(name, []byte(w.prefix))
@@ -112,7 +111,7 @@ func (w *treeWalk) readIndex(v *gitView) bool {
 			return
 		}
 		rel, at := string(below), int32(-1)
-		if mode == gitlink {
+		if indexMode(entry)>>12 == indexGitlink {
 			w.links[rel] = true
 		}
 		if w.page.selects(rel) {

@@ -5,16 +5,26 @@ import (
 	"encoding/binary"
 )
 
+// Types of an entry of an index: the upper four bits of its mode.
+const (
+	indexFile    = 0o10
+	indexSymlink = 0o12
+	indexGitlink = 0o16
+)
+
+// indexIDAt is where an entry of an index has its object id.
+const indexIDAt = 40
+
+func indexMode(entry []byte) uint32 { return binary.BigEndian.Uint32(entry[24:]) }
+
 // eachIndexEntry calls each for the entries of an index of version 2
 // (gitformat-index(5)), in order, and reports whether these are all: an index may be of
 // another version, share entries with another file, or be broken. A path in conflict
-// has several entries.
-func eachIndexEntry(index []byte, sha256 bool, each func(name []byte, mode uint32)) bool {
+// has several entries; entry is what precedes the path.
+func eachIndexEntry(index []byte, sha256 bool, each func(name, entry []byte)) bool {
 	const (
 		headerSize      = 12
-		extensionHeader = 8  // its name and its size
-		modeAt          = 24 // in an entry
-		idAt            = 40
+		extensionHeader = 8 // its name and its size
 		flagsSize       = 2
 	)
 	idSize := 20
@@ -25,7 +35,7 @@ func eachIndexEntry(index []byte, sha256 bool, each func(name []byte, mode uint3
 		return false
 	}
 	rest := index[headerSize:]
-	nameAt := idAt + idSize + flagsSize
+	nameAt := indexIDAt + idSize + flagsSize
 	for entries := binary.BigEndian.Uint32(index[8:]); entries > 0; entries-- {
 		if len(rest) <= nameAt {
 			return false
@@ -34,7 +44,7 @@ func eachIndexEntry(index []byte, sha256 bool, each func(name []byte, mode uint3
 		if length <= 0 {
 			return false
 		}
-		each(rest[nameAt:nameAt+length], binary.BigEndian.Uint32(rest[modeAt:]))
+		each(rest[nameAt:nameAt+length], rest[:nameAt])
 		rest = rest[min((nameAt+length+8)/8*8, len(rest)):] // at least one NUL
 	}
 	// The name of an extension that a reader must know begins with a small letter.
