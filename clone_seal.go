@@ -47,7 +47,7 @@ func (s *repoStore) stamp(git string) cloneStamp {
 	return cloneStamp(sum.Sum(nil))
 }
 
-// cloneSeal is what is remembered of a repository that was found complete, with the
+// cloneSeal holds what is remembered of a repository that was found complete, with the
 // index of its commit.
 type cloneSeal struct {
 	stamp cloneStamp          // of its git directory then
