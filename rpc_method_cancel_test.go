@@ -77,6 +77,7 @@ func slowMethods(t testing.TB, dir string) (h *heldGit, calls map[string]string,
 	r := newTestRepoAt(t, filepath.Join(dir, "repo"), map[string]string{"f": "needle\n"})
 	r.commit("second", map[string]string{"g": "2"})
 	r.git("tag", "-m", "x", "v1")
+	r.git("config", "core.ignorecase", "true") // of such a work tree git lists the files for fs/glob
 	f, g := fsOn(t, dir), newTestGitReader(t, dir)
 	h = newHeldGit(t, f.git.path)
 	f.git.path, g.git.path = h.program, h.program
