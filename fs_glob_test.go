@@ -304,7 +304,7 @@ func TestGlobStaleCursor(t *testing.T) {
 // randomIgnoreTree returns files in directories that have a random .gitignore each.
 func randomIgnoreTree(rng *rand.Rand) map[string]string {
 	names := []string{"a", "b", "c.log", "d.go", "a b", "logs", "x!y", "#h"}
-	patterns := []string{"a", "*.log", "!c.log", "/b", "logs/", "a/b", "**/b", "a/**", "!a/", "!logs", "/logs", "*", "!*/", "!d.go", "x\\!y", "\\#h", "#h", "\\!z", "a b  ", "a\\ b", "[a-c]", "[!a]", "**", "a/**/b", "/*/a", "b/*", "?", "", " ", "/", "!", "!/a", "*/", "[", "a\\"}
+	patterns := []string{"a", "*.log", "!c.log", "/b", "logs/", "a/b", "**/b", "a/**", "!a/", "!logs", "/logs", "*", "!*/", "!d.go", "x\\!y", "\\#h", "#h", "\\!z", "a b  ", "a\\ b", "[a-c]", "[!a]", "**", "a/**/b", "/*/a", "b/*", "?", "", " ", "/", "!", "!/a", "*/", "[", "a\\", "a\x00b"}
 	tree := map[string]string{}
 	for range 25 {
 		path := ""

@@ -84,7 +84,8 @@ func (r *ignoreRule) match(path string) bool {
 func parseIgnore(text string) (rules []ignoreRule, whole bool) {
 	whole = true
 	for line := range strings.SplitSeq(strings.TrimPrefix(text, "\ufeff"), "\n") {
-		line = trimIgnoreSpace(strings.TrimSuffix(line, "\r"))
+		line, _, _ = strings.Cut(strings.TrimSuffix(line, "\r"), "\x00") // git is written in C
+		line = trimIgnoreSpace(line)
 		if line == "" || line[0] == '#' {
 			continue
 		}
