@@ -39,7 +39,7 @@ type cloneFacts struct {
 	packs    int
 	stamp    cloneStamp
 	// pristine means that the git directory holds nothing but what the cloner
-	// wrote there, so that its index can be trusted.
+	// wrote there, so that its index can be trusted; checkWithGit looks at its flags.
 	pristine bool
 }
 

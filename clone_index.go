@@ -84,6 +84,13 @@ func scanIndex(index []byte, sha256 bool) indexFacts {
 	return facts
 }
 
+// hasPlainIndex reports whether git looks at all files of the old state: the flags of
+// git update-index hide edits from it, and make a checkout fail.
+func (r *clonedRepo) hasPlainIndex() bool {
+	index, err := r.store.readRegular(r.name+"/.git/index", maxIndexFile)
+	return err != nil || eachIndexEntry(index, r.usesSHA256(), func(_, _ []byte) {})
+}
+
 // setsFilter reports whether a .gitattributes file sets a filter for some files
 // (gitattributes(5)).
 func setsFilter(text string) bool {

@@ -167,6 +167,7 @@ func (r *clonedRepo) checkWhileAsking(ctx context.Context) (clean bool, err erro
 
 // checkWithGit is the check where nothing is known of the repository.
 func (r *clonedRepo) checkWithGit(ctx context.Context) (clean bool, err error) {
+	r.old.pristine = r.old.pristine && r.hasPlainIndex()
 	if err := r.checkHistory(ctx); err != nil || !r.old.pristine {
 		return false, err
 	}

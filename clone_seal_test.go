@@ -91,6 +91,72 @@ func TestCloneIsSealed(t *testing.T) {
 	}
 }
 
+// The time of a directory can be set back: what was put into it is seen all the same.
+func TestCloneSeesAFileBehindTheTimeOfItsDirectory(t *testing.T) {
+	skipShort(t, "it waits until directories are old enough")
+	t.Parallel()
+	w := newCloneWorld(t)
+	repo := w.server.repo("lib", map[string]string{"dir/a": "1\n"})
+	p := cloneParams{URL: w.server.address("lib")}
+	dir := w.must(p, actionCloned, repo.head()).Path
+	for _, below := range []string{"dir", "."} {
+		awaitThat(t, "the directories to be old enough to be known", func() bool {
+			w.must(p, actionUnchanged, repo.head())
+			w.store.mu.Lock()
+			defer w.store.mu.Unlock()
+			return len(w.store.seals["lib"].dirs) == 2
+		})
+		at := filepath.Join(dir, below)
+		before, err := os.Stat(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		added := filepath.Join(at, "junk")
+		if err := errors.Join(os.WriteFile(added, nil, 0o600), os.Chtimes(at, before.ModTime(), before.ModTime())); err != nil {
+			t.Fatal(err)
+		}
+		w.must(p, actionUnchanged, repo.head())
+		if _, err := os.Stat(added); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: the file is still there (%v), want it removed", below, err)
+		}
+	}
+}
+
+// Flags of an index that hide edits from git, and keep it from a checkout, are undone
+// with the edits.
+func TestCloneUndoesFlagsOfTheIndex(t *testing.T) {
+	skipShort(t, "it clones many times")
+	t.Parallel()
+	for _, flag := range []string{"--assume-unchanged", "--skip-worktree"} {
+		t.Run(flag, func(t *testing.T) {
+			t.Parallel()
+			w := newCloneWorld(t)
+			repo := w.server.repo("lib", map[string]string{"a": "1\n", "b": "1\n"})
+			p := cloneParams{URL: w.server.address("lib")}
+			dir := w.must(p, actionCloned, repo.head()).Path
+			for _, change := range []map[string]string{nil, {"b": "2\n"}, {"a": "3\n"}} {
+				action, want := actionUnchanged, "1\n"
+				if change != nil {
+					repo.commit("next", change)
+					action = actionUpdated
+				}
+				if change["a"] != "" {
+					want = change["a"]
+				}
+				file := filepath.Join(dir, "a")
+				(&testRepo{t: t, dir: dir}).git("update-index", flag, "a")
+				if err := os.WriteFile(file, []byte("an edit\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				w.must(p, action, repo.head())
+				if text, err := os.ReadFile(file); err != nil || string(text) != want {
+					t.Errorf("after the change %v: the file is %q, %v, want %q", change, text, err, want)
+				}
+			}
+		})
+	}
+}
+
 // A file of a clone is a hard link to that of the state before, in which a program may
 // still have it open. What it writes there changes the clone too; the next vcs/clone
 // finds that and writes the file anew.

@@ -62,9 +62,10 @@ func newTreeIndex(raw []byte, sha256 bool) *treeIndex {
 // dirStamp changes when an entry of the directory is added, removed or renamed, if the
 // directory is old enough.
 type dirStamp struct {
-	inode uint64
-	mtime int64
-	mode  fs.FileMode
+	inode   uint64
+	mtime   int64
+	changed int64 // a program can set mtime back, but not this
+	mode    fs.FileMode
 }
 
 // stamps returns the stamps of all directories, and of those that are old enough. ok
@@ -77,7 +78,7 @@ func (x *treeIndex) stamps(top *dirHandle) (all, settled map[string]dirStamp, ok
 		if err != nil || !info.mode.IsDir() {
 			return nil, nil, false
 		}
-		stamp := dirStamp{inode: info.id.ino, mtime: info.mtime.UnixNano(), mode: info.mode}
+		stamp := dirStamp{inode: info.id.ino, mtime: info.mtime.UnixNano(), changed: info.changed.UnixNano(), mode: info.mode}
 		all[dir] = stamp
 		age := now.Sub(info.mtime)
 		if age > dirSettlesSlowly || age > dirSettles && info.mtime.Nanosecond() != 0 {
@@ -128,7 +129,11 @@ func (r *clonedRepo) indexOfSpare(name string, dirs map[string]dirStamp) *treeIn
 	defer top.close()
 	all, _, ok := index.stamps(top)
 	for dir, stamp := range all {
-		ok = ok && dirs[dir] == stamp
+		known := dirs[dir]
+		if dir == "" { // the exchange has changed it
+			known.changed, ok = stamp.changed, ok && index.holdsNoOther(top, dir)
+		}
+		ok = ok && known == stamp
 	}
 	if !ok {
 		return nil

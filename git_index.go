@@ -18,14 +18,16 @@ const indexIDAt = 40
 func indexMode(entry []byte) uint32 { return binary.BigEndian.Uint32(entry[24:]) }
 
 // eachIndexEntry calls each for the entries of an index of version 2
-// (gitformat-index(5)), in order, and reports whether these are all: an index may be of
-// another version, share entries with another file, or be broken. A path in conflict
-// has several entries; entry is what precedes the path.
+// (gitformat-index(5)), in order, and reports whether these are all that git knows of the
+// files: an index may be of another version, share entries with another file, tell git
+// not to look at some files, or be broken. A path in conflict has several entries;
+// entry is what precedes the path.
 func eachIndexEntry(index []byte, sha256 bool, each func(name, entry []byte)) bool {
 	const (
 		headerSize      = 12
 		extensionHeader = 8 // its name and its size
 		flagsSize       = 2
+		assumeUnchanged = 0x80 // of the first byte of the flags
 	)
 	idSize := 20
 	if sha256 {
@@ -35,7 +37,7 @@ func eachIndexEntry(index []byte, sha256 bool, each func(name, entry []byte)) bo
 		return false
 	}
 	rest := index[headerSize:]
-	nameAt := indexIDAt + idSize + flagsSize
+	nameAt, plain := indexIDAt+idSize+flagsSize, true
 	for entries := binary.BigEndian.Uint32(index[8:]); entries > 0; entries-- {
 		if len(rest) <= nameAt {
 			return false
@@ -44,6 +46,7 @@ func eachIndexEntry(index []byte, sha256 bool, each func(name, entry []byte)) bo
 		if length <= 0 {
 			return false
 		}
+		plain = plain && rest[nameAt-flagsSize]&assumeUnchanged == 0
 		each(rest[nameAt:nameAt+length], rest[:nameAt])
 		rest = rest[min((nameAt+length+8)/8*8, len(rest)):] // at least one NUL
 	}
@@ -55,5 +58,5 @@ func eachIndexEntry(index []byte, sha256 bool, each func(name, entry []byte)) bo
 		}
 		rest = rest[size:]
 	}
-	return len(rest) == idSize
+	return plain && len(rest) == idSize
 }
