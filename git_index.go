@@ -21,7 +21,7 @@ func indexMode(entry []byte) uint32 { return binary.BigEndian.Uint32(entry[24:])
 // (gitformat-index(5)), in order, and reports whether these are all that git knows of the
 // files: an index may be of another version, share entries with another file, tell git
 // not to look at some files, or be broken. A path in conflict has several entries;
-// entry is what precedes the path.
+// each gets the part before the path as entry.
 func eachIndexEntry(index []byte, sha256 bool, each func(name, entry []byte)) bool {
 	const (
 		headerSize      = 12
