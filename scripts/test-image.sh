@@ -78,6 +78,7 @@ cp "$tmp/user_key.pub" "$tmp/authorized_keys"
 /usr/sbin/sshd -D -e -f /dev/null -p "$ssh_port" -o ListenAddress=127.0.0.1 -h "$tmp/host_key" -o AuthorizedKeysFile="$tmp/authorized_keys" \
 	-o StrictModes=no -o UsePAM=no -o PermitRootLogin=prohibit-password -o PidFile=none -o SetEnv='GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=*' >"$tmp/sshd.log" 2>&1 &
 at_end_kill $!
+wait_for "the ssh server" grep 'Server listening' "$tmp/sshd.log"
 chmod 755 "$tmp"
 
 # The runtime: namespaces of its own, a read-only root, no capability left.
