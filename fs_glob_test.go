@@ -354,7 +354,7 @@ func TestGlobIgnoresAsGit(t *testing.T) {
 			t.Fatalf("round %d:\n got %q\nwant %q\ntree %q", round, got, want, tree)
 		}
 		if again := fsGlobAll(t, f, globParams{pathParam: pathOf(dir)}); !slices.Equal(again, want) {
-			t.Fatalf("round %d, asking git:\n got %q\nwant %q", round, again, want)
+			t.Fatalf("round %d, in a work tree:\n got %q\nwant %q", round, again, want)
 		}
 	}
 }
